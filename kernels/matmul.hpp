@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products: what one is, what memory it needs beside its operands, and the call.
+#pragma once
+
+#include "kernels/stream.hpp"
+#include "kernels/tensor.hpp"
+
+namespace tessera {
+
+// The description of one product: c = a' b' [+ bias] [+ c]      a': (M, K)   b': (K, N)   c: (M, N)   bias: (N)
+// Sums are taken in fp32 whatever the dtypes. Any of m, n, k may be 0; with k == 0 the product is zero.
+struct Matmul {
+    std::int64_t m = 0, n = 0, k = 0;
+    bool transpose_a = false;  // a is stored as (K, M)
+    bool transpose_b = false;  // b is stored as (N, K)
+    DType input = DType::f32;  // of a and b: f32 or bf16
+    DType output = DType::f32; // of c: f32, or bf16 when input is bf16
+    bool bias = false;         // bias is f32
+    bool accumulate = false;   // add to what c holds
+    bool operator==(const Matmul&) const = default;
+};
+
+namespace kernels {
+
+// Bytes of the workspace that matmul wants for this product on this stream; 0 means none. Prepares the product, so
+// that a first matmul costs no more than the next. Throws InternalError for dtypes that no product has.
+std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product);
+
+// Views may have any shape with the right count. `bias` has null data when the product has none; `workspace` is of any
+// dtype, aligned to 64 bytes, and may be null where 0 bytes are wanted. c overlaps neither a, b nor bias.
+// Gives the same bits for any number of threads and in each run. Throws InternalError for a view of a wrong size or
+// dtype.
+void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace);
+
+// Whether this machine multiplies bf16 faster than f32; where it does not, bf16 products are right but slow.
+bool matmul_has_fast_bf16();
+
+} // namespace kernels
+} // namespace tessera
