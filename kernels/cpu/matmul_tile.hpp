@@ -60,7 +60,7 @@ TESSERA_INLINE void multiply_tile(const MatmulBlock& block, const float* a, std:
     simd::Floats sum[R][V];
     start_tile(block, row, column, sum);
     const float* b = block.b + column / panel_columns * block.b_panel_stride;
-    simd::multiply<R, V, packed, panel_columns, Arithmetic>(a, block.a_stride, b, block.words, sum);
+    simd::multiply<R, V, packed, Arithmetic>(a, packed ? R : block.a_stride, b, panel_columns, block.words, sum);
     if (block.output == DType::f32 && block.columns - column >= V * simd::lanes) {
         float* c = static_cast<float*>(block.c) + row * block.c_stride + column;
         simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {

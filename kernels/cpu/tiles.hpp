@@ -26,17 +26,18 @@ struct MultiplyAdd {
     TESSERA_INLINE static void step(Floats& sum, float a, Floats b) { sum += a * b; }
 };
 
-// sum[r][:] += sum over k of a(r, k) b(k, :)      b(k, :) = b[k * row : k * row + V * lanes]
-// a is read in place, a(r, k) = a[r * stride + k], or from a packed panel, a(r, k) = a[k * R + r].
+// sum[r][:] += sum over k of a(r, k) b(k, :)      b(k, :) = b[k * b_stride : k * b_stride + V * lanes]
+// a(r, k) = a[k * a_stride + r] where k is outer (a packed panel, or a transposed operand), else a[r * a_stride + k].
 // 12 rows by 2 vectors are 24 of AVX-512's 32 registers: two multiply-adds start in every cycle (measured: 99 % of
 // peak).
-template <int R, int V, bool packed, int row = V* lanes, class Arithmetic = MultiplyAdd> TESSERA_INLINE void
-multiply(const float* a, std::int64_t stride, const float* b, std::int64_t count, Floats (&sum)[R][V]) {
+template <int R, int V, bool k_outer, class Arithmetic = MultiplyAdd>
+TESSERA_INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride,
+                             std::int64_t count, Floats (&sum)[R][V]) {
     for (std::int64_t k = 0; k < count; ++k) {
         Floats columns[V];
-        unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { columns[v] = load(b + k * row + v * lanes); });
+        unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { columns[v] = load(b + k * b_stride + v * lanes); });
         unrolled<R>([&](auto r) TESSERA_INLINE_LAMBDA {
-            const float value = packed ? a[k * R + r] : a[r * stride + k];
+            const float value = k_outer ? a[k * a_stride + r] : a[r * a_stride + k];
             unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { Arithmetic::step(sum[r][v], value, columns[v]); });
         });
     }

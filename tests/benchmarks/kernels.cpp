@@ -6,6 +6,7 @@
 #include "kernels/memory.hpp"
 #include "tests/benchmarks/peak.hpp"
 
+#include <algorithm>
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <random>
@@ -84,10 +85,51 @@ void register_matmuls() {
             }
 }
 
+// Operations that are needed: with `causal` half of the scores. The gradient takes five products where forward takes
+// two.
+void run_attention(benchmark::State& state, const Shape& qkv, DType dtype, bool causal, bool gradient, int threads) {
+    CpuStream stream(threads);
+    const std::int64_t count = qkv.count(), times = qkv[1], heads = qkv[0] * qkv[3];
+    const Buffer in = random_values(count, dtype), y(count / 3 * bytes_of(dtype)), logarithms(heads * times * 4);
+    const Buffer dy = random_values(count / 3, dtype), out(count * bytes_of(dtype));
+    const std::int64_t bytes = std::max(kernels::attention_workspace_bytes(stream, qkv, dtype),
+                                        kernels::attention_gradient_workspace_bytes(stream, qkv, dtype));
+    const Buffer memory(bytes);
+    const View workspace(memory.data(), Shape{bytes / 4}, DType::f32), in_view(in.data(), qkv, dtype);
+    const View y_view(y.data(), Shape{count / 3}, dtype), dy_view(dy.data(), Shape{count / 3}, dtype);
+    const View logarithms_view(logarithms.data(), Shape{heads * times}, DType::f32), out_view(out.data(), qkv, dtype);
+    kernels::attention(stream, in_view, 0.1f, causal, y_view, logarithms_view, workspace);
+    for (auto _ : state) {
+        if (gradient)
+            kernels::attention_gradient(stream, in_view, y_view, dy_view, logarithms_view, 0.1f, causal, out_view,
+                                        workspace);
+        else
+            kernels::attention(stream, in_view, 0.1f, causal, y_view, logarithms_view, workspace);
+    }
+    const std::int64_t scores = causal ? times * (times + 1) / 2 : times * times;
+    report(state, (gradient ? 10.0 : 4.0) * static_cast<double>(heads * scores * qkv[4]), threads);
+}
+
+void register_attention() {
+    for (const Shape& qkv : {Shape{12, 64, 3, 4, 32}, Shape{6, 64, 3, 4, 32}, Shape{4, 1024, 3, 12, 64}})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            for (const bool causal : {true, false})
+                for (const bool gradient : {false, true})
+                    for (const int threads : {1, 2}) {
+                        const auto name = fmt::format("attention{}/{}/B{}xT{}xH{}xD{}/{}/threads:{}",
+                                                      gradient ? "_gradient" : "", name_of(dtype), qkv[0], qkv[1],
+                                                      qkv[3], qkv[4], causal ? "causal" : "full", threads);
+                        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+                            run_attention(state, qkv, dtype, causal, gradient, threads);
+                        })->UseRealTime();
+                    }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
     register_matmuls();
+    register_attention();
     benchmark::Initialize(&argc, argv);
     benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one head, its gradient: softmax is found again from its logarithm, block by block of 64 keys and 64
+// queries, and each block gives its part of dq, dk and dv (FlashAttention-2, algorithm 2).
+#include "kernels/cpu/attention_head.hpp"
+
+#include <algorithm>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t score_stride = gradient_block + simd::lanes;
+
+struct Memory {
+    float *queries, *keys, *dy, *dq;  // (padded T, padded D)
+    float *key_panels, *value_panels; // panels of 32 keys, (D, 32) each
+    float *logarithms, *deltas;       // (padded T)
+    float *dk, *dv;                   // (64, padded D)
+    float *softmax, *dscores;         // (64 queries, 64 keys)
+
+    template <class T> explicit Memory(const GradientHead<T>& head) {
+        const HeadSizes& sizes = head.sizes;
+        const std::int64_t rows = sizes.padded_times() * sizes.padded_depth();
+        const std::int64_t panels = sizes.padded_times() * sizes.depth;
+        queries = head.memory;
+        keys = queries + rows;
+        dy = keys + rows;
+        dq = dy + rows;
+        key_panels = dq + rows;
+        value_panels = key_panels + panels;
+        logarithms = value_panels + panels;
+        deltas = logarithms + sizes.padded_times();
+        dk = deltas + sizes.padded_times();
+        dv = dk + gradient_block * sizes.padded_depth();
+        softmax = dv + gradient_block * sizes.padded_depth();
+        dscores = softmax + gradient_block * score_stride;
+    }
+};
+
+// softmax and dscores of 8 queries and 32 keys: p = 2^(s - logarithm), ds = p (dp - delta).
+TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key,
+                               std::int64_t at) {
+    constexpr int V = 2;
+    const std::int64_t depth = sizes.padded_depth();
+    simd::Floats sum[tile_queries][V] = {};
+    simd::multiply<tile_queries, V, false>(memory.queries + query * depth, depth, memory.key_panels + key * sizes.depth,
+                                           panel_keys, sizes.depth, sum);
+    const bool masked = key + panel_keys > (sizes.causal ? query + 1 : sizes.times);
+    simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        constexpr int row = index / V, v = index % V;
+        simd::Floats power = power_of_two(sum[row][v] - memory.logarithms[query + row]);
+        if (masked) {
+            const std::int64_t last = sizes.causal ? std::min(query + row, sizes.times - 1) : sizes.times - 1;
+            power = mask_keys(power, key + v * simd::lanes, last, 0);
+        }
+        simd::store(memory.softmax + at + row * score_stride + v * simd::lanes, power);
+        sum[row][v] = simd::Floats{};
+    });
+    simd::multiply<tile_queries, V, false>(memory.dy + query * depth, depth, memory.value_panels + key * sizes.depth,
+                                           panel_keys, sizes.depth, sum);
+    simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        constexpr int row = index / V, v = index % V;
+        const std::int64_t offset = at + row * score_stride + v * simd::lanes;
+        const simd::Floats power = simd::load(memory.softmax + offset);
+        simd::store(memory.dscores + offset, power * (sum[row][v] - memory.deltas[query + row]));
+    });
+}
+
+// to (8 rows, D) += a (8, count) b (count, D) for all of D.
+template <bool k_outer>
+TESSERA_INLINE void add_product(const float* a, const float* b, std::int64_t count, std::int64_t depth, float* to) {
+    const auto add = [&](auto vectors, std::int64_t d) TESSERA_INLINE_LAMBDA {
+        constexpr int V = decltype(vectors)::value;
+        simd::Floats sum[tile_queries][V];
+        simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+            sum[index / V][index % V] = simd::load(to + index / V * depth + d + index % V * simd::lanes);
+        });
+        simd::multiply<tile_queries, V, k_outer>(a, score_stride, b + d, depth, count, sum);
+        simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+            simd::store(to + index / V * depth + d + index % V * simd::lanes, sum[index / V][index % V]);
+        });
+    };
+    std::int64_t d = 0;
+    for (; d + 2 * simd::lanes <= depth; d += 2 * simd::lanes)
+        add(std::integral_constant<int, 2>{}, d);
+    if (d < depth) add(std::integral_constant<int, 1>{}, d);
+}
+
+// One block: queries [query, query + 64), keys [key, key + 64), as far as there are such.
+TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key) {
+    const std::int64_t depth = sizes.padded_depth();
+    const bool diagonal = sizes.causal && query == key;
+    const std::int64_t query_count = std::min(gradient_block, sizes.times - query);
+    const std::int64_t key_count = std::min(gradient_block, sizes.times - key);
+    for (std::int64_t row = 0; row < query_count; row += tile_queries) {
+        const std::int64_t seen = diagonal ? std::min(row + tile_queries, key_count) : key_count;
+        for (std::int64_t column = 0; column < seen; column += panel_keys)
+            score_tile(sizes, memory, query + row, key + column, row * score_stride + column);
+        add_product<false>(memory.dscores + row * score_stride, memory.keys + key * depth, seen, depth,
+                           memory.dq + (query + row) * depth);
+    }
+    for (std::int64_t column = 0; column < key_count; column += tile_queries) {
+        const std::int64_t first = diagonal ? column : 0; // earlier queries do not see these keys
+        const std::int64_t at = first * score_stride + column;
+        add_product<true>(memory.softmax + at, memory.dy + (query + first) * depth, query_count - first, depth,
+                          memory.dv + column * depth);
+        add_product<true>(memory.dscores + at, memory.queries + (query + first) * depth, query_count - first, depth,
+                          memory.dk + column * depth);
+    }
+}
+
+template <class T>
+TESSERA_INLINE void write_rows(const HeadSizes& sizes, const float* from, std::int64_t first_row, float factor, T* to) {
+    const std::int64_t end = std::min(first_row + gradient_block, sizes.times);
+    for (std::int64_t row = first_row; row < end; ++row)
+        for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes)
+            store_part(to + row * sizes.qkv_stride + d,
+                       simd::load(from + (row - first_row) * sizes.padded_depth() + d) * factor, sizes.depth - d);
+}
+
+template <class T> TESSERA_INLINE void prepare(const GradientHead<T>& head, const Memory& memory) {
+    const HeadSizes& sizes = head.sizes;
+    const std::int64_t times = sizes.padded_times();
+    pack_rows(sizes, head.q, sizes.qkv_stride, 0, times, sizes.scale * log2_e, memory.queries);
+    pack_rows(sizes, head.k, sizes.qkv_stride, 0, times, 1, memory.keys);
+    pack_rows(sizes, head.dy, sizes.y_stride, 0, times, 1, memory.dy);
+    pack_keys(sizes, head.k, times, memory.key_panels);
+    pack_keys(sizes, head.v, times, memory.value_panels);
+    std::memset(memory.dq, 0, static_cast<std::size_t>(times * sizes.padded_depth()) * sizeof(float));
+    for (std::int64_t time = 0; time < times; ++time) {
+        simd::Floats sum{};
+        for (std::int64_t d = 0; time < sizes.times && d < sizes.depth; d += simd::lanes)
+            sum += load_part(head.y + time * sizes.y_stride + d, sizes.depth - d) *
+                   simd::load(memory.dy + time * sizes.padded_depth() + d);
+        memory.deltas[time] = simd::sum(sum);
+        memory.logarithms[time] = time < sizes.times ? head.log_sum_exp[time] * log2_e : 0;
+    }
+}
+
+template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
+    const HeadSizes& sizes = head.sizes;
+    const Memory memory(head);
+    prepare(head, memory);
+    const auto block_bytes = static_cast<std::size_t>(gradient_block * sizes.padded_depth()) * sizeof(float);
+    for (std::int64_t key = 0; key < sizes.times; key += gradient_block) {
+        std::memset(memory.dk, 0, block_bytes);
+        std::memset(memory.dv, 0, block_bytes);
+        for (std::int64_t query = sizes.causal ? key : 0; query < sizes.times; query += gradient_block)
+            add_block(sizes, memory, query, key);
+        write_rows(sizes, memory.dk, key, ln_2, head.dk); // queries hold scale / ln 2 already
+        write_rows(sizes, memory.dv, key, 1, head.dv);
+    }
+    for (std::int64_t query = 0; query < sizes.times; query += gradient_block)
+        write_rows(sizes, memory.dq + query * sizes.padded_depth(), query, sizes.scale, head.dq);
+}
+
+} // namespace
+
+TESSERA_MULTIVERSION void attention_gradient_head_f32(const GradientHead<float>& head) { differentiate(head); }
+TESSERA_MULTIVERSION void attention_gradient_head_bf16(const GradientHead<BFloat16>& head) { differentiate(head); }
+
+void attention_gradient_head(const GradientHead<float>& head) { attention_gradient_head_f32(head); }
+void attention_gradient_head(const GradientHead<BFloat16>& head) { attention_gradient_head_bf16(head); }
+
+} // namespace tessera::kernels

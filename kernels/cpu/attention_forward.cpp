@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one head, forward: for each eight queries all scores with up to 512 keys, their softmax, and its product
+// with the values; more keys are joined by the running maximum and sum (Milakov and Gimelshein 2018; FlashAttention).
+#include "kernels/cpu/attention_head.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace tessera::kernels {
+namespace {
+
+// The softmax of eight rows so far. Scores are in units of log2, so that powers of two suffice.
+struct Rows {
+    float maximum[simd::lanes], sum[simd::lanes], factor[simd::lanes]; // eight are used
+};
+
+struct Memory {
+    float *keys, *values, *maxima, *sums, *queries, *scores, *output;
+
+    template <class T> explicit Memory(const ForwardHead<T>& head) {
+        const HeadSizes& sizes = head.sizes;
+        keys = head.memory;
+        values = keys + sizes.padded_times() * sizes.depth;
+        maxima = values + sizes.padded_times() * sizes.padded_depth();
+        sums = maxima + sizes.padded_times();
+        queries = sums + sizes.padded_times();
+        output = queries + tile_queries * sizes.padded_depth();
+        scores = output + tile_queries * sizes.padded_depth();
+    }
+};
+
+// scores[8][keys] of a half or whole panel; keeps the largest of each row and lane.
+template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t first_query,
+                                                std::int64_t key, float* to, simd::Floats (&largest)[tile_queries]) {
+    simd::Floats score[tile_queries][V] = {};
+    const float* panel = memory.keys + key / panel_keys * panel_keys * sizes.depth + key % panel_keys;
+    simd::multiply<tile_queries, V, false>(memory.queries, sizes.padded_depth(), panel, panel_keys, sizes.depth, score);
+    const bool masked = key + V * simd::lanes > (sizes.causal ? first_query + 1 : sizes.times);
+    if (masked)
+        simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+            constexpr int row = index / V, v = index % V;
+            const std::int64_t last = sizes.causal ? std::min(first_query + row, sizes.times - 1) : sizes.times - 1;
+            score[row][v] =
+                mask_keys(score[row][v], key + v * simd::lanes, last, -std::numeric_limits<float>::infinity());
+        });
+    simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        constexpr int row = index / V, v = index % V;
+        simd::store(to + row * forward_stride + v * simd::lanes, score[row][v]);
+        largest[row] = simd::max(largest[row], score[row][v]);
+    });
+}
+
+// Scores become powers of two of their distance to the largest; the rows' sums go on.
+TESSERA_INLINE void normalise(const Memory& memory, std::int64_t key_count, bool first_block,
+                              const simd::Floats (&largest)[tile_queries], Rows& rows) {
+    Rows before = rows;
+    reduce_rows(largest, rows.maximum,
+                [](simd::Floats a, simd::Floats b) TESSERA_INLINE_LAMBDA { return simd::max(a, b); });
+    simd::Floats maximum = simd::load(rows.maximum);
+    if (!first_block) {
+        maximum = simd::max(maximum, simd::load(before.maximum));
+        simd::store(rows.maximum, maximum);
+        simd::store(rows.factor, power_of_two(simd::load(before.maximum) - maximum));
+    }
+    simd::Floats sums[tile_queries];
+    for (int row = 0; row < tile_queries; ++row) {
+        float* scores = memory.scores + row * forward_stride;
+        simd::Floats sum{};
+        for (std::int64_t key = 0; key < key_count; key += simd::lanes) {
+            const simd::Floats power = power_of_two(simd::load(scores + key) - rows.maximum[row]);
+            simd::store(scores + key, power);
+            sum += power;
+        }
+        sums[row] = sum;
+    }
+    reduce_rows(sums, rows.sum, [](simd::Floats a, simd::Floats b) TESSERA_INLINE_LAMBDA { return a + b; });
+    if (!first_block) simd::store(rows.sum, simd::load(rows.sum) + simd::load(before.sum) * simd::load(rows.factor));
+}
+
+// output (8, D) = [factor * output] + scores times values
+template <int V> TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const Memory& memory, std::int64_t first_key,
+                                                  std::int64_t key_count, std::int64_t d, bool first_block,
+                                                  const Rows& rows) {
+    const std::int64_t depth = sizes.padded_depth();
+    simd::Floats sum[tile_queries][V] = {};
+    if (!first_block)
+        simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+            constexpr int row = index / V, v = index % V;
+            sum[row][v] = simd::load(memory.output + row * depth + d + v * simd::lanes) * rows.factor[row];
+        });
+    simd::multiply<tile_queries, V, false>(memory.scores, forward_stride, memory.values + first_key * depth + d, depth,
+                                           key_count, sum);
+    simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        constexpr int row = index / V, v = index % V;
+        simd::store(memory.output + row * depth + d + v * simd::lanes, sum[row][v]);
+    });
+}
+
+template <class T>
+TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory& memory, std::int64_t first_query) {
+    const HeadSizes& sizes = head.sizes;
+    const std::int64_t depth = sizes.padded_depth();
+    const std::int64_t end_key = sizes.causal ? std::min(first_query + tile_queries, sizes.times) : sizes.times;
+    pack_rows(sizes, head.q, sizes.qkv_stride, first_query, tile_queries, sizes.scale * log2_e, memory.queries);
+    Rows rows{};
+    for (std::int64_t first_key = 0; first_key < end_key; first_key += forward_keys) {
+        const std::int64_t end = std::min(end_key, first_key + forward_keys);
+        simd::Floats largest[tile_queries];
+        simd::unrolled<tile_queries>([&](auto row) TESSERA_INLINE_LAMBDA {
+            largest[row] = simd::Floats{} - std::numeric_limits<float>::infinity();
+        });
+        for (std::int64_t key = first_key; key < end; key += panel_keys) {
+            if (end - key > simd::lanes)
+                score_tile<2>(sizes, memory, first_query, key, memory.scores + key - first_key, largest);
+            else
+                score_tile<1>(sizes, memory, first_query, key, memory.scores + key - first_key, largest);
+        }
+        normalise(memory, end - first_key, first_key == 0, largest, rows);
+        for (std::int64_t d = 0; d < depth; d += 2 * simd::lanes) {
+            if (depth - d > simd::lanes)
+                weigh_values<2>(sizes, memory, first_key, end - first_key, d, first_key == 0, rows);
+            else
+                weigh_values<1>(sizes, memory, first_key, end - first_key, d, first_key == 0, rows);
+        }
+    }
+    simd::store(memory.maxima + first_query, simd::load(rows.maximum), tile_queries);
+    simd::store(memory.sums + first_query, simd::load(rows.sum), tile_queries);
+    const std::int64_t row_count = std::min(tile_queries, sizes.times - first_query);
+    for (std::int64_t row = 0; row < row_count; ++row) {
+        const float share = 1 / rows.sum[row];
+        for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes)
+            store_part(head.y + (first_query + row) * sizes.y_stride + d,
+                       simd::load(memory.output + row * depth + d) * share, sizes.depth - d);
+    }
+}
+
+template <class T> TESSERA_INLINE void attend(const ForwardHead<T>& head) {
+    const HeadSizes& sizes = head.sizes;
+    const Memory memory(head);
+    pack_keys(sizes, head.k, sizes.padded_times(), memory.keys);
+    pack_rows(sizes, head.v, sizes.qkv_stride, 0, sizes.times, 1, memory.values);
+    for (std::int64_t query = 0; query < sizes.times; query += tile_queries)
+        attend(head, memory, query);
+    for (std::int64_t time = 0; time < sizes.times; time += simd::lanes) {
+        const simd::Floats sum = logarithm_to_two(simd::load(memory.sums + time));
+        store_part(head.log_sum_exp + time, (simd::load(memory.maxima + time) + sum) * ln_2, sizes.times - time);
+    }
+}
+
+} // namespace
+
+TESSERA_MULTIVERSION void attention_head_f32(const ForwardHead<float>& head) { attend(head); }
+TESSERA_MULTIVERSION void attention_head_bf16(const ForwardHead<BFloat16>& head) { attend(head); }
+
+void attention_head(const ForwardHead<float>& head) { attention_head_f32(head); }
+void attention_head(const ForwardHead<BFloat16>& head) { attention_head_bf16(head); }
+
+} // namespace tessera::kernels

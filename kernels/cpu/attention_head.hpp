@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one head: what attention.cpp (checks, threads, memory) hands to the loops, and what the forward loops
+// and those of the gradient share. Rows are padded to 8, keys to 32 and D to 16 with zeros, so that there is but one
+// tile.
+#pragma once
+
+#include "kernels/cpu/tiles.hpp"
+
+namespace tessera::kernels {
+
+inline constexpr std::int64_t tile_queries = 8;
+inline constexpr std::int64_t panel_keys = 32;
+inline constexpr std::int64_t forward_keys = 512; // keys whose scores are held at one time: 16 KB of the first cache
+inline constexpr std::int64_t forward_stride = forward_keys + simd::lanes; // rows of scores in different cache sets
+inline constexpr std::int64_t gradient_block = 64; // queries and keys whose scores are held at one time
+
+struct HeadSizes {
+    std::int64_t times, depth;         // T and D
+    std::int64_t qkv_stride, y_stride; // elements from one time to the next
+    float scale;
+    bool causal;
+
+    std::int64_t padded_times() const { return (times + gradient_block - 1) / gradient_block * gradient_block; }
+    std::int64_t padded_depth() const { return (depth + simd::lanes - 1) / simd::lanes * simd::lanes; }
+    std::int64_t forward_floats() const { // of one head's memory
+        return padded_times() * (depth + padded_depth() + 2) + tile_queries * (forward_stride + 2 * padded_depth());
+    }
+    std::int64_t gradient_floats() const {
+        return padded_times() * (5 * padded_depth() + 2 * depth + 2) +
+               2 * gradient_block * (padded_depth() + gradient_block + simd::lanes);
+    }
+};
+
+// Pointers to time 0 of one head. T is float or BFloat16.
+template <class T> struct ForwardHead {
+    HeadSizes sizes;
+    const T *q, *k, *v;
+    T* y;
+    float* log_sum_exp;
+    float* memory; // sizes.forward_floats()
+};
+
+template <class T> struct GradientHead {
+    HeadSizes sizes;
+    const T *q, *k, *v, *y, *dy;
+    const float* log_sum_exp;
+    T *dq, *dk, *dv;
+    float* memory; // sizes.gradient_floats()
+};
+
+void attention_head(const ForwardHead<float>& head);
+void attention_head(const ForwardHead<BFloat16>& head);
+void attention_gradient_head(const GradientHead<float>& head);
+void attention_gradient_head(const GradientHead<BFloat16>& head);
+
+inline constexpr float log2_e = 1.44269504088896341f;
+inline constexpr float ln_2 = 0.693147180559945309f;
+
+// 2^x to 1 ulp or so; 0 below -126.5, NaN for NaN. Coefficients: Cephes, exp2f.
+TESSERA_INLINE simd::Floats power_of_two(simd::Floats x) {
+    const simd::Floats least = simd::Floats{} - 127.0f;
+    x = x < least ? least : x;
+    const simd::Floats shifted = x + 12582912.0f; // 1.5 * 2^23: the integer part ends up in the lowest bits
+    const simd::Floats fraction = x - (shifted - 12582912.0f);
+    simd::Ints exponent;
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    exponent = (exponent << 23) + (127 << 23);
+    simd::Floats power;
+    std::memcpy(&power, &exponent, sizeof power);
+    simd::Floats sum = fraction * 1.535336188319500e-4f + 1.339887440266574e-3f;
+    sum = sum * fraction + 9.618437357674640e-3f;
+    sum = sum * fraction + 5.550332471162809e-2f;
+    sum = sum * fraction + 2.402264791363012e-1f;
+    sum = sum * fraction + 6.931472028550421e-1f;
+    sum = sum * fraction + 1.0f;
+    return sum * power;
+}
+
+// log2(x) for normal x > 0: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log(m) = 2 artanh((m - 1) / (m + 1)).
+TESSERA_INLINE simd::Floats logarithm_to_two(simd::Floats x) {
+    simd::Ints bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const simd::Ints exponent = (bits - 0x3f3504f3) >> 23;
+    const simd::Ints mantissa_bits = bits - (exponent << 23);
+    simd::Floats mantissa;
+    std::memcpy(&mantissa, &mantissa_bits, sizeof mantissa);
+    const simd::Floats s = (mantissa - 1.0f) / (mantissa + 1.0f), square = s * s;
+    simd::Floats sum = square * (1.0f / 9) + 1.0f / 7;
+    sum = sum * square + 1.0f / 5;
+    sum = sum * square + 1.0f / 3;
+    sum = sum * square + 1.0f;
+    return __builtin_convertvector(exponent, simd::Floats) + sum * s * (2 * log2_e);
+}
+
+// All lanes of each of eight vectors into one number per vector, by halves, in a fixed order; eight more are scratch.
+template <class Operation>
+TESSERA_INLINE void reduce_rows(const simd::Floats (&rows)[tile_queries], float* to, const Operation& operation) {
+    using simd::Ints;
+    const auto halve = [&](simd::Floats a, simd::Floats b, Ints low, Ints high) TESSERA_INLINE_LAMBDA {
+        return operation(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high));
+    };
+    simd::Floats pairs[4], fours[2];
+    simd::unrolled<4>([&](auto i) TESSERA_INLINE_LAMBDA {
+        pairs[i] = halve(rows[2 * i], rows[2 * i + 1], Ints{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+                         Ints{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+    });
+    simd::unrolled<2>([&](auto i) TESSERA_INLINE_LAMBDA {
+        fours[i] = halve(pairs[2 * i], pairs[2 * i + 1], Ints{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
+                         Ints{4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31});
+    });
+    const simd::Floats eight = halve(fours[0], fours[1], Ints{0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+                                     Ints{2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31});
+    const simd::Floats reduced = halve(eight, eight, Ints{0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14},
+                                       Ints{1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15});
+    simd::store(to, reduced);
+}
+
+// The first `count` of sixteen elements (at most), zero beyond.
+TESSERA_INLINE simd::Floats load_part(const float* from, std::int64_t count) {
+    return count >= simd::lanes ? simd::load(from) : simd::load(from, count);
+}
+TESSERA_INLINE simd::Floats load_part(const BFloat16* from, std::int64_t count) {
+    if (count >= simd::lanes) return simd::load(from);
+    BFloat16 part[simd::lanes] = {};
+    for (std::int64_t i = 0; i < count; ++i)
+        part[i] = from[i];
+    return simd::load(part);
+}
+TESSERA_INLINE void store_part(float* to, simd::Floats value, std::int64_t count) {
+    if (count >= simd::lanes)
+        simd::store(to, value);
+    else
+        simd::store(to, value, count);
+}
+TESSERA_INLINE void store_part(BFloat16* to, simd::Floats value, std::int64_t count) {
+    if (count >= simd::lanes) return simd::store(to, value);
+    BFloat16 part[simd::lanes];
+    simd::store(part, value);
+    for (std::int64_t i = 0; i < count; ++i)
+        to[i] = part[i];
+}
+
+// to: (row_count, padded D) = factor * from, zero where there is no time or no element.
+template <class T> TESSERA_INLINE void pack_rows(const HeadSizes& sizes, const T* from, std::int64_t stride,
+                                                 std::int64_t first_row, std::int64_t row_count, float factor,
+                                                 float* to) {
+    const std::int64_t depth = sizes.padded_depth();
+    for (std::int64_t row = first_row; row < first_row + row_count; ++row)
+        for (std::int64_t d = 0; d < depth; d += simd::lanes, to += simd::lanes)
+            simd::store(to, row < sizes.times ? load_part(from + row * stride + d, sizes.depth - d) * factor
+                                              : simd::Floats{});
+}
+
+// to: panels of 32 keys, each (D, 32): the transposed of rows [0, key_count) of `from`.
+template <class T>
+TESSERA_INLINE void pack_keys(const HeadSizes& sizes, const T* from, std::int64_t key_count, float* to) {
+    for (std::int64_t key = 0; key < key_count; key += simd::lanes) {
+        float* panel = to + key / panel_keys * panel_keys * sizes.depth + key % panel_keys;
+        for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes) {
+            simd::Floats block[simd::lanes];
+            simd::unrolled<simd::lanes>([&](auto row) TESSERA_INLINE_LAMBDA {
+                block[row] = key + row < sizes.times
+                                 ? load_part(from + (key + row) * sizes.qkv_stride + d, sizes.depth - d)
+                                 : simd::Floats{};
+            });
+            simd::transpose(block);
+            simd::unrolled<simd::lanes>([&](auto row) TESSERA_INLINE_LAMBDA {
+                if (d + row < sizes.depth) simd::store(panel + (d + row) * panel_keys, block[row]);
+            });
+        }
+    }
+}
+
+// Lanes whose key lies beyond `last_key` become `value`; lane 0 is `first_key`.
+TESSERA_INLINE simd::Floats mask_keys(simd::Floats x, std::int64_t first_key, std::int64_t last_key, float value) {
+    const simd::Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const auto seen = static_cast<std::int32_t>(last_key - first_key);
+    const simd::Floats other = simd::Floats{} + value;
+    return lane > seen ? other : x;
+}
+
+} // namespace tessera::kernels
