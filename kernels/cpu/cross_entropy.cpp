@@ -17,62 +17,84 @@ constexpr std::int64_t chunk = 4096;
 constexpr std::int64_t elements_per_thread = 16384;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-struct Statistics {
-    float maximum;
-    float sum; // of exp(logit - maximum)
-};
-
-// `kept` receives exp(logit - maximum) of a row of one chunk.
-template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::int64_t classes, float* kept) {
-    float maximum = -infinity;
-    Floats sums{};
-    for (std::int64_t first = 0; first < classes; first += chunk) {
-        const T* part = row + first;
-        const std::int64_t count = std::min(chunk, classes - first);
-        Floats highest = simd::all(maximum);
-        simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            highest = simd::max(highest, simd::load(part + c, width, -infinity));
-        });
-        const float higher = simd::max(highest);
-        if (first > 0) sums *= simd::exp(simd::all(maximum - higher));
-        maximum = higher;
-        simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            const Floats power = simd::exp(simd::load(part + c, width, -infinity) - maximum);
-            sums += power;
-            simd::store(kept + c, power); // a whole vector, always: kept is a multiple of it
-        });
-    }
-    return {maximum, simd::sum(sums)};
+template <class T> TESSERA_INLINE float maximum_of(const T* logits, std::int64_t count, float at_least) {
+    Floats highest = simd::all(at_least);
+    simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
+        highest = simd::max(highest, simd::load(logits + c, width, -infinity));
+    });
+    return simd::max(highest);
 }
 
-// dlogits may be null: losses alone.
+// The sum, lane by lane, of exp(logit - maximum). The powers go to `kept`, which has room for whole vectors.
+template <class T>
+TESSERA_INLINE Floats sum_of_powers(const T* logits, std::int64_t count, float maximum, float* kept) {
+    Floats sums{};
+    simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
+        const Floats power = simd::exp(simd::load(logits + c, width, -infinity) - maximum);
+        sums += power;
+        simd::store(kept + c, power);
+    });
+    return sums;
+}
+
+// The gradient of one row. A row of one chunk finds its powers in `kept`, a longer one makes them anew.
+template <class T> TESSERA_INLINE void gradient_of_row(const T* logits, std::int64_t classes, std::int64_t target,
+                                                       float maximum, float sum, float scale, const float* kept,
+                                                       T* dlogits) {
+    const float logit = static_cast<float>(logits[target]); // read before dlogits overwrites it
+    const float factor = scale / sum;
+    if (classes <= chunk)
+        simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
+            simd::store(dlogits + c, simd::load(kept + c) * factor, width);
+        });
+    else
+        simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
+            simd::store(dlogits + c, simd::exp(simd::load(logits + c, width) - maximum) * factor, width);
+        });
+    const float power = classes <= chunk ? kept[target] : simd::exp(simd::all(logit - maximum))[0];
+    dlogits[target] = T(power * factor - scale);
+}
+
+// dlogits may be null: losses alone. Rows are taken some at a time, so that the steps of one row need not wait for
+// those of another, and so that one logarithm serves sixteen.
 template <class T> TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits, const std::int32_t* targets,
                                                                 float scale, std::int64_t classes, std::int64_t begin,
                                                                 std::int64_t end, float* losses, T* dlogits) {
     alignas(64) float kept[chunk];
-    for (std::int64_t r = begin; r < end; ++r) {
-        const T* row = logits + r * classes;
-        if (targets[r] == ignore_index) {
-            losses[r] = 0;
-            if (dlogits != nullptr) std::fill_n(dlogits + r * classes, classes, T(0.0f));
-            continue;
+    const std::int64_t batch = std::clamp<std::int64_t>(2 * chunk / std::max<std::int64_t>(classes, 1), 1, simd::lanes);
+    for (std::int64_t first = begin; first < end; first += batch) {
+        const std::int64_t rows = std::min(batch, end - first);
+        float maxima[simd::lanes], sums[simd::lanes], offsets[simd::lanes];
+        for (std::int64_t i = 0; i < rows; ++i)
+            maxima[i] = maximum_of(logits + (first + i) * classes, std::min(classes, chunk), -infinity);
+        for (std::int64_t i = 0; i < rows; ++i) {
+            const T* row = logits + (first + i) * classes;
+            const std::int64_t target = targets[first + i];
+            if (target == ignore_index) {
+                sums[i] = 1;
+                offsets[i] = 0;
+                if (dlogits != nullptr) std::fill_n(dlogits + (first + i) * classes, classes, T(0.0f));
+                continue;
+            }
+            float maximum = maxima[i];
+            Floats total = sum_of_powers(row, std::min(classes, chunk), maximum, kept);
+            for (std::int64_t c = chunk; c < classes; c += chunk) {
+                const std::int64_t count = std::min(chunk, classes - c);
+                const float higher = maximum_of(row + c, count, maximum);
+                total *= simd::exp(simd::all(maximum - higher));
+                maximum = higher;
+                total += sum_of_powers(row + c, count, maximum, kept);
+            }
+            sums[i] = simd::sum(total);
+            offsets[i] = maximum - static_cast<float>(row[target]);
+            if (dlogits != nullptr)
+                gradient_of_row(row, classes, target, maximum, sums[i], scale, kept, dlogits + (first + i) * classes);
         }
-        const Statistics found = statistics_of(row, classes, kept);
-        const float logit = static_cast<float>(row[targets[r]]); // read before dlogits overwrites it
-        losses[r] = simd::log(simd::all(found.sum))[0] + (found.maximum - logit);
-        if (dlogits == nullptr) continue;
-        T* to = dlogits + r * classes;
-        const float factor = scale / found.sum;
-        if (classes <= chunk)
-            simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
-                simd::store(to + c, simd::load(kept + c) * factor, width);
-            });
-        else
-            simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
-                simd::store(to + c, simd::exp(simd::load(row + c, width) - found.maximum) * factor, width);
-            });
-        const Floats probability = simd::exp(simd::all(logit - found.maximum)) * factor;
-        to[targets[r]] = T(probability[0] - scale);
+        for (std::int64_t i = rows; i < simd::lanes; ++i)
+            sums[i] = 1, offsets[i] = 0;
+        const Floats loss = simd::log(simd::load(sums)) + simd::load(offsets);
+        for (std::int64_t i = 0; i < rows; ++i)
+            losses[first + i] = loss[i];
     }
 }
 

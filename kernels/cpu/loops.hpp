@@ -42,13 +42,16 @@ TESSERA_INLINE void store(BFloat16* to, Floats value) {
 // The first `count` lanes (0 <= count < lanes), `rest` in the others.
 TESSERA_INLINE Floats load(const BFloat16* from, std::int64_t count, float rest = 0) {
     const int end = static_cast<int>(count);
-    std::int32_t part[lanes];
-    std::int32_t bits_of_rest;
-    std::memcpy(&bits_of_rest, &rest, sizeof rest);
+    const auto bits_of_rest = std::bit_cast<std::uint32_t>(rest); // not rounded to bf16
+    std::uint16_t part[lanes];
+#pragma omp simd
     for (int lane = 0; lane < lanes; ++lane)
-        part[lane] = lane < end ? static_cast<std::int32_t>(from[lane].bits) << 16 : bits_of_rest;
+        part[lane] = lane < end ? from[lane].bits : std::uint16_t{0};
+    std::uint32_t wide[lanes];
+    for (int lane = 0; lane < lanes; ++lane)
+        wide[lane] = lane < end ? static_cast<std::uint32_t>(part[lane]) << 16 : bits_of_rest;
     Floats value;
-    std::memcpy(&value, part, sizeof value);
+    std::memcpy(&value, wide, sizeof value);
     return value;
 }
 
@@ -56,6 +59,7 @@ TESSERA_INLINE void store(BFloat16* to, Floats value, std::int64_t count) {
     const int end = static_cast<int>(count);
     BFloat16 part[lanes];
     store(part, value);
+#pragma omp simd
     for (int lane = 0; lane < lanes; ++lane)
         if (lane < end) to[lane].bits = part[lane].bits;
 }

@@ -15,35 +15,46 @@ using simd::Floats;
 
 constexpr std::int64_t elements_per_thread = 32768;
 
+// Rows are taken some at a time, one pass over all of them after the other: the sums of one row wait for each other,
+// those of several do not. The rows of a batch stay in the first cache.
+constexpr std::int64_t largest_batch = 8;
+constexpr std::int64_t batch_of(std::int64_t columns) {
+    return std::clamp<std::int64_t>(6144 / std::max<std::int64_t>(columns, 1), 1, largest_batch);
+}
+
 // Layer norm where `centered`, else root-mean-square norm (mean and bias unused).
 template <bool centered, class T> TESSERA_MULTIVERSION void norm_rows(const T* x, const float* scale, const float* bias,
                                                                       float epsilon, std::int64_t columns,
                                                                       std::int64_t begin, std::int64_t end, T* y,
                                                                       float* mean, float* rstd) {
     const float share = 1.0f / static_cast<float>(columns);
-    for (std::int64_t r = begin; r < end; ++r) {
-        const T* row = x + r * columns;
-        T* to = y + r * columns;
-        float middle = 0;
-        if constexpr (centered) {
+    const std::int64_t batch = batch_of(columns);
+    for (std::int64_t first = begin; first < end; first += batch) {
+        const std::int64_t last = std::min(end, first + batch);
+        for (std::int64_t r = first; r < last && centered; ++r) {
             Floats sums{};
-            simd::for_columns(columns,
-                              [&](std::int64_t c, auto width) TESSERA_INLINED { sums += simd::load(row + c, width); });
-            middle = simd::sum(sums) * share;
-            mean[r] = middle;
+            simd::for_columns(columns, [&](std::int64_t c, auto width)
+                                           TESSERA_INLINED { sums += simd::load(x + r * columns + c, width); });
+            mean[r] = simd::sum(sums) * share;
         }
-        Floats squares{};
-        simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            const Floats distance = simd::load(row + c, width, middle) - middle;
-            squares += distance * distance;
-        });
-        const float factor = 1.0f / std::sqrt(simd::sum(squares) * share + epsilon);
-        rstd[r] = factor;
-        simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            Floats value = (simd::load(row + c, width) - middle) * factor * simd::load(scale + c, width);
-            if (centered && bias != nullptr) value += simd::load(bias + c, width);
-            simd::store(to + c, value, width);
-        });
+        for (std::int64_t r = first; r < last; ++r) {
+            const float middle = centered ? mean[r] : 0.0f;
+            Floats squares{};
+            simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                const Floats distance = simd::load(x + r * columns + c, width, middle) - middle;
+                squares += distance * distance;
+            });
+            rstd[r] = 1.0f / std::sqrt(simd::sum(squares) * share + epsilon);
+        }
+        for (std::int64_t r = first; r < last; ++r) {
+            const float middle = centered ? mean[r] : 0.0f, factor = rstd[r];
+            simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                const Floats h = (simd::load(x + r * columns + c, width) - middle) * factor;
+                Floats value = h * simd::load(scale + c, width);
+                if (centered && bias != nullptr) value += simd::load(bias + c, width);
+                simd::store(y + r * columns + c, value, width);
+            });
+        }
     }
 }
 
@@ -53,32 +64,38 @@ TESSERA_MULTIVERSION void norm_gradient_rows(const T* x, const float* scale, con
                                              const T* dy, std::int64_t columns, std::int64_t begin, std::int64_t end,
                                              T* dx, float* dscale, float* dbias) {
     const float share = 1.0f / static_cast<float>(columns);
+    const std::int64_t batch = batch_of(2 * columns);
     std::fill_n(dscale, columns, 0.0f);
     if constexpr (centered) std::fill_n(dbias, columns, 0.0f);
-    for (std::int64_t r = begin; r < end; ++r) {
-        const T* row = x + r * columns;
-        const T* from = dy + r * columns;
-        T* to = dx + r * columns;
-        const float middle = centered ? mean[r] : 0.0f;
-        const float factor = rstd[r];
-        Floats sums{}, products{};
-        simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            const Floats h = (simd::load(row + c, width) - middle) * factor;
-            const Floats g = simd::load(from + c, width) * simd::load(scale + c, width); // 0 beyond the row
-            if constexpr (centered) sums += g;
-            products += g * h;
-        });
-        const float mean_of_g = centered ? simd::sum(sums) * share : 0.0f;
-        const float mean_of_product = simd::sum(products) * share;
-        simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            const Floats h = (simd::load(row + c, width) - middle) * factor;
-            const Floats g = simd::load(from + c, width);
-            simd::store(dscale + c, simd::load(dscale + c, width) + g * h, width);
-            if constexpr (centered) simd::store(dbias + c, simd::load(dbias + c, width) + g, width);
-            Floats value = g * simd::load(scale + c, width);
-            if constexpr (centered) value -= mean_of_g;
-            simd::store(to + c, (value - h * mean_of_product) * factor, width);
-        });
+    for (std::int64_t first = begin; first < end; first += batch) {
+        const std::int64_t last = std::min(end, first + batch);
+        float mean_of_g[largest_batch], mean_of_product[largest_batch];
+        for (std::int64_t r = first; r < last; ++r) {
+            const float middle = centered ? mean[r] : 0.0f, factor = rstd[r];
+            Floats sums{}, products{};
+            simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                const Floats h = (simd::load(x + r * columns + c, width) - middle) * factor;
+                const Floats g =
+                    simd::load(dy + r * columns + c, width) * simd::load(scale + c, width); // 0 beyond the row
+                if constexpr (centered) sums += g;
+                products += g * h;
+            });
+            mean_of_g[r - first] = centered ? simd::sum(sums) * share : 0.0f;
+            mean_of_product[r - first] = simd::sum(products) * share;
+        }
+        for (std::int64_t r = first; r < last; ++r) {
+            const float middle = centered ? mean[r] : 0.0f, factor = rstd[r];
+            const float g_share = mean_of_g[r - first], product_share = mean_of_product[r - first];
+            simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                const Floats h = (simd::load(x + r * columns + c, width) - middle) * factor;
+                const Floats g = simd::load(dy + r * columns + c, width);
+                simd::store(dscale + c, simd::load(dscale + c, width) + g * h, width);
+                if constexpr (centered) simd::store(dbias + c, simd::load(dbias + c, width) + g, width);
+                Floats value = g * simd::load(scale + c, width);
+                if constexpr (centered) value -= g_share;
+                simd::store(dx + r * columns + c, (value - h * product_share) * factor, width);
+            });
+        }
     }
 }
 

@@ -39,6 +39,7 @@ TESSERA_INLINE void store(float* to, Floats value) { std::memcpy(to, &value, siz
 TESSERA_INLINE Floats load(const float* from, std::int64_t count, float rest = 0) {
     const int end = static_cast<int>(count);
     float part[lanes];
+#pragma omp simd
     for (int lane = 0; lane < lanes; ++lane)
         part[lane] = lane < end ? from[lane] : rest;
     return load(part);
@@ -48,6 +49,7 @@ TESSERA_INLINE void store(float* to, Floats value, std::int64_t count) {
     const int end = static_cast<int>(count);
     float part[lanes];
     store(part, value);
+#pragma omp simd
     for (int lane = 0; lane < lanes; ++lane)
         if (lane < end) to[lane] = part[lane];
 }
