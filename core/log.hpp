@@ -42,7 +42,6 @@ public:
 
 private:
     struct Sinks;
-    void say(int level, std::string_view text);
 
     std::unique_ptr<Sinks> sinks_;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/log.hpp"
+#include "core/run/text_file.hpp"
 
 #include <chrono>
 #include <cstdint>
@@ -47,25 +48,21 @@ std::string json_line(const EvaluationRecord& record);
 // progress line of a terminal.
 class Metrics {
 public:
-    // Keeps of an existing file the lines up to `resumed_step` (0: a new run, none), in one atomic replacement, so that
-    // a resumed run leaves one sequence of steps. Lines that are no record, as a crash leaves them, are dropped with a
-    // warning. Throws SystemError when the file cannot be written, ConfigError for metrics.log_every < 1.
+    // `log` must outlive this. Keeps of an existing file the lines up to `resumed_step` (0: a new run, none), in one
+    // atomic replacement, so that a resumed run leaves one sequence of steps. Lines that are no record, as a crash
+    // leaves them, are dropped with a warning. Throws SystemError when the file cannot be written, ConfigError for
+    // metrics.log_every < 1.
     Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step);
-    Metrics(const Metrics&) = delete;
-    Metrics& operator=(const Metrics&) = delete;
-    ~Metrics();
 
     void step(const StepRecord& record);
     void evaluation(const EvaluationRecord& record);
 
 private:
-    void write(std::string line);
     double eta(const StepRecord& record);
 
     Log& log_;
-    std::filesystem::path path_;
     std::int64_t log_every_;
-    int file_ = -1;
+    TextFile file_;
     double step_seconds_ = -1; // moving average
     std::int64_t logged_ = 0;  // steps handed in so far
     std::chrono::steady_clock::time_point redrawn_{};
