@@ -27,6 +27,13 @@ std::string place(const std::string& file, const toml::source_region& source) {
     return fmt::format("{}:{}:{}", file, source.begin.line, source.begin.column);
 }
 
+// One name for one file, to recognise a circle; what has no path of its own (a pipe) keeps the name it was given.
+fs::path identity(const fs::path& path) {
+    std::error_code error;
+    const fs::path whole = fs::weakly_canonical(path, error);
+    return error ? path : whole;
+}
+
 std::string read_file(const fs::path& path, const std::string& asked_by) {
     std::error_code error;
     if (fs::is_directory(path, error))
@@ -137,7 +144,7 @@ public:
     // `text` is the file's; `chain` the files whose base it is, outermost first.
     void add_file(const fs::path& path, std::string_view text, std::vector<fs::path> chain) {
         const toml::table table = parse_toml(text, path.string());
-        chain.push_back(fs::weakly_canonical(path));
+        chain.push_back(identity(path));
         if (const toml::node* base = table.get("base")) add_base(path, *base, chain);
         add_table(path.string(), table, "");
     }
@@ -170,7 +177,7 @@ private:
                                           node_text(base), found_type(base)));
         const std::string said = fmt::format("{}: base = {}: ", where, toml_text(base.as_string()->get()));
         const fs::path other = path.parent_path() / base.as_string()->get();
-        const fs::path whole = fs::weakly_canonical(other);
+        const fs::path whole = identity(other);
         if (std::find(chain.begin(), chain.end(), whole) != chain.end()) {
             std::string circle;
             for (const fs::path& file : chain)

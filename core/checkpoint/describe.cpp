@@ -53,7 +53,7 @@ std::string describe(const Checkpoint& checkpoint) {
                                    checkpoint.folder(), checkpoint.step(), checkpoint.ranks(),
                                    checkpoint.ranks() == 1 ? "" : "s", checkpoint.tensors().size(), mebibytes(bytes));
     text += table_of_tensors(checkpoint.tensors());
-    if (!checkpoint.metadata().empty()) text += "\n" + metadata_text(checkpoint.metadata());
+    if (!checkpoint.metadata().empty()) text += fmt::format("\n{}", metadata_text(checkpoint.metadata()));
     const auto config = checkpoint.metadata().find("config");
     if (config != checkpoint.metadata().end()) text += fmt::format("\nconfig:\n{}", config->second);
     if (!text.ends_with('\n')) text += '\n';

@@ -66,6 +66,21 @@ TESSERA_INLINE void store(BFloat16* to, Floats value, std::int64_t count) {
         if (lane < end) to[lane].bits = part[lane].bits;
 }
 
+// A full vector, where a generic loop body is handed a width.
+struct Full {};
+template <class T> TESSERA_INLINE Floats load(const T* from, Full, float = 0) { return load(from); }
+template <class T> TESSERA_INLINE void store(T* to, Floats value, Full) { store(to, value); }
+
+// Calls body(c, width) for the vectors of a row, from first to last; width is Full, or the rest for the last one. The body is a
+// lambda marked TESSERA_INLINED, so that it is compiled for the instruction set of its caller.
+#define TESSERA_INLINED __attribute__((always_inline))
+template <class Body> TESSERA_INLINE void for_columns(std::int64_t columns, const Body& body) {
+    std::int64_t c = 0;
+    for (; c + lanes <= columns; c += lanes)
+        body(c, Full{});
+    if (c < columns) body(c, columns - c);
+}
+
 } // namespace tessera::simd
 
 namespace tessera::kernels {

@@ -36,6 +36,7 @@ SummationTree::SummationTree(std::int64_t leaves, int ranks) : leaves_(leaves) {
         largest->end = right.begin;
         shares_.insert(largest + 1, right);
     }
+    merges_after_.resize(shares_.size());
     merge({0, leaves});
 }
 
@@ -47,6 +48,9 @@ int SummationTree::merge(Range range) {
     const int into = merge({range.begin, split});
     const int from = merge({split, range.end});
     merges_.push_back({into, from});
+    const auto after = std::upper_bound(shares_.begin(), shares_.end(), range.end - 1,
+                                        [](std::int64_t leaf, Range other) { return leaf < other.end; });
+    ++merges_after_[static_cast<std::size_t>(after - shares_.begin())];
     return into;
 }
 

@@ -35,12 +35,17 @@ public:
     };
     const std::vector<Merge>& merges() const { return merges_; }
 
+    // The same merges for who reads the ranks once from the left with a stack: push partial[r], then replace the two
+    // topmost by their sum merges_after()[r] times. One value is left at the end.
+    const std::vector<int>& merges_after() const { return merges_after_; }
+
 private:
     int merge(Range range); // appends the merges inside `range`; returns the rank that holds its sum
 
     std::int64_t leaves_;
     std::vector<Range> shares_;
     std::vector<Merge> merges_;
+    std::vector<int> merges_after_;
 };
 
 // Buffers needed to sum that many leaves one after another with a binary counter: floor(log2(leaves)) + 1.

@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <mutex>
 #include <random>
 
 using namespace tessera;
@@ -285,15 +285,14 @@ for name in names:
               [](std::size_t a, std::size_t b) { return catalog[a].name < catalog[b].name; });
     for (const std::size_t i : order) {
         const SavedTensor& tensor = catalog[i];
-        expected += tensor.name + "|";
+        std::vector<std::int64_t> sizes;
         for (int dim = 0; dim < tensor.whole.rank(); ++dim)
-            expected += (dim > 0 ? "," : "") + std::to_string(tensor.whole[dim]);
-        expected += "|";
-        for (std::int64_t place = 0; place < tensor.whole.count(); ++place) {
-            const std::uint32_t bits = element_bits(static_cast<std::uint32_t>(i + 1), place);
-            expected += (place > 0 ? " " : "") + std::to_string(tensor.dtype == DType::bf16 ? bits & 0xffffu : bits);
-        }
-        expected += "\n";
+            sizes.push_back(tensor.whole[dim]);
+        std::vector<std::uint32_t> values;
+        for (std::int64_t place = 0; place < tensor.whole.count(); ++place)
+            values.push_back(element_bits(static_cast<std::uint32_t>(i + 1), place) &
+                             (tensor.dtype == DType::bf16 ? 0xffffu : 0xffffffffu));
+        expected += fmt::format("{}|{}|{}\n", tensor.name, fmt::join(sizes, ","), fmt::join(values, " "));
     }
     EXPECT_EQ(text_of_file(scratch.path("seen")), expected);
 

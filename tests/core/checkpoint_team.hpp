@@ -85,12 +85,13 @@ struct BoxMemory {
     View view() { return {bytes.data(), count, dtype}; }
 };
 
-// The element of tensor `seed` at the linear place `place` of the whole tensor: 2 or 4 bytes without a pattern.
+// The element of tensor `seed` at the linear place `place` of the whole tensor: 2 or 4 bytes without a pattern, and as
+// bf16 never NaN, whose bits a conversion may change.
 inline std::uint32_t element_bits(std::uint32_t seed, std::int64_t place) {
     std::uint64_t word = static_cast<std::uint64_t>(place) * 0x9e3779b97f4a7c15u + seed * 0xbf58476d1ce4e5b9u;
     word ^= word >> 29;
     word *= 0x94d049bb133111ebu;
-    return static_cast<std::uint32_t>(word >> 32);
+    return static_cast<std::uint32_t>(word >> 32) & ~0x80u;
 }
 
 // Calls use(linear place in the whole tensor, address in the box) for each element of the box, by plain counting.

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of subcommands; each stands in the file of its name.
+#include "launcher/commands.hpp"
+
+namespace tessera {
+
+Command config_command();
+Command launch_command();
+
+std::vector<Command> commands() {
+    return {
+        config_command(),
+        launch_command(),
+    };
+}
+
+} // namespace tessera
