@@ -43,6 +43,7 @@ public:
     // thread threw, once the micro-batches before it are taken. Throws InternalError after the last one.
     void next(std::span<const View> batch);
 
+    std::int64_t allocated_bytes() const { return slots_.bytes(); }
     double seconds_waited() const { return seconds_waited_; } // time that next() had nothing to give
 
     // The memory that a loader allocates, for the plan.
