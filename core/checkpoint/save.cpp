@@ -76,7 +76,8 @@ public:
     UnfinishedFolder(const std::string& path, const std::vector<std::string>& bytes_of_ranks) {
         const fs::path parent = fs::path(path).parent_path();
         std::error_code error;
-        fs::create_directories(parent, error);
+        const bool is_new = fs::create_directories(parent, error);
+        if (is_new) sync_folder(fs::absolute(parent).parent_path().string());
         if (error) throw SystemError(fmt::format("cannot create {}: {}", parent.string(), error.message()));
         remove_leftovers(parent);
         std::int64_t bytes = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over the rows of a matrix whose order depends on the sizes alone: rows are cut into fixed blocks, each block has one
-// row of partial sums in the workspace, and these are added from first to last.
+// Sums over the rows of a matrix whose order depends on the sizes alone: rows are cut into fixed blocks, each block has
+// one row of partial sums in the workspace, and these are added from first to last.
 #pragma once
 
 #include "kernels/stream.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross entropy on the CPU. A row is read once for the losses and once more for the gradient: the maximum and the sum are
-// carried over chunks that stay in the first cache.
+// Cross entropy on the CPU. A row is read once for the losses and once more for the gradient: the maximum and the sum
+// are carried over chunks that stay in the first cache.
 #include "kernels/cross_entropy.hpp"
 
 #include "kernels/cpu/loops.hpp"
@@ -30,22 +30,23 @@ template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::in
         const T* part = row + first;
         const std::int64_t count = std::min(chunk, classes - first);
         Floats highest = simd::all(maximum);
-        simd::for_columns(count, [&](std::int64_t c, auto width)
-                                     TESSERA_INLINED { highest = simd::max(highest, simd::load(part + c, width, -infinity)); });
+        simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
+            highest = simd::max(highest, simd::load(part + c, width, -infinity));
+        });
         const float higher = simd::max(highest);
         if (first > 0) sums *= simd::exp(simd::all(maximum - higher));
         maximum = higher;
-        simd::for_columns(count, [&](std::int64_t c, auto width)
-                                     TESSERA_INLINED { sums += simd::exp(simd::load(part + c, width, -infinity) - maximum); });
+        simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
+            sums += simd::exp(simd::load(part + c, width, -infinity) - maximum);
+        });
     }
     return {maximum, simd::sum(sums)};
 }
 
 // dlogits may be null: losses alone.
-template <class T>
-TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits, const std::int32_t* targets, float scale,
-                                             std::int64_t classes, std::int64_t begin, std::int64_t end, float* losses,
-                                             T* dlogits) {
+template <class T> TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits, const std::int32_t* targets,
+                                                                float scale, std::int64_t classes, std::int64_t begin,
+                                                                std::int64_t end, float* losses, T* dlogits) {
     for (std::int64_t r = begin; r < end; ++r) {
         const T* row = logits + r * classes;
         if (targets[r] == ignore_index) {
@@ -78,8 +79,8 @@ void run(CpuStream& stream, std::string_view kernel, ConstView logits, ConstView
     with_float_type(kernel, logits.dtype, [&]<class T>() {
         T* gradient = dlogits ? dlogits.as<T>() : nullptr;
         const auto work = [&](std::int64_t begin, std::int64_t end) {
-            cross_entropy_rows(logits.as<T>(), targets.as<std::int32_t>(), scale, classes, begin, end, losses.as<float>(),
-                               gradient);
+            cross_entropy_rows(logits.as<T>(), targets.as<std::int32_t>(), scale, classes, begin, end,
+                               losses.as<float>(), gradient);
         };
         stream.parallel(rows, rows_per_thread(classes, elements_per_thread), std::ref(work));
     });

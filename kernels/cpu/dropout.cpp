@@ -20,9 +20,8 @@ struct Mask {
 };
 
 // Whole groups of elements, from group `first` of the logical tensor.
-template <class T>
-TESSERA_MULTIVERSION __attribute__((noinline)) void dropout_groups(const Mask& mask, std::uint64_t first,
-                                                                   std::int64_t groups, const T* x, T* y) {
+template <class T> TESSERA_MULTIVERSION __attribute__((noinline)) void
+dropout_groups(const Mask& mask, std::uint64_t first, std::int64_t groups, const T* x, T* y) {
     for (std::int64_t g = 0; g < groups; ++g, x += random_group, y += random_group) {
         const simd::RandomGroup group = simd::random_group(mask.key, mask.step, first + static_cast<std::uint64_t>(g));
         for (int w = 0; w < 4; ++w) {

@@ -86,27 +86,24 @@ struct Scaled {
     TESSERA_INLINE Floats operator()(Floats x) const { return x * factor; }
 };
 
-template <class Operation>
-void map_one(CpuStream& stream, std::string_view kernel, std::int64_t grain, const Operation& operation, ConstView x,
-             View y) {
+template <class Operation> void map_one(CpuStream& stream, std::string_view kernel, std::int64_t grain,
+                                        const Operation& operation, ConstView x, View y) {
     check_count(kernel, "the result", y, x.count());
-    with_float_type(kernel, x.dtype, [&]<class T>() { map(stream, grain, operation, x.count(), y.as<T>(), x.as<T>()); });
+    with_float_type(kernel, x.dtype,
+                    [&]<class T>() { map(stream, grain, operation, x.count(), y.as<T>(), x.as<T>()); });
 }
 
-template <class Operation>
-void map_two(CpuStream& stream, std::string_view kernel, std::int64_t grain, const Operation& operation, ConstView a,
-             ConstView b, View y) {
+template <class Operation> void map_two(CpuStream& stream, std::string_view kernel, std::int64_t grain,
+                                        const Operation& operation, ConstView a, ConstView b, View y) {
     check_count(kernel, "the second input", b, a.count());
     check_count(kernel, "the result", y, a.count());
-    with_float_type(kernel, a.dtype, [&]<class T>() {
-        map(stream, grain, operation, a.count(), y.as<T>(), a.as<T>(), b.as<T>());
-    });
+    with_float_type(kernel, a.dtype,
+                    [&]<class T>() { map(stream, grain, operation, a.count(), y.as<T>(), a.as<T>(), b.as<T>()); });
 }
 
 // Elements [begin, end) of y = x + row repeated.
-template <class T, class Row>
-TESSERA_MULTIVERSION void add_rows_part(const T* x, const Row* row, std::int64_t row_count, std::int64_t begin,
-                                        std::int64_t end, T* y) {
+template <class T, class Row> TESSERA_MULTIVERSION void
+add_rows_part(const T* x, const Row* row, std::int64_t row_count, std::int64_t begin, std::int64_t end, T* y) {
     std::int64_t column = begin % row_count;
     while (begin < end) {
         const std::int64_t piece = std::min(row_count - column, end - begin);
@@ -125,20 +122,28 @@ TESSERA_MULTIVERSION void add_rows_part(const T* x, const Row* row, std::int64_t
 void activation(CpuStream& stream, Activation kind, ConstView x, View y) {
     const std::string_view name = name_of(kind);
     switch (kind) {
-    case Activation::gelu: return map_one(stream, name, function_grain, Gelu{}, x, y);
-    case Activation::gelu_tanh: return map_one(stream, name, function_grain, GeluTanh{}, x, y);
-    case Activation::relu: return map_one(stream, name, cheap_grain, Relu{}, x, y);
-    case Activation::silu: return map_one(stream, name, function_grain, Silu{}, x, y);
+    case Activation::gelu:
+        return map_one(stream, name, function_grain, Gelu{}, x, y);
+    case Activation::gelu_tanh:
+        return map_one(stream, name, function_grain, GeluTanh{}, x, y);
+    case Activation::relu:
+        return map_one(stream, name, cheap_grain, Relu{}, x, y);
+    case Activation::silu:
+        return map_one(stream, name, function_grain, Silu{}, x, y);
     }
 }
 
 void activation_gradient(CpuStream& stream, Activation kind, ConstView x, ConstView dy, View dx) {
     const std::string_view name = name_of(kind);
     switch (kind) {
-    case Activation::gelu: return map_two(stream, name, function_grain, GeluGradient{}, x, dy, dx);
-    case Activation::gelu_tanh: return map_two(stream, name, function_grain, GeluTanhGradient{}, x, dy, dx);
-    case Activation::relu: return map_two(stream, name, cheap_grain, ReluGradient{}, x, dy, dx);
-    case Activation::silu: return map_two(stream, name, function_grain, SiluGradient{}, x, dy, dx);
+    case Activation::gelu:
+        return map_two(stream, name, function_grain, GeluGradient{}, x, dy, dx);
+    case Activation::gelu_tanh:
+        return map_two(stream, name, function_grain, GeluTanhGradient{}, x, dy, dx);
+    case Activation::relu:
+        return map_two(stream, name, cheap_grain, ReluGradient{}, x, dy, dx);
+    case Activation::silu:
+        return map_two(stream, name, function_grain, SiluGradient{}, x, dy, dx);
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Embedding on the CPU. Threads share the gradient by columns, so that each element's sum runs over the tokens in order.
+// Embedding on the CPU. Threads share the gradient by columns, so that each element's sum runs over the tokens in
+// order.
 #include "kernels/embedding.hpp"
 
 #include "kernels/cpu/loops.hpp"
@@ -24,9 +25,9 @@ Sizes checked_sizes(std::string_view kernel, const ConstView& tokens, const Cons
     return sizes;
 }
 
-template <class From, class To>
-TESSERA_MULTIVERSION void copy_rows(const std::int32_t* tokens, const From* table, std::int64_t columns, std::int64_t begin,
-                                    std::int64_t end, To* y) {
+template <class From, class To> TESSERA_MULTIVERSION void copy_rows(const std::int32_t* tokens, const From* table,
+                                                                    std::int64_t columns, std::int64_t begin,
+                                                                    std::int64_t end, To* y) {
     for (std::int64_t n = begin; n < end; ++n) {
         const From* from = table + tokens[n] * columns;
         To* to = y + n * columns;
@@ -36,9 +37,9 @@ TESSERA_MULTIVERSION void copy_rows(const std::int32_t* tokens, const From* tabl
 }
 
 // Columns [begin, end) of every token's row.
-template <class T>
-TESSERA_MULTIVERSION void add_columns(const std::int32_t* tokens, std::int64_t count, const T* dy, std::int64_t columns,
-                                      std::int64_t begin, std::int64_t end, float* dtable) {
+template <class T> TESSERA_MULTIVERSION void add_columns(const std::int32_t* tokens, std::int64_t count, const T* dy,
+                                                         std::int64_t columns, std::int64_t begin, std::int64_t end,
+                                                         float* dtable) {
     for (std::int64_t n = 0; n < count; ++n) {
         const T* from = dy + n * columns + begin;
         float* to = dtable + tokens[n] * columns + begin;

@@ -30,10 +30,10 @@ void check_classes(std::string_view name, ConstView numbers, std::int64_t size, 
     for (std::int64_t i = 0; i < count; ++i)
         right &= (number[i] == allowed) | ((number[i] >= 0) & (number[i] < size));
     if (right) return;
-    const auto* wrong = std::find_if(number, number + count, [&](std::int32_t value) {
-        return value != allowed && (value < 0 || value >= size);
-    });
-    throw ConfigError(fmt::format("{} {} at position {} is outside the vocabulary of {}", name, *wrong, wrong - number, size));
+    const auto* wrong = std::find_if(
+        number, number + count, [&](std::int32_t value) { return value != allowed && (value < 0 || value >= size); });
+    throw ConfigError(
+        fmt::format("{} {} at position {} is outside the vocabulary of {}", name, *wrong, wrong - number, size));
 }
 
 } // namespace tessera::kernels

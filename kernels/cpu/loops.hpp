@@ -71,8 +71,8 @@ struct Full {};
 template <class T> TESSERA_INLINE Floats load(const T* from, Full, float = 0) { return load(from); }
 template <class T> TESSERA_INLINE void store(T* to, Floats value, Full) { store(to, value); }
 
-// Calls body(c, width) for the vectors of a row, from first to last; width is Full, or the rest for the last one. The body is a
-// lambda marked TESSERA_INLINED, so that it is compiled for the instruction set of its caller.
+// Calls body(c, width) for the vectors of a row, from first to last; width is Full, or the rest for the last one. The
+// body is a lambda marked TESSERA_INLINED, so that it is compiled for the instruction set of its caller.
 #define TESSERA_INLINED __attribute__((always_inline))
 template <class Body> TESSERA_INLINE void for_columns(std::int64_t columns, const Body& body) {
     std::int64_t c = 0;
@@ -94,8 +94,8 @@ void check_workspace(std::string_view kernel, const ConstView& workspace, std::i
 // Throws InternalError "gelu: element type i32, expected f32 or bf16".
 [[noreturn]] void refuse_dtype(std::string_view kernel, DType dtype);
 
-// Throws ConfigError "token 70 at position 5 is outside the vocabulary of 65" for the first number outside [0, size) that is
-// not `allowed`.
+// Throws ConfigError "token 70 at position 5 is outside the vocabulary of 65" for the first number outside [0, size)
+// that is not `allowed`.
 void check_classes(std::string_view name, ConstView numbers, std::int64_t size, std::int32_t allowed);
 
 // Calls work.template operator()<T>() with T = float or BFloat16.
@@ -113,20 +113,19 @@ inline std::int64_t rows_per_thread(std::int64_t columns, std::int64_t elements_
     return std::max<std::int64_t>(1, elements_per_thread / std::max<std::int64_t>(columns, 1));
 }
 
-// out[i] = operation(in[i]...) for a count that is a multiple of the lanes. Not inlined anywhere, so that an element gets the
-// same instructions, and thus the same bits, wherever it stands in a tensor.
-template <class Operation, class Out, class... In>
-TESSERA_MULTIVERSION __attribute__((noinline)) void map_lanes(const Operation& operation, std::int64_t count, Out* out,
-                                                              const In*... in) {
+// out[i] = operation(in[i]...) for a count that is a multiple of the lanes. Not inlined anywhere, so that an element
+// gets the same instructions, and thus the same bits, wherever it stands in a tensor.
+template <class Operation, class Out, class... In> TESSERA_MULTIVERSION __attribute__((noinline)) void
+map_lanes(const Operation& operation, std::int64_t count, Out* out, const In*... in) {
     for (std::int64_t i = 0; i < count; i += simd::lanes)
         simd::store(out + i, operation(simd::load(in + i)...));
 }
 
 // out[i] = operation(in[i]...) with operation a function of Floats, always inline, of a type without external linkage.
 // `out` may be any of `in`. A thread is given at least `grain` elements.
-template <class Operation, class Out, class... In>
-void map(const CpuStream& stream, std::int64_t grain, const Operation& operation, std::int64_t count, Out* out,
-         const In*... in) {
+template <class Operation, class Out, class... In> void map(const CpuStream& stream, std::int64_t grain,
+                                                            const Operation& operation, std::int64_t count, Out* out,
+                                                            const In*... in) {
     const std::int64_t vectors = count / simd::lanes;
     const auto work = [&](std::int64_t begin, std::int64_t end) {
         map_lanes(operation, (end - begin) * simd::lanes, out + begin * simd::lanes, (in + begin * simd::lanes)...);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer norm and root-mean-square norm on the CPU: a row stays in the first cache between its passes; the gradients of scale
-// and bias are summed by fixed blocks of rows.
+// Layer norm and root-mean-square norm on the CPU: a row stays in the first cache between its passes; the gradients of
+// scale and bias are summed by fixed blocks of rows.
 #include "kernels/norm.hpp"
 
 #include "kernels/cpu/column_sums.hpp"
@@ -16,10 +16,10 @@ using simd::Floats;
 constexpr std::int64_t elements_per_thread = 32768;
 
 // Layer norm where `centered`, else root-mean-square norm (mean and bias unused).
-template <bool centered, class T>
-TESSERA_MULTIVERSION void norm_rows(const T* x, const float* scale, const float* bias, float epsilon,
-                                    std::int64_t columns, std::int64_t begin, std::int64_t end, T* y, float* mean,
-                                    float* rstd) {
+template <bool centered, class T> TESSERA_MULTIVERSION void norm_rows(const T* x, const float* scale, const float* bias,
+                                                                      float epsilon, std::int64_t columns,
+                                                                      std::int64_t begin, std::int64_t end, T* y,
+                                                                      float* mean, float* rstd) {
     const float share = 1.0f / static_cast<float>(columns);
     for (std::int64_t r = begin; r < end; ++r) {
         const T* row = x + r * columns;
@@ -27,8 +27,8 @@ TESSERA_MULTIVERSION void norm_rows(const T* x, const float* scale, const float*
         float middle = 0;
         if constexpr (centered) {
             Floats sums{};
-            simd::for_columns(columns, [&](std::int64_t c, auto width)
-                                           TESSERA_INLINED { sums += simd::load(row + c, width); });
+            simd::for_columns(columns,
+                              [&](std::int64_t c, auto width) TESSERA_INLINED { sums += simd::load(row + c, width); });
             middle = simd::sum(sums) * share;
             mean[r] = middle;
         }
@@ -95,9 +95,8 @@ Sizes sizes_of(std::string_view kernel, const ConstView& x, const ConstView& sca
     return {rows, columns};
 }
 
-template <bool centered>
-void forward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView scale, ConstView bias, float epsilon,
-             View y, View mean, View rstd) {
+template <bool centered> void forward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView scale,
+                                      ConstView bias, float epsilon, View y, View mean, View rstd) {
     const auto [rows, columns] = sizes_of(kernel, x, scale);
     check_count(kernel, "y", y, x.count());
     check_count(kernel, "rstd", rstd, rows);
@@ -112,9 +111,9 @@ void forward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView 
     });
 }
 
-template <bool centered>
-void backward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView scale, ConstView mean, ConstView rstd,
-              ConstView dy, View dx, View dscale, View dbias, View workspace) {
+template <bool centered> void backward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView scale,
+                                       ConstView mean, ConstView rstd, ConstView dy, View dx, View dscale, View dbias,
+                                       View workspace) {
     const auto [rows, columns] = sizes_of(kernel, x, scale);
     check_count(kernel, "dy", dy, x.count());
     check_count(kernel, "dx", dx, x.count());
@@ -128,9 +127,9 @@ void backward(CpuStream& stream, std::string_view kernel, ConstView x, ConstView
     with_float_type(kernel, x.dtype, [&, rows = rows, columns = columns]<class T>() {
         const auto work = [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t b = begin; b < end; ++b)
-                norm_gradient_rows<centered>(x.as<T>(), scale.as<float>(), mean.as<float>(), rstd.as<float>(), dy.as<T>(),
-                                             columns, b * block, std::min(rows, (b + 1) * block), dx.as<T>(),
-                                             partial + b * 2 * columns, partial + (b * 2 + 1) * columns);
+                norm_gradient_rows<centered>(x.as<T>(), scale.as<float>(), mean.as<float>(), rstd.as<float>(),
+                                             dy.as<T>(), columns, b * block, std::min(rows, (b + 1) * block),
+                                             dx.as<T>(), partial + b * 2 * columns, partial + (b * 2 + 1) * columns);
         };
         stream.parallel(blocks, rows_per_thread(block * columns, elements_per_thread), std::ref(work));
     });

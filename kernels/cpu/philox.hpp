@@ -13,7 +13,8 @@ struct PhiloxKey {
     std::uint32_t word[2];
 };
 
-// The seed is mixed (MurmurHash3's last step, a bijection that keeps 0), so that neighbouring seeds give unrelated keys.
+// The seed is mixed (MurmurHash3's last step, a bijection that keeps 0), so that neighbouring seeds give unrelated
+// keys.
 inline PhiloxKey philox_key(RandomKey key) {
     std::uint64_t mixed = key.seed;
     mixed = (mixed ^ (mixed >> 33)) * 0xff51afd7ed558ccdull;
@@ -80,8 +81,8 @@ TESSERA_INLINE Floats uniform(Words words) {
 } // namespace simd
 
 // Calls whole(first_group, groups, offset) for the groups that lie fully inside elements [first, first + count) and
-// part(group, begin, end, offset) for the one or two that do not; [begin, end) are the elements within the group, and offset
-// is where the piece starts in the view.
+// part(group, begin, end, offset) for the one or two that do not; [begin, end) are the elements within the group, and
+// offset is where the piece starts in the view.
 template <class Whole, class Part>
 void for_random_groups(std::uint64_t first, std::int64_t count, const Whole& whole, const Part& part) {
     std::int64_t offset = 0;

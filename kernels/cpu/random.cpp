@@ -17,9 +17,8 @@ TESSERA_INLINE Floats positive_uniform(simd::Words words) { // in (0, 1], 31 bit
     return __builtin_convertvector(whole, Floats) * 0x1p-31f + 0x1p-32f;
 }
 
-template <class T>
-TESSERA_MULTIVERSION __attribute__((noinline)) void normal_groups(PhiloxKey key, float mean, float deviation,
-                                                                  std::uint64_t first, std::int64_t groups, T* y) {
+template <class T> TESSERA_MULTIVERSION __attribute__((noinline)) void
+normal_groups(PhiloxKey key, float mean, float deviation, std::uint64_t first, std::int64_t groups, T* y) {
     for (std::int64_t g = 0; g < groups; ++g, y += random_group) {
         const simd::RandomGroup group = simd::random_group(key, 0, first + static_cast<std::uint64_t>(g));
         for (int pair = 0; pair < 2; ++pair) {
@@ -31,9 +30,8 @@ TESSERA_MULTIVERSION __attribute__((noinline)) void normal_groups(PhiloxKey key,
     }
 }
 
-template <class T>
-TESSERA_MULTIVERSION __attribute__((noinline)) void uniform_groups(PhiloxKey key, float low, float span,
-                                                                   std::uint64_t first, std::int64_t groups, T* y) {
+template <class T> TESSERA_MULTIVERSION __attribute__((noinline)) void
+uniform_groups(PhiloxKey key, float low, float span, std::uint64_t first, std::int64_t groups, T* y) {
     for (std::int64_t g = 0; g < groups; ++g, y += random_group) {
         const simd::RandomGroup group = simd::random_group(key, 0, first + static_cast<std::uint64_t>(g));
         for (int w = 0; w < 4; ++w)

@@ -14,9 +14,8 @@ namespace {
 using simd::Floats;
 
 // partial[c] = sum of x[row,c] over rows [begin, end), from first to last
-template <class T>
-TESSERA_MULTIVERSION void sum_block(const T* x, std::int64_t columns, std::int64_t begin, std::int64_t end,
-                                    float* partial) {
+template <class T> TESSERA_MULTIVERSION void sum_block(const T* x, std::int64_t columns, std::int64_t begin,
+                                                       std::int64_t end, float* partial) {
     constexpr int wide = 4; // vectors side by side: enough sums in flight to hide the latency of an addition
     std::int64_t c = 0;
     for (; c + wide * simd::lanes <= columns; c += wide * simd::lanes) {
@@ -78,7 +77,8 @@ float sum_leaf(const float* x, std::int64_t count) {
     std::copy_n(x, count, part.begin());
     for (; count > 1; count = (count + 1) / 2) {
         for (std::int64_t i = 0; i < count / 2; ++i)
-            part[static_cast<std::size_t>(i)] = part[static_cast<std::size_t>(2 * i)] + part[static_cast<std::size_t>(2 * i + 1)];
+            part[static_cast<std::size_t>(i)] =
+                part[static_cast<std::size_t>(2 * i)] + part[static_cast<std::size_t>(2 * i + 1)];
         if (count % 2 != 0) part[static_cast<std::size_t>(count / 2)] = part[static_cast<std::size_t>(count - 1)];
     }
     return part[0];

@@ -34,8 +34,8 @@ TESSERA_INLINE Floats load(const float* from) {
 
 TESSERA_INLINE void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
-// The first `count` lanes from memory (0 <= count < lanes), `rest` in the others. A loop with a condition, not memcpy: the
-// compiler makes one masked move of it.
+// The first `count` lanes from memory (0 <= count < lanes), `rest` in the others. A loop with a condition, not memcpy:
+// the compiler makes one masked move of it.
 TESSERA_INLINE Floats load(const float* from, std::int64_t count, float rest = 0) {
     const int end = static_cast<int>(count);
     float part[lanes];

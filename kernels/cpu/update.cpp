@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Optimizer steps on the CPU. Each loop body is compiled once and never inlined: an element gets the same bits in a whole
-// tensor and in any slice of it.
+// Optimizer steps on the CPU. Each loop body is compiled once and never inlined: an element gets the same bits in a
+// whole tensor and in any slice of it.
 #include "kernels/update.hpp"
 
 #include "kernels/cpu/loops.hpp"
@@ -91,7 +91,9 @@ private:
     std::array<T, simd::lanes> lane_{};
 };
 
-template <class T> T* advanced(T* pointer, std::int64_t count) { return pointer == nullptr ? nullptr : pointer + count; }
+template <class T> T* advanced(T* pointer, std::int64_t count) {
+    return pointer == nullptr ? nullptr : pointer + count;
+}
 
 // Calls step(count, gradient, memory...) on whole vectors by threads and on the padded rest.
 template <class Step, class... T>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementary functions on sixteen lanes, without branches. Polynomials are fitted to the stated error (minimax by iterated
-// least squares on Chebyshev nodes); relative errors are about 1e-7 unless said otherwise. NaN stays NaN.
+// Elementary functions on sixteen lanes, without branches. Polynomials are fitted to the stated error (minimax by
+// iterated least squares on Chebyshev nodes); relative errors are about 1e-7 unless said otherwise. NaN stays NaN.
 #pragma once
 
 #include "kernels/cpu/simd.hpp"
@@ -81,7 +81,8 @@ TESSERA_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }
 
 TESSERA_INLINE Floats tanh(Floats x) {
     const Floats square = x * x;
-    const Floats p = polynomial(square, -0.333332807f, 0.133314416f, -0.0537397154f, 0.020639088f, -0.00570498733f); // 4e-9
+    const Floats p =
+        polynomial(square, -0.333332807f, 0.133314416f, -0.0537397154f, 0.020639088f, -0.00570498733f); // 4e-9
     const Floats small = p * square * x + x;
     const Floats size = magnitude(x);
     const Floats large = 1.0f - 2.0f / (exp(2.0f * size) + 1.0f);
@@ -129,8 +130,10 @@ TESSERA_INLINE SineCosine sine_cosine_of_turn(Floats x) {
     const Floats shifted = x * 4.0f + round;
     const Floats f = x * 4.0f - (shifted - round); // exact, in [-1/2, 1/2] of a quarter turn
     const Floats square = f * f;
-    const Floats sine = polynomial(square, 1.57079637f, -0.645964086f, 0.0796925798f, -0.00468126079f, 0.000158195107f) * f;
-    const Floats cosine = polynomial(square, 1.0f, -1.23370051f, 0.253669232f, -0.0208602883f, 0.000904021668f); // 5e-11
+    const Floats sine =
+        polynomial(square, 1.57079637f, -0.645964086f, 0.0796925798f, -0.00468126079f, 0.000158195107f) * f;
+    const Floats cosine =
+        polynomial(square, 1.0f, -1.23370051f, 0.253669232f, -0.0208602883f, 0.000904021668f); // 5e-11
     const Ints quarter = bits_of(shifted);
     const auto odd = (quarter & 1) != 0;
     const Ints sign_of_sine = (quarter & 2) << 30;

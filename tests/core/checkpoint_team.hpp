@@ -3,11 +3,13 @@
 #pragma once
 
 #include "core/checkpoint/checkpoint.hpp"
+#include "kernels/error.hpp"
 
 #include <barrier>
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <fmt/format.h>
 #include <fstream>
 #include <functional>
 #include <numeric>
@@ -131,5 +133,45 @@ inline std::string text_of_file(const std::string& path) {
 inline void write_file(const std::string& path, const std::string& text) {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
 }
+
+// Two ranks: 'w' (4, 6) f32 by rows, 'state/w' (4, 6) i32 by columns, 's' () bf16 on rank 1.
+inline CheckpointContent small_content(const Team& team, std::int64_t step, std::vector<BoxMemory>& memory) {
+    const std::int64_t rank = team.rank;
+    const auto seed = static_cast<std::uint32_t>(step);
+    memory.emplace_back(std::vector<std::int64_t>{rank * 2, 0}, Shape{2, 6}, DType::f32);
+    fill({4, 6}, seed, memory.back());
+    memory.emplace_back(std::vector<std::int64_t>{0, rank * 3}, Shape{4, 3}, DType::i32);
+    fill({4, 6}, seed + 1, memory.back());
+    CheckpointContent content{step, {{"seed", "7"}}, {}};
+    content.tensors = {{"w", {4, 6}, DType::f32, memory[0].start, memory[0].view()},
+                       {"state/w", {4, 6}, DType::i32, memory[1].start, memory[1].view()}};
+    if (rank == 0) return content;
+    memory.emplace_back(std::vector<std::int64_t>{}, Shape{}, DType::bf16);
+    fill({}, seed + 2, memory.back());
+    content.tensors.push_back({"s", {}, DType::bf16, {}, memory[2].view()});
+    return content;
+}
+
+// The folder of a small checkpoint of two ranks.
+inline std::string save_small(const std::string& folder, std::int64_t step) {
+    for (const std::string& failure : run_team(2, [&](const Team& team) {
+             std::vector<BoxMemory> memory;
+             save_checkpoint(team, folder, small_content(team, step, memory));
+         }))
+        if (!failure.empty()) throw std::runtime_error(failure);
+    return fmt::format("{}/step-{:08d}", folder, step);
+}
+
+// What opening and reading everything says; "" when all is well.
+inline std::string complaint(const std::string& folder) {
+    try {
+        Checkpoint(folder).verify();
+        return "";
+    } catch (const ConfigError& error) {
+        return error.what();
+    }
+}
+
+inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 } // namespace tessera
