@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera evaluate`: the loss of a checkpoint on its validation split.
 #include "core/run/evaluation.hpp"
-#include "core/run/trainer.hpp"
 #include "launcher/setup.hpp"
 
 #include <cmath>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
-#include "core/run/describe_plan.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
+#include "core/with_thousands.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
@@ -35,7 +35,7 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("model: {} parameters, vocabulary {}", with_thousands(parameter_count(experiment.train.model.graph)),
                          experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
-    Trainer trainer({config, *dataset, groups, stream, log, folder}, experiment);
+    Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
     config.refuse_unread();
     if (world.rank() == 0) keep_config(config, folder);
     log.info(fmt::format("memory per rank: planned {} bytes, allocated {} bytes",

@@ -37,7 +37,7 @@ struct StepState {
 };
 
 // What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says so.
-struct Arguments {
+struct Operands {
     std::span<const View> inputs;
     std::span<const View> outputs;
     View workspace;
@@ -75,7 +75,7 @@ public:
 
     virtual std::vector<PlacementRule> placements(std::span<const TensorType> inputs) const;
 
-    virtual void run(Stream& stream, const Arguments& arguments) const = 0;
+    virtual void run(Stream& stream, const Operands& operands) const = 0;
 
     // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
     virtual std::vector<ExampleInput> example() const { return {}; }

@@ -15,7 +15,7 @@ public:
         return elementwise_rules(in[0].shape.rank(), 2, 1);
     }
     int in_place_input() const override { return 1; }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::activation_gradient(s, function_, a.inputs[0], a.inputs[1], a.outputs[0]); },
                    stream);
     }
@@ -39,7 +39,7 @@ public:
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 1, 1);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::activation(s, function_, a.inputs[0], a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override { return {{{{4, 6, 20}, DType::f32}}}; }

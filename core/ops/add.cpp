@@ -25,7 +25,7 @@ public:
         return rules;
     }
     int in_place_input() const override { return 0; }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::add(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override {

@@ -34,7 +34,7 @@ public:
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return 4 * product_flops(in[0].shape, causal_); // the fifth, recomputing the scores, is not the model's
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::attention_gradient(s, a.inputs[0], a.inputs[1], a.inputs[3], a.inputs[2],
@@ -74,7 +74,7 @@ public:
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return 2 * product_flops(in[0].shape, causal_);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::attention(s, a.inputs[0], scale_of(a.inputs[0].shape), causal_, a.outputs[0], a.outputs[1],

@@ -24,7 +24,7 @@ public:
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 1, 1);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::cast(s, a.inputs[0], a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override { return {{{{4, 6, 19}, DType::f32}}}; }

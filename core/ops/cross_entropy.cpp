@@ -17,7 +17,7 @@ void expect_logits_and_targets(std::span<const TensorType> in) {
 
 std::int64_t losses_bytes(std::span<const TensorType> in) { return in[1].shape.count() * bytes_of(DType::f32); }
 
-View losses_view(const Arguments& a) { return {a.workspace.memory(), a.inputs[1].shape, DType::f32}; }
+View losses_view(const Operands& a) { return {a.workspace.memory(), a.inputs[1].shape, DType::f32}; }
 
 const std::vector<ExampleInput> logits_and_targets = {{{{4, 6, 19}, DType::f32}},
                                                       {{{4, 6}, DType::i32}, false, 19}};
@@ -39,7 +39,7 @@ public:
                                  std::span<const TensorType>) const override {
         return losses_bytes(in);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::cross_entropy(s, a.inputs[0], a.inputs[1], losses_view(a));
@@ -77,7 +77,7 @@ public:
                                  std::span<const TensorType>) const override {
         return losses_bytes(in);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::cross_entropy_with_gradient(s, a.inputs[0], a.inputs[1], a.inputs[2], losses_view(a),

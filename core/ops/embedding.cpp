@@ -19,7 +19,7 @@ public:
         rules.push_back({{Placement::replicate(), Placement::shard(in[0].shape.rank())}, {Placement::shard(1)}});
         return rules;
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
     }
 
@@ -51,7 +51,7 @@ public:
         rules.push_back({{Placement::replicate(), Placement::shard(1)}, {Placement::shard(in[0].shape.rank())}});
         return rules;
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::embedding(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override {

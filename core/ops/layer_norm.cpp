@@ -32,7 +32,7 @@ public:
         const std::int64_t rows = in[2].shape.count();
         return std::visit([&](auto& s) { return kernels::norm_gradient_workspace_bytes(s, rows, columns); }, stream);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::layer_norm_gradient(s, a.inputs[0], a.inputs[1], a.inputs[2], a.inputs[3], a.inputs[4],
@@ -71,7 +71,7 @@ public:
         }
         return rules;
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         const ConstView bias = a.inputs.size() == 3 ? ConstView(a.inputs[2]) : ConstView();
         std::visit(
             [&](auto& s) {

@@ -17,9 +17,9 @@ double flops_of(const Matmul& product) {
 }
 
 void multiply(Stream& stream, const Matmul& product, const View& a, const View& b, const ConstView& bias,
-              const Arguments& arguments) {
+              const Operands& operands) {
     std::visit(
-        [&](auto& s) { kernels::matmul(s, product, a, b, bias, arguments.outputs[0], arguments.workspace); }, stream);
+        [&](auto& s) { kernels::matmul(s, product, a, b, bias, operands.outputs[0], operands.workspace); }, stream);
 }
 
 // dx = dy w     dy: (..., N...)   w: (N..., K...)   dx: (..., K...)
@@ -54,7 +54,7 @@ public:
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
         return flops_of(product(in[0], in[1], out[0].dtype));
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
     }
 
@@ -103,7 +103,7 @@ public:
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
         return flops_of(product(in[0], in[1], out[0].dtype));
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
     }
 
@@ -186,7 +186,7 @@ public:
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
         return flops_of(product(in[0], in[1], in.size() == 3, out[0].dtype));
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         const ConstView bias = a.inputs.size() == 3 ? ConstView(a.inputs[2]) : ConstView();
         multiply(stream, product(a.inputs[0], a.inputs[1], a.inputs.size() == 3, a.outputs[0].dtype), a.inputs[0], a.inputs[1], bias, a);
     }

@@ -27,7 +27,7 @@ public:
         const std::int64_t rows = in[2].shape.count();
         return std::visit([&](auto& s) { return kernels::norm_gradient_workspace_bytes(s, rows, columns); }, stream);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::rms_norm_gradient(s, a.inputs[0], a.inputs[1], a.inputs[2], a.inputs[3], a.outputs[0],
@@ -58,7 +58,7 @@ public:
                              {Placement::shard(dim), Placement::shard(dim)}});
         return rules;
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
                 kernels::rms_norm(s, a.inputs[0], a.inputs[1], epsilon_, a.outputs[0], a.outputs[1]);

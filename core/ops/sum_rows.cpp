@@ -30,7 +30,7 @@ public:
         const std::int64_t rows = columns == 0 ? 0 : in[0].shape.count() / columns;
         return std::visit([&](auto& s) { return kernels::sum_rows_workspace_bytes(s, rows, columns); }, stream);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::sum_rows(s, a.inputs[0], a.outputs[0], a.workspace); }, stream);
     }
     std::vector<ExampleInput> example() const override { return {{{{4, 6, 18}, DType::f32}, false}}; }

@@ -20,7 +20,7 @@ public:
         return rules;
     }
     std::vector<int> writes() const override { return {2, 3, 4}; }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         kernels::Adam settings = settings_;
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
         settings.step = a.state.step + 1;

@@ -18,7 +18,7 @@ public:
         const std::int64_t block = kernels::square_sum_block;
         return {{{(in[0].shape.count() + block - 1) / block}, DType::f32}};
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::square_sums(s, a.inputs[0], a.outputs[0]); }, stream);
     }
 };
@@ -31,7 +31,7 @@ public:
                                  std::span<const TensorType>) const override {
         return static_cast<std::int64_t>(in.size()) * bytes_of(DType::f32);
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         auto* sums = static_cast<float*>(a.workspace.memory());
         const auto count = static_cast<std::int64_t>(a.inputs.size());
         std::visit(
@@ -49,7 +49,7 @@ public:
     explicit ClipFactor(double max_norm) : max_norm_(static_cast<float>(max_norm)) {}
     std::string_view name() const override { return "clip_factor"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0], in[0]}; }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::clip_factor(s, a.inputs[0], max_norm_, a.outputs[0], a.outputs[1]); },
                    stream);
     }

@@ -23,7 +23,7 @@ public:
     std::vector<int> writes() const override {
         return settings_.momentum == 0 ? std::vector<int>{2} : std::vector<int>{2, 3};
     }
-    void run(Stream& stream, const Arguments& a) const override {
+    void run(Stream& stream, const Operands& a) const override {
         kernels::Sgd settings = settings_;
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
         settings.first_step = a.state.step == 0;

@@ -2,17 +2,12 @@
 // The text of a plan, section by section.
 #include "core/run/describe_plan.hpp"
 
+#include "core/with_thousands.hpp"
+
 #include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
-
-std::string with_thousands(std::int64_t number) {
-    std::string text = std::to_string(number);
-    for (auto at = static_cast<std::ptrdiff_t>(text.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3)
-        text.insert(static_cast<std::size_t>(at), ",");
-    return text;
-}
 
 namespace {
 

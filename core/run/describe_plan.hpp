@@ -12,6 +12,4 @@ namespace tessera {
 // promise of equal bits covers.
 std::string describe_plan(const Experiment& experiment, const RankView& view, const Stream& stream);
 
-std::string with_thousands(std::int64_t number); // "1,234,567"
-
 } // namespace tessera

@@ -3,8 +3,6 @@
 #include "core/run/evaluation.hpp"
 
 #include "core/data/options.hpp"
-#include "core/run/trainer.hpp"
-
 namespace tessera {
 
 Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory)

@@ -5,11 +5,10 @@
 #include "core/data/loader.hpp"
 #include "core/run/executor.hpp"
 #include "core/run/experiment.hpp"
+#include "core/run/ground.hpp"
 #include "core/run/metrics.hpp"
 
 namespace tessera {
-
-struct Ground;
 
 class Evaluation {
 public:
@@ -20,7 +19,7 @@ public:
     std::int64_t allocated_bytes() const;          // of the loader that run() makes
 
 private:
-    const Ground& ground_;
+    Ground ground_;
     const Experiment& experiment_;
     std::unique_ptr<Executor> executor_; // null without a validation split
     std::vector<View> inputs_;

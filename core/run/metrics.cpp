@@ -2,6 +2,8 @@
 // Formats records and keeps RUN/metrics.jsonl. The only file here that includes nlohmann/json.
 #include "core/run/metrics.hpp"
 
+#include "core/with_thousands.hpp"
+
 #include "kernels/error.hpp"
 
 #include <cmath>
@@ -16,16 +18,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::chrono::milliseconds redraw_interval{100};
 constexpr double average_weight = 0.05; // of a new step in the moving average of seconds, about 20 steps
-
-std::string grouped(std::int64_t value) { // 45123 -> 45,123
-    std::string result;
-    const std::string digits = std::to_string(value);
-    for (std::size_t at = 0; at < digits.size(); ++at) {
-        if (at > 0 && (digits.size() - at) % 3 == 0 && digits[at - 1] != '-') result += ',';
-        result += digits[at];
-    }
-    return result;
-}
 
 std::string duration(double seconds) { // 83 -> 0:01:23
     const auto whole = static_cast<std::int64_t>(std::llround(seconds));
@@ -68,7 +60,7 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
     std::string line = fmt::format("step: {}/{}  loss: {:.4f}", record.step, record.steps, record.loss);
     if (!(record.grad_norm < 0)) line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
     line +=
-        fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate, grouped(std::llround(record.tokens_per_second)));
+        fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate, with_thousands(std::llround(record.tokens_per_second)));
     if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
     if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
     if (!(eta_seconds < 0)) line += fmt::format("  eta: {}", duration(eta_seconds));
@@ -77,7 +69,7 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
 
 std::string console_line(const EvaluationRecord& record) {
     return fmt::format("evaluation: step: {}  loss: {:.4f}  perplexity: {:.2f}  tokens: {}", record.step, record.loss,
-                       std::exp(record.loss), grouped(record.tokens));
+                       std::exp(record.loss), with_thousands(record.tokens));
 }
 
 std::string json_line(const StepRecord& record) {

@@ -3,15 +3,14 @@
 // random state and data position there is.
 #include "core/run/saver.hpp"
 
-#include "core/run/trainer.hpp"
-
 #include <fmt/core.h>
 
 namespace tessera {
 
-Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor& executor)
-    : ground_(ground), experiment_(experiment), executor_(executor),
-      team_(team_of(ground.groups.all(), ground.stream)), folder_((ground.folder / "checkpoints").string()),
+Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
+             const std::filesystem::path& run_folder)
+    : ground_(ground), experiment_(experiment), executor_(executor), log_(log),
+      team_(team_of(ground.groups.all(), ground.stream)), folder_((run_folder / "checkpoints").string()),
       interval_(ground.config.get(checkpoint_interval)), keep_(ground.config.get(checkpoint_keep)) {
     if (interval_ < -1) ground.config.refuse(checkpoint_interval.name, "must be at least -1");
     if (keep_ < 0) ground.config.refuse(checkpoint_keep.name, "must be at least 0");
@@ -37,7 +36,7 @@ void Saver::save(std::int64_t steps_done) {
     content.tensors = tensors_to_save(experiment_.train, executor_, team_.rank);
     save_checkpoint(team_, folder_, content);
     if (team_.rank == 0 && keep_ > 0) remove_old_checkpoints(folder_, static_cast<int>(keep_));
-    ground_.log.info(fmt::format("saved {}/step-{:08d}", folder_, steps_done));
+    log_.info(fmt::format("saved {}/step-{:08d}", folder_, steps_done));
 }
 
 // Rank 0 looks, all ranks take its word: they must not disagree about a folder that changes under them.
@@ -50,7 +49,7 @@ std::string Saver::checkpoint_to_resume() const {
         std::vector<std::string> skipped;
         newest = newest_checkpoint(folder_, &skipped);
         for (const std::string& reason : skipped)
-            ground_.log.warning("not resumed from: " + reason);
+            log_.warning("not resumed from: " + reason);
     }
     return team_.broadcast(newest);
 }
@@ -78,7 +77,7 @@ std::int64_t Saver::start_or_resume() {
     const Checkpoint checkpoint(path);
     check_same_experiment(checkpoint);
     restore_tensors(checkpoint, experiment_.train, executor_);
-    ground_.log.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
+    log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
                                  checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
     return checkpoint.step();
 }

@@ -2,11 +2,13 @@
 // When a run saves, what it saves, and how it starts again.
 #pragma once
 
+#include "core/log.hpp"
+#include "core/run/ground.hpp"
 #include "core/run/weights.hpp"
 
-namespace tessera {
+#include <filesystem>
 
-struct Ground;
+namespace tessera {
 
 inline constexpr Key<std::int64_t> checkpoint_interval{
     "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: never"};
@@ -17,7 +19,8 @@ inline constexpr Key<std::string> checkpoint_resume{
 
 class Saver {
 public:
-    Saver(const Ground& ground, const Experiment& experiment, const Executor& executor);
+    Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
+          const std::filesystem::path& run_folder);
 
     // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Called by all ranks.
     std::int64_t start_or_resume();
@@ -29,9 +32,10 @@ private:
     std::string checkpoint_to_resume() const;
     void check_same_experiment(const Checkpoint& checkpoint) const;
 
-    const Ground& ground_;
+    Ground ground_;
     const Experiment& experiment_;
     const Executor& executor_;
+    Log& log_;
     Team team_;
     std::string folder_;
     std::int64_t interval_;

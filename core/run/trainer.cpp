@@ -60,11 +60,11 @@ std::vector<View> batch_views(const Executor& executor, const Model& model) {
 
 } // namespace
 
-Trainer::Trainer(const Ground& ground, const Experiment& experiment)
-    : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
+Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder)
+    : experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream),
-      evaluation_(ground_, experiment, memory_), saver_(ground_, experiment, executor_),
+      evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps),
       first_step_(saver_.start_or_resume()),
       loader_(ground.dataset,
@@ -74,7 +74,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment)
       throughput_(experiment, ground.groups, ground.stream), allocated_(memory_.allocated()),
       inputs_(batch_views(executor_, experiment.train.model)), evaluate_every_(ground.config.get(evaluate_every)) {
     if (ground.groups.all().rank() == 0)
-        metrics_ = std::make_unique<Metrics>(ground.log, ground.config, ground.folder, first_step_);
+        metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     if (evaluate_every_ < 0) ground.config.refuse(evaluate_every.name, "must be at least 0");
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
     *executor_.view(experiment.train.model.scale).as<float>() =

@@ -18,20 +18,11 @@ namespace tessera {
 inline constexpr Key<std::int64_t> evaluate_every{"metrics.evaluate_every", 250,
                                                   "steps between evaluations on the validation split; 0: at the end only"};
 
-// What a run stands on; all of it outlives the trainer.
-struct Ground {
-    const Config& config;
-    const Dataset& dataset;
-    Groups& groups;
-    Stream& stream;
-    Log& log;
-    std::filesystem::path folder; // of the run
-};
-
 class Trainer {
 public:
-    // Allocates the planned memory and starts or resumes (checkpoint.resume). Called by all ranks together.
-    Trainer(const Ground& ground, const Experiment& experiment);
+    // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all ranks
+    // together; all arguments outlive the trainer.
+    Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder);
 
     // Runs the steps that are left. Throws SystemError when the loss is no longer finite.
     void train();
@@ -44,7 +35,6 @@ private:
     void record_step(std::int64_t step, double rate);
     void evaluate(std::int64_t steps_done);
 
-    Ground ground_;
     const Experiment& experiment_;
     Memory memory_;
     Executor executor_;
