@@ -3,7 +3,7 @@
 # What the house rules forbid and a grep can see: includes that run up, and what erodes with them. Then it plants each
 # fault in a copy of the sources and sees that it is found.
 set -euo pipefail
-floors="kernels parallel core launcher"
+floors=(kernels parallel core launcher)
 problems=0
 
 problem() { # problem SENTENCE LINES: one problem when there are lines
@@ -37,34 +37,34 @@ check_includes() {
         includes_of '(kernels|parallel|core|launcher)/|mpi\.h' parallel/layout |
             grep -vE '"(parallel/layout/|kernels/(error|nearest_name|random|tensor)\.hpp)' || true)"
     problem 'an include is not a path from the root' "$(
-        sources $floors | xargs grep -nE '^ *# *include "' | grep -vE '"(kernels|parallel|core|launcher)/' || true)"
+        sources "${floors[@]}" | xargs grep -nE '^ *# *include "' | grep -vE '"(kernels|parallel|core|launcher)/' || true)"
     problem 'MPI is included outside parallel/communication' "$(
-        includes_of 'mpi\.h' $floors | grep -v '^parallel/communication/' || true)"
+        includes_of 'mpi\.h' "${floors[@]}" | grep -v '^parallel/communication/' || true)"
     local library files
     for library in toml++ spdlog nlohmann boost hwloc hdf5 oneapi xxhash Random123; do
-        files=$(grep -rlF "#include <$library" $floors || true)
+        files=$(grep -rlF "#include <$library" "${floors[@]}" || true)
         [ "$(printf '%s\n' "$files" | wc -l)" -le 2 ] || problem "more than two files include $library" "$files"
     done
 }
 
 check_words() {
-    problem 'a header holds an #if' "$(find $floors -name '*.hpp' ! -path kernels/stream.hpp ! -path kernels/cpu/simd.hpp |
+    problem 'a header holds an #if' "$(find "${floors[@]}" -name '*.hpp' ! -path kernels/stream.hpp ! -path kernels/cpu/simd.hpp |
         xargs grep -nE '^ *# *(if|ifdef|ifndef)\b' || true)"
     problem 'a kernel allocates' "$(sources kernels/cpu | grep -vE '/(device|libraries)\.' |
         code_matching '\bnew [A-Za-z_(]|\b(m|c|re)alloc\(|std::vector<|make_unique')"
-    problem 'something is left to do' "$(sources $floors tests | xargs grep -nE '\b(TODO|FIXME|XXX)\b' || true)"
+    problem 'something is left to do' "$(sources "${floors[@]}" tests | xargs grep -nE '\b(TODO|FIXME|XXX)\b' || true)"
     problem 'a floor below the launcher prints or exits' "$(sources kernels parallel core |
         code_matching 'std::(cout|cerr|exit|quick_exit)|\bf?printf\(|fmt::print|\b_exit\(|\bputs\(')"
-    problem 'a name that means nothing' "$(find $floors tests -iregex '.*/\(utils?\|common\|misc\|helpers?\|impl\)\(\..*\)?' || true)"
-    problem 'dynamic_cast or a singleton' "$(sources $floors | code_matching '\bdynamic_cast\b|getInstance')"
+    problem 'a name that means nothing' "$(find "${floors[@]}" tests -iregex '.*/\(utils?\|common\|misc\|helpers?\|impl\)\(\..*\)?' || true)"
+    problem 'dynamic_cast or a singleton' "$(sources "${floors[@]}" | code_matching '\bdynamic_cast\b|getInstance')"
 }
 
 check_files() {
     local lines licensed
-    lines=$(sources $floors tests | xargs wc -l | grep -v ' total$' | sort -rn)
+    lines=$(sources "${floors[@]}" tests | xargs wc -l | grep -v ' total$' | sort -rn)
     awk '$1 > 400 && $1 <= 600 { print "warning: " $2 " has " $1 " lines (400 is a warning, 600 never)" }' <<<"$lines"
     problem 'a file has more than 600 lines' "$(awk '$1 > 600' <<<"$lines")"
-    mapfile -t all < <({ sources $floors tests; find tests -name '*.sh' -o -name '*.py' -o -name CMakeLists.txt; } | LC_ALL=C sort)
+    mapfile -t all < <({ sources "${floors[@]}" tests; find tests -name '*.sh' -o -name '*.py' -o -name CMakeLists.txt; } | LC_ALL=C sort)
     licensed=$(awk 'FNR <= 2 && /SPDX-License-Identifier: Apache-2.0/ { print FILENAME }' "${all[@]}")
     problem 'a file does not open with its licence' "$(LC_ALL=C comm -23 <(printf '%s\n' "${all[@]}") <(echo "$licensed"))"
 }
@@ -84,7 +84,7 @@ plant() {
     local copy=$folder/copy
     rm -rf "$copy"
     mkdir "$copy"
-    (cd "$TESSERA_SOURCE" && cp -r --parents $floors tests "$copy")
+    (cd "$TESSERA_SOURCE" && cp -r --parents "${floors[@]}" tests "$copy")
     for file in "$@"; do
         mkdir -p "$copy/$(dirname "$file")"
         [ -e "$copy/$file" ] || echo '// SPDX-License-Identifier: Apache-2.0' >"$copy/$file"
