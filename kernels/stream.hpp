@@ -11,8 +11,9 @@ namespace tessera {
 
 class CpuLibraries; // handles and caches of CPU libraries (kernels/cpu/libraries.hpp)
 
-// Work on the calling thread and `threads` - 1 OpenMP helpers. Runs at once: when a kernel returns, its result is there.
-// Kernels of this house give the same bits for any number of threads; where a library does not, its kernel says so.
+// Work on the calling thread and `threads` - 1 OpenMP helpers. Runs at once: when a kernel returns, its result is
+// there. Kernels of this house give the same bits for any number of threads; where a library does not, its kernel says
+// so.
 class CpuStream {
 public:
     explicit CpuStream(int threads = 1);
@@ -23,8 +24,9 @@ public:
     int threads() const { return threads_; }
     CpuLibraries& libraries() const { return *libraries_; }
 
-    // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the last).
-    // How the range is cut depends on the number of threads, so `work` must give the same bits however it is cut.
+    // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
+    // last). How the range is cut depends on the number of threads, so `work` must give the same bits however it is
+    // cut.
     void parallel(std::int64_t count, std::int64_t grain,
                   const std::function<void(std::int64_t begin, std::int64_t end)>& work) const;
 

@@ -6,7 +6,6 @@
 #include "kernels/cpu/loops.hpp"
 #include "kernels/cpu/vector_math.hpp"
 
-#include <cmath>
 #include <limits>
 
 namespace tessera::kernels {
@@ -23,7 +22,8 @@ struct Statistics {
     float sum; // of exp(logit - maximum)
 };
 
-template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::int64_t classes) {
+// `kept` receives exp(logit - maximum) of a row of one chunk.
+template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::int64_t classes, float* kept) {
     float maximum = -infinity;
     Floats sums{};
     for (std::int64_t first = 0; first < classes; first += chunk) {
@@ -37,7 +37,9 @@ template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::in
         if (first > 0) sums *= simd::exp(simd::all(maximum - higher));
         maximum = higher;
         simd::for_columns(count, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            sums += simd::exp(simd::load(part + c, width, -infinity) - maximum);
+            const Floats power = simd::exp(simd::load(part + c, width, -infinity) - maximum);
+            sums += power;
+            simd::store(kept + c, power); // a whole vector, always: kept is a multiple of it
         });
     }
     return {maximum, simd::sum(sums)};
@@ -47,6 +49,7 @@ template <class T> TESSERA_INLINE Statistics statistics_of(const T* row, std::in
 template <class T> TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits, const std::int32_t* targets,
                                                                 float scale, std::int64_t classes, std::int64_t begin,
                                                                 std::int64_t end, float* losses, T* dlogits) {
+    alignas(64) float kept[chunk];
     for (std::int64_t r = begin; r < end; ++r) {
         const T* row = logits + r * classes;
         if (targets[r] == ignore_index) {
@@ -54,15 +57,20 @@ template <class T> TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits,
             if (dlogits != nullptr) std::fill_n(dlogits + r * classes, classes, T(0.0f));
             continue;
         }
-        const Statistics found = statistics_of(row, classes);
+        const Statistics found = statistics_of(row, classes, kept);
         const float logit = static_cast<float>(row[targets[r]]); // read before dlogits overwrites it
-        losses[r] = std::log(found.sum) + (found.maximum - logit);
+        losses[r] = simd::log(simd::all(found.sum))[0] + (found.maximum - logit);
         if (dlogits == nullptr) continue;
         T* to = dlogits + r * classes;
         const float factor = scale / found.sum;
-        simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            simd::store(to + c, simd::exp(simd::load(row + c, width) - found.maximum) * factor, width);
-        });
+        if (classes <= chunk)
+            simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                simd::store(to + c, simd::load(kept + c) * factor, width);
+            });
+        else
+            simd::for_columns(classes, [&](std::int64_t c, auto width) TESSERA_INLINED {
+                simd::store(to + c, simd::exp(simd::load(row + c, width) - found.maximum) * factor, width);
+            });
         const Floats probability = simd::exp(simd::all(logit - found.maximum)) * factor;
         to[targets[r]] = T(probability[0] - scale);
     }

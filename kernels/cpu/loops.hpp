@@ -17,32 +17,26 @@
 namespace tessera::simd {
 
 using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
-
-TESSERA_INLINE Floats widen(Halves halves) {
-    const Words words = __builtin_convertvector(halves, Words) << 16;
+// Conversions between bf16 and float are plain loops over the lanes: the compiler makes one widening or narrowing move
+// of them, which it does not of whole-vector conversions.
+TESSERA_INLINE Floats load(const BFloat16* from) {
+    std::uint32_t part[lanes];
+    for (int lane = 0; lane < lanes; ++lane)
+        part[lane] = static_cast<std::uint32_t>(from[lane].bits) << 16;
     Floats value;
-    std::memcpy(&value, &words, sizeof value);
+    std::memcpy(&value, part, sizeof value);
     return value;
 }
 
 // Rounds to nearest even; NaN stays NaN. The same bits as BFloat16's constructor.
-TESSERA_INLINE Halves narrow(Floats value) {
+TESSERA_INLINE void store(BFloat16* to, Floats value) {
     Words words;
     std::memcpy(&words, &value, sizeof words);
-    const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
-    return __builtin_convertvector(value == value ? rounded : (words >> 16) | 0x40u, Halves);
-}
-
-TESSERA_INLINE Floats load(const BFloat16* from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    return widen(halves);
-}
-
-TESSERA_INLINE void store(BFloat16* to, Floats value) {
-    const Halves halves = narrow(value);
-    std::memcpy(static_cast<void*>(to), &halves, sizeof halves);
+    const Words rounded = value == value ? words + 0x7fffu + ((words >> 16) & 1u) : words | 0x400000u;
+    std::uint32_t part[lanes];
+    std::memcpy(part, &rounded, sizeof part);
+    for (int lane = 0; lane < lanes; ++lane)
+        to[lane].bits = static_cast<std::uint16_t>(part[lane] >> 16);
 }
 
 // The first `count` lanes (0 <= count < lanes), `rest` in the others.

@@ -46,10 +46,9 @@ TESSERA_INLINE Floats sqrt(Floats x) { // the compiler makes one instruction of 
 TESSERA_INLINE Floats exp(Floats x) {
     constexpr float low = -87.3365f, high = 88.7228f;
     constexpr float round = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
-    const Floats inside = min(max(x, all(low)), all(high));
-    const Floats shifted = inside * 1.44269504f + round;
+    const Floats shifted = x * 1.44269504f + round; // what x outside [low, high] gives is not used
     const Floats whole = shifted - round;
-    Floats r = inside - whole * 0.693145752f; // ln 2 in two parts, the first short enough for an exact product
+    Floats r = x - whole * 0.693145752f; // ln 2 in two parts, the first short enough for an exact product
     r = r - whole * 1.42860677e-06f;
     const Floats q = polynomial(r, 0.49999994f, 0.166665211f, 0.041668389f, 0.00836871006f, 0.00138146128f); // 3e-9
     const Floats mantissa = q * (r * r) + r + 1.0f;

@@ -116,8 +116,9 @@ TEST(BpePieces, LongRunsAreCut) {
 }
 
 TEST(BpeTraining, KnownMergesOfASmallCorpus) {
-    // low x5, lower x2, newest x6, widest x3 (Sennrich et al. 2016), each with its leading space. "es" and "st" both
-    // occur 9 times, and "es" has the smaller first byte ("e" is 101); then "es" + "t"; then " l", "lo"… as they count.
+    // The example of Sennrich et al. 2016, each word with its leading space. "es" and "st" both occur 9 times, and "es"
+    // has the smaller first byte. Then " l", "lo" and "ow" occur 7 times: the space comes first, and what it makes (258)
+    // comes after "ow". At last " n", "ne", "ew" and "w" + "est" occur 6 times.
     std::string text;
     for (const auto& [word, times] : {std::pair{" low", 5}, {" lower", 2}, {" newest", 6}, {" widest", 3}})
         for (int i = 0; i < times; ++i)
@@ -126,7 +127,6 @@ TEST(BpeTraining, KnownMergesOfASmallCorpus) {
     std::vector<std::string> made;
     for (std::int32_t id = 256; id < 262; ++id)
         made.push_back(tokenizer.decode({&id, 1}));
-    // counts: es 9; est 9; " l" 7, "lo" 7, "ow" 7: " l" first (space is 32); then " lo" (256 + 2 > "o" …)
     EXPECT_EQ(made, (std::vector<std::string>{"es", "est", " l", "ow", " low", " n"}));
 }
 
@@ -152,8 +152,8 @@ RC_GTEST_PROP(BpeTokenizer, EncodesAsTheMergesOneAfterTheOther, ()) {
     RC_ASSERT(tokenizer.decode(expected) == text);
 }
 
-TEST(BpeTraining, LongRunsAndManyMergesStayQuick) {
-    std::string text; // 256-byte runs of one letter make the overlapping pairs that are counted wrong most easily
+TEST(BpeTraining, OverlappingPairsAreCountedRight) {
+    std::string text; // long runs of one letter
     for (int i = 0; i < 200; ++i)
         text += std::string(static_cast<std::size_t>(i * 7 % 300 + 1), static_cast<char>('a' + i % 3)) + " ";
     const std::vector<Pair> plain = plain_merges(text, 60);

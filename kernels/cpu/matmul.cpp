@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products: cuts one into tasks for threads and blocks for caches, and says what memory that takes. An element of c is
+// always one chain of multiply-adds in the order of k, so the cuts are free to follow the number of threads.
+#include "kernels/matmul.hpp"
+
+#include "kernels/cpu/matmul_block.hpp"
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t cached_words = 320;           // along k: a panel of b (32 columns) then fits the first cache
+constexpr std::int64_t cached_block_words = 98304;   // of a: 384 KB of the second cache
+constexpr std::int64_t packed_chunk_words = 1 << 20; // of b at one time: 4 MB, which stay in the third cache
+constexpr double task_operations = 4e5;              // a thread is worth waking for about 2 us of work
+
+std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+struct Range {
+    std::int64_t begin, end;
+    std::int64_t count() const { return end - begin; }
+};
+
+// The index-th of `parts` even parts of [0, count), cut at multiples of `unit`.
+Range part_of(std::int64_t count, std::int64_t unit, std::int64_t parts, std::int64_t index) {
+    const std::int64_t units = ceil_divide(count, unit);
+    return {std::min(count, units * index / parts * unit), std::min(count, units * (index + 1) / parts * unit)};
+}
+
+struct Cuts {
+    MatmulOperand a, b;
+    bool pack_a;
+    std::int64_t words, block_words; // along k, and at one time
+    std::int64_t row_group;          // rows of a at one time
+    std::int64_t chunk_columns;      // columns of b packed at one time
+    std::int64_t row_tasks, column_tasks;
+
+    std::int64_t chunk_floats() const { return ceil_divide(chunk_columns, panel_columns) * panel_columns * words; }
+    std::int64_t task_floats() const { return pack_a ? align_up((row_group * block_words + 16) * 4) / 4 : 0; }
+    std::int64_t bytes() const { return 4 * (chunk_floats() + row_tasks * column_tasks * task_floats()); }
+};
+
+// Rows are preferred: all tasks then share the packed b.
+void share_tasks(const Matmul& product, int threads, Cuts& cuts) {
+    const double operations =
+        2.0 * static_cast<double>(product.m) * static_cast<double>(product.n) * static_cast<double>(product.k);
+    const auto tasks = std::clamp<std::int64_t>(static_cast<std::int64_t>(operations / task_operations), 1, threads);
+    const std::int64_t rows = ceil_divide(product.m, tile_rows),
+                       columns = ceil_divide(cuts.chunk_columns, panel_columns);
+    std::int64_t least = rows * columns + 1;
+    for (std::int64_t row_tasks = tasks; row_tasks >= 1; --row_tasks) {
+        const std::int64_t column_tasks = tasks / row_tasks;
+        const std::int64_t longest = ceil_divide(rows, row_tasks) * ceil_divide(columns, column_tasks);
+        if (longest >= least) continue;
+        least = longest;
+        cuts.row_tasks = row_tasks;
+        cuts.column_tasks = column_tasks;
+    }
+}
+
+Cuts cuts_of(const Matmul& product, int threads) {
+    const bool pairs = product.input == DType::bf16 && matmul_has_fast_bf16();
+    Cuts cuts{};
+    cuts.a = {nullptr, product.m, product.k, product.transpose_a, product.input, pairs};
+    cuts.b = {nullptr, product.n, product.k, !product.transpose_b, product.input, pairs};
+    cuts.pack_a = !cuts.a.readable_in_place();
+    cuts.words = cuts.a.words();
+    // What is written between two blocks of k is rounded to c's dtype: a bf16 c takes all of k at once.
+    const std::int64_t blocks = product.output == DType::bf16 ? 1 : ceil_divide(cuts.words, cached_words);
+    cuts.block_words = std::max<std::int64_t>(1, ceil_divide(cuts.words, std::max<std::int64_t>(blocks, 1)));
+    cuts.row_group = std::clamp<std::int64_t>(cached_block_words / cuts.block_words / tile_rows, 1, 32) * tile_rows;
+    const std::int64_t panels = packed_chunk_words / (panel_columns * std::max<std::int64_t>(cuts.words, 1));
+    cuts.chunk_columns = std::min(product.n, std::max<std::int64_t>(panels, threads) * panel_columns);
+    cuts.row_tasks = cuts.column_tasks = 1;
+    share_tasks(product, threads, cuts);
+    return cuts;
+}
+
+void check_dtypes(const Matmul& product) {
+    const bool inputs = product.input == DType::f32 || product.input == DType::bf16;
+    const bool outputs =
+        product.output == DType::f32 || (product.output == DType::bf16 && product.input == DType::bf16);
+    if (!inputs || !outputs)
+        throw InternalError(fmt::format("no product of {} gives {}", name_of(product.input), name_of(product.output)));
+}
+
+void check_view(const char* name, const ConstView& view, std::int64_t count, DType dtype) {
+    if (view.count() != count || view.dtype != dtype || (view.data == nullptr && count > 0))
+        throw InternalError(fmt::format("matmul: {} is {} {}, the product has {} {}", name, view.shape.text(),
+                                        name_of(view.dtype), count, name_of(dtype)));
+}
+
+void check(const Matmul& product, const ConstView& a, const ConstView& b, const ConstView& bias, const View& c,
+           const View& workspace, std::int64_t workspace_bytes) {
+    check_dtypes(product);
+    check_view("a", a, product.m * product.k, product.input);
+    check_view("b", b, product.k * product.n, product.input);
+    check_view("c", c, product.m * product.n, product.output);
+    if (product.bias) check_view("bias", bias, product.n, DType::f32);
+    if (!product.bias && bias) throw InternalError("matmul: a bias is given to a product that has none");
+    if (workspace_bytes > 0 && (!workspace || workspace.bytes() < workspace_bytes))
+        throw InternalError(fmt::format("matmul: the workspace has {} bytes, {} are wanted",
+                                        workspace ? workspace.bytes() : 0, workspace_bytes));
+}
+
+// One task's part of c: `rows` by `columns`, where packed_b starts at column chunk_begin.
+void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range columns, std::int64_t chunk_begin,
+                   const float* packed_b, float* scratch, const float* bias, const View& c) {
+    MatmulBlock block{};
+    block.a_packed = cuts.pack_a;
+    block.a_stride = cuts.a.stride_words();
+    block.b_panel_stride = panel_columns * cuts.words;
+    block.columns = columns.count();
+    block.c_stride = product.n;
+    block.output = product.output;
+    for (std::int64_t row = rows.begin; row < rows.end; row += cuts.row_group) {
+        block.rows = std::min(cuts.row_group, rows.end - row);
+        std::int64_t word = 0;
+        do { // once at least, as a product over no k still writes c
+            block.words = std::min(cuts.block_words, cuts.words - word);
+            if (cuts.pack_a) {
+                for (std::int64_t tile = 0, size = 0; tile < block.rows; tile += size) {
+                    size = next_tile_rows(block.rows - tile);
+                    pack_panel(cuts.a, row + tile, size, size, word, block.words, scratch + tile * block.words);
+                }
+                block.a = scratch;
+            } else {
+                block.a = static_cast<const float*>(cuts.a.data) + row * block.a_stride + word;
+            }
+            block.b = packed_b + (columns.begin - chunk_begin) * cuts.words + word * panel_columns;
+            block.bias = bias != nullptr && word == 0 ? bias + columns.begin : nullptr;
+            block.read_c = product.accumulate || word > 0;
+            block.c =
+                static_cast<std::byte*>(c.memory()) + (row * product.n + columns.begin) * bytes_of(product.output);
+            (cuts.a.pairs ? multiply_block_bf16 : multiply_block_f32)(block);
+            word += cuts.block_words;
+        } while (word < cuts.words);
+    }
+}
+
+} // namespace
+
+bool matmul_has_fast_bf16() {
+    static const bool fast = has_bf16_instructions();
+    return fast;
+}
+
+std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product) {
+    check_dtypes(product);
+    return cuts_of(product, stream.threads()).bytes();
+}
+
+void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
+            View workspace) {
+    Cuts cuts = cuts_of(product, stream.threads());
+    check(product, a, b, bias, c, workspace, cuts.bytes());
+    cuts.a.data = a.data;
+    cuts.b.data = b.data;
+    const float* bias_data = product.bias ? bias.as<float>() : nullptr;
+    float* packed_b = static_cast<float*>(workspace.memory());
+    float* scratch = packed_b + cuts.chunk_floats();
+    for (std::int64_t chunk = 0; chunk < product.n; chunk += cuts.chunk_columns) {
+        const std::int64_t columns = std::min(cuts.chunk_columns, product.n - chunk);
+        const std::int64_t slices = ceil_divide(cuts.words, cached_words);
+        // Units of packing: a slice of k of a panel.
+        stream.parallel(ceil_divide(columns, panel_columns) * slices, 4, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t unit = begin; unit < end; ++unit) {
+                const std::int64_t panel = unit / slices * panel_columns;
+                const Range words = part_of(cuts.words, 16, slices, unit % slices);
+                pack_panel(cuts.b, chunk + panel, std::min<std::int64_t>(panel_columns, columns - panel), panel_columns,
+                           words.begin, words.count(), packed_b + panel * cuts.words + words.begin * panel_columns);
+            }
+        });
+        stream.parallel(cuts.row_tasks * cuts.column_tasks, 1, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t task = begin; task < end; ++task) {
+                const Range rows = part_of(product.m, tile_rows, cuts.row_tasks, task / cuts.column_tasks);
+                const Range part = part_of(columns, panel_columns, cuts.column_tasks, task % cuts.column_tasks);
+                multiply_part(product, cuts, rows, {chunk + part.begin, chunk + part.end}, chunk, packed_b,
+                              scratch + task * cuts.task_floats(), bias_data, c);
+            }
+        });
+    }
+}
+
+} // namespace tessera::kernels
