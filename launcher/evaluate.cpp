@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera evaluate`: the loss of a checkpoint on its validation split.
 #include "core/run/evaluation.hpp"
+#include "core/run/weights.hpp"
 #include "launcher/setup.hpp"
 
 #include <cmath>

@@ -3,7 +3,6 @@
 #include "core/run/metrics.hpp"
 
 #include "core/with_thousands.hpp"
-
 #include "kernels/error.hpp"
 
 #include <cmath>
