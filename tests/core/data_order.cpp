@@ -93,6 +93,15 @@ TEST(SampleOrder, EveryPhaseComesUp) {
     EXPECT_EQ(phases.size(), 10u);
 }
 
+TEST(SampleOrder, FewerSamplesThanAWindowStayInside) {
+    const SampleOrder order({"shuffle", 1, 3, 1000});
+    EXPECT_EQ(order.per_epoch(), 1);
+    std::set<std::int64_t> visited;
+    for (std::int64_t epoch = 0; epoch < 100; ++epoch)
+        visited.insert(order.sample(epoch));
+    EXPECT_EQ(visited, (std::set<std::int64_t>{0, 1, 2}));
+}
+
 TEST(SampleOrder, LargeDataNeedsNoTable) {
     const std::int64_t samples = std::int64_t{1} << 45;
     const SampleOrder order({"shuffle", 1, samples, 1});

@@ -177,6 +177,9 @@ TEST(TokenFiles, ATokenBeyondTheVocabularyIsNamed) {
     for (const std::int64_t sample : {2, 3, 4})
         expect_refusal([&] { read(*dataset, Split::train, sample); },
                        path + ": token number 4 is 60000, beyond the vocabulary of 50257");
+    const auto halves = open_dataset(files("tokens", {path}, 2, 0.5)); // tokens 3 to 6 validate
+    expect_refusal([&] { read(*halves, Split::validation, 0); },
+                   path + ": token number 4 is 60000, beyond the vocabulary of 50257");
     DatasetOptions options = files("tokens", {path}, 2);
     options.token_vocabulary = 60001;
     EXPECT_EQ(read(*open_dataset(options), Split::train, 4).tokens, (std::vector<std::int32_t>{60000, 5}));

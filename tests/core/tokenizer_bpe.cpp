@@ -80,9 +80,10 @@ BpeTokenizer tokenizer_of(const std::vector<Pair>& merges) {
     return BpeTokenizer(std::move(pairs));
 }
 
-// Few letters, so that pairs repeat and overlap.
+// Few letters, so that pairs repeat and overlap, and long pieces of them.
 rc::Gen<std::string> dense_text() {
-    return rc::gen::container<std::string>(rc::gen::elementOf(std::string("aaaabbc  \n1'st.\xc3\xa9")));
+    const std::string letters = "aaaaaaaaaaabbbbbbbbbbbcccccccdddd  \n1'st.\xc3\xa9";
+    return rc::gen::scale(4.0, rc::gen::container<std::string>(rc::gen::elementOf(letters)));
 }
 
 } // namespace
@@ -117,8 +118,8 @@ TEST(BpePieces, LongRunsAreCut) {
 
 TEST(BpeTraining, KnownMergesOfASmallCorpus) {
     // The example of Sennrich et al. 2016, each word with its leading space. "es" and "st" both occur 9 times, and "es"
-    // has the smaller first byte. Then " l", "lo" and "ow" occur 7 times: the space comes first, and what it makes (258)
-    // comes after "ow". At last " n", "ne", "ew" and "w" + "est" occur 6 times.
+    // has the smaller first byte. Then " l", "lo" and "ow" occur 7 times: the space comes first, and what it makes
+    // (258) comes after "ow". At last " n", "ne", "ew" and "w" + "est" occur 6 times.
     std::string text;
     for (const auto& [word, times] : {std::pair{" low", 5}, {" lower", 2}, {" newest", 6}, {" widest", 3}})
         for (int i = 0; i < times; ++i)
