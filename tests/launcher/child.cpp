@@ -76,6 +76,21 @@ TEST(Child, EverySignalAsksItToSaveAndStop) {
     }
 }
 
+// mpirun passes SIGUSR1 on to its ranks and waits for them; SIGTERM would have it kill them within two seconds.
+TEST(Child, MpirunLetsItsRanksSave) {
+    const std::string rank =
+        "trap \"sleep 3; exit 75\" USR1; touch $READY.$OMPI_COMM_WORLD_RANK; while :; do sleep 0.02; done";
+    const std::string script =
+        "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; rm -f $READY.?; "
+        "(until [ -e $READY.0 ] && [ -e $READY.1 ]; do sleep 0.02; done; touch $READY; rm $READY.?) & "
+        "exec mpirun -n 2 --oversubscribe --bind-to none bash -c '" +
+        rank + "'";
+    testing::internal::CaptureStderr(); // mpirun says at length that a rank ended with a code
+    const int code = while_it_runs(script, long_grace, [](pid_t launcher) { kill(launcher, SIGTERM); });
+    const std::string words = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(code, 75) << words;
+}
+
 TEST(Child, ASecondSignalEndsIt) {
     const auto twice = [](pid_t launcher) {
         kill(launcher, SIGINT);
