@@ -48,7 +48,8 @@ TEST(Metrics, ConsoleLineHasThePairsInOrder) {
 
 TEST(Metrics, JsonReadsBackToTheSameBits) {
     const bool right = rc::check([](std::int64_t step, double loss, float norm, double rate) {
-        StepRecord written = record(step);
+        StepRecord written = record(7);
+        written.step = step;
         written.loss = loss;
         written.grad_norm = std::abs(norm);
         written.learning_rate = rate;
