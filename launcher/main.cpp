@@ -1,3 +1,93 @@
 // SPDX-License-Identifier: Apache-2.0
-// The program: parses the subcommand; the only catch and the only exit code.
-int main() { return 0; }
+// The program: finds the subcommand. The only catch, and the only place that chooses an exit code for a failure: 2 when
+// a person can mend it, 1 otherwise.
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+#include "launcher/commands.hpp"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fmt/format.h>
+#include <new>
+#include <thread>
+
+namespace {
+
+using namespace tessera;
+
+constexpr int code_for_people = 2, code_for_machines = 1;
+
+// Ranks mostly run into the same wrong config. Rank 0 says so at once and ends the job; the others wait this long and
+// speak only if they are still there, because it was their error alone.
+constexpr std::chrono::seconds others_wait{3};
+
+std::string overview(const std::vector<Command>& all) {
+    std::string text = "usage: tessera COMMAND [ARGUMENT…]\n\nTrains neural networks over many ranks.\n\nCommands\n";
+    for (const Command& command : all)
+        text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+    return text + "\n`tessera COMMAND --help` explains a command, `tessera --version` says which build this is.\n";
+}
+
+int run(const std::vector<std::string>& words, Process& process) {
+    const std::vector<Command> all = commands();
+    if (words.empty()) throw ConfigError("no command given\n" + overview(all));
+    if (words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+        fmt::print("{}", overview(all));
+        return 0;
+    }
+    if (words[0] == "--version") {
+        fmt::print("tessera {}\n", TESSERA_VERSION);
+        return 0;
+    }
+    std::vector<std::string_view> names;
+    for (const Command& command : all) {
+        names.push_back(command.name);
+        if (command.name != words[0]) continue;
+        const Arguments arguments(command.usage, {words.begin() + 1, words.end()});
+        if (!arguments.wants_help()) return command.run(arguments, process);
+        fmt::print("{}", help_text(command.usage));
+        return 0;
+    }
+    throw ConfigError(no_such_name("command", words[0], names));
+}
+
+// The rank of this process as far as it is known: -1 when it was started alone.
+int rank_of(const Process& process) {
+    if (process.rank >= 0) return process.rank;
+    for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
+        if (const char* rank = std::getenv(name)) return std::atoi(rank);
+    return -1;
+}
+
+int fail(const Process& process, int code, const std::string& message) {
+    const int rank = rank_of(process);
+    if (code == code_for_people && rank > 0) std::this_thread::sleep_for(others_wait);
+    std::fflush(stdout);
+    const std::string line =
+        rank < 0 ? fmt::format("tessera: {}\n", message) : fmt::format("tessera: rank {}: {}\n", rank, message);
+    std::fwrite(line.data(), 1, line.size(), stderr);
+    std::fflush(stderr);
+    if (process.abort) process.abort(code);
+    return code;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    Process process;
+    try {
+        const int code = run({argv + 1, argv + argc}, process);
+        if (std::fflush(stdout) != 0) throw SystemError("cannot write to the standard output");
+        return code;
+    } catch (const ConfigError& error) {
+        return fail(process, code_for_people, error.what());
+    } catch (const InternalError& error) {
+        return fail(process, code_for_machines, fmt::format("internal error: {}", error.what()));
+    } catch (const std::bad_alloc&) {
+        return fail(process, code_for_machines, "out of memory");
+    } catch (const std::exception& error) {
+        return fail(process, code_for_machines, error.what());
+    }
+}

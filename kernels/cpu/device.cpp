@@ -22,7 +22,7 @@ void CpuStream::parallel(std::int64_t count, std::int64_t grain,
         if (count > 0) work(0, count);
         return;
     }
-#pragma omp parallel for num_threads(static_cast <int>(pieces)) schedule(static, 1)
+#pragma omp parallel for num_threads(static_cast<int>(pieces)) schedule(static, 1)
     for (std::int64_t piece = 0; piece < pieces; ++piece)
         work(count * piece / pieces, count * (piece + 1) / pieces);
 }

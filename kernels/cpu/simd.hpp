@@ -34,37 +34,58 @@ TESSERA_INLINE Floats load(const float* from) {
 
 TESSERA_INLINE void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
-// The first `count` lanes from memory (0 <= count < lanes), `rest` in the others.
+// The first `count` lanes from memory (0 <= count < lanes), `rest` in the others. A loop with a condition, not memcpy:
+// the compiler makes one masked move of it.
 TESSERA_INLINE Floats load(const float* from, std::int64_t count, float rest = 0) {
-    Floats value = all(rest);
-    std::memcpy(&value, from, static_cast<std::size_t>(count) * sizeof(float));
-    return value;
+    const int end = static_cast<int>(count);
+    float part[lanes];
+#pragma omp simd
+    for (int lane = 0; lane < lanes; ++lane)
+        part[lane] = lane < end ? from[lane] : rest;
+    return load(part);
 }
 
 TESSERA_INLINE void store(float* to, Floats value, std::int64_t count) {
-    std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(float));
+    const int end = static_cast<int>(count);
+    float part[lanes];
+    store(part, value);
+#pragma omp simd
+    for (int lane = 0; lane < lanes; ++lane)
+        if (lane < end) to[lane] = part[lane];
 }
 
-// The sum of all lanes, in one fixed order: halves are added until one lane is left.
-TESSERA_INLINE float sum(Floats value) {
-    float part[lanes];
-    std::memcpy(part, &value, sizeof part);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane)
-            part[lane] += part[lane + half];
-    return part[0];
+// The lanes of the upper half moved onto the lower half; what the other lanes hold does not matter.
+TESSERA_INLINE Floats upper_8(Floats value) {
+    return __builtin_shufflevector(value, value, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
 }
-
-TESSERA_INLINE float max(Floats value) {
-    float part[lanes];
-    std::memcpy(part, &value, sizeof part);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane)
-            part[lane] = part[lane] > part[lane + half] ? part[lane] : part[lane + half];
-    return part[0];
+TESSERA_INLINE Floats upper_4(Floats value) {
+    return __builtin_shufflevector(value, value, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
+}
+TESSERA_INLINE Floats upper_2(Floats value) {
+    return __builtin_shufflevector(value, value, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3);
+}
+TESSERA_INLINE Floats upper_1(Floats value) {
+    return __builtin_shufflevector(value, value, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1);
 }
 
 TESSERA_INLINE Floats max(Floats a, Floats b) { return a > b ? a : b; }
 TESSERA_INLINE Floats min(Floats a, Floats b) { return a < b ? a : b; }
+
+// The sum of all lanes, in one fixed order: halves are added until one lane is left.
+TESSERA_INLINE float sum(Floats value) {
+    value += upper_8(value);
+    value += upper_4(value);
+    value += upper_2(value);
+    value += upper_1(value);
+    return value[0];
+}
+
+TESSERA_INLINE float max(Floats value) {
+    value = max(value, upper_8(value));
+    value = max(value, upper_4(value));
+    value = max(value, upper_2(value));
+    value = max(value, upper_1(value));
+    return value[0];
+}
 
 } // namespace tessera::simd

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step-… folders of a run: which is the newest that opens, and which are old enough to go.
+#include "core/checkpoint/checkpoint.hpp"
+#include "core/checkpoint/durable_files.hpp"
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <optional>
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<std::int64_t> step_of(const std::string& name) {
+    constexpr std::string_view prefix = "step-";
+    if (!name.starts_with(prefix)) return {};
+    std::int64_t step = 0;
+    const char* end = name.data() + name.size();
+    const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, step);
+    if (error != std::errc() || stop != end || step < 0) return {};
+    return step;
+}
+
+// Paths of step-… folders, the newest first. None when there is no such folder.
+std::vector<std::string> step_folders(const std::string& checkpoints_folder) {
+    std::vector<std::pair<std::int64_t, std::string>> found;
+    std::error_code error;
+    for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints_folder, error))
+        if (const auto step = step_of(entry.path().filename().string()))
+            found.emplace_back(*step, entry.path().string());
+    std::sort(found.rbegin(), found.rend());
+    std::vector<std::string> paths;
+    for (auto& [step, path] : found)
+        paths.push_back(std::move(path));
+    return paths;
+}
+
+// Why the folder does not open; nothing when it does. Damage of one checkpoint must not hide the one before.
+std::optional<std::string> reason_against(const std::string& folder) {
+    try {
+        const Checkpoint checkpoint(folder);
+        return {};
+    } catch (const ConfigError& error) {
+        return error.what();
+    } catch (const SystemError& error) {
+        return error.what();
+    }
+}
+
+} // namespace
+
+std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped) {
+    for (const std::string& folder : step_folders(checkpoints_folder)) {
+        const std::optional<std::string> reason = reason_against(folder);
+        if (!reason) return folder;
+        if (skipped != nullptr) skipped->push_back(*reason);
+    }
+    return "";
+}
+
+void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest) {
+    int complete = 0;
+    for (const std::string& folder : step_folders(checkpoints_folder)) {
+        if (complete >= std::max(1, keep_latest))
+            remove_folder(folder);
+        else if (!reason_against(folder))
+            ++complete;
+    }
+}
+
+} // namespace tessera

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checkpoint: a manifest, and the ranks' files opened as boxes are asked for.
+#include "core/checkpoint/checkpoint.hpp"
+#include "core/checkpoint/durable_files.hpp"
+#include "core/checkpoint/rank_file.hpp"
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <map>
+#include <vector>
+
+namespace tessera {
+
+namespace fs = std::filesystem;
+
+// A thousand ranks with a thousand tensors each need 100 MB.
+constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
+
+struct Checkpoint::Opened {
+    std::string folder;
+    Manifest manifest;
+    std::vector<SavedTensor> tensors;
+    std::map<std::string, const TensorEntry*, std::less<>> by_name;
+    std::map<int, RankFile> files;
+    std::vector<std::byte> block;
+    std::int64_t bytes_read = 0;
+
+    std::string path_of(std::string_view name) const { return (fs::path(folder) / name).string(); }
+
+    const TensorEntry& tensor_named(std::string_view name) const {
+        const auto found = by_name.find(name);
+        if (found != by_name.end()) return *found->second;
+        std::vector<std::string_view> known;
+        for (const SavedTensor& tensor : tensors)
+            known.emplace_back(tensor.name);
+        throw ConfigError(fmt::format("checkpoint {}: {}", folder, no_such_name("tensor", name, known)));
+    }
+
+    // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
+    template <class Use> void each_block(const TensorEntry& tensor, const Slab& slab, const Box& wanted, Use use) {
+        if (intersection(slab.box, wanted).count.count() == 0) return;
+        auto file = files.find(slab.file);
+        if (file == files.end()) {
+            const FileEntry& entry = manifest.files[static_cast<std::size_t>(slab.file)];
+            file = files.emplace(slab.file, RankFile(path_of(entry.name), manifest, slab.file)).first;
+        }
+        const Blocks blocks(slab.box.count, tensor.dtype);
+        for (std::int64_t number = 0; number < blocks.size(); ++number) {
+            Box box = blocks.box(number);
+            for (std::size_t dim = 0; dim < box.start.size(); ++dim)
+                box.start[dim] += slab.box.start[dim];
+            if (intersection(box, wanted).count.count() == 0) continue;
+            const std::int64_t bytes = box.count.count() * bytes_of(tensor.dtype);
+            block.resize(std::max(block.size(), static_cast<std::size_t>(bytes)));
+            file->second.read_block(tensor, slab, number, block.data());
+            bytes_read += bytes;
+            use(box, block.data());
+        }
+    }
+};
+
+Checkpoint::Checkpoint(const std::string& folder) : opened_(std::make_unique<Opened>()) {
+    opened_->folder = folder;
+    const std::string manifest_path = opened_->path_of(manifest_name);
+    std::error_code error;
+    if (!fs::is_directory(folder, error)) throw ConfigError(fmt::format("there is no checkpoint folder {}", folder));
+    if (!fs::is_regular_file(fs::symlink_status(manifest_path, error)))
+        throw ConfigError(fmt::format("{} is not a complete checkpoint: it has no MANIFEST", folder));
+    const File file = File::open_to_read(manifest_path);
+    if (file.bytes() > greatest_manifest_bytes)
+        throw ConfigError(fmt::format("{} has {} bytes, which no MANIFEST has", manifest_path, file.bytes()));
+    std::string text(static_cast<std::size_t>(file.bytes()), '\0');
+    file.read_at(0, text.data(), static_cast<std::int64_t>(text.size()));
+    Manifest& manifest = opened_->manifest;
+    manifest = parse_manifest(text, manifest_path);
+    if (manifest.files.size() != static_cast<std::size_t>(manifest.ranks) || manifest.index.name.empty())
+        throw ConfigError(fmt::format("{}: {} files for {} ranks, or no index", manifest_path, manifest.files.size(),
+                                      manifest.ranks));
+    if (const std::optional<std::string> hole = find_uncovered(manifest))
+        throw ConfigError(fmt::format("{}: {}", manifest_path, *hole));
+    const auto check_size = [&](const FileEntry& entry) {
+        const std::string path = opened_->path_of(entry.name);
+        const fs::file_status status = fs::symlink_status(path, error);
+        if (!fs::is_regular_file(status))
+            throw ConfigError(fmt::format("checkpoint {}: file {} is missing", folder, entry.name));
+        const std::uintmax_t bytes = fs::file_size(path, error);
+        if (bytes != static_cast<std::uintmax_t>(entry.bytes))
+            throw ConfigError(
+                fmt::format("{} has {} bytes, its checkpoint's MANIFEST states {}", path, bytes, entry.bytes));
+    };
+    for (const FileEntry& entry : manifest.files)
+        check_size(entry);
+    check_size(manifest.index);
+    for (const TensorEntry& tensor : manifest.tensors) {
+        opened_->tensors.push_back(tensor);
+        opened_->by_name.emplace(tensor.name, &tensor);
+    }
+}
+
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+Checkpoint::~Checkpoint() = default;
+
+const std::string& Checkpoint::folder() const { return opened_->folder; }
+std::int64_t Checkpoint::step() const { return opened_->manifest.step; }
+int Checkpoint::ranks() const { return opened_->manifest.ranks; }
+const std::map<std::string, std::string>& Checkpoint::metadata() const { return opened_->manifest.metadata; }
+const std::vector<SavedTensor>& Checkpoint::tensors() const { return opened_->tensors; }
+bool Checkpoint::has(std::string_view name) const { return opened_->by_name.contains(name); }
+std::int64_t Checkpoint::bytes_read() const { return opened_->bytes_read; }
+
+void Checkpoint::require(std::string_view name, const Shape& whole, DType dtype) const {
+    const TensorEntry& tensor = opened_->tensor_named(name);
+    if (tensor.whole != whole || tensor.dtype != dtype)
+        throw ConfigError(fmt::format("checkpoint {}: tensor '{}' is {} {}, the model wants {} {}", opened_->folder,
+                                      name, tensor.whole.text(), name_of(tensor.dtype), whole.text(), name_of(dtype)));
+}
+
+void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& start, View part) const {
+    const TensorEntry& tensor = opened_->tensor_named(name);
+    const Box wanted{start, part.shape};
+    bool fits = part.shape.rank() == tensor.whole.rank() && start.size() == static_cast<std::size_t>(part.shape.rank());
+    for (int dim = 0; fits && dim < part.shape.rank(); ++dim)
+        fits = start[static_cast<std::size_t>(dim)] >= 0 &&
+               start[static_cast<std::size_t>(dim)] <= tensor.whole[dim] - part.shape[dim];
+    if (!fits || part.dtype != tensor.dtype)
+        throw ConfigError(fmt::format("checkpoint {}: tensor '{}' is {} {}, the model wants {} {}", opened_->folder,
+                                      name, tensor.whole.text(), name_of(tensor.dtype), wanted.text(),
+                                      name_of(part.dtype)));
+    for (const Slab& slab : tensor.slabs)
+        opened_->each_block(tensor, slab, wanted, [&](const Box& box, const void* data) {
+            copy_region(intersection(box, wanted), data, box, part.memory(), wanted, bytes_of(tensor.dtype));
+        });
+}
+
+void Checkpoint::verify() const {
+    const std::string index_path = opened_->path_of(opened_->manifest.index.name);
+    if (hash_outside(File::open_to_read(index_path), {}) != opened_->manifest.index.hash)
+        throw ConfigError(fmt::format("{} is damaged: it does not have the hash in MANIFEST", index_path));
+    for (int file = 0; file < static_cast<int>(opened_->manifest.files.size()); ++file)
+        RankFile(opened_->path_of(opened_->manifest.files[static_cast<std::size_t>(file)].name), opened_->manifest,
+                 file);
+    for (const TensorEntry& tensor : opened_->manifest.tensors)
+        for (const Slab& slab : tensor.slabs)
+            opened_->each_block(tensor, slab, slab.box, [](const Box&, const void*) {});
+}
+
+} // namespace tessera

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// save_checkpoint: every rank writes its file into a hidden folder; rank 0 adds index and manifest and publishes it.
+#include "core/checkpoint/checkpoint.hpp"
+#include "core/checkpoint/durable_files.hpp"
+#include "core/checkpoint/rank_file.hpp"
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Runs `work` on this rank and hands its texts to rank 0. No rank leaves before all have done their work, and when one
+// has failed, all throw the same. This is the one place below main.cpp that catches: a rank that threw on its own would
+// leave the others waiting for ever.
+std::vector<std::string> together(const Team& team, const std::string& folder,
+                                  const std::function<std::string()>& work) {
+    std::string mine;
+    try {
+        mine = fmt::format(".{}", work());
+    } catch (const InternalError& error) {
+        mine = fmt::format("!{}", error.what());
+    } catch (const std::exception& error) {
+        mine = fmt::format("?{}", error.what());
+    }
+    std::vector<std::string> all = team.gather(mine);
+    std::string verdict;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+        if (all[rank].front() != '.' && verdict.empty())
+            verdict = fmt::format("{}checkpoint {} was not saved: rank {}: {}", all[rank].front(), folder, rank,
+                                  all[rank].substr(1));
+        all[rank].erase(0, 1);
+    }
+    verdict = team.broadcast(verdict);
+    if (verdict.empty()) return all;
+    if (verdict.front() == '!') throw InternalError(verdict.substr(1));
+    throw SystemError(verdict.substr(1));
+}
+
+// Throws InternalError for what a caller must not ask for; the bytes that this rank will write.
+std::string check_parts(const CheckpointContent& content) {
+    std::int64_t bytes = 0;
+    if (content.step < 0) throw InternalError(fmt::format("step {} of a checkpoint", content.step));
+    for (const auto& [key, value] : content.metadata)
+        if (!is_valid_name(key)) throw InternalError(fmt::format("'{}' cannot be a key of metadata", key));
+    for (const TensorPart& part : content.tensors) {
+        const auto refuse = [&](const std::string& reason) {
+            throw InternalError(fmt::format("tensor '{}' {}", part.name, reason));
+        };
+        if (!is_valid_name(part.name)) refuse("has a name that cannot be saved");
+        if (part.name == "metadata" || part.name.starts_with("metadata/")) refuse("has the name of the metadata");
+        if (part.data.count() == 0) continue;
+        const Box box{part.start, part.data.shape};
+        if (part.data.shape.rank() != part.whole.rank() || static_cast<int>(part.start.size()) != part.whole.rank())
+            refuse(fmt::format("{} is given a box of another number of dims", part.whole.text()));
+        for (int dim = 0; dim < part.whole.rank(); ++dim)
+            if (part.start[static_cast<std::size_t>(dim)] < 0 || box.end(dim) > part.whole[dim])
+                refuse(fmt::format("{} is given the box {}", part.whole.text(), box.text()));
+        if (part.data.dtype != part.dtype || part.data.data == nullptr)
+            refuse("is given data of another dtype, or none");
+        bytes += part.data.bytes();
+    }
+    return std::to_string(bytes);
+}
+
+// The hidden folder; removed again unless it was published.
+class UnfinishedFolder {
+public:
+    UnfinishedFolder(const std::string& path, const std::vector<std::string>& bytes_of_ranks) {
+        const fs::path parent = fs::path(path).parent_path();
+        std::error_code error;
+        const bool is_new = fs::create_directories(parent, error);
+        if (is_new) sync_folder(fs::absolute(parent).parent_path().string());
+        if (error) throw SystemError(fmt::format("cannot create {}: {}", parent.string(), error.message()));
+        remove_leftovers(parent);
+        std::int64_t bytes = 0;
+        for (const std::string& text : bytes_of_ranks)
+            bytes += std::stoll(text);
+        const fs::space_info space = fs::space(parent, error);
+        if (!error && space.available < static_cast<std::uintmax_t>(bytes))
+            throw SystemError(fmt::format("{} has {:.1f} MiB free, a checkpoint needs {:.1f} MiB", parent.string(),
+                                          static_cast<double>(space.available) / (1 << 20),
+                                          static_cast<double>(bytes) / (1 << 20)));
+        fs::create_directory(path, error);
+        if (error) throw SystemError(fmt::format("cannot create {}: {}", path, error.message()));
+        path_ = path;
+    }
+    UnfinishedFolder(const UnfinishedFolder&) = delete;
+    UnfinishedFolder& operator=(const UnfinishedFolder&) = delete;
+    ~UnfinishedFolder() {
+        std::error_code ignored; // the failure that led here is reported; the next save tries again
+        if (!path_.empty()) fs::remove_all(path_, ignored);
+    }
+
+    void publish(const std::string& final_path) {
+        sync_folder(path_);
+        publish_folder(path_, final_path);
+        path_.clear();
+    }
+
+private:
+    static void remove_leftovers(const fs::path& parent) {
+        std::error_code error;
+        for (const fs::directory_entry& entry : fs::directory_iterator(parent, error)) {
+            const std::string name = entry.path().filename().string();
+            if (name.starts_with(".tmp-step-") || name.starts_with(".del-step-")) fs::remove_all(entry.path(), error);
+        }
+    }
+
+    std::string path_;
+};
+
+// One manifest of the manifests of all ranks, each of which has one file.
+Manifest merge(const std::vector<std::string>& texts, const CheckpointContent& content) {
+    Manifest all;
+    all.step = content.step;
+    all.ranks = static_cast<int>(texts.size());
+    all.metadata = content.metadata;
+    std::map<std::string, std::size_t> places;
+    for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+        Manifest one = parse_manifest(texts[rank], fmt::format("the slabs of rank {}", rank));
+        all.files.push_back(one.files.front());
+        for (TensorEntry& tensor : one.tensors) {
+            const auto [place, is_new] = places.emplace(tensor.name, all.tensors.size());
+            if (is_new) all.tensors.push_back({{tensor.name, tensor.whole, tensor.dtype}, {}});
+            TensorEntry& whole = all.tensors[place->second];
+            if (whole.whole != tensor.whole || whole.dtype != tensor.dtype)
+                throw InternalError(fmt::format("tensor '{}' is {} {} on one rank and {} {} on rank {}", tensor.name,
+                                                whole.whole.text(), name_of(whole.dtype), tensor.whole.text(),
+                                                name_of(tensor.dtype), rank));
+            for (Slab& slab : tensor.slabs) {
+                slab.file = static_cast<int>(rank);
+                whole.slabs.push_back(std::move(slab));
+            }
+        }
+    }
+    return all;
+}
+
+} // namespace
+
+Team team_of_one() {
+    return {0, 1, [](const std::string& text) { return std::vector<std::string>{text}; },
+            [](const std::string& text) { return text; }};
+}
+
+void save_checkpoint(const Team& team, const std::string& checkpoints_folder, const CheckpointContent& content) {
+    const std::string name = fmt::format("step-{:08d}", content.step);
+    const std::string final_path = (fs::path(checkpoints_folder) / name).string();
+    const std::string hidden_path = (fs::path(checkpoints_folder) / (".tmp-" + name)).string();
+    std::unique_ptr<UnfinishedFolder> unfinished; // rank 0's
+    const bool first = team.rank == 0;
+
+    const std::vector<std::string> bytes = together(team, final_path, [&] { return check_parts(content); });
+    together(team, final_path, [&] {
+        if (first) unfinished = std::make_unique<UnfinishedFolder>(hidden_path, bytes);
+        return "";
+    });
+    const std::vector<std::string> slabs = together(team, final_path, [&] {
+        return text_of(write_rank_file(fmt::format("{}/rank-{:05d}.h5", hidden_path, team.rank), content, first));
+    });
+    together(team, final_path, [&] {
+        if (!first) return "";
+        Manifest manifest = merge(slabs, content);
+        const std::optional<std::string> hole = find_uncovered(manifest);
+        if (hole) throw InternalError(*hole);
+        manifest.index = write_index_file((fs::path(hidden_path) / index_name).string(), manifest);
+        write_synced((fs::path(hidden_path) / manifest_name).string(), text_of(manifest));
+        unfinished->publish(final_path);
+        return "";
+    });
+}
+
+} // namespace tessera

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// Byte-level byte-pair encoding (Sennrich et al. 2016, over bytes as in GPT-2): ids 0 to 255 are the bytes, id 256 + i
+// is what merge i joins. How pieces are cut is part of the tokenizer and never changes.
+#pragma once
+
+#include "core/data/tokenizer.hpp"
+
+#include <unordered_map>
+
+namespace tessera {
+
+// Two neighbouring tokens.
+struct TokenPair {
+    std::int32_t first = 0;
+    std::int32_t second = 0;
+
+    friend bool operator==(TokenPair, TokenPair) = default;
+};
+
+struct TokenPairHash {
+    std::size_t operator()(TokenPair pair) const {
+        const auto both = static_cast<std::uint64_t>(static_cast<std::uint32_t>(pair.first)) << 32 |
+                          static_cast<std::uint32_t>(pair.second);
+        return static_cast<std::size_t>((both ^ (both >> 29)) * 0x9e3779b97f4a7c15u >> 20);
+    }
+};
+
+inline constexpr std::size_t bpe_piece_bytes = 256;              // the longest piece, and so the longest token
+inline constexpr std::int64_t bpe_vocabulary_limit = 256 * 1024; // of any tokenizer that is trained or loaded
+
+// Merges stay inside pieces. The next piece of `text` (not empty) is the first of these that fits, cut after 256 bytes:
+//   's 't 're 've 'm 'll 'd
+//   one space or none, then letters (a-z, A-Z, and all bytes from 128 on, which keeps UTF-8 together)
+//   one space or none, then digits
+//   one space or none, then anything that is neither letter, digit nor white space
+//   white space, but for its last character where something else follows
+//   white space
+// On ASCII text these are the pieces of GPT-2's own pattern.
+std::string_view next_bpe_piece(std::string_view text);
+
+class BpeTokenizer final : public Tokenizer {
+public:
+    // Merge i joins two ids below 256 + i, no pair twice, no token above bpe_piece_bytes: checked, ConfigError.
+    explicit BpeTokenizer(std::vector<TokenPair> merges);
+
+    std::string_view kind() const override { return "bpe"; }
+    std::int64_t vocabulary_size() const override { return static_cast<std::int64_t>(256 + merges_.size()); }
+    std::vector<std::int32_t> encode(std::string_view text, std::string_view source) const override;
+    std::string decode(std::span<const std::int32_t> tokens) const override;
+    std::string save() const override; // {"kind": "bpe", "merges": [[32, 116], …]}
+
+    const std::vector<TokenPair>& merges() const { return merges_; }
+
+private:
+    void append_piece(std::string_view piece, std::vector<std::int32_t>& tokens) const;
+    std::size_t token_bytes(std::size_t id) const { return text_ends_[id + 1] - text_ends_[id]; }
+
+    std::vector<TokenPair> merges_;
+    std::unordered_map<TokenPair, std::int32_t, TokenPairHash> ids_; // of the joined token
+    std::string texts_;                                              // of all tokens, back to back
+    std::vector<std::size_t> text_ends_;                             // of id - 1, so the start of id
+};
+
+// Joins the most frequent pair vocabulary_size - 256 times; of equally frequent pairs the one with the smaller first,
+// then second id. A pair must occur twice. Throws ConfigError for a vocabulary that the corpus cannot give, with the
+// largest.
+std::vector<TokenPair> train_bpe_merges(std::int64_t vocabulary_size, std::span<const NamedText> corpus);
+
+} // namespace tessera

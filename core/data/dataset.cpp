@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The catalog of readers, and the split of what they read.
+#include "core/data/dataset.hpp"
+
+#include "core/data/readers.hpp"
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+
+#include <array>
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+constexpr std::int64_t sequence_limit = 1 << 30;
+
+struct Reader {
+    std::string_view name;
+    TokenRuns (*read)(const DatasetOptions&);
+};
+
+constexpr std::array<Reader, 3> catalog = {{
+    {"synthetic", read_synthetic},
+    {"text", read_text},
+    {"tokens", read_token_files},
+}};
+
+const Reader& reader_named(std::string_view name) {
+    std::vector<std::string_view> names;
+    for (const Reader& reader : catalog) {
+        if (reader.name == name) return reader;
+        names.push_back(reader.name);
+    }
+    throw ConfigError(no_such_name("reader", name, names));
+}
+
+} // namespace
+
+std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options) {
+    const Reader& reader = reader_named(options.reader);
+    if (options.sequence_length < 1 || options.sequence_length > sequence_limit)
+        throw ConfigError(
+            fmt::format("sequence_length is {}, expected from 1 to {}", options.sequence_length, sequence_limit));
+    TokenRuns runs = reader.read(options);
+    if (runs.validation.empty()) split_by_fraction(runs, options.validation_fraction);
+    return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length);
+}
+
+} // namespace tessera

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// A ring of micro-batches between one reading thread and one taker; both copy outside the lock.
+#include "core/data/loader.hpp"
+
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+Shape batch_shape(std::int64_t rows, const Shape& row) {
+    Shape shape{rows};
+    for (int dim = 0; dim < row.rank(); ++dim)
+        shape.append(row[dim]);
+    return shape;
+}
+
+std::int64_t field_bytes(const Field& field, std::int64_t rows) {
+    return rows * field.shape.count() * bytes_of(field.dtype);
+}
+
+void check(const LoaderOptions& options) {
+    const std::int64_t end = options.first_micro_batch + options.micro_batches;
+    if (options.first_micro_batch < 0 || options.micro_batches < 0 || end > options.micro_batches_per_step)
+        throw InternalError(fmt::format("loader: micro-batches [{}, {}) of a step of {}", options.first_micro_batch,
+                                        end, options.micro_batches_per_step));
+    if (options.micro_batch_size < 1 || options.prefetch < 1)
+        throw InternalError(fmt::format("loader: micro-batches of {} rows, {} of them read ahead",
+                                        options.micro_batch_size, options.prefetch));
+    if (options.first_step < 0 || options.end_step < options.first_step)
+        throw InternalError(fmt::format("loader: steps [{}, {})", options.first_step, options.end_step));
+}
+
+} // namespace
+
+Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options)
+    : dataset_(dataset), order_(order), options_(options), fields_(dataset.fields()) {
+    check(options_);
+    for (const Field& field : fields_) {
+        field_offsets_.push_back(slot_bytes_);
+        slot_bytes_ += align_up(field_bytes(field, options_.micro_batch_size));
+    }
+    micro_batches_ = (options_.end_step - options_.first_step) * options_.micro_batches;
+    slots_ = Buffer(buffer_bytes(fields_, options_));
+    if (micro_batches_ > 0) thread_ = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
+}
+
+Loader::~Loader() = default; // the thread's own destructor asks it to stop and waits for it
+
+std::int64_t Loader::buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options) {
+    std::int64_t bytes = 0;
+    for (const Field& field : fields)
+        bytes += align_up(field_bytes(field, options.micro_batch_size));
+    return bytes * options.prefetch;
+}
+
+View Loader::slot_view(std::int64_t number, std::size_t field) const {
+    std::byte* slot = slots_.data() + number % options_.prefetch * slot_bytes_;
+    return {slot + field_offsets_[field], batch_shape(options_.micro_batch_size, fields_[field].shape),
+            fields_[field].dtype};
+}
+
+void Loader::read_ahead(const std::stop_token& stop) {
+    try {
+        for (std::int64_t number = 0; number < micro_batches_; ++number) {
+            {
+                std::unique_lock lock(mutex_);
+                const bool free = changed_.wait(lock, stop, [&] { return number - taken_ < options_.prefetch; });
+                if (!free) return;
+            }
+            read_micro_batch(number, stop);
+            if (stop.stop_requested()) return;
+            const std::lock_guard lock(mutex_);
+            ++read_;
+            changed_.notify_all();
+        }
+    } catch (...) { // handed to who waits in next()
+        const std::lock_guard lock(mutex_);
+        failure_ = std::current_exception();
+        changed_.notify_all();
+    }
+}
+
+void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) const {
+    const std::int64_t step = options_.first_step + number / options_.micro_batches;
+    const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches;
+    const std::int64_t first_row = (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
+    std::vector<View> views(fields_.size());
+    for (std::int64_t row = 0; row < options_.micro_batch_size && !stop.stop_requested(); ++row) {
+        for (std::size_t f = 0; f < fields_.size(); ++f) {
+            std::byte* rows = static_cast<std::byte*>(slot_view(number, f).memory());
+            views[f] = View(rows + field_bytes(fields_[f], row), fields_[f].shape, fields_[f].dtype);
+        }
+        dataset_.read(options_.split, order_.sample(first_row + row), views);
+    }
+}
+
+void Loader::wait_for(std::int64_t number) {
+    std::unique_lock lock(mutex_);
+    const auto there = [&] { return read_ > number || failure_ != nullptr; };
+    if (!there()) {
+        const auto start = std::chrono::steady_clock::now();
+        changed_.wait(lock, there);
+        seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    if (read_ <= number) std::rethrow_exception(failure_);
+}
+
+void Loader::next(std::span<const View> batch) {
+    if (batch.size() != fields_.size())
+        throw InternalError(fmt::format("loader: {} views for {} fields", batch.size(), fields_.size()));
+    const std::int64_t number = taken_; // only this thread changes it
+    if (number == micro_batches_)
+        throw InternalError(fmt::format("loader: all {} micro-batches are taken", micro_batches_));
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+        const View slot = slot_view(number, f);
+        if (batch[f].shape != slot.shape || batch[f].dtype != slot.dtype)
+            throw InternalError(fmt::format("loader: '{}' is {} {}, its view {} {}", fields_[f].name,
+                                            name_of(slot.dtype), slot.shape.text(), name_of(batch[f].dtype),
+                                            batch[f].shape.text()));
+    }
+    wait_for(number);
+    for (std::size_t f = 0; f < fields_.size(); ++f)
+        std::memcpy(batch[f].memory(), slot_view(number, f).memory(), static_cast<std::size_t>(batch[f].bytes()));
+    const std::lock_guard lock(mutex_);
+    ++taken_;
+    changed_.notify_all();
+}
+
+} // namespace tessera

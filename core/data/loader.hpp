@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Micro-batches read ahead by a thread of their own, so that a step does not wait for data.
+#pragma once
+
+#include "core/data/dataset.hpp"
+#include "core/data/sample_order.hpp"
+#include "kernels/memory.hpp"
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+namespace tessera {
+
+// Row b of micro-batch m of step s (all from 0) is sample number (s * micro_batches_per_step + m) * micro_batch_size +
+// b of the order: never a question of ranks.
+struct LoaderOptions {
+    Split split = Split::train;
+    std::int64_t micro_batch_size = 1;
+    std::int64_t first_micro_batch = 0; // this rank's share of each step: [first, first + micro_batches)
+    std::int64_t micro_batches = 1;
+    std::int64_t micro_batches_per_step = 1; // of all ranks
+    std::int64_t first_step = 0;
+    std::int64_t end_step = 0; // one past the last
+    int prefetch = 4;          // micro-batches held in memory
+};
+
+// Gives this rank's micro-batches in the order of (step, micro-batch). One thread calls next() and seconds_waited().
+class Loader {
+public:
+    // `dataset` must outlive the loader. Throws InternalError for a share outside the step.
+    Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options);
+    ~Loader(); // stops the thread after the sample that it reads
+
+    Loader(const Loader&) = delete;
+    Loader& operator=(const Loader&) = delete;
+
+    // Copies the next micro-batch into one view per field, (micro_batch_size, field shape…). Rethrows what the reading
+    // thread threw, once the micro-batches before it are taken. Throws InternalError after the last one.
+    void next(std::span<const View> batch);
+
+    std::int64_t allocated_bytes() const { return slots_.bytes(); }
+    double seconds_waited() const { return seconds_waited_; } // time that next() had nothing to give
+
+    // The memory that a loader allocates, for the plan.
+    static std::int64_t buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options);
+
+private:
+    void read_ahead(const std::stop_token& stop);
+    void read_micro_batch(std::int64_t number, const std::stop_token& stop) const;
+    View slot_view(std::int64_t number, std::size_t field) const;
+    void wait_for(std::int64_t number);
+
+    const Dataset& dataset_;
+    SampleOrder order_;
+    LoaderOptions options_;
+    std::vector<Field> fields_;
+    std::vector<std::int64_t> field_offsets_; // bytes from the start of a slot
+    std::int64_t slot_bytes_ = 0;
+    std::int64_t micro_batches_ = 0; // to give in all
+    Buffer slots_;                   // micro-batch number n lies in slot n % prefetch
+
+    double seconds_waited_ = 0;
+    std::mutex mutex_; // guards what follows
+    std::condition_variable_any changed_;
+    std::int64_t read_ = 0;
+    std::int64_t taken_ = 0;
+    std::exception_ptr failure_;
+    std::jthread thread_; // last: it starts when all else is there and ends first
+};
+
+} // namespace tessera

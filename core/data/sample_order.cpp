@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// A shuffled epoch is a Feistel network over the smallest power of two that holds it, walked until it lands inside
+// (Black and Rogaway 2002): any place of the permutation without the ones before it.
+#include "core/data/sample_order.hpp"
+
+#include "core/data/random.hpp"
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <fmt/format.h>
+#include <string_view>
+
+namespace tessera {
+
+using namespace data;
+
+namespace {
+
+constexpr std::array<std::string_view, 3> kind_names = {"random", "sequential", "shuffle"};
+constexpr int rounds = 8; // 4 make a strong permutation of a large range (Luby and Rackoff); small ranges need more
+
+// A bijection of [0, 2^bits), bits >= 2, different for each epoch. The two halves may differ by one bit; they take
+// turns being changed by a random function of the other.
+std::uint64_t feistel(RandomKey key, std::uint64_t epoch, int bits, std::uint64_t value) {
+    const int low_bits = bits / 2;
+    const std::uint64_t low_mask = (std::uint64_t{1} << low_bits) - 1;
+    const std::uint64_t high_mask = (std::uint64_t{1} << (bits - low_bits)) - 1;
+    std::uint64_t low = value & low_mask;
+    std::uint64_t high = value >> low_bits;
+    for (std::uint64_t round = 0; round < rounds; round += 2) {
+        low ^= random_words(key, epoch, (round << 32) | high)[0] & low_mask;
+        high ^= random_words(key, epoch, ((round + 1) << 32) | low)[0] & high_mask;
+    }
+    return (high << low_bits) | low;
+}
+
+// Place `position` of a random permutation of [0, count).
+std::uint64_t permuted(RandomKey key, std::uint64_t epoch, std::uint64_t count, std::uint64_t position) {
+    const int bits = std::max(2, static_cast<int>(std::bit_width(count - 1)));
+    do // fewer than two turns on average: the power of two is below twice the count (but for the smallest counts)
+        position = feistel(key, epoch, bits, position);
+    while (position >= count);
+    return position;
+}
+
+} // namespace
+
+SampleOrder::SampleOrder(const SampleOrderOptions& options)
+    : seed_(options.seed), samples_(options.samples), window_(options.window) {
+    const auto name = std::find(kind_names.begin(), kind_names.end(), options.kind);
+    if (name == kind_names.end())
+        throw ConfigError(no_such_name("sample order", options.kind, {kind_names.begin(), kind_names.end()}));
+    kind_ = static_cast<Kind>(name - kind_names.begin());
+    if (samples_ < 1) throw ConfigError("there are no samples to put in order: this part of the data is empty");
+    if (window_ < 1) throw InternalError(fmt::format("sample order: a window of {} tokens", window_));
+    // A shuffled epoch has one number of windows for any phase: floor(samples / window) fit from each.
+    per_epoch_ =
+        kind_ == Kind::sequential ? (samples_ - 1) / window_ + 1 : std::max<std::int64_t>(1, samples_ / window_);
+}
+
+std::int64_t SampleOrder::sample(std::int64_t index) const {
+    if (index < 0) throw InternalError(fmt::format("sample order: index {}", index));
+    switch (kind_) {
+    case Kind::random:
+        return static_cast<std::int64_t>(random_below(random_key(seed_, "random order"),
+                                                      static_cast<std::uint64_t>(index),
+                                                      static_cast<std::uint64_t>(samples_)));
+    case Kind::sequential:
+        return index % per_epoch_ * window_;
+    case Kind::shuffle:
+        return shuffled(index / per_epoch_, index % per_epoch_);
+    }
+    throw InternalError("sample order: unknown kind");
+}
+
+std::int64_t SampleOrder::shuffled(std::int64_t epoch, std::int64_t position) const {
+    const std::int64_t phases = std::min(window_, samples_ - (per_epoch_ - 1) * window_);
+    const auto turn = static_cast<std::uint64_t>(epoch);
+    const std::uint64_t phase =
+        random_below(random_key(seed_, "epoch phase"), turn, static_cast<std::uint64_t>(phases));
+    const std::uint64_t window = permuted(random_key(seed_, "epoch order"), turn,
+                                          static_cast<std::uint64_t>(per_epoch_), static_cast<std::uint64_t>(position));
+    return static_cast<std::int64_t>(phase) + static_cast<std::int64_t>(window) * window_;
+}
+
+} // namespace tessera

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text files, tokenised once. Files are joined in their order, and tokens kept in 16 bits where the vocabulary fits.
+#include "core/data/mapped_file.hpp"
+#include "core/data/readers.hpp"
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+template <class Token> TokenRun join_tokens(const std::vector<NamedText>& texts, TokenRuns& runs) {
+    auto tokens = std::make_shared<std::vector<Token>>();
+    for (const NamedText& text : texts) {
+        const std::vector<std::int32_t> encoded = runs.tokenizer->encode(text.text, text.name);
+        tokens->insert(tokens->end(), encoded.begin(), encoded.end());
+    }
+    const std::string name =
+        texts.size() == 1 ? texts[0].name : fmt::format("{} and {} more", texts[0].name, texts.size() - 1);
+    TokenRun run{std::span<const Token>(*tokens), name};
+    runs.memory.push_back(std::move(tokens));
+    return run;
+}
+
+TokenRun encode_texts(const std::vector<NamedText>& texts, TokenRuns& runs) {
+    return runs.vocabulary_size <= 65536 ? join_tokens<std::uint16_t>(texts, runs)
+                                         : join_tokens<std::uint32_t>(texts, runs);
+}
+
+} // namespace
+
+TokenRuns read_text(const DatasetOptions& options) {
+    if (options.files.empty()) throw ConfigError("the reader 'text' needs files, none are given");
+    std::vector<MappedFile> files;
+    for (const std::string& path : matching_paths(options.files))
+        files.emplace_back(path);
+    const std::size_t train_files = files.size();
+    for (const std::string& path : matching_paths(options.validation_files))
+        files.emplace_back(path);
+    std::vector<NamedText> texts;
+    for (const MappedFile& file : files)
+        texts.push_back({file.path(), file.text()});
+
+    TokenRuns runs;
+    runs.tokenizer = options.tokenizer_json.empty() ? train_tokenizer(options.tokenizer, texts)
+                                                    : Tokenizer::load(options.tokenizer_json);
+    runs.vocabulary_size = runs.tokenizer->vocabulary_size();
+    const auto first_validation = texts.begin() + static_cast<std::ptrdiff_t>(train_files);
+    runs.train.push_back(encode_texts({texts.begin(), first_validation}, runs));
+    if (first_validation != texts.end()) runs.validation.push_back(encode_texts({first_validation, texts.end()}, runs));
+    return runs;
+}
+
+} // namespace tessera

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// A graph of ops on logical (whole, unsharded) tensors. It sees one micro-batch; it knows no rank and no memory.
+#pragma once
+
+#include "core/graph/op.hpp"
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+// When a node runs. A training step is: prepare once; forward and backward for each micro-batch of the rank's share;
+// update once, after what was accumulated over the micro-batches has been reduced over the ranks.
+enum class Phase { prepare, forward, backward, update };
+
+// How a parameter starts: normal(0, deviation), or a constant when deviation is 0.
+struct Initialization {
+    double deviation = 0;
+    double constant = 0;
+};
+
+// A parameter as the world outside the graph knows it: checkpoints, strategies, optimizers.
+struct ParameterInfo {
+    std::string role;           // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
+    int layer = -1;             // -1: not in a numbered layer
+    Initialization start;
+    bool decays = false;        // weight decay applies: matrices and tables only
+};
+
+enum class ValueKind { input, parameter, optimizer_state, computed };
+
+struct Value {
+    std::string name;
+    TensorType type;
+    ValueKind kind = ValueKind::computed;
+    Phase phase = Phase::forward;            // of the producing node; when it must be there, for the others
+    std::int32_t producer = -1;              // node index; -1 for inputs, parameters and states
+    bool accumulated = false;                // summed over the step's micro-batches (f32), then over the ranks
+    ValueId gradient_of = no_value;          // of an accumulated gradient: its parameter
+    std::optional<ParameterInfo> parameter{}; // of a parameter, and of a state that belongs to one
+};
+
+struct Node {
+    OpPointer op;
+    std::string name;
+    Phase phase = Phase::forward;
+    std::vector<ValueId> inputs;
+    std::vector<ValueId> outputs;
+};
+
+class Graph {
+public:
+    // Written from outside before each micro-batch.
+    ValueId input(std::string name, TensorType type);
+    ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
+    ValueId optimizer_state(std::string name, ValueId parameter);                // f32, the parameter's shape, starts at 0
+
+    // Appends a node in the current phase. ConfigError "linear 'layers.0.mlp.up': …" when the inputs do not fit.
+    std::vector<ValueId> apply(OpPointer op, std::string name, std::vector<ValueId> inputs);
+    ValueId apply_one(OpPointer op, std::string name, std::vector<ValueId> inputs); // for ops with one output
+
+    // Nodes appended while the guard lives belong to `phase`.
+    class PhaseGuard {
+    public:
+        PhaseGuard(Graph& graph, Phase phase) : graph_(graph), before_(graph.phase_) { graph.phase_ = phase; }
+        ~PhaseGuard() { graph_.phase_ = before_; }
+        PhaseGuard(const PhaseGuard&) = delete;
+        PhaseGuard& operator=(const PhaseGuard&) = delete;
+
+    private:
+        Graph& graph_;
+        Phase before_;
+    };
+
+    // From now on the value is summed over all micro-batches of a step, in the step's summation tree.
+    void accumulate(ValueId value, ValueId gradient_of = no_value);
+    // The value is read from outside after the run: its memory is not reused.
+    void keep(ValueId value) { kept_.push_back(value); }
+
+    const Value& value(ValueId id) const { return values_[static_cast<std::size_t>(id)]; }
+    const std::deque<Value>& values() const { return values_; }
+    const std::deque<Node>& nodes() const { return nodes_; }
+    const std::vector<ValueId>& kept() const { return kept_; }
+    std::vector<ValueId> of_kind(ValueKind kind) const;
+    ValueId named(std::string_view name) const; // InternalError when there is none
+
+private:
+    ValueId append(Value value);
+
+    std::deque<Value> values_; // a deque: references stay valid while gradients append nodes
+    std::deque<Node> nodes_;
+    std::vector<ValueId> kept_;
+    Phase phase_ = Phase::forward;
+};
+
+// Appends, in the backward phase, the nodes that compute d loss / d parameter for every parameter that the loss depends
+// on, marks loss and gradients as accumulated, and returns the gradients in the order of of_kind(parameter).
+// The loss must come from an op that computes its inputs' gradients itself (cross_entropy): the seed is one.
+// Reverse-mode differentiation; several contributions to one value are added in the order of the nodes.
+std::vector<ValueId> differentiate(Graph& graph, ValueId loss);
+
+} // namespace tessera

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// The defaults of an op: no gradient, no way to run sharded.
+#include "core/graph/op.hpp"
+
+#include "core/graph/graph.hpp"
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera {
+
+std::vector<ValueId> Op::gradient(Graph&, const Node& node, std::span<const ValueId>) const {
+    throw InternalError(fmt::format("{} '{}' has no gradient", name(), node.name));
+}
+
+std::vector<PlacementRule> Op::placements(std::span<const TensorType>) const { return {}; }
+
+std::vector<PlacementRule> elementwise_rules(int dims, std::size_t inputs, std::size_t outputs) {
+    std::vector<PlacementRule> rules;
+    for (int dim = 0; dim < dims; ++dim)
+        rules.push_back({std::vector<Placement>(inputs, Placement::shard(dim)),
+                         std::vector<Placement>(outputs, Placement::shard(dim))});
+    return rules;
+}
+
+} // namespace tessera

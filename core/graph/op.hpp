@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// An op answers five questions: infer, gradient, placements, run, example. It holds attributes, never state.
+#pragma once
+
+#include "kernels/stream.hpp"
+#include "kernels/tensor.hpp"
+#include "parallel/layout/placement.hpp"
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tessera {
+
+class Graph;
+struct Node;
+
+using ValueId = std::int32_t;
+inline constexpr ValueId no_value = -1;
+
+struct TensorType {
+    Shape shape;
+    DType dtype = DType::f32;
+
+    std::int64_t bytes() const { return shape.count() * bytes_of(dtype); }
+    friend bool operator==(const TensorType&, const TensorType&) = default;
+};
+
+// What changes from step to step and from micro-batch to micro-batch, and is known to every op that runs.
+struct StepState {
+    std::uint64_t seed = 1;
+    std::int64_t step = 0;         // 0-based
+    std::int64_t first_sample = 0; // of this micro-batch, within the step's global batch
+    double learning_rate = 0;
+};
+
+// What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says so.
+struct Operands {
+    std::span<const View> inputs;
+    std::span<const View> outputs;
+    View workspace;
+    const StepState& state;
+};
+
+// One way to run an op on the ranks of one mesh axis without communication: where each input must be, where each output
+// then is. That everything may be replicated goes without saying.
+struct PlacementRule {
+    std::vector<Placement> inputs;
+    std::vector<Placement> outputs;
+};
+
+// Small inputs for the tests that walk the catalog.
+struct ExampleInput {
+    TensorType type;
+    bool differentiable = true; // an i32 input never is
+    std::int32_t below = 0;     // i32: random ids in [0, below)
+    double offset = 0;          // f32: added to the random normal numbers
+};
+
+class Op {
+public:
+    virtual ~Op() = default;
+
+    virtual std::string_view name() const = 0;
+
+    // Types of the outputs. Throws ConfigError that says what was found and what is expected; Graph adds the node's name.
+    virtual std::vector<TensorType> infer(std::span<const TensorType> inputs) const = 0;
+
+    // Appends the nodes that compute the gradients of `node`'s inputs and returns one value per input (no_value where
+    // there is none). `output_gradients` holds one value per output, no_value where nothing depends on it.
+    virtual std::vector<ValueId> gradient(Graph& graph, const Node& node,
+                                          std::span<const ValueId> output_gradients) const;
+
+    virtual std::vector<PlacementRule> placements(std::span<const TensorType> inputs) const;
+
+    virtual void run(Stream& stream, const Operands& operands) const = 0;
+
+    // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
+    virtual std::vector<ExampleInput> example() const { return {}; }
+
+    virtual std::int64_t workspace_bytes(const Stream&, std::span<const TensorType>, std::span<const TensorType>) const {
+        return 0;
+    }
+    // Output 0 may take over the memory of this input when nobody needs the input afterwards; -1: never.
+    virtual int in_place_input() const { return -1; }
+    // Inputs that the op writes to: weights and optimizer states.
+    virtual std::vector<int> writes() const { return {}; }
+    virtual double flops(std::span<const TensorType>, std::span<const TensorType>) const { return 0; }
+};
+
+using OpPointer = std::shared_ptr<const Op>;
+
+// Rules for an op that treats the first `dims` dims of all its inputs and outputs alike, element by element.
+std::vector<PlacementRule> elementwise_rules(int dims, std::size_t inputs, std::size_t outputs);
+
+} // namespace tessera

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parameters of a layer: f32 at rest; in another compute type a copy is made once per step, before the first micro-batch.
+#include "core/layers/builder.hpp"
+
+#include "core/ops/ops.hpp"
+
+namespace tessera {
+
+ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
+    const ValueId parameter =
+        graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+    if (compute_ == DType::f32) return parameter;
+    const Graph::PhaseGuard prepare(graph_, Phase::prepare);
+    return ops::cast(graph_, path(name) + ".in_use", parameter, compute_);
+}
+
+ValueId Builder::vector(std::string_view name, const Shape& shape, std::string role, double constant) {
+    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.constant = constant}, false});
+}
+
+Builder::Scope::Scope(Builder& builder, std::string_view name, int layer)
+    : builder_(builder), scope_before_(builder.scope_), layer_before_(builder.layer_) {
+    builder.scope_ = builder.path(name);
+    if (layer >= 0) builder.layer_ = layer;
+}
+
+Builder::Scope::~Scope() {
+    builder_.scope_ = scope_before_;
+    builder_.layer_ = layer_before_;
+}
+
+} // namespace tessera

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layers a model is put together from, alphabetical: one function each, in a file of its own.
+// x, y: (B, T, C) unless said otherwise. No word of parallelism stands here: roles tell strategies what a weight is.
+#pragma once
+
+#include "core/layers/builder.hpp"
+#include "kernels/elementwise.hpp"
+
+namespace tessera::layers {
+
+struct AttentionOptions {
+    std::int64_t width = 0; // C
+    std::int64_t heads = 0; // H; head dim C / H
+    bool causal = true;
+    bool bias = false;
+    double dropout = 0;
+    double deviation = 0.02;
+    double output_deviation = 0.02;
+};
+// Parameters "qkv.weight" (3, H, D, C), "out.weight" (C, H, D) and, with bias, "qkv.bias" (3, H, D), "out.bias" (C).
+ValueId attention(Builder&, std::string_view name, const AttentionOptions&, ValueId x);
+
+// y = table[token] + position[t]: "embedding.weight" (V, C), "position.weight" (T, C). tokens: (B, T) i32.
+struct EmbeddingOptions {
+    std::int64_t vocabulary = 0;
+    std::int64_t width = 0;
+    double dropout = 0;
+    double deviation = 0.02;
+};
+struct Embedded {
+    ValueId x;
+    ValueId table; // in the compute type: a tied head multiplies by it
+};
+Embedded embedding(Builder&, const EmbeddingOptions&, ValueId tokens);
+
+struct MlpOptions {
+    std::int64_t width = 0;  // C
+    std::int64_t hidden = 0; // F
+    Activation activation = Activation::gelu;
+    bool bias = false;
+    double dropout = 0;
+    double deviation = 0.02;
+    double output_deviation = 0.02;
+};
+// Parameters "up.weight" (F, C), "down.weight" (C, F) and their biases.
+ValueId mlp(Builder&, std::string_view name, const MlpOptions&, ValueId x);
+
+enum class Norm { layer_norm, rms_norm };
+Norm norm_named(std::string_view name); // ConfigError for an unknown one
+// Parameters "scale" (C), starting at one, and for layer_norm with bias "bias" (C).
+ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ValueId x);
+
+struct TransformerBlockOptions {
+    AttentionOptions attention;
+    MlpOptions mlp;
+    Norm norm = Norm::layer_norm;
+};
+// x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020).
+ValueId transformer_block(Builder&, int layer, const TransformerBlockOptions&, ValueId x);
+
+} // namespace tessera::layers

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// Console and file of a rank. The only file that includes spdlog.
+#include "core/log.hpp"
+
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/format.h>
+#include <map>
+#include <spdlog/logger.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <unistd.h>
+
+namespace tessera {
+namespace {
+
+constexpr std::string_view erase_line = "\r\033[K";
+constexpr std::string_view red = "\033[31m", yellow = "\033[33m", plain = "\033[0m";
+
+// mpirun gives its ranks a terminal of their own whatever its output is; `tessera launch` says dumb when it has none.
+bool console_is_terminal() {
+    const char* terminal = std::getenv("TERM");
+    return isatty(STDOUT_FILENO) == 1 && terminal != nullptr && std::string_view(terminal) != "dumb";
+}
+
+bool wants_color(const Config& config) {
+    const std::string choice = config.get(metrics_color);
+    if (choice == "always") return true;
+    if (choice == "never") return false;
+    if (choice != "auto")
+        config.refuse(metrics_color.name, no_such_name("choice", choice, {"always", "auto", "never"}));
+    const char* no_color = std::getenv("NO_COLOR"); // https://no-color.org: set and not empty
+    return console_is_terminal() && (no_color == nullptr || *no_color == '\0');
+}
+
+std::shared_ptr<spdlog::logger> open_file(const std::filesystem::path& run_folder, int rank) {
+    const std::filesystem::path path = run_folder / "logs" / fmt::format("rank-{:04}.log", rank);
+    try {
+        auto logger = std::make_shared<spdlog::logger>(
+            "file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string(), false));
+        logger->set_pattern("[%Y-%m-%d %H:%M:%S.%e] [%l] %v");
+        logger->flush_on(spdlog::level::info);
+        logger->set_error_handler([path](const std::string& why) {
+            throw SystemError(fmt::format("cannot write {}: {}", path.string(), why));
+        });
+        return logger;
+    } catch (const spdlog::spdlog_ex& error) {
+        throw SystemError(fmt::format("cannot open the log {}: {}", path.string(), error.what()));
+    }
+}
+
+} // namespace
+
+struct Log::Sinks {
+    std::shared_ptr<spdlog::logger> file;
+    bool console = false; // this rank speaks there
+    bool terminal = false;
+    bool color = false;
+    bool progress_shown = false;
+    std::string warnings;
+
+    void print(std::string_view text) {
+        std::string line(progress_shown ? erase_line : "");
+        progress_shown = false;
+        line += text;
+        line += '\n';
+        std::fwrite(line.data(), 1, line.size(), stdout);
+        std::fflush(stdout);
+    }
+
+    void print_labelled(std::string_view label, std::string_view paint, std::string_view text) {
+        print(color ? fmt::format("{}{}:{} {}", paint, label, plain, text) : fmt::format("{}: {}", label, text));
+    }
+};
+
+Log::Log(const Config& config, const std::filesystem::path& run_folder, int rank) : sinks_(std::make_unique<Sinks>()) {
+    const bool color = wants_color(config);
+    sinks_->file = open_file(run_folder, rank);
+    sinks_->console = rank == 0;
+    sinks_->terminal = sinks_->console && console_is_terminal();
+    sinks_->color = sinks_->console && color;
+}
+Log::Log(Log&&) noexcept = default;
+Log& Log::operator=(Log&&) noexcept = default;
+Log::~Log() {
+    if (sinks_ && sinks_->progress_shown) sinks_->print("");
+}
+
+void Log::info(std::string_view text) {
+    sinks_->file->info(text);
+    if (sinks_->console) sinks_->print(text);
+}
+
+void Log::warning(std::string_view text) {
+    sinks_->file->warn(text);
+    sinks_->warnings += fmt::format("{}\n", text);
+    if (sinks_->console) sinks_->print_labelled("warning", yellow, text);
+}
+
+void Log::error(std::string_view text) {
+    sinks_->file->error(text);
+    if (sinks_->console) sinks_->print_labelled("error", red, text);
+}
+
+void Log::progress(std::string_view text) {
+    if (!sinks_->terminal) return;
+    const std::string line = fmt::format("{}{}", erase_line, text);
+    std::fwrite(line.data(), 1, line.size(), stdout);
+    std::fflush(stdout);
+    sinks_->progress_shown = true;
+}
+
+bool Log::on_terminal() const { return sinks_->terminal; }
+bool Log::in_color() const { return sinks_->color; }
+
+std::string Log::take_warnings() { return std::exchange(sinks_->warnings, {}); }
+
+void Log::print_gathered(const std::vector<std::string>& by_rank) {
+    std::vector<std::string> order; // as first said
+    std::map<std::string, std::vector<std::size_t>> said_by;
+    for (std::size_t rank = 0; rank < by_rank.size(); ++rank)
+        for (std::size_t begin = 0, end = 0; begin < by_rank[rank].size(); begin = end + 1) {
+            end = std::min(by_rank[rank].find('\n', begin), by_rank[rank].size());
+            const std::string text = by_rank[rank].substr(begin, end - begin);
+            std::vector<std::size_t>& ranks = said_by[text];
+            if (ranks.empty()) order.push_back(text);
+            if (ranks.empty() || ranks.back() != rank) ranks.push_back(rank);
+        }
+    for (const std::string& text : order) {
+        const std::vector<std::size_t>& ranks = said_by[text];
+        if (ranks == std::vector<std::size_t>{0}) continue;
+        const std::size_t more = ranks.size() - 1;
+        const std::string rest = more == 0 ? "" : fmt::format(" and {} more rank{}", more, more == 1 ? "" : "s");
+        const std::string line = fmt::format("{} (rank {}{})", text, ranks.front(), rest);
+        sinks_->file->warn(line);
+        if (sinks_->console) sinks_->print_labelled("warning", yellow, line);
+    }
+}
+
+} // namespace tessera

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one list of ops.
+#include "core/ops/ops.hpp"
+
+namespace tessera {
+
+std::vector<OpPointer> op_catalog() {
+    return {
+        make_activation(Activation::gelu),
+        make_activation(Activation::gelu_tanh),
+        make_activation(Activation::relu),
+        make_activation(Activation::silu),
+        make_add(),
+        make_add_rows(),
+        make_attention(true),
+        make_attention(false),
+        make_cast(DType::f32),
+        make_cross_entropy(),
+        make_cross_entropy_loss(),
+        make_dropout(0.25, "example"),
+        make_embedding(),
+        make_layer_norm(1e-5),
+        make_linear(1),
+        make_linear(2),
+        make_rms_norm(1e-5),
+        make_sum_rows(2),
+    };
+}
+
+} // namespace tessera

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// embedding: rows of a table chosen by token, and the scatter-add that is its gradient.
+#include "kernels/embedding.hpp"
+#include "core/ops/expect.hpp"
+#include "core/ops/ops.hpp"
+
+namespace tessera {
+namespace {
+
+class EmbeddingGradient final : public Op { // tokens, dy -> dtable
+public:
+    explicit EmbeddingGradient(const Shape& table) : table_(table) {}
+    std::string_view name() const override { return "embedding_gradient"; }
+    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {{table_, DType::f32}}; }
+    std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
+        std::vector<PlacementRule> rules;
+        for (int dim = 0; dim < in[0].shape.rank(); ++dim)
+            rules.push_back({{Placement::shard(dim), Placement::shard(dim)}, {Placement::partial()}});
+        rules.push_back({{Placement::replicate(), Placement::shard(in[0].shape.rank())}, {Placement::shard(1)}});
+        return rules;
+    }
+    void run(Stream& stream, const Operands& a) const override {
+        std::visit([&](auto& s) { kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
+    }
+
+private:
+    Shape table_;
+};
+
+class Embedding final : public Op { // tokens, table -> y
+public:
+    std::string_view name() const override { return "embedding"; }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override {
+        expect_dtype("tokens", in[0].dtype, DType::i32);
+        expect_floating("table", in[1].dtype);
+        if (in[1].shape.rank() != 2)
+            throw ConfigError(fmt::format("table is {}, expected (vocabulary, width)", in[1].shape.text()));
+        Shape shape = in[0].shape;
+        shape.append(in[1].shape[1]);
+        return {{shape, in[1].dtype}};
+    }
+    std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
+        const Shape& table = graph.value(node.inputs[1]).type.shape;
+        return {no_value, graph.apply_one(std::make_shared<EmbeddingGradient>(table), node.name + ".gradient",
+                                          {node.inputs[0], dy[0]})};
+    }
+    std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
+        std::vector<PlacementRule> rules;
+        for (int dim = 0; dim < in[0].shape.rank(); ++dim)
+            rules.push_back({{Placement::shard(dim), Placement::replicate()}, {Placement::shard(dim)}});
+        rules.push_back({{Placement::replicate(), Placement::shard(1)}, {Placement::shard(in[0].shape.rank())}});
+        return rules;
+    }
+    void run(Stream& stream, const Operands& a) const override {
+        std::visit([&](auto& s) { kernels::embedding(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
+    }
+    std::vector<ExampleInput> example() const override {
+        return {{{{4, 6}, DType::i32}, false, 11}, {{{11, 18}, DType::f32}}};
+    }
+};
+
+} // namespace
+
+OpPointer make_embedding() { return std::make_shared<Embedding>(); }
+
+ValueId ops::embedding(Graph& graph, std::string name, ValueId tokens, ValueId table) {
+    return graph.apply_one(make_embedding(), std::move(name), {tokens, table});
+}
+
+} // namespace tessera

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model is built from: one function per op, alphabetical. Each appends a node to the graph and returns its output.
+// One op, one file (core/ops/NAME.cpp), its gradient beside it; core/ops/catalog.cpp lists them for the tests.
+#pragma once
+
+#include "core/graph/graph.hpp"
+#include "kernels/elementwise.hpp"
+
+namespace tessera {
+
+namespace ops {
+
+// y = f(x), element by element.
+ValueId activation(Graph&, std::string name, Activation function, ValueId x);
+// y = a + b, equal shapes and dtypes.
+ValueId add(Graph&, std::string name, ValueId a, ValueId b);
+// y = x + row for each leading index of x; row has x's last dims: positions (T, C) on x (B, T, C), a bias (C).
+ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
+// y[b,t,h,:] = sum_s softmax_s(q[b,t,h,:] . k[b,s,h,:] / sqrt(D)) v[b,s,h,:]   qkv: (B, T, 3, H, D)  y: (B, T, H, D)
+ValueId attention(Graph&, std::string name, ValueId qkv, bool causal);
+ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
+// loss = sum of -log softmax(logits)[target] over all positions; the gradient is taken of scale * loss.
+// logits: (..., V)   targets: (...) i32, -1 is ignored   scale: scalar f32   loss: scalar f32
+ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale);
+// The same loss for evaluation: no gradient, so no scale.
+ValueId cross_entropy_loss(Graph&, std::string name, ValueId logits, ValueId targets);
+// y = x kept with probability 1 - p and divided by it. x: (B, ...): the same sample is masked alike on any rank.
+ValueId dropout(Graph&, std::string name, ValueId x, double probability);
+// y = table[token]   tokens: (...) i32   table: (V, C)   y: (..., C)
+ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table);
+// Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
+ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
+// y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
+// bias (N...) f32 may be no_value.
+ValueId linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, int contracted = 1);
+// y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
+ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
+ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
+
+} // namespace ops
+
+// The ops themselves, with example attributes where they need some, for the catalog.
+OpPointer make_activation(Activation function);
+OpPointer make_add();
+OpPointer make_add_rows();
+OpPointer make_attention(bool causal);
+OpPointer make_cast(DType dtype);
+OpPointer make_cross_entropy();
+OpPointer make_cross_entropy_loss();
+OpPointer make_dropout(double probability, std::string stream_name);
+OpPointer make_embedding();
+OpPointer make_layer_norm(double epsilon);
+OpPointer make_linear(int contracted);
+OpPointer make_rms_norm(double epsilon);
+OpPointer make_sum_rows(int dims);
+
+// Every op that a model can use, alphabetical. To be in this list is to be tested: gradient = finite differences,
+// sharded = whole, bf16 near f32.
+std::vector<OpPointer> op_catalog();
+
+} // namespace tessera

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of optimizers, and what they share: the gradient norm is a sum over fixed blocks of each logical tensor, in
+// a fixed order, so that it has the same bits however the work is spread.
+#include "core/optimizers/optimizer.hpp"
+
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+#include "kernels/reduce.hpp"
+#include "kernels/update.hpp"
+
+namespace tessera {
+namespace {
+
+class SquareSums final : public Op { // gradient -> sums of squares of its blocks
+public:
+    std::string_view name() const override { return "square_sums"; }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override {
+        const std::int64_t block = kernels::square_sum_block;
+        return {{{(in[0].shape.count() + block - 1) / block}, DType::f32}};
+    }
+    void run(Stream& stream, const Operands& a) const override {
+        std::visit([&](auto& s) { kernels::square_sums(s, a.inputs[0], a.outputs[0]); }, stream);
+    }
+};
+
+class Total final : public Op { // any number of vectors -> the sum of all their elements
+public:
+    std::string_view name() const override { return "total"; }
+    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {{{}, DType::f32}}; }
+    std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
+                                 std::span<const TensorType>) const override {
+        return static_cast<std::int64_t>(in.size()) * bytes_of(DType::f32);
+    }
+    void run(Stream& stream, const Operands& a) const override {
+        auto* sums = static_cast<float*>(a.workspace.memory());
+        const auto count = static_cast<std::int64_t>(a.inputs.size());
+        std::visit(
+            [&](auto& s) {
+                for (std::size_t i = 0; i < a.inputs.size(); ++i)
+                    kernels::sum(s, a.inputs[i], View(sums + i, {}, DType::f32));
+                kernels::sum(s, View(sums, {count}, DType::f32), a.outputs[0]);
+            },
+            stream);
+    }
+};
+
+class ClipFactor final : public Op { // square sum -> norm, factor
+public:
+    explicit ClipFactor(double max_norm) : max_norm_(static_cast<float>(max_norm)) {}
+    std::string_view name() const override { return "clip_factor"; }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0], in[0]}; }
+    void run(Stream& stream, const Operands& a) const override {
+        std::visit([&](auto& s) { kernels::clip_factor(s, a.inputs[0], max_norm_, a.outputs[0], a.outputs[1]); },
+                   stream);
+    }
+
+private:
+    float max_norm_;
+};
+
+} // namespace
+
+std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
+    const std::string name = config.get(optimizer_name);
+    if (name == "adam") return make_adam(config, false);
+    if (name == "adamw") return make_adam(config, true);
+    if (name == "sgd") return make_sgd(config);
+    config.refuse(optimizer_name.name, no_such_name("optimizer", name, {"adam", "adamw", "sgd"}));
+}
+
+ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
+                         double max_norm) {
+    const Graph::PhaseGuard guard(graph, Phase::update);
+    const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
+    std::vector<ValueId> block_sums;
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+        block_sums.push_back(graph.apply_one(std::make_shared<SquareSums>(),
+                                             graph.value(parameters[i]).name + ".square_sums", {gradients[i]}));
+    const ValueId square_sum = graph.apply_one(std::make_shared<Total>(), "gradient_square_sum", block_sums);
+    const std::vector<ValueId> clip = graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+        optimizer.append_update(graph, parameters[i], gradients[i], clip[1]);
+    graph.keep(clip[0]);
+    return clip[0];
+}
+
+} // namespace tessera

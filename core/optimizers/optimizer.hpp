@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The optimizer's step as more graph: gradient norm, clip factor, and one update node per parameter.
+#pragma once
+
+#include "core/config.hpp"
+#include "core/graph/graph.hpp"
+
+#include <memory>
+
+namespace tessera {
+
+inline constexpr Key<std::string> optimizer_name{"optimizer.name", "adamw", "adam, adamw or sgd"};
+inline constexpr Key<double> optimizer_rate{"optimizer.lr", 1e-3, "learning rate after warm-up"};
+inline constexpr Key<double> optimizer_decay{"optimizer.weight_decay", 0.1,
+                                             "weight decay, on matrices and tables only"};
+inline constexpr Key<double> optimizer_beta1{"optimizer.beta1", 0.9, "adam, adamw: decay of the first moment"};
+inline constexpr Key<double> optimizer_beta2{"optimizer.beta2", 0.95, "adam, adamw: decay of the second moment"};
+inline constexpr Key<double> optimizer_epsilon{"optimizer.eps", 1e-8, "adam, adamw: added to the root"};
+inline constexpr Key<double> optimizer_momentum{"optimizer.momentum", 0.9, "sgd: momentum; 0: none"};
+inline constexpr Key<bool> optimizer_nesterov{"optimizer.nesterov", false, "sgd: Nesterov's momentum"};
+inline constexpr Key<double> training_max_norm{"training.max_norm", 1.0,
+                                               "clip gradients to this global norm; 0: no clipping"};
+
+class Optimizer {
+public:
+    virtual ~Optimizer() = default;
+    // Appends the node that updates `parameter` in place, and its states. factor: scalar, multiplies the gradient.
+    virtual void append_update(Graph& graph, ValueId parameter, ValueId gradient, ValueId factor) const = 0;
+};
+
+// From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.
+std::unique_ptr<Optimizer> make_optimizer(const Config& config);
+std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
+std::unique_ptr<Optimizer> make_sgd(const Config& config);
+
+// Appends the update phase for all parameters. Returns the global gradient norm before clipping (scalar f32, kept).
+ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
+                         double max_norm);
+
+} // namespace tessera

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The passes that make a plan, in their order. Private to core/plan.
+#pragma once
+
+#include "core/plan/plan.hpp"
+
+namespace tessera {
+
+// Where a value is: as its producer leaves it, and as its users find it. They differ for what is summed over ranks
+// between the micro-batches and the update.
+struct ValuePlacements {
+    std::vector<Placements> produced; // by ValueId
+    std::vector<Placements> used;
+};
+
+// 1. Propagates placements through the graph by each op's own rules, one mesh axis at a time.
+ValuePlacements propagate_placements(const Graph& graph, const Layout& layout);
+
+// 2. The nodes that run, in order: by phase, then as appended. A node whose outputs nobody needs is left out.
+std::vector<std::int32_t> live_nodes(const Graph& graph);
+
+// 3. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
+void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
+
+// 4. The collectives on accumulated values, neighbours joined into buckets.
+std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, const ValuePlacements& placements,
+                                     const Plan& plan);
+
+} // namespace tessera

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Placement propagation: strategies say where parameters and inputs live, ops say what follows for their outputs.
+#include "core/plan/passes.hpp"
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+// One axis of the mesh; placements by ValueId.
+class AxisPlacements {
+public:
+    AxisPlacements(const Graph& graph, const Strategy& strategy)
+        : graph_(graph), strategy_(strategy), produced_(graph.values().size()), used_(graph.values().size()) {
+        for (std::size_t i = 0; i < graph.values().size(); ++i)
+            if (graph.values()[i].kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(graph.values()[i]));
+        for (const Node& node : graph.nodes())
+            place(node);
+    }
+
+    Placement produced(std::size_t value) const { return produced_[value]; }
+    Placement used(std::size_t value) const { return used_[value]; }
+
+private:
+    ParameterPlacement of_parameter(const Value& value) const {
+        return strategy_.place({value.name, value.type.shape, value.parameter->role, value.parameter->layer});
+    }
+
+    Placement of_leaf(const Value& value) const {
+        switch (value.kind) {
+        case ValueKind::input:
+            return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.activation();
+        case ValueKind::optimizer_state:
+            return of_parameter(value).state;
+        default:
+            return of_parameter(value).use;
+        }
+    }
+
+    void set(ValueId id, Placement placement) {
+        const Value& value = graph_.value(id);
+        produced_[static_cast<std::size_t>(id)] = placement;
+        used_[static_cast<std::size_t>(id)] = value.accumulated ? wanted(value) : placement;
+    }
+
+    Placement wanted(const Value& value) const {
+        return value.gradient_of == no_value ? Placement::replicate()
+                                             : of_parameter(graph_.value(value.gradient_of)).gradient;
+    }
+
+    void place(const Node& node) {
+        std::vector<TensorType> types;
+        std::vector<Placement> inputs;
+        for (const ValueId input : node.inputs) {
+            types.push_back(graph_.value(input).type);
+            inputs.push_back(used_[static_cast<std::size_t>(input)]);
+        }
+        const bool whole = std::all_of(inputs.begin(), inputs.end(),
+                                       [](Placement placement) { return placement == Placement::replicate(); });
+        std::vector<Placement> outputs(node.outputs.size(), Placement::replicate());
+        if (!whole) outputs = matching_rule(node, types, inputs).outputs;
+        for (std::size_t i = 0; i < node.outputs.size(); ++i)
+            set(node.outputs[i], outputs.at(i));
+    }
+
+    PlacementRule matching_rule(const Node& node, const std::vector<TensorType>& types,
+                                const std::vector<Placement>& inputs) const {
+        for (PlacementRule& rule : node.op->placements(types))
+            if (rule.inputs == inputs) return std::move(rule);
+        std::vector<std::string> found;
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            found.push_back(fmt::format("{} {}", graph_.value(node.inputs[i]).name, inputs[i].text()));
+        throw ConfigError(fmt::format("{} '{}' cannot run on mesh axis '{}' with its inputs placed so: {}",
+                                      node.op->name(), node.name, strategy_.axis(), fmt::join(found, ", ")));
+    }
+
+    const Graph& graph_;
+    const Strategy& strategy_;
+    std::vector<Placement> produced_;
+    std::vector<Placement> used_;
+};
+
+} // namespace
+
+ValuePlacements propagate_placements(const Graph& graph, const Layout& layout) {
+    ValuePlacements placements;
+    placements.produced.resize(graph.values().size());
+    placements.used.resize(graph.values().size());
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis) {
+        const bool alone = layout.mesh.axis(axis).size == 1; // nothing to say: all is where it is
+        const auto placed = alone ? std::nullopt
+                                  : std::make_optional<AxisPlacements>(
+                                        graph, *layout.strategies.at(static_cast<std::size_t>(axis)));
+        for (std::size_t value = 0; value < graph.values().size(); ++value) {
+            placements.produced[value].push_back(placed ? placed->produced(value) : Placement::replicate());
+            placements.used[value].push_back(placed ? placed->used(value) : Placement::replicate());
+        }
+    }
+    return placements;
+}
+
+} // namespace tessera

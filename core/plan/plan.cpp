@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The plan, pass by pass: placements, local shapes, order, memory, collectives.
+#include "core/plan/plan.hpp"
+
+#include "core/plan/passes.hpp"
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+#include "parallel/communication/communicator.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace tessera {
+
+std::string_view name_of(MemoryKind kind) {
+    constexpr std::array<std::string_view, memory_kinds> names = {"weights",   "gradients",     "optimizer", "activations",
+                                                                  "workspace", "communication", "data"};
+    return names[static_cast<std::size_t>(kind)];
+}
+
+std::int64_t MemoryNeed::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}); }
+
+void MemoryNeed::grow_to(const MemoryNeed& other) {
+    for (std::size_t kind = 0; kind < memory_kinds; ++kind)
+        bytes[kind] = std::max(bytes[kind], other.bytes[kind]);
+}
+
+namespace {
+
+bool of_micro_batch(const Value& value) {
+    if (value.kind == ValueKind::input) return true;
+    return value.kind == ValueKind::computed && (value.phase == Phase::forward || value.phase == Phase::backward);
+}
+
+MemoryKind memory_of(const Value& value) {
+    if (value.accumulated) return MemoryKind::gradients;
+    if (value.kind == ValueKind::parameter) return MemoryKind::weights;
+    if (value.kind == ValueKind::optimizer_state) return MemoryKind::optimizer;
+    if (value.kind == ValueKind::computed && value.phase == Phase::prepare) return MemoryKind::weights;
+    return MemoryKind::activations;
+}
+
+// A Shard over the data axis cuts a parameter, but not a value of a micro-batch: there the axis shares out the
+// micro-batches of a step, and the graph sees one of them.
+PlannedValue plan_value(const Value& value, const Placements& produced, const Placements& used, const Layout& layout,
+                        const std::vector<int>& coordinate) {
+    Placements cutting = produced;
+    if (of_micro_batch(value)) cutting[static_cast<std::size_t>(layout.data_axis)] = Placement::replicate();
+    const Box box = local_box(value.type.shape, cutting, layout.mesh, coordinate);
+    return {used, box, {box.shape(), value.type.dtype}, memory_of(value), -1};
+}
+
+std::vector<TensorType> local_types(const Plan& plan, const std::vector<ValueId>& ids) {
+    std::vector<TensorType> types;
+    for (const ValueId id : ids)
+        types.push_back(plan.value(id).local);
+    return types;
+}
+
+void append_calls(const Graph& graph, const std::vector<std::int32_t>& order, const Stream& stream, Plan& plan) {
+    for (const std::int32_t index : order) {
+        const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
+        const std::vector<TensorType> inputs = local_types(plan, node.inputs);
+        const std::vector<TensorType> outputs = local_types(plan, node.outputs);
+        const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
+        plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
+        plan.phases[static_cast<std::size_t>(node.phase)].emplace_back(Call{index, workspace});
+        if (node.phase == Phase::forward || node.phase == Phase::backward)
+            plan.flops_per_micro_batch += node.op->flops(inputs, outputs);
+    }
+}
+
+} // namespace
+
+Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream) {
+    if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
+        throw InternalError("a layout needs one strategy per axis of its mesh");
+    const std::vector<int> coordinate = layout.mesh.coordinate(rank);
+    Plan plan;
+    plan.share = layout.tree().share(coordinate[static_cast<std::size_t>(layout.data_axis)]);
+    plan.slots = layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
+
+    const ValuePlacements placements = propagate_placements(graph, layout);
+    for (std::size_t i = 0; i < graph.values().size(); ++i)
+        plan.values.push_back(
+            plan_value(graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
+    const std::vector<std::int32_t> order = live_nodes(graph);
+    assign_memory(graph, order, plan);
+    for (Exchange& exchange : plan_exchanges(graph, layout, placements, plan)) {
+        const int ranks = layout.mesh.axis(exchange.axis).size;
+        plan.memory[MemoryKind::communication] =
+            std::max(plan.memory[MemoryKind::communication],
+                     align_up(tree_reduce_workspace_bytes(exchange.bytes, ranks, layout.one_host)));
+        plan.phases[static_cast<std::size_t>(Phase::update)].emplace_back(std::move(exchange));
+    }
+    append_calls(graph, order, stream, plan);
+    return plan;
+}
+
+} // namespace tessera

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one rank will do and hold, decided before anything runs: a pure function of graph, mesh, strategies, coordinate.
+#pragma once
+
+#include "core/graph/graph.hpp"
+#include "parallel/layout/mesh.hpp"
+#include "parallel/layout/redistribute.hpp"
+#include "parallel/layout/summation_tree.hpp"
+#include "parallel/strategies/strategy.hpp"
+
+#include <array>
+#include <memory>
+#include <variant>
+#include <vector>
+
+namespace tessera {
+
+enum class MemoryKind { weights, gradients, optimizer, activations, workspace, communication, data };
+inline constexpr std::size_t memory_kinds = 7;
+std::string_view name_of(MemoryKind kind);
+
+// Bytes of each kind that a rank allocates.
+struct MemoryNeed {
+    std::array<std::int64_t, memory_kinds> bytes{};
+
+    std::int64_t& operator[](MemoryKind kind) { return bytes[static_cast<std::size_t>(kind)]; }
+    std::int64_t operator[](MemoryKind kind) const { return bytes[static_cast<std::size_t>(kind)]; }
+    std::int64_t total() const;
+    // Two programs that take turns in the same memory.
+    void grow_to(const MemoryNeed& other);
+};
+
+// Where the mesh lives and how the batch is cut. `data_axis` is the axis whose ranks share out the micro-batches.
+struct Layout {
+    Mesh mesh{{}};
+    std::vector<std::shared_ptr<const Strategy>> strategies; // one per axis of the mesh
+    int data_axis = 0;
+    std::int64_t micro_batches = 1; // of a step, over all ranks of the data axis
+    bool one_host = true;           // all ranks can share memory
+    bool reproducible = true;       // sums in the order of the summation tree
+
+    SummationTree tree() const { return {micro_batches, mesh.axis(data_axis).size}; }
+};
+
+// A value on this rank.
+struct PlannedValue {
+    Placements placements; // of an accumulated value: where the update phase finds it
+    Box box;               // its part of the logical tensor; for values of a micro-batch, of one micro-batch
+    TensorType local;
+    MemoryKind memory = MemoryKind::activations;
+    std::int64_t offset = -1; // within that memory; -1: nobody ever needs it
+};
+
+struct Call { // of a node of the graph
+    std::int32_t node = 0;
+    std::int64_t workspace_bytes = 0;
+};
+
+// A collective on neighbouring tensors of the gradients' memory: one bucket.
+struct Exchange {
+    Collective collective = Collective::none;
+    int axis = 0;
+    std::int64_t offset = 0;
+    std::int64_t bytes = 0;
+    std::vector<ValueId> values;
+};
+
+using Action = std::variant<Call, Exchange>;
+
+struct Plan {
+    std::array<std::vector<Action>, 4> phases; // by Phase
+    std::vector<PlannedValue> values;          // by ValueId
+    MemoryNeed memory;                         // gradients: of all slots; data: not known here
+    std::int64_t slot_bytes = 0;               // of the gradients' memory: one sum over micro-batches
+    int slots = 1;                             // sums kept at once: see SummationTree
+    Range share;                               // this rank's micro-batches
+    double flops_per_micro_batch = 0;          // of the model, forward and backward
+
+    const std::vector<Action>& actions(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
+    const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
+};
+
+// Throws ConfigError, with the layer's name, where something cannot be sharded as the strategies say. `stream` is asked
+// what workspace its kernels need; nothing runs on it.
+Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream);
+
+} // namespace tessera

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Evaluation: one "step" over the validation split, summed in the same kind of tree as a training step.
+#include "core/run/evaluation.hpp"
+
+#include "core/data/options.hpp"
+namespace tessera {
+
+Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory)
+    : ground_(ground), experiment_(experiment) {
+    if (experiment.evaluation_batches == 0) return;
+    const Program& program = experiment.evaluate;
+    executor_ = std::make_unique<Executor>(program.model.graph, program.layout, program.plan, memory, ground.groups,
+                                           ground.stream);
+    inputs_ = {executor_->view(program.model.tokens), executor_->view(program.model.targets)};
+}
+
+EvaluationRecord Evaluation::run(std::int64_t steps_done) {
+    Loader loader(ground_.dataset,
+                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation,
+                                            experiment_.sizes.sequence_length, experiment_.seed)),
+                  experiment_.evaluation_loader());
+    const StepState state{.seed = experiment_.seed};
+    executor_->prepare(state);
+    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(inputs_); });
+    executor_->update(state);
+    const std::int64_t tokens =
+        experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.sizes.sequence_length;
+    const float loss = *executor_->view(experiment_.evaluate.model.loss).as<float>();
+    return {.step = steps_done, .loss = static_cast<double>(loss) / static_cast<double>(tokens), .tokens = tokens};
+}
+
+std::int64_t Evaluation::allocated_bytes() const {
+    if (executor_ == nullptr) return 0;
+    return Loader::buffer_bytes(experiment_.fields, experiment_.evaluation_loader());
+}
+
+} // namespace tessera

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// From config to plan.
+#include "core/run/experiment.hpp"
+
+#include "core/data/options.hpp"
+#include "core/optimizers/optimizer.hpp"
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+#include "parallel/strategies/catalog.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+std::int64_t at_least_one(const Config& config, const Key<std::int64_t>& key) {
+    const std::int64_t value = config.get(key);
+    if (value < 1) config.refuse(key.name, "must be at least 1");
+    return value;
+}
+
+Experiment common(const Config& config, std::int64_t vocabulary) {
+    Experiment experiment;
+    const std::int64_t seed = config.get(training_seed);
+    if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
+    experiment.seed = static_cast<std::uint64_t>(seed);
+    experiment.sizes.sequence_length = at_least_one(config, training_sequence);
+    experiment.sizes.vocabulary = vocabulary;
+    experiment.sizes.compute = dtype_named(config.get(training_dtype));
+    if (experiment.sizes.compute == DType::i32) config.refuse(training_dtype.name, "must be f32 or bf16");
+    return experiment;
+}
+
+Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches) {
+    Layout layout;
+    layout.mesh = make_mesh(config, view.ranks);
+    layout.data_axis = layout.mesh.axis_named("data");
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis).name));
+    layout.micro_batches = micro_batches;
+    layout.one_host = view.one_host && config.get(parallelism_shared_memory);
+    layout.reproducible = config.get(run_reproducible);
+    return layout;
+}
+
+// The validation split in whole micro-batches; what is left over at its end is not evaluated.
+std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
+                                      int ranks) {
+    const std::int64_t most = config.get(evaluate_batches);
+    if (most < 0) config.refuse(evaluate_batches.name, "must be at least 0");
+    const std::int64_t samples = dataset.samples(Split::validation);
+    if (samples == 0) return 0;
+    const std::int64_t windows = (samples - 1) / sizes.sequence_length + 1;
+    std::int64_t batches = windows / sizes.batch;
+    if (most > 0) batches = std::min(batches, most);
+    if (batches < ranks)
+        throw ConfigError(fmt::format("the validation split has {} windows of {} tokens: {} ranks with micro-batches of "
+                                      "{} need at least {}",
+                                      windows, sizes.sequence_length, ranks, sizes.batch, ranks * sizes.batch));
+    return batches;
+}
+
+void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream,
+                             Experiment& experiment) {
+    Program& program = experiment.evaluate;
+    program.model = build_model(config, experiment.sizes, Purpose::evaluate);
+    program.layout = make_layout(config, view, experiment.evaluation_batches);
+    program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
+    experiment.memory.grow_to(program.plan.memory);
+    if (!experiment.fields.empty())
+        experiment.memory[MemoryKind::data] += Loader::buffer_bytes(experiment.fields, experiment.evaluation_loader());
+}
+
+// Without data: the fields that every language model's dataset has.
+std::vector<Field> language_fields(std::int64_t sequence_length) {
+    return {{"tokens", {sequence_length}, DType::i32}, {"targets", {sequence_length}, DType::i32}};
+}
+
+std::int64_t vocabulary_of(const Config& config, const Dataset* dataset) {
+    if (dataset != nullptr) return dataset->vocabulary_size();
+    const std::int64_t vocabulary = vocabulary_without_data(config);
+    if (vocabulary == 0)
+        config.refuse(data_vocabulary.name, "without its data the vocabulary is not known: say how many tokens it has");
+    return vocabulary;
+}
+
+} // namespace
+
+Mesh make_mesh(const Config& config, int ranks) {
+    std::int64_t degree = config.get(parallelism_data);
+    if (degree == -1) degree = ranks;
+    if (degree < 1) config.refuse(parallelism_data.name, "must be at least 1, or -1 for what is left");
+    if (degree != ranks)
+        config.refuse(parallelism_data.name,
+                      fmt::format("the mesh has data_parallel_degree {} = {} ranks, but {} run", degree, degree, ranks));
+    return Mesh({{"data", static_cast<int>(degree)}});
+}
+
+LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
+    return {.split = Split::train,
+            .micro_batch_size = batch.micro_batch,
+            .first_micro_batch = train.plan.share.begin,
+            .micro_batches = train.plan.share.size(),
+            .micro_batches_per_step = batch.micro_batches,
+            .first_step = first_step,
+            .end_step = steps};
+}
+
+LoaderOptions Experiment::evaluation_loader() const {
+    return {.split = Split::validation,
+            .micro_batch_size = sizes.batch,
+            .first_micro_batch = evaluate.plan.share.begin,
+            .micro_batches = evaluate.plan.share.size(),
+            .micro_batches_per_step = evaluation_batches,
+            .first_step = 0,
+            .end_step = 1};
+}
+
+Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
+    Experiment experiment = common(config, vocabulary_of(config, dataset));
+    experiment.steps = at_least_one(config, training_steps);
+    experiment.fields =
+        dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
+    Program& program = experiment.train;
+    program.layout = make_layout(config, view, 1);
+    experiment.batch = solve_batch(config, program.layout.mesh.axis(program.layout.data_axis).size);
+    program.layout.micro_batches = experiment.batch.micro_batches;
+    experiment.sizes.batch = experiment.batch.micro_batch;
+
+    program.model = build_model(config, experiment.sizes, Purpose::train);
+    const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);
+    experiment.gradient_norm =
+        append_optimizer(program.model.graph, gradients, *make_optimizer(config), config.get(training_max_norm));
+    program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
+    experiment.memory = program.plan.memory;
+    experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));
+    if (dataset != nullptr)
+        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes, view.ranks);
+    else
+        experiment.evaluation_batches = view.ranks; // what it needs does not depend on how long it goes on
+    if (experiment.evaluation_batches > 0) plan_evaluation_program(config, view, stream, experiment);
+    return experiment;
+}
+
+Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
+    Experiment experiment = common(config, dataset.vocabulary_size());
+    experiment.fields = dataset.fields();
+    experiment.batch = solve_batch(config, 1);
+    experiment.sizes.batch = experiment.batch.micro_batch;
+    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, view.ranks);
+    if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
+    plan_evaluation_program(config, view, stream, experiment);
+    return experiment;
+}
+
+Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream) {
+    Experiment experiment = common(config, vocabulary);
+    Program& program = experiment.generate;
+    program.model = build_model(config, experiment.sizes, Purpose::generate);
+    program.layout.mesh = Mesh({{"data", 1}});
+    program.layout.strategies.push_back(make_strategy("data", "data"));
+    program.plan = make_plan(program.model.graph, program.layout, 0, stream);
+    experiment.memory = program.plan.memory;
+    return experiment;
+}
+
+} // namespace tessera

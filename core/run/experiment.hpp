@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that a config and a rank count decide before anything runs: data, batch, mesh, graphs, plans, memory.
+#pragma once
+
+#include "core/config.hpp"
+#include "core/data/dataset.hpp"
+#include "core/data/loader.hpp"
+#include "core/model.hpp"
+#include "core/plan/plan.hpp"
+#include "core/run/batch.hpp"
+
+#include <memory>
+
+namespace tessera {
+
+inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "optimizer steps of the whole run"};
+inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample"};
+inline constexpr Key<std::string> training_dtype{
+    "training.dtype", "f32", "type of activations and of weights in use: f32 or bf16; weights rest in f32"};
+inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
+inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
+                                                    "ranks that share out the samples; -1: what is left"};
+inline constexpr Key<bool> parallelism_shared_memory{
+    "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
+inline constexpr Key<bool> run_reproducible{
+    "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
+inline constexpr Key<std::int64_t> run_threads{"run.threads", 0,
+                                               "threads of each rank; 0: OMP_NUM_THREADS, or 1 without it"};
+inline constexpr Key<std::int64_t> evaluate_batches{
+    "metrics.evaluate_batches", 0, "micro-batches of the validation split per evaluation; 0: all of it"};
+
+// A graph with its plan for this rank.
+struct Program {
+    Model model;
+    Layout layout; // of its own: an evaluation has other micro-batches than a step
+    Plan plan;
+};
+
+struct Experiment {
+    std::int64_t steps = 0;
+    std::uint64_t seed = 0;
+    ModelSizes sizes; // batch: rows of a micro-batch
+    Batch batch;
+    std::vector<Field> fields; // of a sample
+
+    Program train;
+    ValueId gradient_norm = no_value;
+    Program evaluate;
+    std::int64_t evaluation_batches = 0; // 0: there is no validation split
+    Program generate;                    // without data or targets; planned when asked for
+
+    MemoryNeed memory;
+
+    LoaderOptions train_loader(std::int64_t first_step) const;
+    LoaderOptions evaluation_loader() const;
+};
+
+// What a run looks like from one of its ranks.
+struct RankView {
+    int rank = 0;
+    int ranks = 1;
+    bool one_host = true; // all ranks are on one host
+};
+
+// `dataset` may be null for a plan without data; then the config must tell the vocabulary. Throws ConfigError with the
+// key's place for whatever does not fit.
+Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
+Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);
+Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream);
+
+// The mesh of the [parallelism] section. ConfigError when its product is not the number of ranks, naming every factor.
+Mesh make_mesh(const Config& config, int ranks);
+
+} // namespace tessera

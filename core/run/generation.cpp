@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generation by whole windows: attention is causal, so what stands behind the last token does not matter.
+#include "core/run/generation.hpp"
+
+#include "kernels/copy.hpp"
+#include "kernels/error.hpp"
+#include "kernels/random.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace tessera {
+
+std::int32_t sample_token(std::span<const float> logits, double temperature, std::int64_t top_k, double uniform) {
+    std::vector<std::int32_t> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+        return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+    });
+    if (temperature <= 0) return order[0];
+    if (top_k > 0 && top_k < static_cast<std::int64_t>(order.size())) order.resize(static_cast<std::size_t>(top_k));
+    std::vector<double> weights;
+    for (const std::int32_t token : order)
+        weights.push_back(std::exp(
+            (static_cast<double>(logits[static_cast<std::size_t>(token)]) - logits[static_cast<std::size_t>(order[0])]) /
+            temperature));
+    double left = uniform * std::accumulate(weights.begin(), weights.end(), 0.0);
+    for (std::size_t i = 0; i < order.size(); ++i) {
+        left -= weights[i];
+        if (left < 0) return order[i];
+    }
+    return order.back();
+}
+
+void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
+              const SamplingOptions& options, const std::function<void(std::int32_t)>& take) {
+    if (prompt.empty()) throw ConfigError("the prompt is empty: generation continues at least one token");
+    const Model& model = experiment.generate.model;
+    const auto window = static_cast<std::size_t>(experiment.sizes.sequence_length);
+    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.vocabulary);
+    const View tokens = executor.view(model.tokens);
+    const View logits = executor.view(model.logits);
+    std::vector<float> row(vocabulary);
+    const RandomKey key = random_key(options.seed, "generate");
+    const auto next_batch = [&] {
+        const std::size_t count = std::min(window, prompt.size());
+        std::fill_n(tokens.as<std::int32_t>(), window, 0);
+        std::copy(prompt.end() - static_cast<std::ptrdiff_t>(count), prompt.end(), tokens.as<std::int32_t>());
+    };
+    CpuStream host;
+    executor.prepare({});
+    for (std::int64_t i = 0; i < options.tokens; ++i) {
+        executor.run_micro_batches({}, 1, next_batch);
+        const std::size_t last = std::min(window, prompt.size()) - 1;
+        auto* from = static_cast<std::byte*>(logits.memory()) +
+                     last * vocabulary * static_cast<std::size_t>(bytes_of(logits.dtype));
+        const Shape shape{experiment.sizes.vocabulary};
+        kernels::cast(host, View(from, shape, logits.dtype), View(row.data(), shape, DType::f32));
+        prompt.push_back(sample_token(row, options.temperature, options.top_k,
+                                      random_uniform(key, static_cast<std::uint64_t>(i))));
+        take(prompt.back());
+    }
+}
+
+} // namespace tessera

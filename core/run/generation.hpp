@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling from a language model, token by token.
+#pragma once
+
+#include "core/run/executor.hpp"
+#include "core/run/experiment.hpp"
+
+#include <functional>
+#include <span>
+
+namespace tessera {
+
+struct SamplingOptions {
+    std::int64_t tokens = 200;
+    double temperature = 1;  // 0: always the most likely token
+    std::int64_t top_k = 0;  // only the k most likely tokens; 0: all
+    std::uint64_t seed = 1;
+};
+
+// Continues `prompt` (at least one token) and hands over each new token. The model sees the last sequence_length tokens;
+// each token is drawn by a function of seed and position alone.
+void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
+              const SamplingOptions& options, const std::function<void(std::int32_t)>& take);
+
+// The token that `uniform`, in [0, 1), draws from softmax(logits / temperature) restricted to the k most likely.
+std::int32_t sample_token(std::span<const float> logits, double temperature, std::int64_t top_k, double uniform);
+
+} // namespace tessera

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Allocation of what the plan asks for, and the check that nothing reaches beyond it.
+#include "core/run/memory.hpp"
+
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera {
+
+Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups) {
+    Communicator& data_axis = groups.axis(layout.data_axis);
+    for (std::size_t i = 0; i < memory_kinds; ++i) {
+        const auto kind = static_cast<MemoryKind>(i);
+        if (kind == MemoryKind::data) continue;
+        buffers_[i] = kind == MemoryKind::gradients ? data_axis.allocate(need[kind]) : Buffer(need[kind]);
+        allocated_[kind] = buffers_[i].bytes();
+    }
+    const std::int64_t bytes = need[MemoryKind::communication];
+    data_axis.use_workspace(view(MemoryKind::communication, 0, {{bytes / 4}, DType::f32}));
+}
+
+View Memory::view(MemoryKind kind, std::int64_t offset, const TensorType& type) const {
+    const Buffer& buffer = buffers_[static_cast<std::size_t>(kind)];
+    if (offset < 0 || offset + type.bytes() > buffer.bytes())
+        throw InternalError(fmt::format("{} bytes at {} of {} lie outside its {} bytes", type.bytes(), offset,
+                                        name_of(kind), buffer.bytes()));
+    return {buffer.data() + offset, type.shape, type.dtype};
+}
+
+} // namespace tessera

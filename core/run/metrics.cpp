@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formats records and keeps RUN/metrics.jsonl. The only file here that includes nlohmann/json.
+#include "core/run/metrics.hpp"
+
+#include "core/with_thousands.hpp"
+#include "kernels/error.hpp"
+
+#include <cmath>
+#include <fmt/format.h>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace tessera {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::chrono::milliseconds redraw_interval{100};
+constexpr double average_weight = 0.05; // of a new step in the moving average of seconds, about 20 steps
+
+std::string duration(double seconds) { // 83 -> 0:01:23
+    const auto whole = static_cast<std::int64_t>(std::llround(seconds));
+    return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// The step of a line; -1 for one that is no record.
+std::int64_t step_of(const std::string& line) {
+    const Json record = Json::parse(line, nullptr, false);
+    if (!record.is_object() || !record.contains("step") || !record["step"].is_number_integer()) return -1;
+    return record["step"].get<std::int64_t>();
+}
+
+// Keeps the lines up to `last_step`; returns the path.
+std::filesystem::path cut_file(const std::filesystem::path& path, std::int64_t last_step, Log& log) {
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (error) throw SystemError(fmt::format("cannot make the folder of {}: {}", path.string(), error.message()));
+    std::ifstream file(path, std::ios::binary);
+    std::string kept, line;
+    std::int64_t broken = 0;
+    while (last_step > 0 && std::getline(file, line)) {
+        const std::int64_t step = file.eof() ? -1 : step_of(line); // a last line without its end was cut off
+        if (step < 0)
+            ++broken;
+        else if (step <= last_step)
+            kept += line + '\n';
+    }
+    replace_file(path, kept);
+    if (broken > 0)
+        log.warning(fmt::format("{}: lines that were no record and are dropped: {}", path.string(), broken));
+    return path;
+}
+
+} // namespace
+
+std::string console_line(const StepRecord& record, double eta_seconds) {
+    std::string line = fmt::format("step: {}/{}  loss: {:.4f}", record.step, record.steps, record.loss);
+    if (!(record.grad_norm < 0)) line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
+    line +=
+        fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate, with_thousands(std::llround(record.tokens_per_second)));
+    if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
+    if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
+    if (!(eta_seconds < 0)) line += fmt::format("  eta: {}", duration(eta_seconds));
+    return line;
+}
+
+std::string console_line(const EvaluationRecord& record) {
+    return fmt::format("evaluation: step: {}  loss: {:.4f}  perplexity: {:.2f}  tokens: {}", record.step, record.loss,
+                       std::exp(record.loss), with_thousands(record.tokens));
+}
+
+std::string json_line(const StepRecord& record) {
+    Json json{{"kind", "step"}, {"step", record.step}, {"steps", record.steps}, {"loss", number(record.loss)}};
+    if (!(record.grad_norm < 0)) json["grad_norm"] = number(record.grad_norm);
+    json["learning_rate"] = number(record.learning_rate);
+    json["tokens_per_second"] = number(record.tokens_per_second);
+    if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
+    if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
+    json["seconds"] = number(record.seconds);
+    json["input_wait"] = number(record.input_wait);
+    json["tokens"] = record.tokens;
+    return json.dump();
+}
+
+std::string json_line(const EvaluationRecord& record) {
+    return Json{{"kind", "evaluation"}, {"step", record.step}, {"loss", number(record.loss)}, {"tokens", record.tokens}}
+        .dump();
+}
+
+Metrics::Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step)
+    : log_(log), log_every_(config.get(metrics_log_every)),
+      file_(cut_file(run_folder / "metrics.jsonl", resumed_step, log), TextFile::Mode::append) {
+    if (log_every_ < 1) config.refuse(metrics_log_every.name, "expected at least 1");
+}
+
+void Metrics::step(const StepRecord& record) {
+    file_.write(json_line(record) + '\n');
+    const double remaining = eta(record);
+    const bool due = record.step % log_every_ == 0 || logged_ == 0 || record.step == record.steps;
+    ++logged_;
+    if (due) {
+        log_.info(console_line(record, remaining));
+        return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (!log_.on_terminal() || now - redrawn_ < redraw_interval) return;
+    redrawn_ = now;
+    log_.progress(console_line(record, remaining));
+}
+
+void Metrics::evaluation(const EvaluationRecord& record) {
+    file_.write(json_line(record) + '\n');
+    log_.info(console_line(record));
+}
+
+double Metrics::eta(const StepRecord& record) {
+    const double weight = step_seconds_ < 0 ? 1 : average_weight;
+    step_seconds_ = (1 - weight) * step_seconds_ + weight * record.seconds;
+    return step_seconds_ * static_cast<double>(record.steps - record.step);
+}
+
+} // namespace tessera

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run measures, step by step: a line on the console and a line of JSON in RUN/metrics.jsonl. One rank keeps it.
+#pragma once
+
+#include "core/log.hpp"
+#include "core/run/text_file.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace tessera {
+
+inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "steps between two lines in the log"};
+
+// Below zero means unknown for grad_norm, tflops and mfu: the field is left out.
+struct StepRecord {
+    std::int64_t step = 0;  // 1 is the first
+    std::int64_t steps = 0; // of the whole run
+    double loss = 0;
+    double grad_norm = -1;
+    double learning_rate = 0;
+    double tokens_per_second = 0; // of all ranks
+    double tflops = -1;           // of all ranks, 1e12 operations per second
+    double mfu = -1;              // 1 is the machine's peak
+    double seconds = 0;           // of this step
+    double input_wait = 0;        // seconds of it spent waiting for data
+    std::int64_t tokens = 0;      // since the start of the run
+};
+
+struct EvaluationRecord {
+    std::int64_t step = 0;
+    double loss = 0;
+    std::int64_t tokens = 0; // that the loss is the mean of
+};
+
+// "step: 100/2000  loss: 2.3456  grad_norm: 0.512  lr: 1.00e-03  tok/s: 45,123  …  eta: 0:01:23"; eta < 0: left out.
+std::string console_line(const StepRecord& record, double eta_seconds);
+std::string console_line(const EvaluationRecord& record);
+
+// The record as one line of JSON without line end. Numbers are written such that they read back to the same bits; one
+// that is not finite is null.
+std::string json_line(const StepRecord& record);
+std::string json_line(const EvaluationRecord& record);
+
+// Every step goes to the file; every metrics.log_every-th, the first and the last to the log; the others redraw the
+// progress line of a terminal.
+class Metrics {
+public:
+    // `log` must outlive this. Keeps of an existing file the lines up to `resumed_step` (0: a new run, none), in one
+    // atomic replacement, so that a resumed run leaves one sequence of steps. Lines that are no record, as a crash
+    // leaves them, are dropped with a warning. Throws SystemError when the file cannot be written, ConfigError for
+    // metrics.log_every < 1.
+    Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step);
+
+    void step(const StepRecord& record);
+    void evaluation(const EvaluationRecord& record);
+
+private:
+    double eta(const StepRecord& record);
+
+    Log& log_;
+    std::int64_t log_every_;
+    TextFile file_;
+    double step_seconds_ = -1; // moving average
+    std::int64_t logged_ = 0;  // steps handed in so far
+    std::chrono::steady_clock::time_point redrawn_{};
+};
+
+} // namespace tessera

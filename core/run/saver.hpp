@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// When a run saves, what it saves, and how it starts again.
+#pragma once
+
+#include "core/log.hpp"
+#include "core/run/ground.hpp"
+#include "core/run/weights.hpp"
+
+#include <filesystem>
+
+namespace tessera {
+
+inline constexpr Key<std::int64_t> checkpoint_interval{
+    "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: never"};
+inline constexpr Key<std::int64_t> checkpoint_keep{"checkpoint.keep_latest_k", 2,
+                                                   "newest checkpoints to keep; 0: all of them"};
+inline constexpr Key<std::string> checkpoint_resume{
+    "checkpoint.resume", "auto", "auto (the newest of this run's folder, if any), never, or the path of a checkpoint"};
+
+class Saver {
+public:
+    Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
+          const std::filesystem::path& run_folder);
+
+    // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Called by all ranks.
+    std::int64_t start_or_resume();
+
+    bool due(std::int64_t steps_done, bool last) const;
+    void save(std::int64_t steps_done); // called by all ranks together
+
+private:
+    std::string checkpoint_to_resume() const;
+    void check_same_experiment(const Checkpoint& checkpoint) const;
+
+    Ground ground_;
+    const Experiment& experiment_;
+    const Executor& executor_;
+    Log& log_;
+    Team team_;
+    std::string folder_;
+    std::int64_t interval_;
+    std::int64_t keep_;
+};
+
+} // namespace tessera

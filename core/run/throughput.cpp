@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Throughput. The model's operations are those of its products and attention, forward and backward, causal half only.
+#include "core/run/throughput.hpp"
+
+#include "kernels/peak.hpp"
+
+namespace tessera {
+
+Throughput::Throughput(const Experiment& experiment, Groups& groups, Stream& stream)
+    : flops_per_step_(experiment.train.plan.flops_per_micro_batch *
+                      static_cast<double>(experiment.batch.micro_batches)),
+      tokens_per_step_(static_cast<double>(experiment.batch.global * experiment.sizes.sequence_length)) {
+    groups.all().barrier(stream); // all ranks measure at once, as they will run
+    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::measured_peak_flops(s); }, stream));
+    groups.all().all_reduce(stream, View(&peak, {}, DType::f32), Reduction::sum);
+    peak_flops_ = peak;
+    restart();
+}
+
+void Throughput::restart() { before_ = Clock::now(); }
+
+void Throughput::measure(StepRecord& record, double seconds_waited_so_far) {
+    const Clock::time_point now = Clock::now();
+    record.seconds = std::chrono::duration<double>(now - before_).count();
+    record.tokens_per_second = tokens_per_step_ / record.seconds;
+    record.tflops = flops_per_step_ / record.seconds / 1e12;
+    record.mfu = flops_per_step_ / record.seconds / peak_flops_;
+    record.input_wait = seconds_waited_so_far - waited_;
+    waited_ = seconds_waited_so_far;
+    before_ = now;
+}
+
+} // namespace tessera

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop, on one page.
+#include "core/run/trainer.hpp"
+
+#include "core/data/options.hpp"
+#include "core/optimizers/optimizer.hpp"
+#include "kernels/error.hpp"
+
+#include <cmath>
+#include <fmt/core.h>
+
+namespace tessera {
+
+void Trainer::train() {
+    for (std::int64_t step = first_step_; step < experiment_.steps; ++step) {
+        train_step(step);
+        const std::int64_t done = step + 1;
+        const bool last = done == experiment_.steps;
+        if (last || (evaluate_every_ > 0 && done % evaluate_every_ == 0)) evaluate(done);
+        if (saver_.due(done, last)) saver_.save(done);
+    }
+}
+
+void Trainer::train_step(std::int64_t step) {
+    const StepState state{experiment_.seed, step, 0, schedule_.rate(step)};
+    executor_.prepare(state);
+    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(inputs_); });
+    executor_.update(state);
+    record_step(step, state.learning_rate);
+}
+
+void Trainer::record_step(std::int64_t step, double rate) {
+    const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
+    const float loss = *executor_.view(experiment_.train.model.loss).as<float>();
+    const float norm = *executor_.view(experiment_.gradient_norm).as<float>();
+    if (!std::isfinite(loss) || !std::isfinite(norm)) // every rank holds the same bits, so all stop here together
+        throw SystemError(fmt::format("diverged at step {}: loss {}, gradient norm {}", step + 1, loss / tokens, norm));
+    StepRecord record{.step = step + 1,
+                      .steps = experiment_.steps,
+                      .loss = loss / tokens,
+                      .grad_norm = norm,
+                      .learning_rate = rate,
+                      .tokens = (step + 1) * experiment_.batch.global * experiment_.sizes.sequence_length};
+    throughput_.measure(record, loader_.seconds_waited());
+    if (metrics_ != nullptr) metrics_->step(record);
+}
+
+void Trainer::evaluate(std::int64_t steps_done) {
+    if (experiment_.evaluation_batches == 0) return;
+    const EvaluationRecord record = evaluation_.run(steps_done);
+    if (metrics_ != nullptr) metrics_->evaluation(record);
+    throughput_.restart(); // the next step's time does not include this
+}
+
+namespace {
+
+std::vector<View> batch_views(const Executor& executor, const Model& model) {
+    return {executor.view(model.tokens), executor.view(model.targets)};
+}
+
+} // namespace
+
+Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder)
+    : experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
+      executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
+                ground.stream),
+      evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
+      schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps),
+      first_step_(saver_.start_or_resume()),
+      loader_(ground.dataset,
+              SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.sizes.sequence_length,
+                                        experiment.seed)),
+              experiment.train_loader(first_step_)),
+      throughput_(experiment, ground.groups, ground.stream), allocated_(memory_.allocated()),
+      inputs_(batch_views(executor_, experiment.train.model)), evaluate_every_(ground.config.get(evaluate_every)) {
+    if (ground.groups.all().rank() == 0)
+        metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
+    if (evaluate_every_ < 0) ground.config.refuse(evaluate_every.name, "must be at least 0");
+    allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
+    *executor_.view(experiment.train.model.scale).as<float>() =
+        1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
+}
+
+} // namespace tessera

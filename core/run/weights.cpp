@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights and optimizer states by name and box.
+#include "core/run/weights.hpp"
+
+#include "kernels/error.hpp"
+#include "kernels/random.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <fmt/core.h>
+
+namespace tessera {
+namespace {
+
+std::vector<ValueId> persistent_values(const Graph& graph) {
+    std::vector<ValueId> ids = graph.of_kind(ValueKind::parameter);
+    const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
+    ids.insert(ids.end(), states.begin(), states.end());
+    return ids;
+}
+
+// Calls visit(first element in the whole tensor, first element in the box, count) for each run of elements of `box`
+// that lies together in a tensor of shape `whole`.
+void for_each_run(const Shape& whole, const Box& box,
+                  const std::function<void(std::int64_t, std::int64_t, std::int64_t)>& visit) {
+    const Shape part = box.shape();
+    if (part.count() == 0) return;
+    int inner = whole.rank(); // dims [inner, rank) are whole in the box
+    while (inner > 0 && part[inner - 1] == whole[inner - 1])
+        --inner;
+    const int first = std::max(inner - 1, 0); // a run spans the box's range of this dim
+    const std::int64_t run = part.count(first, part.rank());
+    for (std::int64_t index = 0; index < part.count() / run; ++index) {
+        std::int64_t rest = index;
+        std::int64_t at = whole.rank() == 0 ? 0 : box.ranges[static_cast<std::size_t>(first)].begin *
+                                                      whole.count(first + 1, whole.rank());
+        for (int dim = first - 1; dim >= 0; --dim) {
+            at += (box.ranges[static_cast<std::size_t>(dim)].begin + rest % part[dim]) *
+                  whole.count(dim + 1, whole.rank());
+            rest /= part[dim];
+        }
+        visit(at, index * run, run);
+    }
+}
+
+bool same_on_all_ranks(const PlannedValue& value) {
+    return std::all_of(value.placements.begin(), value.placements.end(),
+                       [](Placement placement) { return placement == Placement::replicate(); });
+}
+
+} // namespace
+
+void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed) {
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : graph.of_kind(ValueKind::parameter)) {
+        const Value& value = graph.value(id);
+        const Initialization start = value.parameter->start;
+        const RandomKey key = random_key(seed, value.name);
+        float* data = executor.view(id).as<float>();
+        for_each_run(value.type.shape, program.plan.value(id).box,
+                     [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
+                         const View run(data + in_box, {count}, DType::f32);
+                         if (start.deviation == 0)
+                             std::fill_n(data + in_box, count, static_cast<float>(start.constant));
+                         else
+                             fill_normal(run, key, static_cast<float>(start.constant),
+                                         static_cast<float>(start.deviation), static_cast<std::uint64_t>(in_whole));
+                     });
+    }
+}
+
+std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& executor, int rank) {
+    const Graph& graph = program.model.graph;
+    std::vector<TensorPart> parts;
+    for (const ValueId id : persistent_values(graph)) {
+        const Value& value = graph.value(id);
+        const Shape& whole = value.type.shape;
+        if (!same_on_all_ranks(program.plan.value(id)))
+            throw InternalError(fmt::format("'{}' is sharded: no rule says which rank saves what", value.name));
+        const View view = executor.view(id);
+        if (whole.rank() == 0) {
+            if (rank == 0) parts.push_back({value.name, whole, value.type.dtype, {}, view});
+            continue;
+        }
+        const Range rows = shard_range(whole[0], program.layout.mesh.size(), rank);
+        Shape shape = whole;
+        shape.set(0, rows.size());
+        std::vector<std::int64_t> start(static_cast<std::size_t>(whole.rank()));
+        start[0] = rows.begin;
+        const auto* data = static_cast<const std::byte*>(view.data) +
+                           rows.begin * whole.count(1, whole.rank()) * bytes_of(value.type.dtype);
+        parts.push_back({value.name, whole, value.type.dtype, start, ConstView{data, shape, value.type.dtype}});
+    }
+    return parts;
+}
+
+void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor) {
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : persistent_values(graph)) {
+        const Value& value = graph.value(id);
+        if (!checkpoint.has(value.name))
+            throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
+                                          checkpoint.folder(), value.name));
+        std::vector<std::int64_t> start;
+        for (const Range& range : program.plan.value(id).box.ranges)
+            start.push_back(range.begin);
+        checkpoint.require(value.name, value.type.shape, value.type.dtype);
+        checkpoint.read(value.name, start, executor.view(id));
+    }
+}
+
+Team team_of(Communicator& communicator, Stream& stream) {
+    const auto exchange_sizes = [&communicator, &stream](std::int64_t bytes) { // in two words: views have no 64-bit type
+        const std::array<std::int32_t, 2> mine{static_cast<std::int32_t>(bytes >> 31),
+                                               static_cast<std::int32_t>(bytes & 0x7fffffff)};
+        std::vector<std::int32_t> words(2 * static_cast<std::size_t>(communicator.size()));
+        communicator.all_gather(stream, ConstView{mine.data(), {1, 2}, DType::i32},
+                                View(words.data(), {communicator.size(), 2}, DType::i32));
+        std::vector<std::int64_t> sizes;
+        for (std::size_t rank = 0; rank < words.size() / 2; ++rank)
+            sizes.push_back((static_cast<std::int64_t>(words[2 * rank]) << 31) | words[2 * rank + 1]);
+        return sizes;
+    };
+    const auto gather = [&communicator, &stream, exchange_sizes](const std::string& text) {
+        const std::vector<std::int64_t> sizes = exchange_sizes(static_cast<std::int64_t>(text.size()));
+        const std::int64_t row = (*std::max_element(sizes.begin(), sizes.end()) + 3) / 4; // equal rows, padded
+        std::vector<std::int32_t> mine(static_cast<std::size_t>(row));
+        std::memcpy(mine.data(), text.data(), text.size());
+        std::vector<std::int32_t> all(static_cast<std::size_t>(row * communicator.size()));
+        communicator.all_gather(stream, ConstView{mine.data(), {1, row}, DType::i32},
+                                View(all.data(), {communicator.size(), row}, DType::i32));
+        std::vector<std::string> texts;
+        if (communicator.rank() != 0) return texts;
+        for (std::size_t rank = 0; rank < sizes.size(); ++rank)
+            texts.emplace_back(reinterpret_cast<const char*>(all.data() + static_cast<std::int64_t>(rank) * row),
+                               static_cast<std::size_t>(sizes[rank]));
+        return texts;
+    };
+    const auto broadcast = [&communicator, &stream, exchange_sizes](const std::string& text) {
+        const auto size = static_cast<std::size_t>(exchange_sizes(static_cast<std::int64_t>(text.size()))[0]);
+        std::vector<std::int32_t> words((size + 3) / 4);
+        if (communicator.rank() == 0) std::memcpy(words.data(), text.data(), size);
+        communicator.broadcast(stream, View(words.data(), {static_cast<std::int64_t>(words.size())}, DType::i32), 0);
+        return std::string(reinterpret_cast<const char*>(words.data()), size);
+    };
+    return {communicator.rank(), communicator.size(), gather, broadcast};
+}
+
+} // namespace tessera

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run carries from step to step, by name: weights and optimizer states; how they start, are saved and restored.
+#pragma once
+
+#include "core/checkpoint/checkpoint.hpp"
+#include "core/run/executor.hpp"
+#include "core/run/experiment.hpp"
+
+namespace tessera {
+
+// Starts every parameter as its ParameterInfo says. An element's value depends on seed, name and index alone.
+void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed);
+
+// The boxes of weights and optimizer states that `rank` writes. What several ranks hold alike is shared out among
+// them, along its first dim.
+std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& executor, int rank);
+
+// Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError when
+// a tensor is missing or has another shape.
+void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor);
+
+// A team for saving, made of a communicator's ranks.
+Team team_of(Communicator& communicator, Stream& stream);
+
+} // namespace tessera

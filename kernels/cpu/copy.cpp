@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copies and fills on the CPU.
+#include "kernels/copy.hpp"
+
+#include "kernels/cpu/loops.hpp"
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t grain = 65536; // elements worth a thread
+
+struct Same {
+    TESSERA_INLINE simd::Floats operator()(simd::Floats x) const { return x; }
+};
+
+} // namespace
+
+void cast(CpuStream& stream, ConstView x, View y) {
+    check_count("cast", "the result", y, x.count());
+    if (x.dtype == y.dtype) {
+        const std::int64_t size = bytes_of(x.dtype);
+        const auto work = [&](std::int64_t begin, std::int64_t end) {
+            std::memcpy(static_cast<char*>(y.memory()) + begin * size, static_cast<const char*>(x.data) + begin * size,
+                        static_cast<std::size_t>((end - begin) * size));
+        };
+        stream.parallel(x.count(), grain, std::ref(work));
+    } else if (x.dtype == DType::f32 && y.dtype == DType::bf16) {
+        map(stream, grain, Same{}, x.count(), y.as<BFloat16>(), x.as<float>());
+    } else if (x.dtype == DType::bf16 && y.dtype == DType::f32) {
+        map(stream, grain, Same{}, x.count(), y.as<float>(), x.as<BFloat16>());
+    } else {
+        throw InternalError(fmt::format("cast: no way from {} to {}", name_of(x.dtype), name_of(y.dtype)));
+    }
+}
+
+void fill(CpuStream& stream, View y, float value) {
+    with_float_type("fill", y.dtype, [&]<class T>() {
+        const auto work = [&](std::int64_t begin, std::int64_t end) {
+            std::fill(y.as<T>() + begin, y.as<T>() + end, T(value));
+        };
+        stream.parallel(y.count(), grain, std::ref(work));
+    });
+}
+
+} // namespace tessera::kernels

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Embedding on the CPU. Threads share the gradient by columns, so that each element's sum runs over the tokens in
+// order.
+#include "kernels/embedding.hpp"
+
+#include "kernels/cpu/loops.hpp"
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t elements_per_thread = 65536;
+constexpr std::int32_t none_allowed = 0; // 0 is a token like any other
+
+struct Sizes {
+    std::int64_t tokens;
+    std::int64_t vocabulary;
+    std::int64_t columns;
+};
+
+Sizes checked_sizes(std::string_view kernel, const ConstView& tokens, const ConstView& table, const ConstView& rows) {
+    const std::int64_t vocabulary = table.shape.rank() == 0 ? 0 : table.shape[0];
+    const Sizes sizes{tokens.count(), vocabulary, vocabulary == 0 ? 0 : table.count() / vocabulary};
+    check_count(kernel, "the rows", rows, sizes.tokens * sizes.columns);
+    check_classes("token", tokens, vocabulary, vocabulary == 0 ? -1 : none_allowed);
+    return sizes;
+}
+
+template <class From, class To> TESSERA_MULTIVERSION void copy_rows(const std::int32_t* tokens, const From* table,
+                                                                    std::int64_t columns, std::int64_t begin,
+                                                                    std::int64_t end, To* y) {
+    for (std::int64_t n = begin; n < end; ++n) {
+        const From* from = table + tokens[n] * columns;
+        To* to = y + n * columns;
+        simd::for_columns(columns, [&](std::int64_t c, auto width)
+                                       TESSERA_INLINED { simd::store(to + c, simd::load(from + c, width), width); });
+    }
+}
+
+// Columns [begin, end) of every token's row.
+template <class T> TESSERA_MULTIVERSION void add_columns(const std::int32_t* tokens, std::int64_t count, const T* dy,
+                                                         std::int64_t columns, std::int64_t begin, std::int64_t end,
+                                                         float* dtable) {
+    for (std::int64_t n = 0; n < count; ++n) {
+        const T* from = dy + n * columns + begin;
+        float* to = dtable + tokens[n] * columns + begin;
+        simd::for_columns(end - begin, [&](std::int64_t c, auto width) TESSERA_INLINED {
+            simd::store(to + c, simd::load(to + c, width) + simd::load(from + c, width), width);
+        });
+    }
+}
+
+} // namespace
+
+void embedding(CpuStream& stream, ConstView tokens, ConstView table, View y) {
+    const Sizes sizes = checked_sizes("embedding", tokens, table, y);
+    with_float_type("embedding", table.dtype, [&]<class From>() {
+        with_float_type("embedding", y.dtype, [&]<class To>() {
+            const auto work = [&](std::int64_t begin, std::int64_t end) {
+                copy_rows(tokens.as<std::int32_t>(), table.as<From>(), sizes.columns, begin, end, y.as<To>());
+            };
+            stream.parallel(sizes.tokens, rows_per_thread(sizes.columns, elements_per_thread), std::ref(work));
+        });
+    });
+}
+
+void embedding_gradient(CpuStream& stream, ConstView tokens, ConstView dy, View dtable) {
+    const Sizes sizes = checked_sizes("embedding_gradient", tokens, dtable, dy);
+    auto* table = dtable.as<float>();
+    const auto clear = [&](std::int64_t begin, std::int64_t end) { std::fill(table + begin, table + end, 0.0f); };
+    stream.parallel(dtable.count(), elements_per_thread, std::ref(clear));
+    with_float_type("embedding_gradient", dy.dtype, [&]<class T>() {
+        const auto work = [&](std::int64_t begin, std::int64_t end) { // in units of vectors
+            add_columns(tokens.as<std::int32_t>(), sizes.tokens, dy.as<T>(), sizes.columns, begin * simd::lanes,
+                        std::min(end * simd::lanes, sizes.columns), table);
+        };
+        stream.parallel((sizes.columns + simd::lanes - 1) / simd::lanes,
+                        rows_per_thread(sizes.tokens * simd::lanes, elements_per_thread), std::ref(work));
+    });
+}
+
+} // namespace tessera::kernels

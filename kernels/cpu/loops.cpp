@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The checks of the CPU kernels and their sentences.
+#include "kernels/cpu/loops.hpp"
+
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera::kernels {
+
+void check_count(std::string_view kernel, std::string_view name, const ConstView& view, std::int64_t count) {
+    if (view.count() != count)
+        throw InternalError(fmt::format("{}: {} has {} elements, {} are expected", kernel, name, view.count(), count));
+}
+
+void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
+    const std::int64_t found = workspace ? workspace.bytes() : 0;
+    if (found < bytes)
+        throw InternalError(fmt::format("{}: a workspace of {} bytes, {} are needed", kernel, found, bytes));
+}
+
+void refuse_dtype(std::string_view kernel, DType dtype) {
+    throw InternalError(fmt::format("{}: element type {}, expected f32 or bf16", kernel, name_of(dtype)));
+}
+
+void check_classes(std::string_view name, ConstView numbers, std::int64_t size, std::int32_t allowed) {
+    const auto* number = numbers.as<std::int32_t>();
+    const std::int64_t count = numbers.count();
+    bool right = true; // one pass that vectorises; the culprit is looked for only when there is one
+    for (std::int64_t i = 0; i < count; ++i)
+        right &= (number[i] == allowed) | ((number[i] >= 0) & (number[i] < size));
+    if (right) return;
+    const auto* wrong = std::find_if(
+        number, number + count, [&](std::int32_t value) { return value != allowed && (value < 0 || value >= size); });
+    throw ConfigError(
+        fmt::format("{} {} at position {} is outside the vocabulary of {}", name, *wrong, wrong - number, size));
+}
+
+} // namespace tessera::kernels

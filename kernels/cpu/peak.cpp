@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Independent multiply-adds in registers: as many chains as hide their latency, and no memory.
+#include "kernels/peak.hpp"
+
+#include "kernels/cpu/simd.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t repetitions = 400'000;
+constexpr int chains = 16;
+
+TESSERA_MULTIVERSION float multiply_add(float factor, float term) {
+    simd::Floats values[chains];
+    for (int chain = 0; chain < chains; ++chain)
+        values[chain] = simd::all(static_cast<float>(chain));
+    const simd::Floats factors = simd::all(factor);
+    const simd::Floats terms = simd::all(term);
+    for (std::int64_t i = 0; i < repetitions; ++i)
+        for (int chain = 0; chain < chains; ++chain)
+            values[chain] = values[chain] * factors + terms;
+    simd::Floats total = values[0];
+    for (int chain = 1; chain < chains; ++chain)
+        total += values[chain];
+    return simd::sum(total);
+}
+
+} // namespace
+
+double measured_peak_flops(CpuStream& stream) {
+    const std::int64_t threads = stream.threads();
+    std::vector<float> results(static_cast<std::size_t>(threads));
+    double best = 0;
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        const auto begin = std::chrono::steady_clock::now();
+        stream.parallel(threads, 1, [&](std::int64_t first, std::int64_t end) {
+            for (std::int64_t i = first; i < end; ++i)
+                results[static_cast<std::size_t>(i)] = multiply_add(0.999f, 0.001f);
+        });
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        const bool used = results[0] > 0; // keeps the loop from being left out
+        if (used) best = std::max(best, static_cast<double>(threads * repetitions) * chains * 2 * simd::lanes / seconds);
+    }
+    return best;
+}
+
+} // namespace tessera::kernels

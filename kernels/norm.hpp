@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layer norm and root-mean-square norm over rows, with their gradients.
+#pragma once
+
+#include "kernels/stream.hpp"
+#include "kernels/tensor.hpp"
+
+#include <cstdint>
+
+// x, y, dx, dy: (R, C), all f32 or all bf16    scale, bias, dscale, dbias: (C) f32    mean, rstd: (R) f32
+// C is the count of `scale`; the other views may have any shape with the right count, else InternalError.
+// A bias or dbias whose data is null stands for a norm without bias. Gradients are overwritten; dx may be dy's memory.
+// Statistics and sums are fp32. The workspace holds norm_gradient_workspace_bytes bytes, of any shape and type.
+namespace tessera::kernels {
+
+// mean[r] = mean_c(x[r,:])   rstd[r] = 1 / sqrt(mean_c((x[r,:] - mean[r])^2) + epsilon)
+// y[r,c] = (x[r,c] - mean[r]) * rstd[r] * scale[c] + bias[c]
+void layer_norm(CpuStream& stream, ConstView x, ConstView scale, ConstView bias, float epsilon, View y, View mean,
+                View rstd);
+
+// With h = (x - mean) * rstd:   dscale[c] = sum_r dy[r,c] * h[r,c]   dbias[c] = sum_r dy[r,c]
+// dx = rstd * (dy * scale - mean_c(dy * scale) - h * mean_c(dy * scale * h))
+void layer_norm_gradient(CpuStream& stream, ConstView x, ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
+                         View dx, View dscale, View dbias, View workspace);
+
+// rstd[r] = 1 / sqrt(mean_c(x[r,:]^2) + epsilon)   y[r,c] = x[r,c] * rstd[r] * scale[c]
+void rms_norm(CpuStream& stream, ConstView x, ConstView scale, float epsilon, View y, View rstd);
+
+// With h = x * rstd:   dscale[c] = sum_r dy[r,c] * h[r,c]   dx = rstd * (dy * scale - h * mean_c(dy * scale * h))
+void rms_norm_gradient(CpuStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
+                       View dscale, View workspace);
+
+// Depends on the sizes only, never on the number of threads.
+std::int64_t norm_gradient_workspace_bytes(const CpuStream& stream, std::int64_t rows, std::int64_t columns);
+
+} // namespace tessera::kernels

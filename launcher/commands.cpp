@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The list of subcommands; each stands in the file of its name.
+#include "launcher/commands.hpp"
+
+namespace tessera {
+
+Command config_command();
+Command evaluate_command();
+Command generate_command();
+Command inspect_command();
+Command launch_command();
+Command plan_command();
+Command train_command();
+
+std::vector<Command> commands() {
+    return {
+        config_command(), evaluate_command(), generate_command(), inspect_command(),
+        launch_command(), plan_command(),     train_command(),
+    };
+}
+
+} // namespace tessera

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a subcommand is, and the one list of them.
+#pragma once
+
+#include "launcher/command_line.hpp"
+
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+namespace tessera {
+
+// What main must know when a command ends by an exception. A command that starts MPI puts its World here, so that it
+// outlives the exception, with the rank and the way to end all ranks.
+struct Process {
+    std::shared_ptr<void> world;
+    int rank = -1;                  // below 0: not known yet
+    std::function<void(int)> abort; // ends all ranks with this exit code; does not return
+};
+
+struct Command {
+    std::string_view name;
+    std::string_view summary; // one line
+    Usage usage;
+    int (*run)(const Arguments& arguments, Process& process); // returns the exit code
+};
+
+std::vector<Command> commands(); // in alphabetical order
+
+} // namespace tessera

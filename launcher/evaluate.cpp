@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// `tessera evaluate`: the loss of a checkpoint on its validation split.
+#include "core/run/evaluation.hpp"
+#include "core/run/weights.hpp"
+#include "launcher/setup.hpp"
+
+#include <cmath>
+#include <fmt/core.h>
+
+namespace tessera {
+namespace {
+
+int run_evaluate(const Arguments& arguments, Process& process) {
+    World& world = start_world(process);
+    const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
+    Config config = config_of(checkpoint, {arguments.words().begin() + 1, arguments.words().end()});
+    Stream stream = make_stream(config);
+    Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
+    const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
+    const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
+    const Program& program = experiment.evaluate;
+    const Memory memory(experiment.memory, program.layout, groups);
+    restore_tensors(checkpoint, program,
+                    Executor(program.model.graph, program.layout, program.plan, memory, groups, stream));
+    const EvaluationRecord record =
+        Evaluation({config, *dataset, groups, stream}, experiment, memory).run(checkpoint.step());
+    if (world.rank() == 0)
+        fmt::print("step: {}  validation loss: {:.6f}  perplexity: {:.4f}  tokens: {}\n", record.step, record.loss,
+                   std::exp(record.loss), record.tokens);
+    return 0;
+}
+
+} // namespace
+
+Command evaluate_command() {
+    return {"evaluate",
+            "loss of a checkpoint on the validation split",
+            {"evaluate CHECKPOINT|RUN [section.key=value …]",
+             R"(Loads a checkpoint, or the newest one of a run's folder, with the config it was
+trained with, and prints the mean loss per token and the perplexity on the
+validation split. Runs on any number of ranks, with the same result.
+
+Examples
+  tessera evaluate runs/quickstart
+  mpirun -n 2 tessera evaluate runs/quickstart data.validation_files='["other.txt"]'
+)",
+             {},
+             1,
+             1000},
+            run_evaluate};
+}
+
+} // namespace tessera

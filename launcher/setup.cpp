@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks, threads, data and checkpoints for train, plan, evaluate and generate.
+#include "launcher/setup.hpp"
+
+#include "core/config_catalog.hpp"
+#include "core/data/options.hpp"
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fmt/format.h>
+#include <sched.h>
+
+namespace tessera {
+
+World& start_world(Process& process) {
+    auto world = std::make_shared<World>();
+    process.world = world;
+    process.rank = world->rank();
+    if (world->size() > 1) process.abort = [world](int code) { world->abort(code); };
+    return *world;
+}
+
+RankView view_of(const World& world) { return {world.rank(), world.size(), world.local_size() == world.size()}; }
+
+Stream make_stream(const Config& config) {
+    std::int64_t threads = config.get(run_threads);
+    if (threads < 0 || threads > 4096) config.refuse(run_threads.name, "must be from 0 to 4096");
+    const char* environment = std::getenv("OMP_NUM_THREADS");
+    if (threads == 0 && environment != nullptr) threads = std::clamp(std::atoll(environment), 1LL, 4096LL);
+    return Stream(std::in_place_type<CpuStream>, static_cast<int>(std::max<std::int64_t>(threads, 1)));
+}
+
+std::string thread_warning(const World& world, const Stream& stream) {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return {};
+    const int cores = CPU_COUNT(&allowed);
+    const int threads = std::visit([](const auto& s) { return s.threads(); }, stream);
+    if (threads > cores)
+        return fmt::format("rank {} has {} threads on {}: bind it to more cores (mpirun --map-by slot:PE={} "
+                           "--bind-to core) or start it with `tessera launch`",
+                           world.rank(), threads, counted(cores, "core"), threads);
+    return {};
+}
+
+std::unique_ptr<Dataset> open_data(const Config& config, const std::string& tokenizer_json) {
+    return open_dataset(dataset_options(config, config.get(training_sequence),
+                                        static_cast<std::uint64_t>(config.get(training_seed)), tokenizer_json));
+}
+
+Checkpoint open_checkpoint(const std::string& path) {
+    namespace fs = std::filesystem;
+    const fs::path checkpoints = fs::path(path) / "checkpoints";
+    if (!fs::is_directory(checkpoints)) return Checkpoint(path);
+    std::vector<std::string> skipped;
+    const std::string newest = newest_checkpoint(checkpoints.string(), &skipped);
+    if (newest.empty())
+        throw ConfigError(fmt::format("{} holds no checkpoint{}{}", checkpoints.string(), skipped.empty() ? "" : ": ",
+                                      fmt::join(skipped, "; ")));
+    return Checkpoint(newest);
+}
+
+std::string metadata_of(const Checkpoint& checkpoint, const std::string& name) {
+    const auto found = checkpoint.metadata().find(name);
+    return found == checkpoint.metadata().end() ? std::string() : found->second;
+}
+
+Config config_of(const Checkpoint& checkpoint, const std::vector<std::string>& overrides) {
+    const std::string toml = metadata_of(checkpoint, "config");
+    if (toml.empty()) throw ConfigError(fmt::format("checkpoint {} holds no config", checkpoint.folder()));
+    return Config::parse(toml, checkpoint.folder() + ":config", overrides, known_keys());
+}
+
+} // namespace tessera

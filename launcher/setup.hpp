@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands that compute have in common: ranks, threads, data, and the run a person names on the line.
+#pragma once
+
+#include "core/checkpoint/checkpoint.hpp"
+#include "core/config.hpp"
+#include "core/data/dataset.hpp"
+#include "core/run/experiment.hpp"
+#include "launcher/commands.hpp"
+#include "parallel/communication/world.hpp"
+
+namespace tessera {
+
+// Starts MPI and tells main how to end all ranks.
+World& start_world(Process& process);
+
+RankView view_of(const World& world);
+
+Stream make_stream(const Config& config);
+// "2 threads share 1 core: …", or empty when the cores that this process may use are enough.
+std::string thread_warning(const World& world, const Stream& stream);
+
+std::unique_ptr<Dataset> open_data(const Config& config, const std::string& tokenizer_json);
+
+// The newest checkpoint of a run's folder, or the checkpoint itself. ConfigError when there is none.
+Checkpoint open_checkpoint(const std::string& path);
+// The config that a checkpoint was trained with, `overrides` over it.
+Config config_of(const Checkpoint& checkpoint, const std::vector<std::string>& overrides);
+// The metadata entry, or "" when there is none.
+std::string metadata_of(const Checkpoint& checkpoint, const std::string& name);
+
+} // namespace tessera

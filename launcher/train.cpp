@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
+#include "core/config_catalog.hpp"
+#include "core/run/folder.hpp"
+#include "core/run/text_file.hpp"
+#include "core/run/trainer.hpp"
+#include "core/with_thousands.hpp"
+#include "launcher/setup.hpp"
+
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+void keep_config(const Config& config, const std::filesystem::path& folder) {
+    replace_file(folder / "config.toml", config.resolved());
+    replace_file(folder / "config_origins.txt", config.origins());
+}
+
+int run_train(const Arguments& arguments, Process& process) {
+    World& world = start_world(process);
+    Config config = Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()},
+                                 known_keys());
+    const std::filesystem::path folder = settle_run_folder(config);
+    Stream stream = make_stream(config);
+    Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
+    const std::unique_ptr<Dataset> dataset = open_data(config, {});
+    const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
+    Log log(config, folder, world.rank());
+    if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
+
+    log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
+                         counted(world.size(), "rank"), world.local_size(),
+                         counted(std::visit([](const auto& s) { return s.threads(); }, stream), "thread")));
+    log.info(fmt::format("model: {} parameters, vocabulary {}", with_thousands(parameter_count(experiment.train.model.graph)),
+                         experiment.sizes.vocabulary));
+    log.info(experiment.batch.text(world.size()));
+    Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
+    config.refuse_unread();
+    if (world.rank() == 0) keep_config(config, folder);
+    log.info(fmt::format("memory per rank: planned {} bytes, allocated {} bytes",
+                         with_thousands(experiment.memory.total()), with_thousands(trainer.allocated().total())));
+
+    const Team team = team_of(groups.all(), stream);
+    log.print_gathered(team.gather(log.take_warnings()));
+    trainer.train();
+    log.print_gathered(team.gather(log.take_warnings()));
+    log.info(fmt::format("done: {}", folder.string()));
+    return 0;
+}
+
+} // namespace
+
+Command train_command() {
+    return {"train",
+            "train a model (one rank; mpirun, srun or launch start many)",
+            {"train CONFIG [section.key=value …]",
+             R"(Trains the model of CONFIG. Started by mpirun, srun --mpi=pmix or `tessera
+launch`, it is one rank of many; started alone, it is the only one. Rank and
+size come from MPI.
+
+The run's folder (run.folder, or runs/NAME) receives config.toml with every
+value, config_origins.txt with the place each came from, metrics.jsonl,
+logs/rank-NNNN.log and checkpoints/. A run whose folder holds a checkpoint goes
+on from there (checkpoint.resume), on any number of ranks.
+
+Examples
+  mpirun -n 2 tessera train configs/quickstart.toml
+  srun --mpi=pmix tessera train configs/gpt_char.toml training.steps=500
+)",
+             {},
+             1,
+             1000},
+            run_train};
+}
+
+} // namespace tessera

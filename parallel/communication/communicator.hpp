@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ranks of one axis of the mesh (or all ranks), and how they exchange views in a stream's order.
+#pragma once
+
+#include "kernels/memory.hpp"
+#include "kernels/stream.hpp"
+#include "kernels/tensor.hpp"
+#include "parallel/layout/redistribute.hpp"
+#include "parallel/layout/summation_tree.hpp"
+
+#include <cstdint>
+
+namespace tessera {
+
+enum class Reduction { sum, max, min };
+
+// Every call is made by all ranks of the communicator, in the same order, with the same dtype and (but for uneven
+// parts) the same sizes. A mismatch throws InternalError where the back end can see it. On a CpuStream a call returns
+// when this rank's result is there and its inputs may be written again. Views may be empty. Nothing is allocated but in
+// `allocate`.
+//
+// Sums have one order: floating types are added in a fixed tree over the ranks, so that the bits are the same on all
+// ranks, in every run and on every back end. bf16 is accumulated in f32 and rounded once. i32 wraps around. A NaN in
+// any rank makes a sum, max or min NaN.
+class Communicator {
+public:
+    virtual ~Communicator() = default;
+    Communicator(const Communicator&) = delete;
+    Communicator& operator=(const Communicator&) = delete;
+
+    virtual int rank() const = 0;
+    virtual int size() const = 0;
+
+    // In place: every rank ends with the whole result. The tree is that of one leaf per rank.
+    virtual void all_reduce(Stream& stream, View buffer, Reduction reduction) = 0;
+
+    // In place all-reduce (sum, f32) in the order of `tree`, which must have size() ranks: the reproducible reduction.
+    virtual void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) = 0;
+
+    // Parts along dim 0 of `whole`, cut by shard_range; `part` is this rank's and may lie at its place inside `whole`.
+    virtual void all_gather(Stream& stream, ConstView part, View whole) = 0;
+
+    // The sum over ranks of `whole`, of which each rank receives its part along dim 0, cut by shard_range. `part` may
+    // lie at its place inside `whole`, otherwise `whole` keeps its values. The order is that of all_reduce.
+    virtual void reduce_scatter(Stream& stream, ConstView whole, View part) = 0;
+
+    // Block i of `send` goes to rank i, where it becomes block number rank(). size() equal blocks along dim 0, which
+    // must be divisible by size(). The views do not overlap.
+    virtual void all_to_all(Stream& stream, ConstView send, View receive) = 0;
+
+    virtual void broadcast(Stream& stream, View buffer, int root) = 0;
+
+    // A send may wait until its receive has begun: two ranks that both send first can wait for ever.
+    virtual void send(Stream& stream, ConstView view, int to) = 0;
+    virtual void receive(Stream& stream, View view, int from) = 0;
+
+    virtual void barrier(Stream& stream) = 0;
+
+    // Zeroed memory that this communicator reaches fastest (inside a host: a window that all its ranks map). Called by
+    // all ranks together; sizes may differ. The memory may outlive the communicator. Throws SystemError on every rank
+    // when one cannot have it.
+    virtual Buffer allocate(std::int64_t bytes) { return Buffer(bytes); }
+
+    // Bytes beyond the views with which this collective, on `whole_bytes`, runs at full speed. Every collective also
+    // works with less, in smaller pieces.
+    virtual std::int64_t workspace_bytes(Collective, std::int64_t /*whole_bytes*/) const { return 0; }
+
+    // Hands over memory for all later calls: of the same size on every rank, and alive as long as the communicator is
+    // used.
+    virtual void use_workspace(View /*workspace*/) {}
+
+    // Bytes this rank has sent to others so far, by the algorithms' own count.
+    std::int64_t bytes_sent() const { return bytes_sent_; }
+
+protected:
+    Communicator() = default;
+
+    std::int64_t bytes_sent_ = 0;
+};
+
+// What tree_reduce (and all_reduce) on `bytes` asks as workspace: nothing inside one host or for one rank.
+// Pure: the plan calls it without MPI.
+std::int64_t tree_reduce_workspace_bytes(std::int64_t bytes, int ranks, bool one_host);
+
+} // namespace tessera

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Byte ranges of slices and parts, and the sentences for calls that do not fit.
+#include "parallel/communication/cut.hpp"
+
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tessera {
+
+Range slice_bytes(std::int64_t bytes, int ranks, int rank) {
+    const Range lines = shard_range(align_up(bytes) / alignment_bytes, ranks, rank);
+    return {std::min(bytes, lines.begin * alignment_bytes), std::min(bytes, lines.end * alignment_bytes)};
+}
+
+Range part_bytes(const ConstView& whole, int ranks, int rank) {
+    const Range rows = shard_range(whole.shape[0], ranks, rank);
+    const std::int64_t row = whole.shape.count(1, whole.shape.rank()) * bytes_of(whole.dtype);
+    return {rows.begin * row, rows.end * row};
+}
+
+Range piece_of(Range range, std::int64_t at, std::int64_t limit) {
+    return {std::min(range.end, range.begin + at), std::min(range.end, range.begin + at + limit)};
+}
+
+void check_part(std::string_view call, const ConstView& whole, const ConstView& part, int ranks, int rank) {
+    if (whole.shape.rank() < 1) throw InternalError(fmt::format("{}: a scalar cannot be cut into parts", call));
+    Shape expected = whole.shape;
+    expected.set(0, shard_range(whole.shape[0], ranks, rank).size());
+    if (part.shape != expected || part.dtype != whole.dtype)
+        throw InternalError(fmt::format("{}: rank {} of {} has a part of {} {}, the whole of {} {} wants {}", call,
+                                        rank, ranks, name_of(part.dtype), part.shape.text(), name_of(whole.dtype),
+                                        whole.shape.text(), expected.text()));
+}
+
+void check_blocks(const ConstView& send, const ConstView& receive, int ranks) {
+    if (send.bytes() != receive.bytes() || send.dtype != receive.dtype)
+        throw InternalError(fmt::format("all_to_all: sends {} {}, receives {} {}", name_of(send.dtype),
+                                        send.shape.text(), name_of(receive.dtype), receive.shape.text()));
+    if (send.shape.rank() < 1 || send.shape[0] % ranks != 0)
+        throw InternalError(
+            fmt::format("all_to_all: {} cannot be cut into {} equal blocks along dim 0", send.shape.text(), ranks));
+}
+
+void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks) {
+    if (tree.ranks() != ranks)
+        throw InternalError(fmt::format("tree_reduce: a tree for {} ranks among {}", tree.ranks(), ranks));
+    if (buffer.dtype != DType::f32)
+        throw InternalError(fmt::format("tree_reduce: sums f32, not {}", name_of(buffer.dtype)));
+}
+
+void check_rank(std::string_view call, int rank, int ranks) {
+    if (rank < 0 || rank >= ranks) throw InternalError(fmt::format("{}: there is no rank {} of {}", call, rank, ranks));
+}
+
+} // namespace tessera

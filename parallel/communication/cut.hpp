@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// How collectives cut views into bytes, and what they refuse. The same for every back end.
+#pragma once
+
+#include "kernels/tensor.hpp"
+#include "parallel/layout/placement.hpp"
+#include "parallel/layout/summation_tree.hpp"
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace tessera {
+
+// The bytes of a reduction that `rank` sums: whole cache lines, so that no two ranks write to one.
+Range slice_bytes(std::int64_t bytes, int ranks, int rank);
+
+// The bytes of `whole` that are `rank`'s part along dim 0.
+Range part_bytes(const ConstView& whole, int ranks, int rank);
+
+// The piece [at, at + limit) of a range of bytes, cut off at its end; empty beyond.
+Range piece_of(Range range, std::int64_t at, std::int64_t limit);
+
+// These throw InternalError, naming the call, what was found and what was expected.
+void check_part(std::string_view call, const ConstView& whole, const ConstView& part, int ranks, int rank);
+void check_blocks(const ConstView& send, const ConstView& receive, int ranks);
+void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks);
+void check_rank(std::string_view call, int rank, int ranks);
+
+// Memory as bytes, and a copy that may be of nothing or onto itself.
+inline std::byte* bytes_at(const View& view) { return static_cast<std::byte*>(view.memory()); }
+inline const std::byte* bytes_at(const ConstView& view) { return static_cast<const std::byte*>(view.data); }
+inline void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
+    if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+} // namespace tessera

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The communicators of one rank: one per axis of the mesh, and one over all ranks.
+#pragma once
+
+#include "parallel/communication/communicator.hpp"
+#include "parallel/layout/mesh.hpp"
+
+#include <memory>
+#include <vector>
+
+namespace tessera {
+
+class World;
+
+// An axis of size 1 has a communicator of one rank. An axis that holds all ranks shares its communicator with all().
+// All ranks must submit their calls to all communicators in one order.
+class Groups {
+public:
+    // Collective over the world. Uses shared memory for a communicator whose ranks are on one host where
+    // `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world differ in size.
+    Groups(const World& world, const Mesh& mesh, bool shared_memory);
+
+    // One rank alone, without MPI. Throws ConfigError when the mesh has more than one rank.
+    explicit Groups(const Mesh& mesh);
+
+    // A mesh with at most one axis above size 1, whose ranks are those of `communicator` (ranks as threads, in tests).
+    Groups(const Mesh& mesh, Communicator& communicator);
+
+    Communicator& axis(int index) { return *axes_.at(static_cast<std::size_t>(index)); }
+    Communicator& all() { return *all_; }
+
+private:
+    Communicator* own(std::unique_ptr<Communicator> communicator);
+
+    std::vector<std::unique_ptr<Communicator>> owned_;
+    std::vector<Communicator*> axes_;
+    Communicator* all_ = nullptr;
+};
+
+} // namespace tessera

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// One rank alone, and threads that act as ranks.
+#include "parallel/communication/local.hpp"
+
+#include "kernels/error.hpp"
+#include "parallel/communication/cut.hpp"
+#include "parallel/communication/shared_memory.hpp"
+
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace tessera {
+namespace {
+
+class LocalCommunicator final : public Communicator {
+public:
+    int rank() const override { return 0; }
+    int size() const override { return 1; }
+
+    void all_reduce(Stream&, View, Reduction) override {}
+    void tree_reduce(Stream&, View buffer, const SummationTree& tree) override { check_tree(buffer, tree, 1); }
+    void all_gather(Stream&, ConstView part, View whole) override {
+        check_part("all_gather", whole, part, 1, 0);
+        copy_bytes(bytes_at(whole), bytes_at(part), part.bytes());
+    }
+    void reduce_scatter(Stream&, ConstView whole, View part) override {
+        check_part("reduce_scatter", whole, part, 1, 0);
+        copy_bytes(bytes_at(part), bytes_at(whole), part.bytes());
+    }
+    void all_to_all(Stream&, ConstView send, View receive) override {
+        check_blocks(send, receive, 1);
+        copy_bytes(bytes_at(receive), bytes_at(send), send.bytes());
+    }
+    void broadcast(Stream&, View, int root) override { check_rank("broadcast", root, 1); }
+    void send(Stream&, ConstView, int) override { throw InternalError("send: there is no other rank"); }
+    void receive(Stream&, View, int) override { throw InternalError("receive: there is no other rank"); }
+    void barrier(Stream&) override {}
+};
+
+} // namespace
+
+std::unique_ptr<Communicator> make_local_communicator() { return std::make_unique<LocalCommunicator>(); }
+
+void run_as_threads(int ranks, const std::function<void(Communicator&)>& body) {
+    ThreadRanks thread_ranks(ranks);
+    std::exception_ptr first;
+    std::mutex mutex;
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < ranks; ++rank)
+        threads.emplace_back([&, rank] {
+            try {
+                body(thread_ranks.rank(rank));
+            } catch (...) {
+                const std::lock_guard lock(mutex);
+                if (!first) first = std::current_exception();
+                thread_ranks.fail();
+            }
+        });
+    threads.clear(); // joins
+    if (first) std::rethrow_exception(first);
+}
+
+} // namespace tessera

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The MPI calls of the house but for those of world.cpp, each checked.
+#include "parallel/communication/process_group.hpp"
+
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/format.h>
+#include <mpi.h>
+#include <string_view>
+
+namespace tessera {
+namespace {
+
+constexpr std::int64_t largest_message = std::int64_t{1} << 30; // MPI counts are int
+
+void check(int code, std::string_view call, std::int64_t bytes, int rank) {
+    if (code == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    throw SystemError(fmt::format("{} of {} bytes on rank {} failed: {}", call, bytes, rank, text));
+}
+
+} // namespace
+
+// Owns the communicator. Requests are kept so that a step allocates nothing once the largest exchange was seen.
+struct ProcessGroup::State {
+    MPI_Comm communicator = MPI_COMM_NULL;
+    std::vector<MPI_Request> requests;
+
+    explicit State(MPI_Comm owned) : communicator(owned) { MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN); }
+    ~State() {
+        int finalized = 0;
+        MPI_Finalized(&finalized);
+        if (finalized == 0 && communicator != MPI_COMM_NULL) MPI_Comm_free(&communicator);
+    }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+};
+
+ProcessGroup::ProcessGroup(std::unique_ptr<State> state) : state_(std::move(state)) {
+    MPI_Comm_rank(state_->communicator, &rank_);
+    MPI_Comm_size(state_->communicator, &size_);
+}
+ProcessGroup::ProcessGroup(ProcessGroup&&) noexcept = default;
+ProcessGroup& ProcessGroup::operator=(ProcessGroup&&) noexcept = default;
+ProcessGroup::~ProcessGroup() = default;
+
+ProcessGroup ProcessGroup::world() {
+    MPI_Comm copy = MPI_COMM_NULL;
+    check(MPI_Comm_dup(MPI_COMM_WORLD, &copy), "MPI_Comm_dup", 0, 0);
+    return ProcessGroup(std::make_unique<State>(copy));
+}
+
+ProcessGroup ProcessGroup::split(int color, int key) const {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(state_->communicator, color, key, &part), "MPI_Comm_split", 0, rank_);
+    return ProcessGroup(std::make_unique<State>(part));
+}
+
+ProcessGroup ProcessGroup::on_this_host() const {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(state_->communicator, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &part),
+          "MPI_Comm_split_type", 0, rank_);
+    return ProcessGroup(std::make_unique<State>(part));
+}
+
+void ProcessGroup::exchange(std::span<const Message> sends, std::span<const Message> receives) const {
+    auto& requests = state_->requests;
+    requests.clear();
+    const auto start = [&](const Message& message, bool receive) {
+        auto* data = static_cast<char*>(message.data);
+        for (std::int64_t at = 0; at < message.bytes; at += largest_message) {
+            const int count = static_cast<int>(std::min(largest_message, message.bytes - at));
+            MPI_Request request = MPI_REQUEST_NULL;
+            if (receive)
+                check(MPI_Irecv(data + at, count, MPI_BYTE, message.peer, 0, state_->communicator, &request),
+                      "MPI_Irecv", message.bytes, rank_);
+            else
+                check(MPI_Isend(data + at, count, MPI_BYTE, message.peer, 0, state_->communicator, &request),
+                      "MPI_Isend", message.bytes, rank_);
+            requests.push_back(request);
+        }
+    };
+    std::int64_t bytes = 0;
+    for (const Message& message : receives) {
+        start(message, true);
+        bytes += message.bytes;
+    }
+    for (const Message& message : sends) {
+        start(message, false);
+        bytes += message.bytes;
+    }
+    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "MPI_Waitall", bytes,
+          rank_);
+}
+
+void ProcessGroup::broadcast(void* data, std::int64_t bytes, int root) const {
+    auto* from = static_cast<char*>(data);
+    for (std::int64_t at = 0; at < bytes; at += largest_message) {
+        const int count = static_cast<int>(std::min(largest_message, bytes - at));
+        check(MPI_Bcast(from + at, count, MPI_BYTE, root, state_->communicator), "MPI_Bcast", bytes, rank_);
+    }
+}
+
+void ProcessGroup::barrier() const { check(MPI_Barrier(state_->communicator), "MPI_Barrier", 0, rank_); }
+
+bool ProcessGroup::all(bool verdict) const { return largest(verdict ? 0 : 1) == 0; }
+
+std::int64_t ProcessGroup::largest(std::int64_t value) const {
+    std::int64_t result = 0;
+    check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, state_->communicator), "MPI_Allreduce", 8, rank_);
+    return result;
+}
+
+void ProcessGroup::abort(int code) const {
+    MPI_Abort(state_->communicator, code);
+    std::abort(); // MPI_Abort does not return
+}
+
+} // namespace tessera

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// A group of MPI processes, as the owner of one MPI communicator. Bytes only: tensors are the communicators' business.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+// Bytes for, or from, another rank.
+struct Message {
+    void* data;
+    std::int64_t bytes;
+    int peer;
+};
+
+// All calls but rank() and size() are collective, and throw SystemError with MPI's own text, the call, the bytes and
+// the rank. Move-only; counts above an int are sent in pieces.
+class ProcessGroup {
+public:
+    static ProcessGroup world(); // a duplicate of MPI_COMM_WORLD
+    ProcessGroup(ProcessGroup&&) noexcept;
+    ProcessGroup& operator=(ProcessGroup&&) noexcept;
+    ~ProcessGroup();
+
+    int rank() const { return rank_; }
+    int size() const { return size_; }
+    ProcessGroup split(int color, int key) const; // the ranks of equal color, ordered by key
+    ProcessGroup on_this_host() const;            // the ranks that can share memory with this one
+
+    // Sends and receives everything at once and waits for all of it. Between two ranks messages keep their order.
+    void exchange(std::span<const Message> sends, std::span<const Message> receives) const;
+    void broadcast(void* data, std::int64_t bytes, int root) const;
+    void barrier() const;
+    bool all(bool verdict) const; // true when it is true on every rank
+    std::int64_t largest(std::int64_t value) const;
+
+    [[noreturn]] void abort(int code) const;
+
+private:
+    struct State;
+    explicit ProcessGroup(std::unique_ptr<State> state);
+
+    std::unique_ptr<State> state_;
+    int rank_ = 0;
+    int size_ = 1;
+};
+
+} // namespace tessera

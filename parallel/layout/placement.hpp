@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a logical (whole) tensor lives on one axis of the mesh, and which part of it a rank holds.
+//
+// For a gradient, Replicate means that every rank of the axis holds the whole, finished gradient. Partial means that
+// each rank holds a summand of full shape and that the sum over the axis is still owed: all-reducing leads to
+// Replicate, reduce-scattering to Shard. The same words hold for every other tensor.
+#pragma once
+
+#include "kernels/tensor.hpp"
+#include "parallel/layout/mesh.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+struct Placement {
+    enum class Kind { replicate, shard, partial, at };
+
+    Kind kind = Kind::replicate;
+    int value = 0; // shard: the dim (not negative); at: the stage, a place on the axis; else 0
+
+    static Placement replicate() { return {}; }
+    static Placement shard(int dim) { return {Kind::shard, dim}; }
+    static Placement partial() { return {Kind::partial, 0}; }
+    static Placement at(int stage) { return {Kind::at, stage}; }
+
+    std::string text() const; // "Replicate", "Shard(0)", "Partial", "At(1)"
+
+    friend bool operator==(const Placement&, const Placement&) = default;
+};
+
+using Placements = std::vector<Placement>; // one per axis of the mesh
+
+struct Range {
+    std::int64_t begin = 0;
+    std::int64_t end = 0; // one past the last
+
+    std::int64_t size() const { return end - begin; }
+    friend bool operator==(const Range&, const Range&) = default;
+};
+
+// The index-th of `parts` neighbouring pieces of [0, size). Who gets the remainder is decided here and nowhere else:
+// the first size % parts pieces hold one more than the others. Pieces may be empty.
+Range shard_range(std::int64_t size, int parts, int index);
+
+// A part of a logical tensor: one range per dim.
+struct Box {
+    std::vector<Range> ranges;
+    bool held = true; // false where the tensor lives on another stage; its ranges are then empty
+
+    Shape shape() const;
+    std::int64_t count() const { return held ? shape().count() : 0; }
+    friend bool operator==(const Box&, const Box&) = default;
+};
+
+// What the rank at `coordinate` holds of a tensor of shape `whole`. Two axes that shard the same dim shard outer to
+// inner in the mesh's order. Throws InternalError when the numbers of axes disagree or a dim or stage does not exist.
+Box local_box(const Shape& whole, const Placements& placements, const Mesh& mesh, const std::vector<int>& coordinate);
+
+} // namespace tessera

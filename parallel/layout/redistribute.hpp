@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one collective that leads from where a tensor is to where it is wanted, on one axis of the mesh, and its traffic.
+#pragma once
+
+#include "parallel/layout/placement.hpp"
+
+#include <cstdint>
+#include <string_view>
+
+namespace tessera {
+
+// `slice` is local: a rank keeps its part of what it holds whole.
+enum class Collective { none, all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, slice };
+
+std::string_view name_of(Collective collective);
+
+// Throws InternalError where no single collective leads from one to the other.
+Collective redistribution(Placement from, Placement to);
+
+// Bytes that a rank has to send (the mean over the ranks) at the theoretical lower bound, for a tensor of
+// `whole_bytes`. No algorithm sends less; the communicators' own counts are tested against it.
+std::int64_t bytes_sent(Collective collective, std::int64_t whole_bytes, int ranks);
+
+} // namespace tessera

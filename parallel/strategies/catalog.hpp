@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The strategies by name, as a config file says them. The one list stands in catalog.cpp.
+#pragma once
+
+#include "parallel/strategies/strategy.hpp"
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+namespace tessera {
+
+std::vector<std::string_view> strategy_names(); // alphabetical
+
+// The strategy `name` on the mesh's axis `axis`. Throws ConfigError for an unknown name, with the nearest known one.
+std::unique_ptr<Strategy> make_strategy(std::string_view name, std::string_view axis);
+
+} // namespace tessera

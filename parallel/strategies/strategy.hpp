@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a way to parallelise says: where tensors live on one axis of the mesh. It moves nothing and sees no graph.
+#pragma once
+
+#include "parallel/layout/placement.hpp"
+
+#include <string>
+#include <string_view>
+
+namespace tessera {
+
+struct ParameterDescription {
+    std::string name;
+    Shape shape;      // of the whole parameter
+    std::string role; // what it is to its layer ("weight", "bias", "embedding", …)
+    int layer = 0;    // the number of its layer, from 0
+};
+
+struct ParameterPlacement {
+    Placement rest;     // between steps
+    Placement use;      // while its layer computes
+    Placement gradient; // once a step's gradient is finished
+    Placement state;    // the optimizer's
+};
+
+class Strategy {
+public:
+    virtual ~Strategy() = default;
+    virtual std::string_view axis() const = 0; // the mesh's axis that it speaks of
+    virtual ParameterPlacement place(const ParameterDescription& parameter) const = 0;
+    virtual Placement activation() const = 0; // of the tensors between layers
+};
+
+} // namespace tessera

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// run_child: exit codes, environment and input of the child, and what becomes of signals to the launcher.
+#include "launcher/child.hpp"
+
+#include "kernels/error.hpp"
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <functional>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+namespace tessera {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+constexpr auto long_grace = std::chrono::seconds(60);
+
+int run_script(const std::string& script, std::chrono::seconds grace = long_grace) {
+    return run_child({"bash", "-c", script}, {{"TESSERA_TEST", "a b"}}, grace);
+}
+
+// Runs the script under run_child in a process of its own, and `act` on that process's id as soon as the script has
+// made the file $READY. Returns the code with which run_child came back; -1 when it ended otherwise.
+int while_it_runs(const std::string& script, std::chrono::seconds grace, const std::function<void(pid_t)>& act) {
+    const fs::path ready = fs::temp_directory_path() / fmt::format("tessera-child-{}", getpid());
+    fs::remove(ready);
+    const pid_t launcher = fork();
+    if (launcher == 0) {
+        setenv("READY", ready.c_str(), 1);
+        _exit(run_script(script, grace));
+    }
+    for (int tries = 0; tries < 1000 && !fs::exists(ready); ++tries)
+        std::this_thread::sleep_for(10ms);
+    act(launcher);
+    int status = -1;
+    waitpid(launcher, &status, 0);
+    fs::remove(ready);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(Child, ItsExitCodeIsOurs) {
+    EXPECT_EQ(run_script("exit 0"), 0);
+    EXPECT_EQ(run_script("exit 75"), 75);
+    EXPECT_EQ(run_script("kill -KILL $$"), 128 + SIGKILL);
+}
+
+TEST(Child, HasItsOwnSessionTheEnvironmentAndNoInput) {
+    EXPECT_EQ(run_script("test \"$TESSERA_TEST\" = 'a b'"), 0);
+    EXPECT_EQ(run_script("! read -r word"), 0);
+    EXPECT_EQ(run_script("test $(cut -d' ' -f6 /proc/$$/stat) = $$"), 0);
+}
+
+TEST(Child, ThatCannotBeStartedIsASentence) {
+    try {
+        run_child({"no-such-program"}, {}, long_grace);
+        FAIL() << "started";
+    } catch (const SystemError& error) {
+        EXPECT_STREQ(error.what(), "cannot start no-such-program: No such file or directory");
+    }
+}
+
+TEST(Child, EverySignalAsksItToSaveAndStop) {
+    for (const int signal : {SIGUSR1, SIGINT, SIGTERM, SIGHUP}) {
+        const int code = while_it_runs("trap 'exit 75' USR1; trap 'exit 1' TERM INT HUP; touch $READY; "
+                                       "while :; do sleep 0.02; done",
+                                       long_grace, [signal](pid_t launcher) { kill(launcher, signal); });
+        EXPECT_EQ(code, 75) << signal;
+    }
+}
+
+// mpirun passes SIGUSR1 on to its ranks and waits for them; SIGTERM would have it kill them within two seconds.
+TEST(Child, MpirunLetsItsRanksSave) {
+    const std::string rank =
+        "trap \"sleep 3; exit 75\" USR1; touch $READY.$OMPI_COMM_WORLD_RANK; while :; do sleep 0.02; done";
+    const std::string script =
+        "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; rm -f $READY.?; "
+        "(until [ -e $READY.0 ] && [ -e $READY.1 ]; do sleep 0.02; done; touch $READY; rm $READY.?) & "
+        "exec mpirun -n 2 --oversubscribe --bind-to none bash -c '" +
+        rank + "'";
+    testing::internal::CaptureStderr(); // mpirun says at length that a rank ended with a code
+    const int code = while_it_runs(script, long_grace, [](pid_t launcher) { kill(launcher, SIGTERM); });
+    const std::string words = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(code, 75) << words;
+}
+
+TEST(Child, ASecondSignalEndsIt) {
+    const auto twice = [](pid_t launcher) {
+        kill(launcher, SIGINT);
+        std::this_thread::sleep_for(100ms);
+        kill(launcher, SIGINT);
+    };
+    const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
+                                   long_grace, twice);
+    EXPECT_EQ(code, 9);
+}
+
+TEST(Child, TheGraceTimeEndsIt) {
+    const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done", 0s,
+                                   [](pid_t launcher) { kill(launcher, SIGTERM); });
+    EXPECT_EQ(code, 9);
+}
+
+TEST(Child, DiesWithTheLauncher) {
+    const fs::path word = fs::temp_directory_path() / fmt::format("tessera-orphan-{}", getpid());
+    fs::remove(word);
+    while_it_runs(
+        fmt::format("trap 'echo ended > {}; exit' TERM; touch $READY; while :; do sleep 0.02; done", word.string()),
+        long_grace, [](pid_t launcher) { kill(launcher, SIGKILL); });
+    for (int tries = 0; tries < 500 && !fs::exists(word); ++tries)
+        std::this_thread::sleep_for(10ms);
+    EXPECT_TRUE(fs::exists(word));
+    fs::remove(word);
+}
+
+TEST(Child, OutputIsReadWhenTheProgramSucceeds) {
+    EXPECT_EQ(output_of({"bash", "-c", "echo one; echo two >&2"}), "one\ntwo\n");
+    EXPECT_EQ(output_of({"bash", "-c", "echo one; exit 1"}), "");
+    EXPECT_EQ(output_of({"no-such-program"}), "");
+}
+
+} // namespace
+} // namespace tessera

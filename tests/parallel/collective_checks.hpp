@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every collective of a communicator against a plain computation that each rank does for itself: all ranks' inputs are
+// a function of (seed, rank, index), so the expected bits are known everywhere. Used with threads and under mpirun.
+#pragma once
+
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+#include "parallel/communication/communicator.hpp"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <gtest/gtest.h>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace tessera::test {
+
+// A communicator and where its buffers come from. Each check must be called by all ranks; a failure is GoogleTest's,
+// and never makes a rank leave a collective out.
+struct Arrangement {
+    std::string name;
+    Communicator& communicator;
+    std::function<Buffer(std::int64_t bytes)> allocate;
+};
+
+inline constexpr std::int64_t sizes[] = {0, 1, 7, 64, 1000, 40'003};
+inline constexpr std::int64_t large_size = 1'310'723; // 5 MB of f32
+
+// Any bits: splitmix64.
+inline std::uint64_t hash(std::int64_t seed, std::int64_t rank, std::int64_t index) {
+    auto word = static_cast<std::uint64_t>(seed * 1'000'003 + rank) * 0x9e3779b97f4a7c15u +
+                static_cast<std::uint64_t>(index) * 0xd1342543de82ef95u;
+    word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9u;
+    word = (word ^ (word >> 27)) * 0x94d049bb133111ebu;
+    return word ^ (word >> 31);
+}
+
+// Floats over 12 binary orders of magnitude and both signs, so that their sum depends on the order.
+template <class T> T value(std::int64_t seed, std::int64_t rank, std::int64_t index) {
+    const std::uint64_t bits = hash(seed, rank, index);
+    if constexpr (std::is_same_v<T, std::int32_t>) return static_cast<std::int32_t>(bits);
+    const auto mantissa = static_cast<float>(static_cast<std::int32_t>(bits)) * 0x1p-31f;
+    const auto scale = std::bit_cast<float>(static_cast<std::uint32_t>(127 - 6 + (bits >> 40) % 12) << 23);
+    return T(mantissa * scale);
+}
+
+template <class T> bool same_bits(T a, T b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+// A tensor in memory of the arrangement, off a cache line by `shift` elements.
+template <class T> struct Tensor {
+    Tensor(const Arrangement& ranks, const Shape& dims, std::int64_t shift = 0)
+        : buffer(ranks.allocate((dims.count() + shift) * std::int64_t{sizeof(T)})), shape(dims),
+          data(reinterpret_cast<T*>(buffer.data()) + shift) {}
+    View view() const { return View(data, shape, dtype_of<T>()); }
+    void fill(std::int64_t seed, std::int64_t rank) {
+        for (std::int64_t i = 0; i < shape.count(); ++i)
+            data[i] = value<T>(seed, rank, i);
+    }
+    // The number of elements whose bits are not those of expected(i).
+    template <class F> std::int64_t wrong(const F& expected) const {
+        std::int64_t count = 0;
+        for (std::int64_t i = 0; i < shape.count(); ++i)
+            count += same_bits(data[i], expected(i)) ? 0 : 1;
+        return count;
+    }
+    Buffer buffer;
+    Shape shape;
+    T* data;
+};
+
+// leaf(begin) ∘ … ∘ leaf(begin + count - 1) by the definition of the summation tree.
+template <class V, class Leaf, class Operation>
+V tree_combine(std::int64_t begin, std::int64_t count, const Leaf& leaf, const Operation& operation) {
+    if (count == 1) return leaf(begin);
+    std::int64_t left = 1;
+    while (left * 2 < count)
+        left *= 2;
+    const V a = tree_combine<V>(begin, left, leaf, operation);
+    return operation(a, tree_combine<V>(begin + left, count - left, leaf, operation));
+}
+
+template <class T> T expected_reduction(Reduction reduction, std::int64_t seed, int ranks, std::int64_t index) {
+    using V = std::conditional_t<std::is_same_v<T, std::int32_t>, std::int64_t, float>;
+    const V result = tree_combine<V>(
+        0, ranks, [&](std::int64_t rank) { return static_cast<V>(value<T>(seed, rank, index)); },
+        [&](V a, V b) {
+            return reduction == Reduction::sum ? a + b : reduction == Reduction::max ? std::max(a, b) : std::min(a, b);
+        });
+    return static_cast<T>(result);
+}
+
+template <class T> void check_all_reduce_of(const Arrangement& ranks, std::int64_t size, Reduction reduction) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    Tensor<T> tensor(ranks, Shape{size}, size % 3);
+    tensor.fill(size, all.rank());
+    all.all_reduce(stream, tensor.view(), reduction);
+    EXPECT_EQ(tensor.wrong([&](std::int64_t i) { return expected_reduction<T>(reduction, size, all.size(), i); }), 0)
+        << ranks.name << ", rank " << all.rank() << ", " << size << " of " << name_of(dtype_of<T>());
+}
+
+inline void check_all_reduce(const Arrangement& ranks) {
+    for (const std::int64_t size : sizes)
+        for (const Reduction reduction : {Reduction::sum, Reduction::max, Reduction::min}) {
+            check_all_reduce_of<float>(ranks, size, reduction);
+            check_all_reduce_of<BFloat16>(ranks, size, reduction);
+            check_all_reduce_of<std::int32_t>(ranks, size, reduction);
+        }
+    check_all_reduce_of<BFloat16>(ranks, large_size, Reduction::sum);
+
+    // A NaN on any rank, in any operation, reaches all ranks.
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    for (int rank = 0; rank < all.size(); ++rank)
+        for (const Reduction reduction : {Reduction::sum, Reduction::max, Reduction::min}) {
+            Tensor<float> tensor(ranks, Shape{3});
+            if (all.rank() == rank) tensor.data[1] = std::numeric_limits<float>::quiet_NaN();
+            all.all_reduce(stream, tensor.view(), reduction);
+            EXPECT_TRUE(std::isnan(tensor.data[1]) && tensor.data[0] == 0) << ranks.name;
+        }
+}
+
+// Ranks sum their shares of `leaves` micro-batches; the reduction must end with the bits of one rank's sum of all.
+inline void check_tree_reduce_of(const Arrangement& ranks, std::int64_t size, std::int64_t leaves, int threads) {
+    Stream stream = CpuStream(threads);
+    Communicator& all = ranks.communicator;
+    const SummationTree tree(leaves, all.size());
+    const Range share = tree.share(all.rank());
+    const auto sum = [&](Range range, std::int64_t i) {
+        return tree_combine<float>(
+            range.begin, range.size(), [&](std::int64_t leaf) { return value<float>(size, leaf, i); }, std::plus<>());
+    };
+    Tensor<float> tensor(ranks, Shape{size});
+    for (std::int64_t i = 0; i < size; ++i)
+        tensor.data[i] = sum(share, i);
+    all.tree_reduce(stream, tensor.view(), tree);
+    EXPECT_EQ(tensor.wrong([&](std::int64_t i) {
+        return sum({0, leaves}, i);
+    }),
+              0)
+        << ranks.name << ", rank " << all.rank() << ", " << size << " sums of " << leaves << " leaves";
+}
+
+inline void check_tree_reduce(const Arrangement& ranks) {
+    for (const std::int64_t size : sizes)
+        for (const std::int64_t leaves : {5, 7, 8, 12})
+            check_tree_reduce_of(ranks, size, leaves, 1 + static_cast<int>(leaves % 2));
+    check_tree_reduce_of(ranks, large_size, 8, 1);
+}
+
+template <class T> void check_all_gather_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    const Range own = shard_range(rows, all.size(), all.rank());
+    Tensor<T> whole(ranks, Shape{rows, 3});
+    Tensor<T> apart(ranks, Shape{own.size(), 3});
+    const View part = in_place ? View(whole.data + own.begin * 3, apart.shape, dtype_of<T>()) : apart.view();
+    for (std::int64_t i = 0; i < part.count(); ++i)
+        static_cast<T*>(part.memory())[i] = value<T>(rows, 0, own.begin * 3 + i);
+    all.all_gather(stream, part, whole.view());
+    EXPECT_EQ(whole.wrong([&](std::int64_t i) { return value<T>(rows, 0, i); }), 0)
+        << ranks.name << ", rank " << all.rank() << ", " << rows << " rows of " << name_of(dtype_of<T>());
+}
+
+inline void check_all_gather(const Arrangement& ranks) {
+    for (const std::int64_t rows : sizes)
+        for (const bool in_place : {false, true}) {
+            check_all_gather_of<float>(ranks, rows, in_place);
+            check_all_gather_of<BFloat16>(ranks, rows, in_place);
+            check_all_gather_of<std::int32_t>(ranks, rows, in_place);
+        }
+    check_all_gather_of<float>(ranks, large_size / 3, true);
+}
+
+template <class T> void check_reduce_scatter_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    const Range own = shard_range(rows, all.size(), all.rank());
+    Tensor<T> whole(ranks, Shape{rows, 3});
+    Tensor<T> apart(ranks, Shape{own.size(), 3});
+    const View part = in_place ? View(whole.data + own.begin * 3, apart.shape, dtype_of<T>()) : apart.view();
+    whole.fill(rows, all.rank());
+    all.reduce_scatter(stream, whole.view(), part);
+    std::int64_t wrong = 0;
+    for (std::int64_t i = 0; i < part.count(); ++i)
+        wrong += same_bits(static_cast<const T*>(part.data)[i],
+                           expected_reduction<T>(Reduction::sum, rows, all.size(), own.begin * 3 + i))
+                     ? 0
+                     : 1;
+    if (!in_place) wrong += whole.wrong([&](std::int64_t i) { return value<T>(rows, all.rank(), i); });
+    EXPECT_EQ(wrong, 0) << ranks.name << ", rank " << all.rank() << ", " << rows << " rows of "
+                        << name_of(dtype_of<T>());
+}
+
+inline void check_reduce_scatter(const Arrangement& ranks) {
+    for (const std::int64_t rows : sizes)
+        for (const bool in_place : {false, true}) {
+            check_reduce_scatter_of<float>(ranks, rows, in_place);
+            check_reduce_scatter_of<BFloat16>(ranks, rows, in_place);
+            check_reduce_scatter_of<std::int32_t>(ranks, rows, in_place);
+        }
+    check_reduce_scatter_of<float>(ranks, large_size / 3, false);
+}
+
+template <class T> void check_all_to_all_of(const Arrangement& ranks, std::int64_t block_rows) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    const std::int64_t block = block_rows * 3;
+    Tensor<T> send(ranks, Shape{block_rows * all.size(), 3});
+    Tensor<T> receive(ranks, send.shape);
+    send.fill(block, all.rank());
+    all.all_to_all(stream, send.view(), receive.view());
+    const auto expected = [&](std::int64_t i) { return value<T>(block, i / block, all.rank() * block + i % block); };
+    EXPECT_EQ(receive.wrong(expected), 0) << ranks.name << ", rank " << all.rank() << ", blocks of " << block;
+}
+
+inline void check_all_to_all(const Arrangement& ranks) {
+    for (const std::int64_t rows : sizes) {
+        check_all_to_all_of<float>(ranks, rows);
+        check_all_to_all_of<BFloat16>(ranks, rows);
+    }
+    check_all_to_all_of<std::int32_t>(ranks, large_size / 3 / ranks.communicator.size());
+}
+
+template <class T> void check_broadcast_of(const Arrangement& ranks, std::int64_t size, int root) {
+    Stream stream = CpuStream(1);
+    Tensor<T> tensor(ranks, Shape{size});
+    tensor.fill(size, ranks.communicator.rank());
+    ranks.communicator.broadcast(stream, tensor.view(), root);
+    EXPECT_EQ(tensor.wrong([&](std::int64_t i) { return value<T>(size, root, i); }), 0)
+        << ranks.name << ", rank " << ranks.communicator.rank() << ", " << size << " from " << root;
+}
+
+inline void check_broadcast(const Arrangement& ranks) {
+    for (int root = 0; root < ranks.communicator.size(); ++root) {
+        for (const std::int64_t size : sizes) {
+            check_broadcast_of<float>(ranks, size, root);
+            check_broadcast_of<BFloat16>(ranks, size, root);
+            check_broadcast_of<std::int32_t>(ranks, size, root);
+        }
+        check_broadcast_of<float>(ranks, large_size, root);
+    }
+}
+
+// A chain: each rank passes on what it received, two messages at a time, which must not overtake each other.
+inline void check_send_and_receive(const Arrangement& ranks) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, large_size}) {
+        Tensor<float> first(ranks, Shape{size}), second(ranks, Shape{size});
+        if (all.rank() == 0) {
+            first.fill(size, 0);
+            second.fill(size, 1);
+        } else {
+            all.receive(stream, first.view(), all.rank() - 1);
+            all.receive(stream, second.view(), all.rank() - 1);
+        }
+        if (all.rank() + 1 < all.size()) {
+            all.send(stream, first.view(), all.rank() + 1);
+            all.send(stream, second.view(), all.rank() + 1);
+        }
+        EXPECT_EQ(first.wrong([&](std::int64_t i) { return value<float>(size, 0, i); }), 0) << ranks.name;
+        EXPECT_EQ(second.wrong([&](std::int64_t i) { return value<float>(size, 1, i); }), 0) << ranks.name;
+    }
+    all.barrier(stream);
+}
+
+// Where sizes divide evenly, no rank sends a byte more than the lower bound.
+inline void check_bytes_sent(const Arrangement& ranks) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    const std::int64_t bytes = 64 * all.size() * all.size() * 40;
+    Tensor<float> whole(ranks, Shape{bytes / 4}), other(ranks, Shape{bytes / 4}),
+        part(ranks, Shape{bytes / 4 / all.size()});
+    const auto sent = [&](const std::function<void()>& call) {
+        const std::int64_t before = all.bytes_sent();
+        call();
+        return all.bytes_sent() - before;
+    };
+    EXPECT_EQ(sent([&] { all.all_reduce(stream, whole.view(), Reduction::sum); }),
+              bytes_sent(Collective::all_reduce, bytes, all.size()))
+        << ranks.name;
+    EXPECT_EQ(sent([&] { all.tree_reduce(stream, whole.view(), SummationTree(all.size(), all.size())); }),
+              bytes_sent(Collective::all_reduce, bytes, all.size()))
+        << ranks.name;
+    EXPECT_EQ(sent([&] { all.all_gather(stream, part.view(), whole.view()); }),
+              bytes_sent(Collective::all_gather, bytes, all.size()))
+        << ranks.name;
+    EXPECT_EQ(sent([&] { all.reduce_scatter(stream, whole.view(), part.view()); }),
+              bytes_sent(Collective::reduce_scatter, bytes, all.size()))
+        << ranks.name;
+    EXPECT_EQ(sent([&] { all.all_to_all(stream, whole.view(), other.view()); }),
+              bytes_sent(Collective::all_to_all, bytes * all.size(), all.size()))
+        << ranks.name;
+    const std::int64_t from_root = sent([&] { all.broadcast(stream, whole.view(), 0); });
+    EXPECT_EQ(from_root, all.rank() == 0 ? bytes_sent(Collective::broadcast, bytes, all.size()) * all.size() : 0)
+        << ranks.name;
+}
+
+inline void check_refusals(const Arrangement& ranks) {
+    Stream stream = CpuStream(1);
+    Communicator& all = ranks.communicator;
+    Tensor<float> whole(ranks, Shape{all.size() * 2});
+    Tensor<BFloat16> half(ranks, Shape{4});
+    EXPECT_THROW(all.all_gather(stream, whole.view(), View(whole.data, Shape{all.size() * 2 + 1}, DType::f32)),
+                 InternalError);
+    EXPECT_THROW(all.reduce_scatter(stream, whole.view(), half.view()), InternalError);
+    EXPECT_THROW(all.all_to_all(stream, whole.view(), half.view()), InternalError);
+    EXPECT_THROW(all.broadcast(stream, whole.view(), all.size()), InternalError);
+    EXPECT_THROW(all.tree_reduce(stream, half.view(), SummationTree(8, all.size())), InternalError);
+    EXPECT_THROW(all.tree_reduce(stream, whole.view(), SummationTree(8, all.size() + 1)), InternalError);
+    all.barrier(stream);
+}
+
+inline void check_all(const Arrangement& ranks) {
+    check_all_reduce(ranks);
+    check_tree_reduce(ranks);
+    check_all_gather(ranks);
+    check_reduce_scatter(ranks);
+    check_all_to_all(ranks);
+    check_broadcast(ranks);
+    check_send_and_receive(ranks);
+    check_bytes_sent(ranks);
+    check_refusals(ranks);
+}
+
+} // namespace tessera::test

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPT of the parity tests in plain PyTorch: an independent model, optimizer and schedule to compare losses with.
+
+    model = reference_gpt.load("RUN/checkpoints/step-00000000", gelu="tanh")     # options come from the tensors' shapes
+    result = reference_gpt.train(model, batches, max_lr=1e-3, warmup=100, decay_iters=2000, min_lr=1e-4)
+    result.losses, result.grad_norms, result.first_gradients["layers.0.attention.qkv.weight"]     # numpy
+
+Tensors have the names and shapes of a checkpoint (V vocabulary, T block, C width, H heads, D = C/H, F width of the MLP):
+    embedding.weight (V, C)   position.weight (T, C)   norm.scale (C)   head.weight (V, C), absent when tied
+    layers.I.attention_norm.scale (C)      layers.I.attention.qkv.weight (3, H, D, C)   layers.I.attention.out.weight (C, H, D)
+    layers.I.mlp_norm.scale (C)            layers.I.mlp.up.weight (F, C)                layers.I.mlp.down.weight (C, F)
+and with biases a .bias beside each of the layers' weights and of the norms' scales, shaped as its output: (3, H, D), (C), (F).
+Needs torch (1.13 or later) and h5py; everything runs on the CPU, in float32 unless the model is made .double().
+"""
+import math
+import os
+import typing
+
+import h5py
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class LayerNorm(nn.Module):
+    def __init__(self, dim, bias):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+
+    def forward(self, x):
+        return functional.layer_norm(x, self.scale.shape, self.scale, self.bias, eps=1e-5)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; the rows of qkv are ordered (3, H, D), the columns of out (H, D)."""
+
+    def __init__(self, dim, n_heads, bias):
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x):
+        batch, tokens, dim = x.shape
+        split = self.qkv(x).view(batch, tokens, 3, self.n_heads, dim // self.n_heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(dim // self.n_heads)
+        future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(future, -math.inf).softmax(-1)
+        return self.out((weights @ value).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden, bias, gelu):
+        super().__init__()
+        self.approximate = {"exact": "none", "tanh": "tanh"}[gelu]
+        self.up = nn.Linear(dim, hidden, bias=bias)
+        self.down = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x):
+        return self.down(functional.gelu(self.up(x), approximate=self.approximate))
+
+
+class Layer(nn.Module):
+    def __init__(self, dim, n_heads, hidden, bias, gelu):
+        super().__init__()
+        self.attention_norm = LayerNorm(dim, bias)
+        self.attention = Attention(dim, n_heads, bias)
+        self.mlp_norm = LayerNorm(dim, bias)
+        self.mlp = Mlp(dim, hidden, bias, gelu)
+
+    def forward(self, x):
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Gpt(nn.Module):
+    """tokens (B, T) -> logits (B, T, V). Pre-norm, learned positions, no dropout."""
+
+    def __init__(self, n_layers, n_heads, dim, block, vocab, bias=False, tied=True, gelu="exact", hidden=None):
+        super().__init__()
+        if dim % n_heads:
+            raise ValueError(f"dim {dim} is no multiple of n_heads {n_heads}")
+        self.n_heads = n_heads
+        self.embedding = nn.Embedding(vocab, dim)
+        self.position = nn.Embedding(block, dim)
+        self.layers = nn.ModuleList(Layer(dim, n_heads, hidden or 4 * dim, bias, gelu) for _ in range(n_layers))
+        self.norm = LayerNorm(dim, bias)
+        self.head = None if tied else nn.Linear(dim, vocab, bias=False)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        return functional.linear(self.norm(x), (self.head or self.embedding).weight)
+
+    def loss(self, tokens, targets):
+        """The mean cross-entropy over the targets that are not negative."""
+        logits = self(tokens).flatten(0, 1)
+        return functional.cross_entropy(logits, targets.flatten().clamp(min=-1), ignore_index=-1)
+
+    def checkpoint_shape(self, name, parameter):
+        """The shape that a parameter has in a checkpoint."""
+        heads, rows = self.n_heads, parameter.shape[0]
+        if ".attention.qkv." in name:
+            return (3, heads, rows // 3 // heads) + tuple(parameter.shape[1:])
+        if name.endswith(".attention.out.weight"):
+            return (rows, heads, parameter.shape[1] // heads)
+        return tuple(parameter.shape)
+
+    def as_numpy(self, of=lambda parameter: parameter):
+        """{name: array in the checkpoint's shape} of the parameters, or of what `of` makes of each (its gradient)."""
+        return {
+            name: of(parameter).detach().numpy().reshape(self.checkpoint_shape(name, parameter)).copy()
+            for name, parameter in self.named_parameters()
+        }
+
+    def set_from(self, arrays):
+        """Takes {name: array}; every parameter must be there in its shape, and nothing else."""
+        parameters = dict(self.named_parameters())
+        if set(arrays) != set(parameters):
+            raise ValueError(f"missing: {sorted(set(parameters) - set(arrays))}, unknown: {sorted(set(arrays) - set(parameters))}")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                shape = self.checkpoint_shape(name, parameter)
+                if tuple(arrays[name].shape) != shape:
+                    raise ValueError(f"{name} is {tuple(arrays[name].shape)}, expected {shape}")
+                parameter.copy_(torch.from_numpy(np.asarray(arrays[name], np.float64)).reshape(parameter.shape))
+
+
+def read_tensors(folder):
+    """{name: array} of a checkpoint's index.h5, without the metadata. A missing file of a rank is an error."""
+    tensors = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            for source in item.virtual_sources() if item.is_virtual else ():
+                if not os.path.exists(os.path.join(folder, source.file_name)):  # HDF5 itself would show NaN
+                    raise FileNotFoundError(os.path.join(folder, source.file_name))
+            tensors[name] = item[()]
+
+    with h5py.File(os.path.join(folder, "index.h5"), "r") as file:
+        file.visititems(visit)
+    return tensors
+
+
+def load(folder, gelu="exact"):
+    """The model of a checkpoint folder. Tensors in groups ("optimizer.first_moment/…") are left alone."""
+    arrays = {name: array for name, array in read_tensors(folder).items() if "/" not in name}
+    _, n_heads, head_dim, dim = arrays["layers.0.attention.qkv.weight"].shape
+    if n_heads * head_dim != dim:
+        raise ValueError(f"{n_heads} heads of {head_dim} do not make {dim}")
+    model = Gpt(
+        n_layers=1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers.")),
+        n_heads=n_heads,
+        dim=dim,
+        block=arrays["position.weight"].shape[0],
+        vocab=arrays["embedding.weight"].shape[0],
+        bias="norm.bias" in arrays,
+        tied="head.weight" not in arrays,
+        gelu=gelu,
+        hidden=arrays["layers.0.mlp.up.weight"].shape[0],
+    )
+    model.set_from(arrays)
+    return model
+
+
+def learning_rate(step, max_lr, min_lr=0.0, warmup=0, decay_iters=None):
+    """Of step 0, 1, …: a line to max_lr that begins above 0, then a cosine to min_lr at decay_iters (None: constant)."""
+    if step < warmup:
+        return max_lr * (step + 1) / (warmup + 1)
+    if decay_iters is None:
+        return max_lr
+    if step > decay_iters:
+        return min_lr
+    done = (step - warmup) / (decay_iters - warmup) if decay_iters > warmup else 1.0
+    return min_lr + 0.5 * (1.0 + math.cos(math.pi * done)) * (max_lr - min_lr)
+
+
+def is_decayed(name, parameter):
+    """Weight decay acts on matrices only. A bias is a vector, also that of qkv, which a checkpoint keeps as (3, H, D)."""
+    return parameter.dim() >= 2
+
+
+class Result(typing.NamedTuple):
+    losses: np.ndarray  # (steps), before each update
+    grad_norms: np.ndarray  # (steps), before clipping
+    learning_rates: np.ndarray  # (steps)
+    first_gradients: dict  # of step 1, before clipping, by name
+    parameters: dict  # after the last step, by name
+
+
+def train(model, batches, *, max_lr, min_lr=0.0, warmup=0, decay_iters=None, betas=(0.9, 0.95), eps=1e-8,
+          weight_decay=0.1, clip=1.0, first_step=0):
+    """One AdamW step per batch. A batch is (tokens, targets), integer arrays (B, T), or a list of such micro-batches, whose
+    losses are averaged. clip is the greatest norm of all gradients together (factor clip / (norm + 1e-6)); 0: none."""
+    groups = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[is_decayed(name, parameter)].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=max_lr, betas=betas, eps=eps)
+    losses, norms, rates, first_gradients = [], [], [], {}
+    for step, batch in enumerate(batches, first_step):
+        micro_batches = batch if isinstance(batch, list) else [batch]
+        optimizer.zero_grad()
+        total = 0.0
+        for tokens, targets in micro_batches:
+            tokens, targets = (torch.from_numpy(np.asarray(ids, np.int64)) for ids in (tokens, targets))
+            loss = model.loss(tokens, targets) / len(micro_batches)
+            loss.backward()
+            total += loss.item()
+        if not first_gradients:
+            first_gradients = model.as_numpy(lambda parameter: parameter.grad)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+        rates.append(learning_rate(step, max_lr, min_lr, warmup, decay_iters))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[-1]
+        optimizer.step()
+        losses.append(total)
+        norms.append(norm.item())
+    return Result(np.array(losses), np.array(norms), np.array(rates), first_gradients, model.as_numpy())

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one table of tolerances, by element type and kind of computation. Widening one needs a reason in the commit.
+#pragma once
+
+#include "kernels/error.hpp"
+#include "kernels/tensor.hpp"
+
+#include <cmath>
+
+namespace tessera {
+
+enum class Kind {
+    rounding,          // the exact value rounded once or twice
+    function,          // an elementary function: some units in the last place
+    sum,               // a sum of many elements, against the sum of their magnitudes
+    product,           // a matrix product, against the product of the magnitudes
+    norm,              // statistics of a row and what is scaled by them
+    update,            // an optimizer's step
+    finite_difference, // a gradient against central differences of a double reference
+};
+
+// |actual - expected| <= relative * magnitude + absolute, the magnitude being |expected| where a test knows no better.
+struct Tolerance {
+    double relative;
+    double absolute;
+};
+
+inline Tolerance tolerance(DType dtype, Kind kind) {
+    constexpr double bf16_rounding = 1.0 / 256; // half a unit in the last place of 8 bits
+    const bool f32 = dtype == DType::f32;
+    if (!f32 && dtype != DType::bf16) return {0, 0};
+    switch (kind) {
+    case Kind::rounding:
+        return f32 ? Tolerance{1.2e-7, 1e-37} : Tolerance{bf16_rounding, 1e-37};
+    case Kind::function:
+        return f32 ? Tolerance{4e-7, 1e-7} : Tolerance{bf16_rounding, 1e-7};
+    case Kind::sum:
+        return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{bf16_rounding, 1e-6};
+    case Kind::product:
+        return f32 ? Tolerance{2e-6, 1e-6} : Tolerance{2 * bf16_rounding, 1e-5};
+    case Kind::norm:
+        return f32 ? Tolerance{2e-6, 2e-6} : Tolerance{bf16_rounding, 1e-5};
+    case Kind::update:
+        return f32 ? Tolerance{1e-6, 1e-8} : Tolerance{bf16_rounding, 1e-8};
+    case Kind::finite_difference:
+        return f32 ? Tolerance{1e-5, 1e-5} : Tolerance{2 * bf16_rounding, 1e-4};
+    }
+    throw InternalError("a kind without tolerance");
+}
+
+} // namespace tessera

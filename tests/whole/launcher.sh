@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The program as a person calls it: help, exit codes, config commands, and what launch would start on this host.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+unset OMP_NUM_THREADS OMPI_MCA_btl SLURM_JOB_ID NO_COLOR
+failures=0
+
+fail() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# expect CODE TEXT WORD… : `tessera WORD…` ends with CODE and says TEXT somewhere.
+expect() {
+    local code=$1 text=$2 found=0
+    shift 2
+    "$TESSERA" "$@" >out 2>err || found=$?
+    [ "$found" = "$code" ] || fail "tessera $*: exit code $found, expected $code: $(cat err)"
+    grep -qF -- "$text" out err || fail "tessera $*: expected '$text', found: $(cat out err)"
+}
+
+cat >base.toml <<'TOML'
+[metrics]
+log_every = 5
+TOML
+cat >gpt.toml <<'TOML'
+base = "base.toml"
+[run]
+name = "first"
+TOML
+
+expect 0 'usage: tessera COMMAND' --help
+[ ! -s err ] || fail "help went to the standard error"
+expect 0 'tessera 0.' --version
+expect 2 "no command named 'lunch'; did you mean 'launch'?" lunch
+expect 2 'no command given'
+for command in $("$TESSERA" --help | sed -n '/^Commands/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+    expect 0 "usage: tessera $command" "$command" --help
+    [ "$(wc -l <out)" -le 40 ] || fail "tessera $command --help: $(wc -l <out) lines"
+    [ ! -s err ] || fail "tessera $command --help went to the standard error"
+    expect 2 "no option named '--hepl'; did you mean '--help'?" "$command" --hepl
+done
+
+expect 0 'metrics.log_every = 5' config show gpt.toml
+grep -q '^metrics.log_every = 5 *# base.toml:2:1$' out || fail "origin of a base's key: $(cat out)"
+grep -q '^run.name = "first" *# gpt.toml:3:1$' out || fail "origin of a file's key: $(cat out)"
+expect 0 'run.name = "second"' config show gpt.toml run.name=second
+grep -q '^run.name = "second" *# command line$' out || fail "origin of an override: $(cat out)"
+cp out shown.toml
+expect 0 'run.name = "second"' config show shown.toml
+expect 0 'run.name: "first" -> ""   # gpt.toml:3:1 -> default' config diff gpt.toml base.toml
+[ "$(wc -l <out)" = 1 ] || fail "config diff: $(cat out)"
+expect 0 'colours on the console' config explain metrics.color
+expect 0 '[run]' config explain
+expect 2 "no key named 'metrics.colour'; did you mean 'metrics.color'?" config explain metrics.colour
+expect 2 "no config command named 'shwo'; did you mean 'show'?" config shwo
+expect 0 'log_every = 5' config show <(cat base.toml)
+expect 2 'cannot read nowhere.toml: No such file or directory' config show nowhere.toml
+sed 's/^name/nam/' gpt.toml >typo.toml
+expect 2 "typo.toml:3:1: no key named 'run.nam'; did you mean 'run.name'?" launch -n 2 typo.toml
+
+# What launch would start here: cores of its own for each rank, or a sentence.
+cores=$("$TESSERA" launch -n 1 -t 1 --dry-run gpt.toml >/dev/null && lscpu -p=CORE,SOCKET | grep -v '^#' | sort -u | wc -l)
+for ranks in 1 2 4; do
+    expect 0 "train gpt.toml metrics.log_every=7" launch -n "$ranks" --dry-run gpt.toml metrics.log_every=7
+    grep -q "^command: mpirun -n $ranks " out || fail "no mpirun for $ranks ranks: $(cat out)"
+    threads=$(sed -n 's/.*OMP_NUM_THREADS=\([0-9]*\).*/\1/p' out)
+    if grep -q -- '--bind-to core' out; then
+        [ $((ranks * threads)) -le "$cores" ] || fail "$ranks ranks of $threads threads are bound to $cores cores"
+        grep -q "slot:PE=$threads " out || fail "bound to another number of cores: $(cat out)"
+        [ "$(grep -c '^rank ' out)" = "$ranks" ] || fail "not every rank has cores: $(cat out)"
+        [ ! -s err ] || fail "unexpected: $(cat err)"
+    else
+        [ $((ranks * threads)) -gt "$cores" ] || fail "$ranks ranks of $threads threads are not bound to $cores cores"
+        grep -q 'not bound and share the cores' err || fail "nothing was said: $(cat err)"
+        grep -q 'OMPI_MCA_mpi_yield_when_idle=1' out || fail "waiting ranks would keep their core: $(cat out)"
+    fi
+done
+
+# Open MPI does what the map says, with the very options: each rank of a bound run finds itself on its cores.
+ranks=$((cores < 2 ? 1 : 2))
+"$TESSERA" launch -n "$ranks" --dry-run gpt.toml >out
+mapfile -t options < <(sed -n 's/^command: mpirun \(.*\) [^ ]*tessera train .*/\1/p' out | tr ' ' '\n')
+env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun "${options[@]}" --tag-output \
+    sh -c 'echo "rank $OMPI_COMM_WORLD_RANK $(taskset -cp $$ | sed "s/.*: //")"' </dev/null | sed 's/.*>//' | sort >bound
+[ "$(sort -u bound | wc -l)" = "$ranks" ] || fail "ranks are bound to the same cores: $(cat bound)"
+
+# The program that starts the ranks gets the environment and gives its exit code.
+mkdir bin
+cat >bin/mpirun <<'SH'
+#!/bin/sh
+echo "threads $OMP_NUM_THREADS terminal $TERM: $*"
+exit 75
+SH
+chmod +x bin/mpirun
+PATH=$folder/bin:$PATH expect 75 'threads 1 terminal dumb: -n 1 --map-by slot:PE=1 --bind-to core' launch -t 1 gpt.toml
+(PATH=/nowhere && "$TESSERA" launch gpt.toml) 2>err && fail "launch without mpirun succeeded"
+grep -q 'cannot start mpirun: No such file or directory' err || fail "launch without mpirun: $(cat err)"
+"$TESSERA" config explain >/dev/full 2>err && fail "a full disk went unseen"
+grep -q 'cannot write to the standard output' err || fail "a full disk: $(cat err)"
+
+[ "$failures" = 0 ] || exit 1
+echo "all as expected"
