@@ -5,11 +5,13 @@
 namespace tessera {
 
 Command config_command();
+Command inspect_command();
 Command launch_command();
 
 std::vector<Command> commands() {
     return {
         config_command(),
+        inspect_command(),
         launch_command(),
     };
 }
