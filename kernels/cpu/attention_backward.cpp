@@ -16,6 +16,7 @@ struct Memory {
     float *logarithms, *deltas;       // (padded T)
     float *dk, *dv;                   // (64, padded D)
     float *softmax, *dscores;         // (64 queries, 64 keys)
+    KeyMask mask;
 
     template <class T> explicit Memory(const GradientHead<T>& head) {
         const HeadSizes& sizes = head.sizes;
@@ -36,23 +37,22 @@ struct Memory {
     }
 };
 
-// softmax and dscores of 8 queries and 32 keys: p = 2^(s - logarithm), ds = p (dp - delta).
-TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key,
-                               std::int64_t at) {
-    constexpr int V = 2;
+// softmax and dscores of 8 queries and a half or whole panel of keys: p = 2^(s - logarithm), ds = p (dp - delta).
+template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t query,
+                                                std::int64_t key, std::int64_t at) {
     const std::int64_t depth = sizes.padded_depth();
     simd::Floats sum[tile_queries][V] = {};
     simd::multiply<tile_queries, V, false>(memory.queries + query * depth, depth, memory.key_panels + key * sizes.depth,
                                            panel_keys, sizes.depth, sum);
-    const bool masked = key + panel_keys > (sizes.causal ? query + 1 : sizes.times);
+    const bool masked = key + V * simd::lanes > (sizes.causal ? query + 1 : sizes.times);
     simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
         constexpr int row = index / V, v = index % V;
-        simd::Floats power = power_of_two(sum[row][v] - memory.logarithms[query + row]);
+        simd::Floats exponent = sum[row][v] - memory.logarithms[query + row];
         if (masked) {
             const std::int64_t last = sizes.causal ? std::min(query + row, sizes.times - 1) : sizes.times - 1;
-            power = mask_keys(power, key + v * simd::lanes, last, 0);
+            exponent = memory.mask.apply(exponent, key + v * simd::lanes, last);
         }
-        simd::store(memory.softmax + at + row * score_stride + v * simd::lanes, power);
+        simd::store(memory.softmax + at + row * score_stride + v * simd::lanes, power_of_two(exponent));
         sum[row][v] = simd::Floats{};
     });
     simd::multiply<tile_queries, V, false>(memory.dy + query * depth, depth, memory.value_panels + key * sizes.depth,
@@ -94,7 +94,10 @@ TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std:
     for (std::int64_t row = 0; row < query_count; row += tile_queries) {
         const std::int64_t seen = diagonal ? std::min(row + tile_queries, key_count) : key_count;
         for (std::int64_t column = 0; column < seen; column += panel_keys)
-            score_tile(sizes, memory, query + row, key + column, row * score_stride + column);
+            if (seen - column > simd::lanes)
+                score_tile<2>(sizes, memory, query + row, key + column, row * score_stride + column);
+            else
+                score_tile<1>(sizes, memory, query + row, key + column, row * score_stride + column);
         add_product<false>(memory.dscores + row * score_stride, memory.keys + key * depth, seen, depth,
                            memory.dq + (query + row) * depth);
     }

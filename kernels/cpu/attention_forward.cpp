@@ -16,6 +16,7 @@ struct Rows {
 
 struct Memory {
     float *keys, *values, *maxima, *sums, *queries, *scores, *output;
+    KeyMask mask;
 
     template <class T> explicit Memory(const ForwardHead<T>& head) {
         const HeadSizes& sizes = head.sizes;
@@ -40,8 +41,7 @@ template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Me
         simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
             constexpr int row = index / V, v = index % V;
             const std::int64_t last = sizes.causal ? std::min(first_query + row, sizes.times - 1) : sizes.times - 1;
-            score[row][v] =
-                mask_keys(score[row][v], key + v * simd::lanes, last, -std::numeric_limits<float>::infinity());
+            score[row][v] = memory.mask.apply(score[row][v], key + v * simd::lanes, last);
         });
     simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
         constexpr int row = index / V, v = index % V;

@@ -6,6 +6,9 @@
 
 #include "kernels/cpu/tiles.hpp"
 
+#include <algorithm>
+#include <limits>
+
 namespace tessera::kernels {
 
 inline constexpr std::int64_t tile_queries = 8;
@@ -171,12 +174,22 @@ TESSERA_INLINE void pack_keys(const HeadSizes& sizes, const T* from, std::int64_
     }
 }
 
-// Lanes whose key lies beyond `last_key` become `value`; lane 0 is `first_key`.
-TESSERA_INLINE simd::Floats mask_keys(simd::Floats x, std::int64_t first_key, std::int64_t last_key, float value) {
-    const simd::Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const auto seen = static_cast<std::int32_t>(last_key - first_key);
-    const simd::Floats other = simd::Floats{} + value;
-    return lane > seen ? other : x;
-}
+// Sixteen times infinity, then sixteen times minus infinity: a window into it says which of sixteen keys are seen.
+class KeyMask {
+public:
+    TESSERA_INLINE KeyMask() {
+        simd::store(limits_, simd::Floats{} + std::numeric_limits<float>::infinity());
+        simd::store(limits_ + simd::lanes, simd::Floats{} - std::numeric_limits<float>::infinity());
+    }
+    // Minus infinity in the lanes whose key, first_key + lane, lies beyond last_key. (A NaN there is not seen either;
+    // one among the seen becomes infinity, which the softmax makes NaN again.)
+    TESSERA_INLINE simd::Floats apply(simd::Floats scores, std::int64_t first_key, std::int64_t last_key) const {
+        const std::int64_t seen = std::clamp<std::int64_t>(last_key - first_key + 1, 0, simd::lanes);
+        return simd::min(scores, simd::load(limits_ + simd::lanes - seen));
+    }
+
+private:
+    float limits_[2 * simd::lanes];
+};
 
 } // namespace tessera::kernels

@@ -42,17 +42,17 @@ TESSERA_INLINE void store(BFloat16* to, Floats value) {
 // The first `count` lanes (0 <= count < lanes), `rest` in the others.
 TESSERA_INLINE Floats load(const BFloat16* from, std::int64_t count, float rest = 0) {
     const int end = static_cast<int>(count);
-    const auto bits_of_rest = std::bit_cast<std::uint32_t>(rest); // not rounded to bf16
     std::uint16_t part[lanes];
 #pragma omp simd
     for (int lane = 0; lane < lanes; ++lane)
         part[lane] = lane < end ? from[lane].bits : std::uint16_t{0};
     std::uint32_t wide[lanes];
     for (int lane = 0; lane < lanes; ++lane)
-        wide[lane] = lane < end ? static_cast<std::uint32_t>(part[lane]) << 16 : bits_of_rest;
+        wide[lane] = static_cast<std::uint32_t>(part[lane]) << 16;
     Floats value;
     std::memcpy(&value, wide, sizeof value);
-    return value;
+    const Ints number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return number < end ? value : all(rest); // the rest is not rounded to bf16
 }
 
 TESSERA_INLINE void store(BFloat16* to, Floats value, std::int64_t count) {

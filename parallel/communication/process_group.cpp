@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <exception>
 #include <fmt/format.h>
 #include <mpi.h>
 #include <string_view>
@@ -32,9 +33,10 @@ struct ProcessGroup::State {
 
     explicit State(MPI_Comm owned) : communicator(owned) { MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN); }
     ~State() {
+        // Freeing is collective: while an exception ends this rank alone, it might wait for the others for ever.
         int finalized = 0;
         MPI_Finalized(&finalized);
-        if (finalized == 0 && communicator != MPI_COMM_NULL) MPI_Comm_free(&communicator);
+        if (finalized == 0 && std::uncaught_exceptions() == 0) MPI_Comm_free(&communicator);
     }
     State(const State&) = delete;
     State& operator=(const State&) = delete;
