@@ -3,9 +3,9 @@
 // (Black and Rogaway 2002): any place of the permutation without the ones before it.
 #include "core/data/sample_order.hpp"
 
-#include "core/data/random.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
+#include "kernels/random.hpp"
 
 #include <algorithm>
 #include <array>
@@ -14,9 +14,6 @@
 #include <string_view>
 
 namespace tessera {
-
-using namespace data;
-
 namespace {
 
 constexpr std::array<std::string_view, 3> kind_names = {"random", "sequential", "shuffle"};

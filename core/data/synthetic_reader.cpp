@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A Markov chain that a model can learn: after each token come four others, with the chances 1/2, 1/4, 1/8 and 1/8. Its
 // entropy, 1.75 bits = 1.213 nats a token (a little less where two of the four are one), is the loss to reach.
-#include "core/data/random.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
+#include "kernels/random.hpp"
 
 #include <array>
 #include <bit>
 #include <fmt/format.h>
 
 namespace tessera {
-
-using namespace data;
-
 namespace {
 
 constexpr std::int64_t vocabulary_limit = 1 << 20;

@@ -15,7 +15,9 @@ enum class Kind {
     sum,               // a sum of many elements, against the sum of their magnitudes
     product,           // a matrix product, against the product of the magnitudes
     norm,              // statistics of a row and what is scaled by them
-    update,            // an optimizer's step
+    loss,              // the difference of a logarithm and a logit
+    random,            // a random number mapped to a range or a distribution
+    update,            // some steps of an optimizer
     finite_difference, // a gradient against central differences of a double reference
 };
 
