@@ -12,6 +12,8 @@
 namespace tessera {
 namespace {
 
+constexpr int saved_before_the_end = 75; // EX_TEMPFAIL: a checkpoint is there, run me again
+
 void keep_config(const Config& config, const std::filesystem::path& folder) {
     replace_file(folder / "config.toml", config.resolved());
     replace_file(folder / "config_origins.txt", config.origins());
@@ -36,17 +38,19 @@ int run_train(const Arguments& arguments, Process& process) {
                          experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
     Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
-    config.refuse_unread();
-    if (world.rank() == 0) keep_config(config, folder);
+    if (world.rank() == 0) { // which also reads the keys that only it needs
+        config.refuse_unread();
+        keep_config(config, folder);
+    }
     log.info(fmt::format("memory per rank: planned {} bytes, allocated {} bytes",
                          with_thousands(experiment.memory.total()), with_thousands(trainer.allocated().total())));
 
     const Team team = team_of(groups.all(), stream);
     log.print_gathered(team.gather(log.take_warnings()));
-    trainer.train();
+    const bool finished = trainer.train();
     log.print_gathered(team.gather(log.take_warnings()));
-    log.info(fmt::format("done: {}", folder.string()));
-    return 0;
+    log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
+    return finished ? 0 : saved_before_the_end;
 }
 
 } // namespace
@@ -62,7 +66,8 @@ size come from MPI.
 The run's folder (run.folder, or runs/NAME) receives config.toml with every
 value, config_origins.txt with the place each came from, metrics.jsonl,
 logs/rank-NNNN.log and checkpoints/. A run whose folder holds a checkpoint goes
-on from there (checkpoint.resume), on any number of ranks.
+on from there (checkpoint.resume), on any number of ranks. SIGUSR1, SIGTERM or
+Ctrl-C: save, then exit code 75.
 
 Examples
   mpirun -n 2 tessera train configs/quickstart.toml

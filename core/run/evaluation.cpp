@@ -6,12 +6,17 @@
 namespace tessera {
 
 Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory)
-    : ground_(ground), experiment_(experiment) {
+    : ground_(ground), experiment_(experiment), every_(ground.config.get(evaluate_every)) {
+    if (every_ < 0) ground.config.refuse(evaluate_every.name, "must be at least 0");
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
     executor_ = std::make_unique<Executor>(program.model.graph, program.layout, program.plan, memory, ground.groups,
                                            ground.stream);
     inputs_ = {executor_->view(program.model.tokens), executor_->view(program.model.targets)};
+}
+
+bool Evaluation::due(std::int64_t steps_done, bool last) const {
+    return executor_ != nullptr && (last || (every_ > 0 && steps_done % every_ == 0));
 }
 
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {

@@ -10,11 +10,16 @@
 
 namespace tessera {
 
+inline constexpr Key<std::int64_t> evaluate_every{"metrics.evaluate_every", 250,
+                                                  "steps between evaluations on the validation split; 0: at the end only"};
+
 class Evaluation {
 public:
     // All arguments must outlive it. `memory` is shared with training: they take turns.
     Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory);
 
+    // Never without a validation split.
+    bool due(std::int64_t steps_done, bool last) const;
     EvaluationRecord run(std::int64_t steps_done); // called by all ranks together
     std::int64_t allocated_bytes() const;          // of the loader that run() makes
 
@@ -23,6 +28,7 @@ private:
     const Experiment& experiment_;
     std::unique_ptr<Executor> executor_; // null without a validation split
     std::vector<View> inputs_;
+    std::int64_t every_;
 };
 
 } // namespace tessera

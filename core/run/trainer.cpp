@@ -11,14 +11,17 @@
 
 namespace tessera {
 
-void Trainer::train() {
+bool Trainer::train() {
     for (std::int64_t step = first_step_; step < experiment_.steps; ++step) {
         train_step(step);
         const std::int64_t done = step + 1;
         const bool last = done == experiment_.steps;
-        if (last || (evaluate_every_ > 0 && done % evaluate_every_ == 0)) evaluate(done);
-        if (saver_.due(done, last)) saver_.save(done);
+        const bool stop = stop_.anywhere(ground_.groups.all(), ground_.stream) && !last;
+        if (!stop && evaluation_.due(done, last)) evaluate(done);
+        if (stop || saver_.due(done, last)) saver_.save(done);
+        if (stop) return false;
     }
+    return true;
 }
 
 void Trainer::train_step(std::int64_t step) {
@@ -46,7 +49,6 @@ void Trainer::record_step(std::int64_t step, double rate) {
 }
 
 void Trainer::evaluate(std::int64_t steps_done) {
-    if (experiment_.evaluation_batches == 0) return;
     const EvaluationRecord record = evaluation_.run(steps_done);
     if (metrics_ != nullptr) metrics_->evaluation(record);
     throughput_.restart(); // the next step's time does not include this
@@ -61,7 +63,7 @@ std::vector<View> batch_views(const Executor& executor, const Model& model) {
 } // namespace
 
 Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder)
-    : experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
+    : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
@@ -72,10 +74,9 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, c
                                         experiment.seed)),
               experiment.train_loader(first_step_)),
       throughput_(experiment, ground.groups, ground.stream), allocated_(memory_.allocated()),
-      inputs_(batch_views(executor_, experiment.train.model)), evaluate_every_(ground.config.get(evaluate_every)) {
+      inputs_(batch_views(executor_, experiment.train.model)) {
     if (ground.groups.all().rank() == 0)
         metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
-    if (evaluate_every_ < 0) ground.config.refuse(evaluate_every.name, "must be at least 0");
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
     *executor_.view(experiment.train.model.scale).as<float>() =
         1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);

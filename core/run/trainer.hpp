@@ -8,6 +8,7 @@
 #include "core/run/experiment.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/saver.hpp"
+#include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
 #include "core/optimizers/schedule.hpp"
 
@@ -15,17 +16,15 @@
 
 namespace tessera {
 
-inline constexpr Key<std::int64_t> evaluate_every{"metrics.evaluate_every", 250,
-                                                  "steps between evaluations on the validation split; 0: at the end only"};
-
 class Trainer {
 public:
     // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all ranks
     // together; all arguments outlive the trainer.
     Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder);
 
-    // Runs the steps that are left. Throws SystemError when the loss is no longer finite.
-    void train();
+    // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws SystemError
+    // when the loss is no longer finite.
+    bool train();
 
     const MemoryNeed& allocated() const { return allocated_; }
     std::int64_t first_step() const { return first_step_; }
@@ -35,19 +34,20 @@ private:
     void record_step(std::int64_t step, double rate);
     void evaluate(std::int64_t steps_done);
 
+    Ground ground_;
     const Experiment& experiment_;
     Memory memory_;
     Executor executor_;
     Evaluation evaluation_;
     Saver saver_;
     Schedule schedule_;
+    StopRequest stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;
     MemoryNeed allocated_;
     std::vector<View> inputs_; // tokens and targets of a micro-batch
-    std::int64_t evaluate_every_;
 };
 
 } // namespace tessera
