@@ -94,8 +94,7 @@ template <class Settings, class Reference> void expect_steps(const Settings& set
         for (std::int64_t i = 0; i < size; ++i)
             expected.push_back(reference(test, settings, i, test.weight[i]));
         test.run(stream, settings, 0, size);
-        const Tolerance allowed = tolerance(DType::f32, Kind::update);
-        EXPECT_TRUE(close_to(test.weight, expected, {allowed.relative, 1e-6})) << size;
+        EXPECT_TRUE(close_to(test.weight, expected, tolerance(DType::f32, Kind::update))) << size;
         test.expect_copy();
     }
 }
