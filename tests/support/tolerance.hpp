@@ -42,8 +42,12 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{2e-6, 1e-6} : Tolerance{2 * bf16_rounding, 1e-5};
     case Kind::norm:
         return f32 ? Tolerance{2e-6, 2e-6} : Tolerance{bf16_rounding, 1e-5};
+    case Kind::loss:
+        return f32 ? Tolerance{4e-7, 1e-6} : Tolerance{bf16_rounding, 1e-6};
+    case Kind::random:
+        return f32 ? Tolerance{1.2e-7, 2e-6} : Tolerance{bf16_rounding, 2e-6};
     case Kind::update:
-        return f32 ? Tolerance{1e-6, 1e-8} : Tolerance{bf16_rounding, 1e-8};
+        return f32 ? Tolerance{1e-6, 1e-6} : Tolerance{bf16_rounding, 1e-6};
     case Kind::finite_difference:
         return f32 ? Tolerance{1e-5, 1e-5} : Tolerance{2 * bf16_rounding, 1e-4};
     }
