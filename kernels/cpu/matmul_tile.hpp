@@ -55,12 +55,13 @@ template <int R, int V> TESSERA_INLINE void start_tile(const MatmulBlock& block,
     });
 }
 
-template <int R, int V, bool packed, class Arithmetic>
+template <int R, int V, bool k_outer, class Arithmetic>
 TESSERA_INLINE void multiply_tile(const MatmulBlock& block, const float* a, std::int64_t row, std::int64_t column) {
     simd::Floats sum[R][V];
     start_tile(block, row, column, sum);
     const float* b = block.b + column / panel_columns * block.b_panel_stride;
-    simd::multiply<R, V, packed, Arithmetic>(a, packed ? R : block.a_stride, b, panel_columns, block.words, sum);
+    const std::int64_t stride = block.a_order == TileOrder::packed ? R : block.a_stride;
+    simd::multiply<R, V, k_outer, Arithmetic>(a, stride, b, panel_columns, block.words, sum);
     if (block.output == DType::f32 && block.columns - column >= V * simd::lanes) {
         float* c = static_cast<float*>(block.c) + row * block.c_stride + column;
         simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
@@ -76,26 +77,41 @@ TESSERA_INLINE void multiply_tile(const MatmulBlock& block, const float* a, std:
         }
 }
 
-template <int V, bool packed, class Arithmetic>
+template <int V, bool k_outer, class Arithmetic>
 TESSERA_INLINE void multiply_panel(const MatmulBlock& block, std::int64_t column) {
+    const std::int64_t row_stride = block.a_order == TileOrder::rows      ? block.a_stride
+                                    : block.a_order == TileOrder::columns ? 1
+                                                                          : block.words;
     for (std::int64_t row = 0; row < block.rows;) {
-        const float* a = block.a + row * (packed ? block.words : block.a_stride);
+        const float* a = block.a + row * row_stride;
         const int size = next_tile_rows(block.rows - row);
+        const auto tile = [&](auto rows) TESSERA_INLINE_LAMBDA {
+            multiply_tile<decltype(rows)::value, V, k_outer, Arithmetic>(block, a, row, column);
+        };
         switch (size) {
         case 12:
-            multiply_tile<12, V, packed, Arithmetic>(block, a, row, column);
+            tile(std::integral_constant<int, 12>{});
+            break;
+        case 10:
+            tile(std::integral_constant<int, 10>{});
+            break;
+        case 9:
+            tile(std::integral_constant<int, 9>{});
             break;
         case 8:
-            multiply_tile<8, V, packed, Arithmetic>(block, a, row, column);
+            tile(std::integral_constant<int, 8>{});
+            break;
+        case 6:
+            tile(std::integral_constant<int, 6>{});
             break;
         case 4:
-            multiply_tile<4, V, packed, Arithmetic>(block, a, row, column);
+            tile(std::integral_constant<int, 4>{});
             break;
         case 2:
-            multiply_tile<2, V, packed, Arithmetic>(block, a, row, column);
+            tile(std::integral_constant<int, 2>{});
             break;
         default:
-            multiply_tile<1, V, packed, Arithmetic>(block, a, row, column);
+            tile(std::integral_constant<int, 1>{});
             break;
         }
         row += size;
@@ -103,12 +119,12 @@ TESSERA_INLINE void multiply_panel(const MatmulBlock& block, std::int64_t column
 }
 
 // A panel of b stays in the first cache while all rows pass by.
-template <bool packed, class Arithmetic> TESSERA_INLINE void multiply_block(const MatmulBlock& block) {
+template <bool k_outer, class Arithmetic> TESSERA_INLINE void multiply_block(const MatmulBlock& block) {
     for (std::int64_t column = 0; column < block.columns; column += panel_columns) {
         if (block.columns - column > simd::lanes)
-            multiply_panel<2, packed, Arithmetic>(block, column);
+            multiply_panel<2, k_outer, Arithmetic>(block, column);
         else
-            multiply_panel<1, packed, Arithmetic>(block, column);
+            multiply_panel<1, k_outer, Arithmetic>(block, column);
     }
 }
 
