@@ -3,6 +3,7 @@
 #include "kernels/error.hpp"
 #include "kernels/tensor.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <utility>
