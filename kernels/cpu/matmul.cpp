@@ -33,14 +33,16 @@ Range part_of(std::int64_t count, std::int64_t unit, std::int64_t parts, std::in
 
 struct Cuts {
     MatmulOperand a, b;
-    bool pack_a;
+    TileOrder a_order;
     std::int64_t words, block_words; // along k, and at one time
     std::int64_t row_group;          // rows of a at one time
     std::int64_t chunk_columns;      // columns of b packed at one time
     std::int64_t row_tasks, column_tasks;
 
     std::int64_t chunk_floats() const { return ceil_divide(chunk_columns, panel_columns) * panel_columns * words; }
-    std::int64_t task_floats() const { return pack_a ? align_up((row_group * block_words + 16) * 4) / 4 : 0; }
+    std::int64_t task_floats() const {
+        return a_order == TileOrder::packed ? align_up((row_group * block_words + 16) * 4) / 4 : 0;
+    }
     std::int64_t bytes() const { return 4 * (chunk_floats() + row_tasks * column_tasks * task_floats()); }
 };
 
@@ -67,7 +69,8 @@ Cuts cuts_of(const Matmul& product, int threads) {
     Cuts cuts{};
     cuts.a = {nullptr, product.m, product.k, product.transpose_a, product.input, pairs};
     cuts.b = {nullptr, product.n, product.k, !product.transpose_b, product.input, pairs};
-    cuts.pack_a = !cuts.a.readable_in_place();
+    const bool in_place = cuts.a.stride_in_place() > 0;
+    cuts.a_order = !in_place ? TileOrder::packed : product.transpose_a ? TileOrder::columns : TileOrder::rows;
     cuts.words = cuts.a.words();
     // What is written between two blocks of k is rounded to c's dtype: a bf16 c takes all of k at once.
     const std::int64_t blocks = product.output == DType::bf16 ? 1 : ceil_divide(cuts.words, cached_words);
@@ -111,8 +114,8 @@ void check(const Matmul& product, const ConstView& a, const ConstView& b, const 
 void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range columns, std::int64_t chunk_begin,
                    const float* packed_b, float* scratch, const float* bias, const View& c) {
     MatmulBlock block{};
-    block.a_packed = cuts.pack_a;
-    block.a_stride = cuts.a.stride_words();
+    block.a_order = cuts.a_order;
+    block.a_stride = cuts.a.stride_in_place();
     block.b_panel_stride = panel_columns * cuts.words;
     block.columns = columns.count();
     block.c_stride = product.n;
@@ -122,14 +125,17 @@ void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range co
         std::int64_t word = 0;
         do { // once at least, as a product over no k still writes c
             block.words = std::min(cuts.block_words, cuts.words - word);
-            if (cuts.pack_a) {
+            if (cuts.a_order == TileOrder::packed) {
                 for (std::int64_t tile = 0, size = 0; tile < block.rows; tile += size) {
                     size = next_tile_rows(block.rows - tile);
                     pack_panel(cuts.a, row + tile, size, size, word, block.words, scratch + tile * block.words);
                 }
                 block.a = scratch;
             } else {
-                block.a = static_cast<const float*>(cuts.a.data) + row * block.a_stride + word;
+                const std::int64_t stride = block.a_stride;
+                const bool rows_first = cuts.a_order == TileOrder::rows;
+                block.a =
+                    static_cast<const float*>(cuts.a.data) + (rows_first ? row * stride + word : word * stride + row);
             }
             block.b = packed_b + (columns.begin - chunk_begin) * cuts.words + word * panel_columns;
             block.bias = bias != nullptr && word == 0 ? bias + columns.begin : nullptr;

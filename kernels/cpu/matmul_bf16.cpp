@@ -3,6 +3,7 @@
 #include "kernels/error.hpp"
 #include "kernels/tensor.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -27,10 +28,10 @@ struct PairMultiplyAdd {
 } // namespace
 
 void multiply_block_bf16(const MatmulBlock& block) {
-    if (block.a_packed)
-        multiply_block<true, PairMultiplyAdd>(block);
-    else
+    if (block.a_order == TileOrder::rows)
         multiply_block<false, PairMultiplyAdd>(block);
+    else
+        multiply_block<true, PairMultiplyAdd>(block);
 }
 #pragma GCC pop_options
 

@@ -10,10 +10,11 @@ namespace tessera::kernels {
 inline constexpr int tile_rows = 12;
 inline constexpr int panel_columns = 32;
 
-// How many rows the next tile takes: 12 as far as that goes, then 8, 4, 2 and 1; 16 are left as 8 and 8.
+// How many rows the next tile takes when so many are left: 12 while there are many, and near the end such that no tile
+// is left with a few rows only, whose sums would wait for each other.
 inline int next_tile_rows(std::int64_t rows_left) {
-    if (rows_left >= tile_rows && rows_left != 16) return tile_rows;
-    return rows_left >= 8 ? 8 : rows_left >= 4 ? 4 : rows_left >= 2 ? 2 : 1;
+    constexpr int last_tiles[] = {1, 2, 2, 4, 4, 6, 6, 8, 9, 10, 9, 12, 9, 8, 9, 8, 9, 12, 10, 12, 12, 12, 9};
+    return rows_left > 23 ? tile_rows : last_tiles[rows_left - 1];
 }
 
 // One operand: x is its dim beside k (m of a, n of b).
@@ -24,21 +25,29 @@ struct MatmulOperand {
     DType dtype;
     bool pairs; // a word is a pair of bf16; otherwise one float, to which bf16 is converted
     std::int64_t words() const { return pairs ? (k + 1) / 2 : k; }
-    // Whether its memory can be read in place, word by word along k.
-    bool readable_in_place() const { return !k_outer && (pairs ? k % 2 == 0 : dtype == DType::f32); }
-    std::int64_t stride_words() const { return pairs ? k / 2 : k; }
+    // Words from one x (or, with k_outer, one k) to the next, where tiles of a can be read in place; otherwise 0.
+    std::int64_t stride_in_place() const {
+        if (!pairs) return dtype == DType::f32 ? (k_outer ? x : k) : 0;
+        return !k_outer && k % 2 == 0 ? k / 2 : 0;
+    }
 };
 
-// to[(word - first_word) * width + (x - first_x)] = operand(x, word) for x_count <= width; zeros beyond x_count.
+// to[(word - first_word) * width + (x - first_x)] = operand(x, word) for x_count <= width; anything beyond x_count.
 // Packs in ascending order of `to`: up to 15 words behind the panel may be written with anything.
 void pack_panel(const MatmulOperand& operand, std::int64_t first_x, std::int64_t x_count, std::int64_t width,
                 std::int64_t first_word, std::int64_t words, float* to);
 
+enum class TileOrder {
+    rows,    // a(row, k) = a[row * stride + k]
+    columns, // a(row, k) = a[k * stride + row]
+    packed,  // tiles one behind the other, in each a(row, k) = a[k * rows + row]
+};
+
 // c (rows, columns) = [c] [+ bias] + a b over `words`
 struct MatmulBlock {
-    const float* a;        // in place, or tiles of rows packed one behind the other
-    std::int64_t a_stride; // words from row to row in place
-    bool a_packed;
+    const float* a;
+    std::int64_t a_stride; // words; not of packed tiles
+    TileOrder a_order;
     const float* b;              // packed panels of 32 columns
     std::int64_t b_panel_stride; // words from panel to panel
     std::int64_t rows, columns, words;

@@ -4,18 +4,18 @@
 
 namespace tessera::kernels {
 
-TESSERA_MULTIVERSION void multiply_in_place_f32(const MatmulBlock& block) {
+TESSERA_MULTIVERSION void multiply_rows_f32(const MatmulBlock& block) {
     multiply_block<false, simd::MultiplyAdd>(block);
 }
-TESSERA_MULTIVERSION void multiply_packed_f32(const MatmulBlock& block) {
+TESSERA_MULTIVERSION void multiply_columns_f32(const MatmulBlock& block) {
     multiply_block<true, simd::MultiplyAdd>(block);
 }
 
 void multiply_block_f32(const MatmulBlock& block) {
-    if (block.a_packed)
-        multiply_packed_f32(block);
+    if (block.a_order == TileOrder::rows)
+        multiply_rows_f32(block);
     else
-        multiply_in_place_f32(block);
+        multiply_columns_f32(block);
 }
 
 } // namespace tessera::kernels

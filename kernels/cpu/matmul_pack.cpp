@@ -34,15 +34,16 @@ void pack_elements(const MatmulOperand& operand, std::int64_t first_x, std::int6
         }
 }
 
-// (K, X) of floats: rows of the source are rows of the panel.
-template <std::int64_t width>
-TESSERA_INLINE void copy_rows(const float* from, std::int64_t stride, std::int64_t words, float* to) {
+// (K, X) of floats: rows of the source are rows of the panel. Whole vectors are moved, so that up to 15 words behind
+// each row are read and written too: the next row or panel mends what was written.
+TESSERA_INLINE void copy_rows(const float* from, std::int64_t stride, std::int64_t width, std::int64_t words,
+                              float* to) {
     for (std::int64_t word = 0; word < words; ++word)
-        std::memcpy(to + word * width, from + word * stride, width * sizeof(float));
+        for (std::int64_t x = 0; x < width; x += simd::lanes)
+            simd::store(to + word * width + x, simd::load(from + word * stride + x));
 }
 
-// (K, X) of bf16: two rows of the source, zipped, are a row of the panel. Whole vectors are moved, so that up to 15
-// words behind each row, and behind the panel, are written too: the next row or panel mends them.
+// (K, X) of bf16: two rows of the source, zipped, are a row of the panel. The same holds for the words behind.
 TESSERA_INLINE void zip_rows(const BFloat16* from, std::int64_t stride, std::int64_t width, std::int64_t words,
                              float* to) {
     for (std::int64_t word = 0; word < words; ++word)
@@ -52,26 +53,35 @@ TESSERA_INLINE void zip_rows(const BFloat16* from, std::int64_t stride, std::int
             std::memcpy(&high, from + (2 * word + 1) * stride + x, sizeof high);
             const simd::Words zipped =
                 __builtin_convertvector(low, simd::Words) | __builtin_convertvector(high, simd::Words) << 16;
-            std::memcpy(to + word * width + x, &zipped, sizeof zipped);
+            if (width == tile_rows)
+                std::memcpy(to + word * width, &zipped, tile_rows * sizeof(float)); // stores that cross no cache line
+            else
+                std::memcpy(to + word * width + x, &zipped, sizeof zipped);
         }
 }
 
-// (X, K), words along k: blocks of 16 by 16 are transposed in registers.
-TESSERA_INLINE void transpose_words(const float* from, std::int64_t stride, std::int64_t x_count, std::int64_t width,
-                                    std::int64_t words, float* to) {
+// (X, K), words along k: blocks of 16 by 16 are transposed in registers. Words beyond k are zero.
+TESSERA_INLINE void transpose_words(const std::byte* from, std::int64_t stride_bytes, std::int64_t row_bytes,
+                                    std::int64_t x_count, std::int64_t width, std::int64_t words, float* to) {
+    constexpr std::int64_t vector_bytes = sizeof(simd::Floats), prefetch_bytes = 4 * vector_bytes;
     for (std::int64_t x = 0; x < width; x += simd::lanes)
         for (std::int64_t word = 0; word < words; word += simd::lanes) {
-            const std::int64_t count = std::min<std::int64_t>(words - word, simd::lanes);
+            const std::int64_t bytes = std::min<std::int64_t>(row_bytes - 4 * word, vector_bytes);
             simd::Floats block[simd::lanes];
             simd::unrolled<simd::lanes>([&](auto row) TESSERA_INLINE_LAMBDA {
-                const float* source = from + (x + row) * stride + word;
+                const std::byte* source = from + (x + row) * stride_bytes + 4 * word;
                 block[row] = simd::Floats{};
-                if (x + row < x_count)
-                    block[row] = count == simd::lanes ? simd::load(source) : simd::load(source, count);
+                __builtin_prefetch(source + prefetch_bytes);
+                if (x + row < x_count) {
+                    if (bytes == vector_bytes)
+                        std::memcpy(&block[row], source, vector_bytes);
+                    else
+                        std::memcpy(&block[row], source, static_cast<std::size_t>(bytes));
+                }
             });
             simd::transpose(block);
             simd::unrolled<simd::lanes>([&](auto row) TESSERA_INLINE_LAMBDA {
-                if (row < count) simd::store(to + (word + row) * width + x, block[row]);
+                if (word + row < words) simd::store(to + (word + row) * width + x, block[row]);
             });
         }
 }
@@ -80,26 +90,27 @@ TESSERA_INLINE void transpose_words(const float* from, std::int64_t stride, std:
 
 TESSERA_MULTIVERSION void pack_panel(const MatmulOperand& operand, std::int64_t first_x, std::int64_t x_count,
                                      std::int64_t width, std::int64_t first_word, std::int64_t words, float* to) {
-    if (operand.readable_in_place() && width % simd::lanes == 0) {
-        const std::int64_t stride = operand.stride_words();
-        const float* from = static_cast<const float*>(operand.data) + first_x * stride + first_word;
-        return transpose_words(from, stride, x_count, width, words, to);
+    const std::int64_t element_bytes = operand.dtype == DType::f32 ? 4 : 2;
+    const std::int64_t elements_in_word = operand.pairs ? 2 : 1;
+    const auto* data = static_cast<const std::byte*>(operand.data);
+    if (operand.dtype != DType::f32 && !operand.pairs)
+        return pack_elements(operand, first_x, x_count, width, first_word, words, to);
+    if (!operand.k_outer) {
+        const std::int64_t stride_bytes = operand.k * element_bytes;
+        return transpose_words(data + first_x * stride_bytes + 4 * first_word, stride_bytes,
+                               stride_bytes - 4 * first_word, x_count, width, words, to);
     }
-    const bool whole_vectors = first_x + (width + simd::lanes - 1) / simd::lanes * simd::lanes <= operand.x;
-    if (operand.k_outer && x_count == width && operand.dtype == DType::f32) {
-        const float* from = static_cast<const float*>(operand.data) + first_word * operand.x + first_x;
-        if (width == panel_columns) return copy_rows<panel_columns>(from, operand.x, words, to);
-        if (width == tile_rows) return copy_rows<tile_rows>(from, operand.x, words, to);
-        if (width == 8) return copy_rows<8>(from, operand.x, words, to);
-        if (width == 4) return copy_rows<4>(from, operand.x, words, to);
-    }
-    if (operand.k_outer && whole_vectors && operand.pairs) {
-        const std::int64_t whole = std::min(words, operand.k / 2 - first_word);
-        const auto* from = static_cast<const BFloat16*>(operand.data) + 2 * first_word * operand.x + first_x;
-        zip_rows(from, operand.x, width, whole, to);
-        return pack_elements(operand, first_x, x_count, width, first_word + whole, words - whole, to + whole * width);
-    }
-    pack_elements(operand, first_x, x_count, width, first_word, words, to);
+    // How many words can be read in whole vectors without leaving the operand.
+    const std::int64_t vectors_end = first_x + (width + simd::lanes - 1) / simd::lanes * simd::lanes;
+    const std::int64_t spare = (operand.k - elements_in_word + 1) * operand.x - vectors_end;
+    const std::int64_t readable = spare < 0 ? 0 : spare / operand.x / elements_in_word + 1 - first_word;
+    const std::int64_t whole = std::clamp<std::int64_t>(readable, 0, words);
+    const auto* from = data + (first_word * elements_in_word * operand.x + first_x) * element_bytes;
+    if (operand.pairs)
+        zip_rows(reinterpret_cast<const BFloat16*>(from), operand.x, width, whole, to);
+    else
+        copy_rows(reinterpret_cast<const float*>(from), operand.x, width, whole, to);
+    pack_elements(operand, first_x, x_count, width, first_word + whole, words - whole, to + whole * width);
 }
 
 } // namespace tessera::kernels

@@ -198,7 +198,8 @@ TEST(Matmul, Bf16WithoutItsInstructionsIsRight) {
             kernels::pack_panel({expected.b.data(), n, k, !transpose_b, DType::bf16, false}, 0, n, n, 0, k, b.data());
             kernels::multiply_block_f32({.a = a.data(),
                                          .a_stride = 0,
-                                         .a_packed = true,
+
+                                         .a_order = kernels::TileOrder::packed,
                                          .b = b.data(),
                                          .b_panel_stride = n * k,
                                          .rows = m,
