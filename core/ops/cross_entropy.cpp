@@ -60,6 +60,7 @@ public:
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_logits_and_targets(in);
         expect_shape("scale", in[2].shape, {});
+        expect_dtype("scale", in[2].dtype, DType::f32);
         return {in[0], {{}, DType::f32}};
     }
     std::vector<ValueId> gradient(Graph&, const Node& node, std::span<const ValueId>) const override {

@@ -53,8 +53,10 @@ public:
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 1);
         const Shape rows = in[0].shape.slice(0, in[0].shape.rank() - 1);
-        for (std::size_t i = 1; i < in.size(); ++i)
+        for (std::size_t i = 1; i < in.size(); ++i) {
             expect_shape(i == 1 ? "scale" : "bias", in[i].shape, {in[0].shape[-1]});
+            expect_dtype(i == 1 ? "scale" : "bias", in[i].dtype, DType::f32);
+        }
         return {in[0], {rows, DType::f32}, {rows, DType::f32}};
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {

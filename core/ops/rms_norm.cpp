@@ -45,6 +45,7 @@ public:
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 1);
         expect_shape("scale", in[1].shape, {in[0].shape[-1]});
+        expect_dtype("scale", in[1].dtype, DType::f32);
         return {in[0], {in[0].shape.slice(0, in[0].shape.rank() - 1), DType::f32}};
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {

@@ -19,6 +19,9 @@ enum class Kind {
     random,            // a random number mapped to a range or a distribution
     update,            // some steps of an optimizer
     finite_difference, // a gradient against central differences of a double reference
+    directional,       // a slope along a random direction, against differences of f32 results and the gradient's norm
+    sharded,           // parts computed apart against the whole and its largest element: sums in another order
+    low_precision,     // a whole op in bf16 against f32, as the norm of the difference over the norm
 };
 
 // |actual - expected| <= relative * magnitude + absolute, the magnitude being |expected| where a test knows no better.
@@ -50,6 +53,12 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{1e-6, 1e-6} : Tolerance{bf16_rounding, 1e-6};
     case Kind::finite_difference:
         return f32 ? Tolerance{1e-5, 1e-5} : Tolerance{2 * bf16_rounding, 1e-4};
+    case Kind::directional: // rounded results, divided by a distance of 0.02
+        return f32 ? Tolerance{1e-4, 0} : Tolerance{0, 0};
+    case Kind::sharded:
+        return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{2 * bf16_rounding, 1e-6};
+    case Kind::low_precision:
+        return f32 ? Tolerance{0, 0} : Tolerance{2 * bf16_rounding, 0};
     }
     throw InternalError("a kind without tolerance");
 }

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+// To be in the catalog is to be tested: for every op, gradient = finite differences, sharded = whole, in place =
+// beside, bf16 near f32; and what it refuses.
+#include "core/ops/ops.hpp"
+#include "kernels/error.hpp"
+#include "tests/core/functional.hpp"
+#include "tests/core/sharded_run.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <set>
+
+using namespace tessera;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+namespace {
+
+const StepState some_state{.seed = 3, .step = 7, .first_sample = 5, .learning_rate = 0};
+
+// An op of the catalog on its example's inputs and, where one of them is differentiable, its gradient.
+struct OpGraph {
+    Graph graph;
+    std::vector<ValueId> leaves;     // the op's inputs; parameters where they are differentiable, always f32 or i32
+    std::vector<ValueId> parameters; // of these
+    std::vector<ValueId> gradients;
+    std::vector<ValueId> outputs;
+    ValueId loss = no_value;         // of which the gradient is taken
+    ValueId coefficients = no_value; // of the loss; none where the op is a loss itself
+};
+
+// `in_bf16`: by input, whether it reaches the op in bf16. ConfigError when the op refuses.
+OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16) {
+    OpGraph made;
+    Graph& graph = made.graph;
+    std::vector<ValueId> inputs;
+    const std::vector<ExampleInput> example = op->example();
+    for (std::size_t i = 0; i < example.size(); ++i) {
+        const std::string name = fmt::format("input {}", i);
+        made.leaves.push_back(example[i].differentiable
+                                  ? graph.parameter(name, example[i].type.shape, {"", -1, {}, false})
+                                  : graph.input(name, example[i].type));
+        if (example[i].differentiable) made.parameters.push_back(made.leaves.back());
+        inputs.push_back(in_bf16[i] ? ops::cast(graph, name + " in bf16", made.leaves.back(), DType::bf16)
+                                    : made.leaves.back());
+    }
+    made.outputs = graph.apply(op, "example", inputs);
+    if (made.parameters.empty()) return made;
+    if (op->name() == "cross_entropy") {
+        made.loss = made.outputs[1];
+    } else {
+        made.coefficients = graph.input("coefficients", {graph.value(made.outputs[0]).type.shape, DType::f32});
+        made.loss = graph.apply(std::make_shared<Functional>(), "functional", {made.outputs[0], made.coefficients})[1];
+    }
+    made.gradients = differentiate(graph, made.loss);
+    return made;
+}
+
+// Random values, away from zero where a function may have a kink, and such that rounding to bf16 keeps them.
+void fill_leaves(const OpGraph& made, const std::vector<ExampleInput>& example, GraphRun& run) {
+    std::mt19937 generator(11);
+    const auto round = [](Sample& sample) {
+        for (std::int64_t i = 0; i < sample.count() && sample.dtype() == DType::f32; ++i) {
+            const double away = std::abs(sample[i]) < 0.2 ? sample[i] + std::copysign(0.2, sample[i]) : sample[i];
+            sample.set(i, static_cast<float>(BFloat16(static_cast<float>(away))));
+        }
+    };
+    for (std::size_t i = 0; i < example.size(); ++i) {
+        fill_randomly(run[made.leaves[i]], generator, example[i].offset, example[i].below);
+        round(run[made.leaves[i]]);
+    }
+    if (made.coefficients == no_value) return;
+    fill_randomly(run[made.coefficients], generator);
+    round(run[made.coefficients]);
+}
+
+// In double, from the op's own results.
+double loss_of(const OpGraph& made, GraphRun& run) {
+    if (made.coefficients == no_value) return run[made.leaves[2]][0] * run[made.loss][0]; // scale * loss
+    double sum = 0;
+    for (std::int64_t i = 0; i < run[made.coefficients].count(); ++i)
+        sum += run[made.coefficients][i] * run[made.outputs[0]][i];
+    return sum;
+}
+
+double norm_of(const std::vector<double>& values) {
+    double sum = 0;
+    for (const double value : values)
+        sum += value * value;
+    return std::sqrt(sum);
+}
+
+// Every choice of floating inputs in bf16 but the empty one.
+std::vector<std::vector<bool>> choices_in_bf16(const std::vector<ExampleInput>& example) {
+    std::vector<std::vector<bool>> choices;
+    for (unsigned bits = 1; bits < 1u << example.size(); ++bits) {
+        std::vector<bool> choice;
+        bool floating = true;
+        for (std::size_t i = 0; i < example.size(); ++i) {
+            choice.push_back((bits >> i & 1u) != 0);
+            floating = floating && (!choice.back() || example[i].type.dtype != DType::i32);
+        }
+        if (floating) choices.push_back(choice);
+    }
+    return choices;
+}
+
+std::vector<bool> all_in_f32(const OpPointer& op) { return std::vector<bool>(op->example().size()); }
+
+class CatalogOp : public testing::TestWithParam<int> {
+protected:
+    const OpPointer op_ = op_catalog()[static_cast<std::size_t>(GetParam())];
+    const std::vector<ExampleInput> example_ = op_->example();
+};
+
+std::string op_label(const testing::TestParamInfo<int>& info) {
+    return fmt::format("{}_{}", info.param, op_catalog()[static_cast<std::size_t>(info.param)]->name());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CatalogOp, testing::Range(0, static_cast<int>(op_catalog().size())), op_label);
+
+} // namespace
+
+TEST_P(CatalogOp, GradientIsFiniteDifferences) {
+    ASSERT_FALSE(example_.empty());
+    OpGraph made = op_graph(op_, all_in_f32(op_));
+    if (made.parameters.empty()) {
+        const std::vector<ValueId> none(made.outputs.size(), no_value);
+        EXPECT_THAT([&] { op_->gradient(made.graph, made.graph.nodes().back(), none); },
+                    ThrowsMessage<InternalError>(AllOf(HasSubstr(std::string(op_->name())), HasSubstr("no gradient"))));
+        return;
+    }
+    GraphRun run(made.graph);
+    fill_leaves(made, example_, run);
+    run.run(some_state);
+    const Samples gradients = run.samples(made.gradients);
+    const Samples middle = run.samples(made.parameters);
+    std::mt19937 generator(5);
+    for (std::size_t moved = 0; moved < made.parameters.size(); ++moved) // each input alone, in three directions
+        for (int repetition = 0; repetition < 3; ++repetition) {
+            Sample direction(middle[moved].view().shape, DType::f32);
+            fill_randomly(direction, generator);
+            const auto loss_at = [&](double distance) {
+                for (std::int64_t i = 0; i < direction.count(); ++i)
+                    run[made.parameters[moved]].set(i, middle[moved][i] + distance * direction[i]);
+                run.run(some_state);
+                return loss_of(made, run);
+            };
+            const double h = 0.02; // five points: an error of the order h^4
+            const double expected = (8 * (loss_at(h) - loss_at(-h)) - (loss_at(2 * h) - loss_at(-2 * h))) / (12 * h);
+            loss_at(0);
+            double found = 0;
+            for (std::int64_t i = 0; i < direction.count(); ++i)
+                found += gradients[moved][i] * direction[i];
+            const double magnitude = norm_of(gradients[moved].values());
+            EXPECT_GT(magnitude, 0);
+            EXPECT_NEAR(found, expected, tolerance(DType::f32, Kind::directional).relative * magnitude)
+                << "input " << moved << ", gradient's norm " << magnitude;
+        }
+}
+
+// The op itself and every node that its gradient appends.
+TEST_P(CatalogOp, ShardedIsWhole) {
+    std::vector<std::vector<bool>> choices = choices_in_bf16(example_);
+    choices.push_back(all_in_f32(op_));
+    for (const std::vector<bool>& in_bf16 : choices) {
+        OpGraph made;
+        try {
+            made = op_graph(op_, in_bf16);
+        } catch (const ConfigError&) {
+            continue;
+        }
+        GraphRun run(made.graph);
+        fill_leaves(made, example_, run);
+        run.run(some_state, [&](const Node& node) {
+            if (node.op->name() == "functional") return;
+            const Samples inputs = run.samples(node.inputs);
+            std::vector<TensorType> outputs;
+            for (const ValueId output : node.outputs)
+                outputs.push_back(made.graph.value(output).type);
+            const std::vector<PlacementRule> rules = node.op->placements(types_of(views_of(inputs)));
+            EXPECT_FALSE(rules.empty()) << node.op->name();
+            for (std::size_t rule = 0; rule < rules.size(); ++rule)
+                for (const int ranks : {2, 3}) {
+                    SCOPED_TRACE(fmt::format("{}, rule {} ({} -> {}), {} ranks", node.op->name(), rule,
+                                             rules[rule].inputs[0].text(), rules[rule].outputs[0].text(), ranks));
+                    expect_sharded_is_whole(*node.op, inputs, outputs, rules[rule], ranks, some_state);
+                }
+        });
+    }
+}
+
+TEST_P(CatalogOp, InPlaceGivesTheSameBits) {
+    OpGraph made = op_graph(op_, all_in_f32(op_));
+    GraphRun run(made.graph);
+    fill_leaves(made, example_, run);
+    run.run(some_state, [&](const Node& node) {
+        if (node.op->in_place_input() < 0) return;
+        const auto position = static_cast<std::size_t>(node.op->in_place_input());
+        const Samples inputs = run.samples(node.inputs), changed = inputs;
+        Samples beside = run.samples(node.outputs), outputs = beside;
+        ASSERT_EQ(inputs[position].bytes(), outputs[0].bytes());
+        run_op(*node.op, views_of(inputs), views_of(beside), some_state);
+        std::vector<View> targets = views_of(outputs);
+        targets[0] = changed[position].view();
+        run_op(*node.op, views_of(changed), targets, some_state);
+        EXPECT_TRUE(changed[position].same_bits(beside[0])) << node.op->name();
+        for (std::size_t i = 1; i < outputs.size(); ++i)
+            EXPECT_TRUE(outputs[i].same_bits(beside[i])) << node.op->name() << " output " << i;
+    });
+}
+
+TEST_P(CatalogOp, LowPrecisionIsNear) {
+    OpGraph exact = op_graph(op_, all_in_f32(op_));
+    GraphRun exact_run(exact.graph);
+    fill_leaves(exact, example_, exact_run);
+    exact_run.run(some_state);
+    int accepted = 0;
+    for (const std::vector<bool>& in_bf16 : choices_in_bf16(example_)) {
+        SCOPED_TRACE(testing::PrintToString(in_bf16));
+        OpGraph made;
+        try {
+            made = op_graph(op_, in_bf16);
+        } catch (const ConfigError&) {
+            continue; // refused with a sentence: what is accepted must run
+        }
+        ++accepted;
+        GraphRun run(made.graph);
+        fill_leaves(made, example_, run);
+        run.run(some_state);
+        const auto expect_near = [](const Sample& found, const Sample& expected, const std::string& what) {
+            std::vector<double> difference = expected.values();
+            for (std::int64_t i = 0; i < found.count(); ++i)
+                difference[static_cast<std::size_t>(i)] -= found[i];
+            EXPECT_LE(norm_of(difference),
+                      tolerance(DType::bf16, Kind::low_precision).relative * norm_of(expected.values()))
+                << what;
+        };
+        for (std::size_t i = 0; i < made.outputs.size(); ++i)
+            expect_near(run[made.outputs[i]], exact_run[exact.outputs[i]], fmt::format("output {}", i));
+        for (std::size_t i = 0; i < made.gradients.size(); ++i)
+            expect_near(run[made.gradients[i]], exact_run[exact.gradients[i]], fmt::format("gradient {}", i));
+    }
+    EXPECT_GT(accepted, 0);
+}
+
+TEST_P(CatalogOp, RefusesIntegersForNumbers) {
+    for (std::size_t i = 0; i < example_.size(); ++i) {
+        Graph graph;
+        std::vector<ValueId> inputs;
+        for (std::size_t other = 0; other < example_.size(); ++other) {
+            TensorType type = example_[other].type;
+            if (other == i) type.dtype = type.dtype == DType::i32 ? DType::f32 : DType::i32;
+            inputs.push_back(graph.input("", type));
+        }
+        EXPECT_THAT([&] { graph.apply(op_, "layers.3.wrong", inputs); },
+                    ThrowsMessage<ConfigError>(
+                        AllOf(HasSubstr(fmt::format("{} 'layers.3.wrong': ", op_->name())), HasSubstr("expected"))))
+            << "input " << i;
+    }
+}
+
+namespace {
+
+struct Refusal {
+    std::string_view op;
+    OpPointer made;
+    std::vector<TensorType> inputs;
+    std::string sentence; // what is said after "OP 'NODE': "
+};
+
+std::vector<Refusal> refusals() {
+    const auto f32 = [](const Shape& shape) { return TensorType{shape, DType::f32}; };
+    const auto i32 = [](const Shape& shape) { return TensorType{shape, DType::i32}; };
+    const TensorType bf16{{4, 8}, DType::bf16};
+    return {
+        {"activation", make_activation(Activation::gelu), {i32({4})}, "x is i32, expected f32 or bf16"},
+        {"add", make_add(), {f32({4, 5}), f32({4, 6})}, "b is (4, 6), expected (4, 5)"},
+        {"add", make_add(), {f32({4, 8}), bf16}, "b is bf16, expected f32"},
+        {"add_rows", make_add_rows(), {f32({4, 6, 18}), f32({6, 17})}, "row is (6, 17), expected (6, 18)"},
+        {"add_rows", make_add_rows(), {f32({18}), f32({6, 18})}, "x is (18), expected at least 2 dims"},
+        {"attention",
+         make_attention(true),
+         {f32({2, 9, 4, 4, 8})},
+         "qkv is (2, 9, 4, 4, 8), expected (batch, time, 3, heads, head dim)"},
+        {"attention",
+         make_attention(true),
+         {f32({2, 9, 96})},
+         "qkv is (2, 9, 96), expected (batch, time, 3, heads, head dim)"},
+        {"cast", make_cast(DType::f32), {i32({4})}, "x is i32, expected f32 or bf16"},
+        {"cross_entropy",
+         make_cross_entropy(),
+         {f32({4, 6, 19}), i32({4, 7}), f32({})},
+         "targets is (4, 7), expected (4, 6)"},
+        {"cross_entropy", make_cross_entropy(), {f32({4, 6, 19}), i32({4, 6}), f32({1})}, "scale is (1), expected ()"},
+        {"cross_entropy_loss",
+         make_cross_entropy_loss(),
+         {f32({4, 6, 19}), i32({6})},
+         "targets is (6), expected (4, 6)"},
+        {"cross_entropy_loss", make_cross_entropy_loss(), {f32({}), i32({})}, "logits is (), expected at least 1 dims"},
+        {"dropout", make_dropout(0.5, ""), {f32({})}, "x is (), expected at least 1 dims"},
+        {"embedding", make_embedding(), {i32({4}), f32({3, 4, 5})}, "table is (3, 4, 5), expected (vocabulary, width)"},
+        {"layer_norm", make_layer_norm(1e-5), {f32({4, 24}), f32({23})}, "scale is (23), expected (24)"},
+        {"layer_norm",
+         make_layer_norm(1e-5),
+         {f32({4, 24}), f32({24}), f32({4, 24})},
+         "bias is (4, 24), expected (24)"},
+        {"linear", make_linear(1), {f32({4, 768}), f32({8, 1024})}, "input has (768) columns, weight expects (1024)"},
+        {"linear", make_linear(1), {f32({4, 8}), bf16}, "weight is bf16, expected f32"},
+        {"linear", make_linear(1), {f32({4, 8}), f32({5, 8}), f32({4})}, "bias is (4), expected (5)"},
+        {"linear", make_linear(2), {f32({4, 8}), f32({5, 8})}, "input is (4, 8), expected at least 3 dims"},
+        {"rms_norm", make_rms_norm(1e-5), {f32({4, 24}), f32({4})}, "scale is (4), expected (24)"},
+        {"sum_rows", make_sum_rows(3), {f32({4, 24})}, "x is (4, 24), expected at least 3 dims"},
+    };
+}
+
+} // namespace
+
+TEST(OpCatalog, RefusesWhatDoesNotFitWithASentence) {
+    std::set<std::string_view> covered;
+    for (const Refusal& refusal : refusals()) {
+        Graph graph;
+        std::vector<ValueId> inputs;
+        for (const TensorType& type : refusal.inputs)
+            inputs.push_back(graph.input("", type));
+        EXPECT_THAT([&] { graph.apply(refusal.made, "layers.3.wrong", inputs); },
+                    ThrowsMessage<ConfigError>(fmt::format("{} 'layers.3.wrong': {}", refusal.op, refusal.sentence)));
+        covered.insert(refusal.op);
+    }
+    for (const OpPointer& op : op_catalog())
+        EXPECT_TRUE(covered.contains(op->name())) << op->name() << ": no refusal is tested";
+}
