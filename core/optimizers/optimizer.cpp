@@ -62,6 +62,9 @@ private:
 
 std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     const std::string name = config.get(optimizer_name);
+    if (!(config.get(optimizer_rate) >= 0)) config.refuse(optimizer_rate.name, "must be at least 0");
+    if (!(config.get(training_max_norm) >= 0))
+        config.refuse(training_max_norm.name, "must be above 0, or 0 for no clipping");
     if (name == "adam") return make_adam(config, false);
     if (name == "adamw") return make_adam(config, true);
     if (name == "sgd") return make_sgd(config);

@@ -28,8 +28,8 @@ public:
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
         settings.first_step = a.state.step == 0;
         const View velocity = a.inputs.size() == 4 ? a.inputs[3] : View();
-        std::visit(
-            [&](auto& s) { kernels::sgd(s, settings, a.inputs[0], a.inputs[1], a.inputs[2], velocity, {}); }, stream);
+        std::visit([&](auto& s) { kernels::sgd(s, settings, a.inputs[0], a.inputs[1], a.inputs[2], velocity, {}); },
+                   stream);
     }
 
 private:
@@ -58,10 +58,11 @@ std::unique_ptr<Optimizer> make_sgd(const Config& config) {
     const double momentum = config.get(optimizer_momentum);
     const bool nesterov = config.get(optimizer_nesterov);
     if (!(momentum >= 0 && momentum < 1)) config.refuse(optimizer_momentum.name, "must be at least 0 and below 1");
+    const double decay = config.get(optimizer_decay);
+    if (!(decay >= 0)) config.refuse(optimizer_decay.name, "must be at least 0");
     if (nesterov && momentum == 0) config.refuse(optimizer_nesterov.name, "needs optimizer.momentum above 0");
-    return std::make_unique<Sgd>(kernels::Sgd{.momentum = static_cast<float>(momentum),
-                                              .weight_decay = static_cast<float>(config.get(optimizer_decay)),
-                                              .nesterov = nesterov});
+    return std::make_unique<Sgd>(kernels::Sgd{
+        .momentum = static_cast<float>(momentum), .weight_decay = static_cast<float>(decay), .nesterov = nesterov});
 }
 
 } // namespace tessera

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Twenty steps of each optimizer on a quadratic, through graph and executor, against PyTorch's formulas in double.
+#include "core/config_catalog.hpp"
+#include "core/optimizers/optimizer.hpp"
+#include "tests/core/functional.hpp"
+#include "tests/core/planned_run.hpp"
+#include "tests/core/sharded_run.hpp"
+
+#include <cmath>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+using namespace tessera;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+namespace {
+
+struct Settings {
+    std::string name;
+    double decay = 0, beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, momentum = 0;
+    bool nesterov = false;
+    double rate = 0.1, max_norm = 0;
+};
+
+Config config_of(const Settings& s) {
+    return Config::parse(
+        fmt::format("[optimizer]\nname = \"{}\"\nweight_decay = {}\nbeta1 = {}\nbeta2 = {}\neps = {}\nmomentum = {}\n"
+                    "nesterov = {}\nlr = {}\n[training]\nmax_norm = {}\n",
+                    s.name, s.decay, s.beta1, s.beta2, s.epsilon, s.momentum, s.nesterov, s.rate, s.max_norm),
+        "test.toml", {}, known_keys());
+}
+
+// torch.optim.{Adam, AdamW, SGD}, one parameter.
+struct Reference {
+    std::vector<double> weight, first, second;
+
+    explicit Reference(const std::vector<double>& start) : weight(start), first(start.size()), second(start.size()) {}
+
+    void step(const Settings& s, double decay, std::int64_t step, double rate, const std::vector<double>& gradient) {
+        const double t = static_cast<double>(step) + 1;
+        for (std::size_t i = 0; i < weight.size(); ++i) {
+            double g = gradient[i];
+            double& w = weight[i];
+            if (s.name == "adamw")
+                w *= 1 - rate * decay;
+            else
+                g += decay * w;
+            if (s.name == "sgd") {
+                first[i] = step == 0 ? g : s.momentum * first[i] + g;
+                w -= rate * (s.nesterov ? g + s.momentum * first[i] : s.momentum == 0 ? g : first[i]);
+                continue;
+            }
+            first[i] = s.beta1 * first[i] + (1 - s.beta1) * g;
+            second[i] = s.beta2 * second[i] + (1 - s.beta2) * g * g;
+            const double root = std::sqrt(second[i] / (1 - std::pow(s.beta2, t))) + s.epsilon;
+            w -= rate / (1 - std::pow(s.beta1, t)) * first[i] / root;
+        }
+    }
+};
+
+std::vector<double> start_of(std::int64_t count, double middle) {
+    std::vector<double> start;
+    for (std::int64_t i = 0; i < count; ++i)
+        start.push_back(static_cast<float>(middle + 0.25 * static_cast<double>(i % 5)));
+    return start;
+}
+
+// A graph with parameters w (3, 5), which decays, and b (5), which does not.
+struct Trained {
+    Graph graph;
+    ValueId w = graph.parameter("w", {3, 5}, {"weight", -1, {}, true});
+    ValueId b = graph.parameter("b", {5}, {"bias", -1, {}, false});
+    ValueId norm = no_value;
+
+    explicit Trained(const Settings& settings) {
+        const ValueId loss = graph.apply(std::make_shared<Quadratic>(), "quadratic", {w, b})[2];
+        const Config config = config_of(settings);
+        norm = append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config), settings.max_norm);
+    }
+};
+
+// How much the runs' gradients were clipped: the least factor seen.
+double expect_follows_reference(const Settings& settings) {
+    const Trained trained(settings);
+    PlannedRun run(trained.graph);
+    Reference w(start_of(15, -2)), b(start_of(5, 3));
+    run.set(trained.w, std::vector<float>(w.weight.begin(), w.weight.end()));
+    run.set(trained.b, std::vector<float>(b.weight.begin(), b.weight.end()));
+    const Tolerance allowed = tolerance(DType::f32, Kind::update);
+    const auto expect_near = [&](const std::vector<float>& found, const std::vector<double>& expected, int step) {
+        for (std::size_t i = 0; i < found.size(); ++i)
+            EXPECT_NEAR(found[i], expected[i], allowed.relative * std::abs(expected[i]) + allowed.absolute)
+                << "step " << step << " element " << i;
+    };
+    double least_factor = 1;
+    for (int step = 0; step < 20; ++step) {
+        const double rate = 0.05 / (1 + step % 3); // a rate that changes
+        std::vector<double> dw = w.weight, db = b.weight;
+        double squares = 0;
+        for (double& g : dw) {
+            g -= 1;
+            squares += g * g;
+        }
+        for (double& g : db) {
+            g = 2 * (g - 1);
+            squares += g * g;
+        }
+        const double factor =
+            settings.max_norm > 0 ? std::min(1.0, settings.max_norm / (std::sqrt(squares) + 1e-6)) : 1;
+        least_factor = std::min(least_factor, factor);
+        for (std::vector<double>* gradient : {&dw, &db})
+            for (double& g : *gradient)
+                g *= factor;
+        w.step(settings, settings.decay, step, rate, dw);
+        b.step(settings, 0, step, rate, db);
+
+        run.step({.seed = 1, .step = step, .first_sample = 0, .learning_rate = rate});
+        expect_near(run.get(trained.norm), {std::sqrt(squares)}, step);
+        expect_near(run.get(trained.w), w.weight, step);
+        expect_near(run.get(trained.b), b.weight, step);
+    }
+    return least_factor;
+}
+
+} // namespace
+
+TEST(Optimizers, AdamFollowsPyTorch) {
+    expect_follows_reference({.name = "adam"});
+    expect_follows_reference({.name = "adam", .decay = 0.3, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3});
+}
+
+TEST(Optimizers, AdamWFollowsPyTorch) {
+    expect_follows_reference({.name = "adamw"});
+    expect_follows_reference({.name = "adamw", .decay = 0.3, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3});
+}
+
+TEST(Optimizers, SgdFollowsPyTorch) {
+    expect_follows_reference({.name = "sgd"});
+    expect_follows_reference({.name = "sgd", .decay = 0.3});
+    expect_follows_reference({.name = "sgd", .decay = 0.3, .momentum = 0.9});
+    expect_follows_reference({.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true});
+}
+
+TEST(Optimizers, ClipTheGlobalNorm) {
+    for (const char* name : {"adam", "adamw", "sgd"}) {
+        EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 2}), 0.5) << name;
+        EXPECT_EQ(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 1e3}), 1) << name;
+    }
+}
+
+// Nothing but the decay moves a weight whose gradient is zero.
+TEST(Optimizers, DecayOnlyWhatDecays) {
+    for (const char* name : {"adam", "adamw", "sgd"}) {
+        const Trained trained({.name = name, .decay = 0.5});
+        PlannedRun run(trained.graph);
+        run.set(trained.w, std::vector<float>(15, 1.0f));
+        run.set(trained.b, std::vector<float>(5, 1.0f));
+        run.step({.seed = 1, .step = 0, .first_sample = 0, .learning_rate = 0.1});
+        EXPECT_EQ(run.get(trained.b), std::vector<float>(5, 1.0f)) << name;
+        for (const float weight : run.get(trained.w))
+            EXPECT_LT(weight, 0.96f) << name;
+    }
+}
+
+TEST(Optimizers, HoldTheStatesTheyNeed) {
+    const auto states = [](const Settings& settings) {
+        const Trained trained(settings);
+        return trained.graph.of_kind(ValueKind::optimizer_state).size();
+    };
+    EXPECT_EQ(states({.name = "adam"}), 4);
+    EXPECT_EQ(states({.name = "adamw"}), 4);
+    EXPECT_EQ(states({.name = "sgd"}), 0);
+    EXPECT_EQ(states({.name = "sgd", .momentum = 0.9}), 2);
+    const Trained trained({.name = "adamw"});
+    EXPECT_NO_THROW(trained.graph.named("optimizer.first_moment/w"));
+    EXPECT_NO_THROW(trained.graph.named("optimizer.second_moment/b"));
+}
+
+TEST(Optimizers, UpdatesShardedAreUpdatesWhole) {
+    for (const Settings& settings :
+         std::vector<Settings>{{.name = "adam", .decay = 0.3},
+                               {.name = "adamw", .decay = 0.3},
+                               {.name = "sgd"},
+                               {.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true}}) {
+        const Trained trained(settings);
+        for (const Node& node : trained.graph.nodes()) {
+            if (node.op->writes().empty()) continue;
+            std::mt19937 generator(3);
+            Samples inputs;
+            for (const ValueId input : node.inputs) {
+                inputs.emplace_back(trained.graph.value(input).type.shape, DType::f32);
+                fill_randomly(inputs.back(), generator, 0.5);
+                for (std::int64_t i = 0; i < inputs.back().count(); ++i) // a second moment is positive
+                    inputs.back().set(i, std::abs(inputs.back()[i]));
+            }
+            const std::vector<PlacementRule> rules = node.op->placements(types_of(views_of(inputs)));
+            EXPECT_EQ(rules.size(), trained.graph.value(node.inputs[2]).type.shape.rank());
+            for (const PlacementRule& rule : rules)
+                for (const int ranks : {2, 3})
+                    expect_sharded_is_whole(*node.op, inputs, {}, rule, ranks,
+                                            {.seed = 1, .step = 3, .first_sample = 0, .learning_rate = 0.1});
+        }
+    }
+}
+
+TEST(Optimizers, RefuseWhatTheyCannotUse) {
+    const auto expect_refused = [](const Settings& settings, const std::string& sentence) {
+        EXPECT_THAT([&] { make_optimizer(config_of(settings)); }, ThrowsMessage<ConfigError>(HasSubstr(sentence)));
+    };
+    expect_refused({.name = "adamv"}, "no optimizer named 'adamv'; did you mean 'adam");
+    expect_refused({.name = "adam", .beta1 = 1}, "optimizer.beta1 = 1");
+    expect_refused({.name = "adamw", .beta2 = -0.1}, "optimizer.beta2 = -0.1");
+    expect_refused({.name = "adamw", .decay = -1}, "optimizer.weight_decay = -1");
+    expect_refused({.name = "sgd", .momentum = 1}, "optimizer.momentum = 1");
+    expect_refused({.name = "sgd", .nesterov = true}, "needs optimizer.momentum above 0");
+    expect_refused({.name = "sgd", .decay = -1}, "optimizer.weight_decay = -1");
+    expect_refused({.name = "sgd", .rate = -1}, "optimizer.lr = -1");
+    expect_refused({.name = "sgd", .max_norm = -1}, "training.max_norm = -1");
+}
