@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// A GPT of a few thousand weights on synthetic data, for the tests of plan, executor and generation.
+#pragma once
+
+#include "core/config_catalog.hpp"
+#include "core/data/options.hpp"
+#include "core/run/experiment.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+// 8 micro-batches of 2 rows of 12 tokens, unless `overrides` says otherwise.
+inline Config tiny_config(const std::vector<std::string>& overrides = {}) {
+    return Config::parse(R"(
+        [model]
+        n_layers = 2
+        n_heads = 2
+        dim = 16
+        [training]
+        steps = 5
+        seq_len = 12
+        global_batch_size = 16
+        local_batch_size = 2
+        seed = 5
+        [lr_scheduler]
+        warmup_steps = 2
+        [optimizer]
+        lr = 0.01
+        [data]
+        reader = "synthetic"
+        vocab_size = 20
+        synthetic_tokens = 4096
+    )",
+                         "tiny.toml", overrides, known_keys());
+}
+
+inline std::unique_ptr<Dataset> tiny_dataset(const Config& config) {
+    return open_dataset(dataset_options(config, config.get(training_sequence),
+                                        static_cast<std::uint64_t>(config.get(training_seed)), ""));
+}
+
+inline Experiment plan_tiny(const std::vector<std::string>& overrides, int rank, int ranks, int threads = 1) {
+    const Config config = tiny_config(overrides);
+    const Stream stream = CpuStream(threads);
+    return plan_training(config, {rank, ranks, true}, tiny_dataset(config).get(), stream);
+}
+
+// Choices that change the graph, each with a name.
+struct Variant {
+    std::string name;
+    std::vector<std::string> overrides;
+};
+
+inline std::vector<Variant> variants() {
+    return {
+        {"plain", {}},
+        {"bf16", {"training.dtype=bf16"}},
+        {"dropout", {"model.dropout=0.1"}},
+        {"bias", {"model.bias=true", "model.activation=silu"}},
+        {"rms_norm", {"model.norm=rms_norm", "model.activation=relu"}},
+        {"untied", {"model.tied_head=false"}},
+        {"all", {"training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false"}},
+        {"uneven", {"training.global_batch_size=14", "optimizer.name=sgd", "training.max_norm=0.1"}},
+    };
+}
+
+} // namespace tessera
