@@ -29,4 +29,7 @@ struct Batch {
 // Throws ConfigError when the numbers do not fit, with all of them.
 Batch solve_batch(const Config& config, int ranks);
 
+// Rows of a micro-batch when a trained model is only evaluated, on whatever ranks: as trained where the config says it.
+std::int64_t evaluation_rows(const Config& config);
+
 } // namespace tessera

@@ -146,8 +146,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
     Experiment experiment = common(config, dataset.vocabulary_size());
     experiment.fields = dataset.fields();
-    experiment.batch = solve_batch(config, 1);
-    experiment.sizes.batch = experiment.batch.micro_batch;
+    experiment.sizes.batch = evaluation_rows(config);
     experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, view.ranks);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     plan_evaluation_program(config, view, stream, experiment);

@@ -77,6 +77,8 @@ std::int64_t Saver::start_or_resume() {
     const Checkpoint checkpoint(path);
     check_same_experiment(checkpoint);
     restore_tensors(checkpoint, experiment_.train, executor_);
+    if (checkpoint.step() >= experiment_.steps)
+        log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
     log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
                                  checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
     return checkpoint.step();

@@ -9,13 +9,14 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <limits>
 
 namespace tessera::kernels {
 namespace {
 
 constexpr std::int64_t cached_words = 320;           // along k: a panel of b (32 columns) then fits the first cache
 constexpr std::int64_t cached_block_words = 98304;   // of a: 384 KB of the second cache
-constexpr std::int64_t packed_chunk_words = 1 << 20; // of b at one time: 4 MB, which stay in the third cache
+constexpr std::int64_t packed_chunk_words = 1 << 17; // of b: 512 KB, still near when read
 constexpr double task_operations = 4e5;              // a thread is worth waking for about 2 us of work
 
 std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -31,34 +32,33 @@ Range part_of(std::int64_t count, std::int64_t unit, std::int64_t parts, std::in
     return {std::min(count, units * index / parts * unit), std::min(count, units * (index + 1) / parts * unit)};
 }
 
+// A product's tasks, each a block of c, and a task's cache blocks.
 struct Cuts {
     MatmulOperand a, b;
     TileOrder a_order;
-    std::int64_t words, block_words; // along k, and at one time
-    std::int64_t row_group;          // rows of a at one time
-    std::int64_t chunk_columns;      // columns of b packed at one time
-    std::int64_t row_tasks, column_tasks;
+    std::int64_t words, block_words;      // along k, and at one time
+    std::int64_t row_group;               // rows of a at one time
+    std::int64_t chunk_columns;           // columns of b packed at one time
+    std::int64_t row_tasks, column_tasks; // each task packs what it needs: threads meet only at the end
 
-    std::int64_t chunk_floats() const { return ceil_divide(chunk_columns, panel_columns) * panel_columns * words; }
-    std::int64_t task_floats() const {
-        return a_order == TileOrder::packed ? align_up((row_group * block_words + 16) * 4) / 4 : 0;
-    }
-    std::int64_t bytes() const { return 4 * (chunk_floats() + row_tasks * column_tasks * task_floats()); }
+    std::int64_t tasks() const { return row_tasks * column_tasks; }
+    std::int64_t chunk_floats() const { return chunk_columns * words; }
+    std::int64_t group_floats() const { return a_order == TileOrder::packed ? row_group * block_words + 16 : 0; }
+    std::int64_t task_bytes() const { return align_up(4 * (chunk_floats() + group_floats())); }
 };
 
-// Rows are preferred: all tasks then share the packed b.
 void share_tasks(const Matmul& product, int threads, Cuts& cuts) {
     const double operations =
         2.0 * static_cast<double>(product.m) * static_cast<double>(product.n) * static_cast<double>(product.k);
     const auto tasks = std::clamp<std::int64_t>(static_cast<std::int64_t>(operations / task_operations), 1, threads);
-    const std::int64_t rows = ceil_divide(product.m, tile_rows),
-                       columns = ceil_divide(cuts.chunk_columns, panel_columns);
-    std::int64_t least = rows * columns + 1;
-    for (std::int64_t row_tasks = tasks; row_tasks >= 1; --row_tasks) {
+    const std::int64_t rows = ceil_divide(product.m, tile_rows), columns = ceil_divide(product.n, panel_columns);
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (std::int64_t row_tasks = 1; row_tasks <= tasks; ++row_tasks) {
         const std::int64_t column_tasks = tasks / row_tasks;
-        const std::int64_t longest = ceil_divide(rows, row_tasks) * ceil_divide(columns, column_tasks);
-        if (longest >= least) continue;
-        least = longest;
+        // Of the longest task, in tiles: to pack a panel costs about as much as one tile.
+        const std::int64_t cost = (ceil_divide(rows, row_tasks) + 1) * ceil_divide(columns, column_tasks);
+        if (cost >= least) continue;
+        least = cost;
         cuts.row_tasks = row_tasks;
         cuts.column_tasks = column_tasks;
     }
@@ -76,10 +76,10 @@ Cuts cuts_of(const Matmul& product, int threads) {
     const std::int64_t blocks = product.output == DType::bf16 ? 1 : ceil_divide(cuts.words, cached_words);
     cuts.block_words = std::max<std::int64_t>(1, ceil_divide(cuts.words, std::max<std::int64_t>(blocks, 1)));
     cuts.row_group = std::clamp<std::int64_t>(cached_block_words / cuts.block_words / tile_rows, 1, 32) * tile_rows;
-    const std::int64_t panels = packed_chunk_words / (panel_columns * std::max<std::int64_t>(cuts.words, 1));
-    cuts.chunk_columns = std::min(product.n, std::max<std::int64_t>(panels, threads) * panel_columns);
-    cuts.row_tasks = cuts.column_tasks = 1;
     share_tasks(product, threads, cuts);
+    const std::int64_t panels = packed_chunk_words / (panel_columns * std::max<std::int64_t>(cuts.words, 1));
+    const std::int64_t task_panels = ceil_divide(ceil_divide(product.n, panel_columns), cuts.column_tasks);
+    cuts.chunk_columns = std::clamp<std::int64_t>(panels, 1, std::max<std::int64_t>(task_panels, 1)) * panel_columns;
     return cuts;
 }
 
@@ -110,9 +110,9 @@ void check(const Matmul& product, const ConstView& a, const ConstView& b, const 
                                         workspace ? workspace.bytes() : 0, workspace_bytes));
 }
 
-// One task's part of c: `rows` by `columns`, where packed_b starts at column chunk_begin.
-void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range columns, std::int64_t chunk_begin,
-                   const float* packed_b, float* scratch, const float* bias, const View& c) {
+// c of `rows` and `columns`, where packed_b holds those columns of b.
+void multiply_chunk(const Matmul& product, const Cuts& cuts, Range rows, Range columns, const float* packed_b,
+                    float* packed_a, const float* bias, const View& c) {
     MatmulBlock block{};
     block.a_order = cuts.a_order;
     block.a_stride = cuts.a.stride_in_place();
@@ -128,16 +128,16 @@ void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range co
             if (cuts.a_order == TileOrder::packed) {
                 for (std::int64_t tile = 0, size = 0; tile < block.rows; tile += size) {
                     size = next_tile_rows(block.rows - tile);
-                    pack_panel(cuts.a, row + tile, size, size, word, block.words, scratch + tile * block.words);
+                    pack_panel(cuts.a, row + tile, size, size, word, block.words, packed_a + tile * block.words);
                 }
-                block.a = scratch;
+                block.a = packed_a;
             } else {
                 const std::int64_t stride = block.a_stride;
                 const bool rows_first = cuts.a_order == TileOrder::rows;
                 block.a =
                     static_cast<const float*>(cuts.a.data) + (rows_first ? row * stride + word : word * stride + row);
             }
-            block.b = packed_b + (columns.begin - chunk_begin) * cuts.words + word * panel_columns;
+            block.b = packed_b + word * panel_columns;
             block.bias = bias != nullptr && word == 0 ? bias + columns.begin : nullptr;
             block.read_c = product.accumulate || word > 0;
             block.c =
@@ -145,6 +145,20 @@ void multiply_part(const Matmul& product, const Cuts& cuts, Range rows, Range co
             (cuts.a.pairs ? multiply_block_bf16 : multiply_block_f32)(block);
             word += cuts.block_words;
         } while (word < cuts.words);
+    }
+}
+
+void run_task(const Matmul& product, const Cuts& cuts, std::int64_t task, float* packed_b, const float* bias,
+              const View& c) {
+    const Range rows = part_of(product.m, tile_rows, cuts.row_tasks, task / cuts.column_tasks);
+    const Range columns = part_of(product.n, panel_columns, cuts.column_tasks, task % cuts.column_tasks);
+    float* packed_a = packed_b + cuts.chunk_floats();
+    for (std::int64_t chunk = columns.begin; chunk < columns.end; chunk += cuts.chunk_columns) {
+        const Range part{chunk, std::min(columns.end, chunk + cuts.chunk_columns)};
+        for (std::int64_t column = part.begin; column < part.end; column += panel_columns)
+            pack_panel(cuts.b, column, std::min<std::int64_t>(panel_columns, part.end - column), panel_columns, 0,
+                       cuts.words, packed_b + (column - part.begin) * cuts.words);
+        multiply_chunk(product, cuts, rows, part, packed_b, packed_a, bias, c);
     }
 }
 
@@ -157,39 +171,23 @@ bool matmul_has_fast_bf16() {
 
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product) {
     check_dtypes(product);
-    return cuts_of(product, stream.threads()).bytes();
+    const Cuts cuts = cuts_of(product, stream.threads());
+    return cuts.tasks() * cuts.task_bytes();
 }
 
 void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
             View workspace) {
     Cuts cuts = cuts_of(product, stream.threads());
-    check(product, a, b, bias, c, workspace, cuts.bytes());
+    check(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes());
     cuts.a.data = a.data;
     cuts.b.data = b.data;
     const float* bias_data = product.bias ? bias.as<float>() : nullptr;
-    float* packed_b = static_cast<float*>(workspace.memory());
-    float* scratch = packed_b + cuts.chunk_floats();
-    for (std::int64_t chunk = 0; chunk < product.n; chunk += cuts.chunk_columns) {
-        const std::int64_t columns = std::min(cuts.chunk_columns, product.n - chunk);
-        const std::int64_t slices = ceil_divide(cuts.words, cached_words);
-        // Units of packing: a slice of k of a panel.
-        stream.parallel(ceil_divide(columns, panel_columns) * slices, 4, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t unit = begin; unit < end; ++unit) {
-                const std::int64_t panel = unit / slices * panel_columns;
-                const Range words = part_of(cuts.words, 16, slices, unit % slices);
-                pack_panel(cuts.b, chunk + panel, std::min<std::int64_t>(panel_columns, columns - panel), panel_columns,
-                           words.begin, words.count(), packed_b + panel * cuts.words + words.begin * panel_columns);
-            }
-        });
-        stream.parallel(cuts.row_tasks * cuts.column_tasks, 1, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t task = begin; task < end; ++task) {
-                const Range rows = part_of(product.m, tile_rows, cuts.row_tasks, task / cuts.column_tasks);
-                const Range part = part_of(columns, panel_columns, cuts.column_tasks, task % cuts.column_tasks);
-                multiply_part(product, cuts, rows, {chunk + part.begin, chunk + part.end}, chunk, packed_b,
-                              scratch + task * cuts.task_floats(), bias_data, c);
-            }
-        });
-    }
+    stream.parallel(cuts.tasks(), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t task = begin; task < end; ++task) {
+            std::byte* memory = static_cast<std::byte*>(workspace.memory()) + task * cuts.task_bytes();
+            run_task(product, cuts, task, reinterpret_cast<float*>(memory), bias_data, c);
+        }
+    });
 }
 
 } // namespace tessera::kernels
