@@ -24,11 +24,14 @@ public:
     int threads() const { return threads_; }
     CpuLibraries& libraries() const { return *libraries_; }
 
+    using Pieces = std::function<void(std::int64_t begin, std::int64_t end)>;
     // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
     // last). How the range is cut depends on the number of threads, so `work` must give the same bits however it is
     // cut.
-    void parallel(std::int64_t count, std::int64_t grain,
-                  const std::function<void(std::int64_t begin, std::int64_t end)>& work) const;
+    void parallel(std::int64_t count, std::int64_t grain, const Pieces& work) const;
+    template <class Work> void parallel(std::int64_t count, std::int64_t grain, const Work& work) const {
+        parallel(count, grain, Pieces(std::cref(work))); // a copy of many captures would allocate
+    }
 
 private:
     int threads_;
