@@ -68,8 +68,9 @@ public:
     }
 
     // Calls before(node), if given, when a node's inputs are there.
-    void run(const StepState& state, const std::function<void(const Node&)>& before = {}) {
-        for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update})
+    void run(const StepState& state, const std::function<void(const Node&)>& before = {},
+             const std::vector<Phase>& phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
+        for (const Phase phase : phases)
             for (const Node& node : graph_.nodes()) {
                 if (node.phase != phase) continue;
                 if (before) before(node);

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// One rank's training of the tiny GPT, step by step, with everything in reach, for tests.
+#pragma once
+
+#include "core/optimizers/optimizer.hpp"
+#include "core/optimizers/schedule.hpp"
+#include "core/run/weights.hpp"
+#include "parallel/communication/local.hpp"
+#include "tests/core/planned_run.hpp"
+#include "tests/core/tiny_gpt.hpp"
+
+#include <bit>
+#include <cstring>
+
+namespace tessera {
+
+inline std::vector<std::uint32_t> bits_of(const View& view) {
+    std::vector<std::uint32_t> bits(static_cast<std::size_t>(view.count()));
+    std::memcpy(bits.data(), view.as<float>(), bits.size() * sizeof(float));
+    return bits;
+}
+
+class TinyTraining {
+public:
+    TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, int threads = 1)
+        : stream(CpuStream(threads)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
+          experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
+          program(experiment.train), groups(program.layout.mesh, communicator),
+          memory(experiment.memory, program.layout, groups),
+          executor(program.model.graph, program.layout, program.plan, memory, groups, stream),
+          schedule(config, config.get(optimizer_rate), experiment.steps),
+          loader(*dataset,
+                 SampleOrder(
+                     order_options(config, *dataset, Split::train, experiment.sizes.sequence_length, experiment.seed)),
+                 experiment.train_loader(0)),
+          inputs({executor.view(program.model.tokens), executor.view(program.model.targets)}) {
+        initialize_weights(program, executor, experiment.seed);
+        set_scale();
+    }
+
+    StepState state_of(std::int64_t step) const { return {experiment.seed, step, 0, schedule.rate(step)}; }
+    float scale() const {
+        return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
+    }
+    void set_scale() { *executor.view(program.model.scale).as<float>() = scale(); }
+
+    void step(std::int64_t step) {
+        executor.prepare(state_of(step));
+        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(inputs); });
+        executor.update(state_of(step));
+    }
+
+    // The same after NaN has been written to all memory that the step must not read before it writes there.
+    void poisoned_step(std::int64_t step) {
+        for (std::size_t i = 0; i < program.plan.values.size(); ++i) // weights in use
+            if (program.plan.values[i].memory == MemoryKind::weights && program.model.graph.values()[i].producer >= 0)
+                poison(executor.view(static_cast<ValueId>(i)));
+        executor.prepare(state_of(step));
+        poison(whole(MemoryKind::gradients));
+        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] {
+            poison_scratch();
+            set_scale();
+            loader.next(inputs);
+        });
+        poison_scratch();
+        executor.update(state_of(step));
+    }
+
+    View whole(MemoryKind kind) const { return memory.view(kind, 0, {{experiment.memory[kind] / 4}, DType::f32}); }
+
+    std::uint32_t loss() const { return bits_of(executor.view(program.model.loss))[0]; }
+    std::uint32_t norm() const { return bits_of(executor.view(experiment.gradient_norm))[0]; }
+    // Of all weights and optimizer states.
+    std::vector<std::uint32_t> weights() const {
+        std::vector<std::uint32_t> all;
+        for (const ValueKind kind : {ValueKind::parameter, ValueKind::optimizer_state})
+            for (const ValueId id : program.model.graph.of_kind(kind)) {
+                const std::vector<std::uint32_t> bits = bits_of(executor.view(id));
+                all.insert(all.end(), bits.begin(), bits.end());
+            }
+        return all;
+    }
+
+    Stream stream;
+    Config config;
+    std::unique_ptr<Dataset> dataset;
+    Experiment experiment;
+    Program& program;
+    Groups groups;
+    Memory memory;
+    Executor executor;
+    Schedule schedule;
+    Loader loader;
+    std::vector<View> inputs;
+
+private:
+    static void poison(const View& view) { std::memset(view.memory(), 0xff, static_cast<std::size_t>(view.bytes())); }
+    void poison_scratch() const {
+        poison(whole(MemoryKind::activations));
+        if (experiment.memory[MemoryKind::workspace] > 0) poison(whole(MemoryKind::workspace));
+    }
+};
+
+} // namespace tessera
