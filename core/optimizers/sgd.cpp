@@ -28,8 +28,8 @@ public:
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
         settings.first_step = a.state.step == 0;
         const View velocity = a.inputs.size() == 4 ? a.inputs[3] : View();
-        std::visit(
-            [&](auto& s) { kernels::sgd(s, settings, a.inputs[0], a.inputs[1], a.inputs[2], velocity, {}); }, stream);
+        std::visit([&](auto& s) { kernels::sgd(s, settings, a.inputs[0], a.inputs[1], a.inputs[2], velocity, {}); },
+                   stream);
     }
 
 private:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a step's samples are cut: global batch, rows of one micro-batch, micro-batches of each rank. Any two tell the third.
+// How a step's samples are cut: global batch, rows of one micro-batch, micro-batches of each rank. Any two tell the
+// third.
 #pragma once
 
 #include "core/config.hpp"
@@ -9,9 +10,9 @@ namespace tessera {
 
 inline constexpr Key<std::int64_t> training_global_batch{
     "training.global_batch_size", 0, "samples of one optimizer step, over all ranks; 0: solved from the other two"};
-inline constexpr Key<std::int64_t> training_local_batch{
-    "training.local_batch_size", 0,
-    "samples of one micro-batch (one forward pass); part of the experiment: the same bits on any number of ranks need it"};
+inline constexpr Key<std::int64_t> training_local_batch{"training.local_batch_size", 0,
+                                                        "samples of one micro-batch (one forward pass); part of the "
+                                                        "experiment: the same bits on any number of ranks need it"};
 inline constexpr Key<std::int64_t> training_accumulation{
     "training.gradient_accumulation_steps", 0, "micro-batches of each rank in a step; 0: solved from the other two"};
 
