@@ -55,16 +55,15 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
     const std::int64_t blocks = positive(config, model_layers);
     const layers::TransformerBlockOptions block = block_options(config, blocks);
     const std::int64_t width = block.attention.width;
-    const layers::Embedded embedded = layers::embedding(
-        builder, {sizes.vocabulary, width, block.mlp.dropout, block.mlp.deviation}, tokens);
+    const layers::Embedded embedded =
+        layers::embedding(builder, {sizes.vocabulary, width, block.mlp.dropout, block.mlp.deviation}, tokens);
     ValueId x = embedded.x;
     for (int layer = 0; layer < blocks; ++layer)
         x = layers::transformer_block(builder, layer, block, x);
     x = layers::norm(builder, "norm", block.norm, block.mlp.bias, x);
-    const ValueId head = config.get(model_tied_head)
-                             ? embedded.table
-                             : builder.matrix("head.weight", {sizes.vocabulary, width}, "vocabulary",
-                                              block.mlp.deviation);
+    const ValueId head = config.get(model_tied_head) ? embedded.table
+                                                     : builder.matrix("head.weight", {sizes.vocabulary, width},
+                                                                      "vocabulary", block.mlp.deviation);
     return ops::linear(builder.graph(), "head", x, head, no_value);
 }
 

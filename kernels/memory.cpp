@@ -14,8 +14,8 @@ namespace tessera {
 
 Buffer::Buffer(std::int64_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
-    void* memory = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
+    void* memory =
+        mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         throw SystemError(fmt::format("cannot allocate {} bytes of memory: {}", bytes, std::strerror(errno)));
     madvise(memory, static_cast<std::size_t>(bytes), MADV_HUGEPAGE); // advice only: small pages work too

@@ -4,25 +4,17 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <variant>
 
 namespace tessera {
 
-class CpuLibraries; // handles and caches of CPU libraries (kernels/cpu/libraries.hpp)
-
 // Work on the calling thread and `threads` - 1 OpenMP helpers. Runs at once: when a kernel returns, its result is
-// there. Kernels of this house give the same bits for any number of threads; where a library does not, its kernel says
-// so.
+// there. Kernels give the same bits for any number of threads.
 class CpuStream {
 public:
     explicit CpuStream(int threads = 1);
-    CpuStream(CpuStream&&) noexcept;
-    CpuStream& operator=(CpuStream&&) noexcept;
-    ~CpuStream();
 
     int threads() const { return threads_; }
-    CpuLibraries& libraries() const { return *libraries_; }
 
     using Pieces = std::function<void(std::int64_t begin, std::int64_t end)>;
     // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
@@ -35,7 +27,6 @@ public:
 
 private:
     int threads_;
-    std::unique_ptr<CpuLibraries> libraries_;
 };
 
 using Stream = std::variant<CpuStream>;

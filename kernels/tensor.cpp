@@ -50,9 +50,7 @@ Shape Shape::slice(int first_dim, int end_dim) const {
     return part;
 }
 
-std::string Shape::text() const {
-    return fmt::format("({})", fmt::join(sizes_.begin(), sizes_.begin() + rank_, ", "));
-}
+std::string Shape::text() const { return fmt::format("({})", fmt::join(sizes_.begin(), sizes_.begin() + rank_, ", ")); }
 
 void ConstView::check_dtype(DType wanted) const {
     if (dtype != wanted)

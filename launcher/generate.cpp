@@ -27,7 +27,8 @@ int run_generate(const Arguments& arguments, Process&) {
     const Config config = config_of(checkpoint, {});
     const std::string saved = metadata_of(checkpoint, "tokenizer");
     if (saved.empty())
-        throw ConfigError(fmt::format("checkpoint {} holds no tokenizer: its data were token ids", checkpoint.folder()));
+        throw ConfigError(
+            fmt::format("checkpoint {} holds no tokenizer: its data were token ids", checkpoint.folder()));
     const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(saved);
     Stream stream = make_stream(config);
     const Experiment experiment = plan_generation(config, tokenizer->vocabulary_size(), stream);
@@ -40,8 +41,8 @@ int run_generate(const Arguments& arguments, Process&) {
     const SamplingOptions options{.tokens = arguments.integer("tokens", 1, 1 << 30).value_or(200),
                                   .temperature = number(arguments, "temperature", 0.8),
                                   .top_k = arguments.integer("top-k", 0, 1 << 30).value_or(0),
-                                  .seed = static_cast<std::uint64_t>(
-                                      arguments.integer("seed", 0, INT64_MAX).value_or(1))};
+                                  .seed =
+                                      static_cast<std::uint64_t>(arguments.integer("seed", 0, INT64_MAX).value_or(1))};
     const std::string prompt = arguments.text("prompt").value_or("\n");
     fmt::print("{}", prompt);
     generate(experiment, executor, tokenizer->encode(prompt), options, [&](std::int32_t token) {

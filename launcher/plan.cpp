@@ -12,13 +12,12 @@ namespace tessera {
 namespace {
 
 int run_plan(const Arguments& arguments, Process&) {
-    Config config = Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()},
-                                 known_keys());
+    Config config =
+        Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
     const Stream stream = make_stream(config);
-    const std::unique_ptr<Dataset> dataset =
-        vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
+    const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
     const RankView view{rank, ranks, !arguments.has("many-hosts")};
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
     fmt::print("{}", describe_plan(experiment, view, stream));

@@ -21,8 +21,8 @@ void keep_config(const Config& config, const std::filesystem::path& folder) {
 
 int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
-    Config config = Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()},
-                                 known_keys());
+    Config config =
+        Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
     Stream stream = make_stream(config);
     Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
@@ -34,8 +34,8 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
                          counted(std::visit([](const auto& s) { return s.threads(); }, stream), "thread")));
-    log.info(fmt::format("model: {} parameters, vocabulary {}", with_thousands(parameter_count(experiment.train.model.graph)),
-                         experiment.sizes.vocabulary));
+    log.info(fmt::format("model: {} parameters, vocabulary {}",
+                         with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
     Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
     if (world.rank() == 0) { // which also reads the keys that only it needs

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the [data] section to option structs. Only the keys that the chosen reader needs are read: others count as unread.
+// From the [data] section to option structs. Only the keys that the chosen reader needs are read: others count as
+// unread.
 #include "core/data/options.hpp"
 
 #include "kernels/error.hpp"

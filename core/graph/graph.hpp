@@ -23,10 +23,10 @@ struct Initialization {
 
 // A parameter as the world outside the graph knows it: checkpoints, strategies, optimizers.
 struct ParameterInfo {
-    std::string role;           // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
-    int layer = -1;             // -1: not in a numbered layer
+    std::string role; // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
+    int layer = -1;   // -1: not in a numbered layer
     Initialization start;
-    bool decays = false;        // weight decay applies: matrices and tables only
+    bool decays = false; // weight decay applies: matrices and tables only
 };
 
 enum class ValueKind { input, parameter, optimizer_state, computed };
@@ -35,10 +35,10 @@ struct Value {
     std::string name;
     TensorType type;
     ValueKind kind = ValueKind::computed;
-    Phase phase = Phase::forward;            // of the producing node; when it must be there, for the others
-    std::int32_t producer = -1;              // node index; -1 for inputs, parameters and states
-    bool accumulated = false;                // summed over the step's micro-batches (f32), then over the ranks
-    ValueId gradient_of = no_value;          // of an accumulated gradient: its parameter
+    Phase phase = Phase::forward;             // of the producing node; when it must be there, for the others
+    std::int32_t producer = -1;               // node index; -1 for inputs, parameters and states
+    bool accumulated = false;                 // summed over the step's micro-batches (f32), then over the ranks
+    ValueId gradient_of = no_value;           // of an accumulated gradient: its parameter
     std::optional<ParameterInfo> parameter{}; // of a parameter, and of a state that belongs to one
 };
 
@@ -55,7 +55,7 @@ public:
     // Written from outside before each micro-batch.
     ValueId input(std::string name, TensorType type);
     ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
-    ValueId optimizer_state(std::string name, ValueId parameter);                // f32, the parameter's shape, starts at 0
+    ValueId optimizer_state(std::string name, ValueId parameter); // f32, the parameter's shape, starts at 0
 
     // Appends a node in the current phase. ConfigError "linear 'layers.0.mlp.up': …" when the inputs do not fit.
     std::vector<ValueId> apply(OpPointer op, std::string name, std::vector<ValueId> inputs);

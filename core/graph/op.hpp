@@ -36,7 +36,8 @@ struct StepState {
     double learning_rate = 0;
 };
 
-// What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says so.
+// What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says
+// so.
 struct Operands {
     std::span<const View> inputs;
     std::span<const View> outputs;
@@ -65,7 +66,8 @@ public:
 
     virtual std::string_view name() const = 0;
 
-    // Types of the outputs. Throws ConfigError that says what was found and what is expected; Graph adds the node's name.
+    // Types of the outputs. Throws ConfigError that says what was found and what is expected; Graph adds the node's
+    // name.
     virtual std::vector<TensorType> infer(std::span<const TensorType> inputs) const = 0;
 
     // Appends the nodes that compute the gradients of `node`'s inputs and returns one value per input (no_value where
@@ -80,7 +82,8 @@ public:
     // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
     virtual std::vector<ExampleInput> example() const { return {}; }
 
-    virtual std::int64_t workspace_bytes(const Stream&, std::span<const TensorType>, std::span<const TensorType>) const {
+    virtual std::int64_t workspace_bytes(const Stream&, std::span<const TensorType>,
+                                         std::span<const TensorType>) const {
         return 0;
     }
     // Output 0 may take over the memory of this input when nobody needs the input afterwards; -1: never.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parameters of a layer: f32 at rest; in another compute type a copy is made once per step, before the first micro-batch.
+// Parameters of a layer: f32 at rest; in another compute type a copy is made once per step, before the first
+// micro-batch.
 #include "core/layers/builder.hpp"
 
 #include "core/ops/ops.hpp"

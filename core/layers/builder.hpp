@@ -18,7 +18,9 @@ public:
     Graph& graph() { return graph_; }
     DType compute() const { return compute_; }
     bool training() const { return training_; } // dropout is active
-    std::string path(std::string_view name) const { return scope_.empty() ? std::string(name) : fmt::format("{}.{}", scope_, name); }
+    std::string path(std::string_view name) const {
+        return scope_.empty() ? std::string(name) : fmt::format("{}.{}", scope_, name);
+    }
 
     // A matrix or table, normal(0, deviation), kept in f32 and handed out in the compute type. It decays.
     ValueId matrix(std::string_view name, const Shape& shape, std::string role, double deviation);

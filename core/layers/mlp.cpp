@@ -7,8 +7,7 @@ namespace tessera::layers {
 
 ValueId mlp(Builder& builder, std::string_view name, const MlpOptions& options, ValueId x) {
     const Builder::Scope scope(builder, name);
-    const ValueId up_weight =
-        builder.matrix("up.weight", {options.hidden, options.width}, "column", options.deviation);
+    const ValueId up_weight = builder.matrix("up.weight", {options.hidden, options.width}, "column", options.deviation);
     const ValueId up_bias = options.bias ? builder.vector("up.bias", {options.hidden}, "column", 0) : no_value;
     const ValueId down_weight =
         builder.matrix("down.weight", {options.width, options.hidden}, "row", options.output_deviation);

@@ -25,18 +25,16 @@ public:
         std::vector<PlacementRule> rules;
         const int leading = in[0].shape.rank() - in[1].shape.rank();
         for (int dim = 0; dim < in[0].shape.rank(); ++dim)
-            rules.push_back({{Placement::shard(dim),
-                              dim < leading ? Placement::replicate() : Placement::shard(dim - leading)},
-                             {Placement::shard(dim)}});
+            rules.push_back(
+                {{Placement::shard(dim), dim < leading ? Placement::replicate() : Placement::shard(dim - leading)},
+                 {Placement::shard(dim)}});
         return rules;
     }
     int in_place_input() const override { return 0; }
     void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::add_rows(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
     }
-    std::vector<ExampleInput> example() const override {
-        return {{{{4, 6, 18}, DType::f32}}, {{{6, 18}, DType::f32}}};
-    }
+    std::vector<ExampleInput> example() const override { return {{{{4, 6, 18}, DType::f32}}, {{{6, 18}, DType::f32}}}; }
 };
 
 } // namespace

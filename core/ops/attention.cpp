@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention: softmax attention of packed queries, keys and values, fused (Dao et al. 2022), and its gradient.
+#include "kernels/attention.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/attention.hpp"
 
 #include <cmath>
 

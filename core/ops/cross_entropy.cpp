@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// cross_entropy: softmax and negative log likelihood in one; the training form writes the logits' gradient in their place.
+// cross_entropy: softmax and negative log likelihood in one; the training form writes the logits' gradient in their
+// place.
+#include "kernels/cross_entropy.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/cross_entropy.hpp"
 #include "kernels/reduce.hpp"
 
 namespace tessera {
@@ -19,8 +20,7 @@ std::int64_t losses_bytes(std::span<const TensorType> in) { return in[1].shape.c
 
 View losses_view(const Operands& a) { return {a.workspace.memory(), a.inputs[1].shape, DType::f32}; }
 
-const std::vector<ExampleInput> logits_and_targets = {{{{4, 6, 19}, DType::f32}},
-                                                      {{{4, 6}, DType::i32}, false, 19}};
+const std::vector<ExampleInput> logits_and_targets = {{{{4, 6, 19}, DType::f32}}, {{{4, 6}, DType::i32}, false, 19}};
 
 class CrossEntropyLoss final : public Op { // logits, targets -> loss
 public:

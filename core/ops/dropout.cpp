@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // dropout: keyed by seed, step, node name and the element's place in the global batch, never by rank (Philox).
+#include "kernels/dropout.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/dropout.hpp"
 
 namespace tessera {
 namespace {

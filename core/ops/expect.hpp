@@ -15,8 +15,7 @@ inline void expect_dims(std::string_view what, const TensorType& type, int at_le
 }
 
 inline void expect_shape(std::string_view what, const Shape& found, const Shape& expected) {
-    if (found != expected)
-        throw ConfigError(fmt::format("{} is {}, expected {}", what, found.text(), expected.text()));
+    if (found != expected) throw ConfigError(fmt::format("{} is {}, expected {}", what, found.text(), expected.text()));
 }
 
 inline void expect_dtype(std::string_view what, DType found, DType expected) {

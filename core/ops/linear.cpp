@@ -18,8 +18,8 @@ double flops_of(const Matmul& product) {
 
 void multiply(Stream& stream, const Matmul& product, const View& a, const View& b, const ConstView& bias,
               const Operands& operands) {
-    std::visit(
-        [&](auto& s) { kernels::matmul(s, product, a, b, bias, operands.outputs[0], operands.workspace); }, stream);
+    std::visit([&](auto& s) { kernels::matmul(s, product, a, b, bias, operands.outputs[0], operands.workspace); },
+               stream);
 }
 
 // dx = dy w     dy: (..., N...)   w: (N..., K...)   dx: (..., K...)
@@ -41,8 +41,8 @@ public:
         for (int dim = 0; dim < leading; ++dim)
             rules.push_back({{Placement::shard(dim), Placement::replicate()}, {Placement::shard(dim)}});
         for (int dim = 0; dim < contracted_; ++dim)
-            rules.push_back({{Placement::replicate(), Placement::shard(out_dims + dim)},
-                             {Placement::shard(leading + dim)}});
+            rules.push_back(
+                {{Placement::replicate(), Placement::shard(out_dims + dim)}, {Placement::shard(leading + dim)}});
         for (int dim = 0; dim < out_dims; ++dim)
             rules.push_back({{Placement::shard(leading + dim), Placement::shard(dim)}, {Placement::partial()}});
         return rules;
@@ -92,8 +92,8 @@ public:
         for (int dim = 0; dim < out_dims; ++dim)
             rules.push_back({{Placement::shard(leading + dim), Placement::replicate()}, {Placement::shard(dim)}});
         for (int dim = 0; dim < contracted_; ++dim)
-            rules.push_back({{Placement::replicate(), Placement::shard(leading + dim)},
-                             {Placement::shard(out_dims + dim)}});
+            rules.push_back(
+                {{Placement::replicate(), Placement::shard(leading + dim)}, {Placement::shard(out_dims + dim)}});
         return rules;
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
@@ -149,11 +149,10 @@ public:
 
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
         const int out_dims = graph.value(node.inputs[1]).type.shape.rank() - contracted_;
-        std::vector<ValueId> gradients{
-            graph.apply_one(std::make_shared<LinearInputGradient>(contracted_), node.name + ".input_gradient",
-                            {dy[0], node.inputs[1]}),
-            graph.apply_one(std::make_shared<LinearWeightGradient>(contracted_), node.name + ".weight_gradient",
-                            {dy[0], node.inputs[0]})};
+        std::vector<ValueId> gradients{graph.apply_one(std::make_shared<LinearInputGradient>(contracted_),
+                                                       node.name + ".input_gradient", {dy[0], node.inputs[1]}),
+                                       graph.apply_one(std::make_shared<LinearWeightGradient>(contracted_),
+                                                       node.name + ".weight_gradient", {dy[0], node.inputs[0]})};
         if (node.inputs.size() == 3)
             gradients.push_back(ops::sum_rows(graph, node.name + ".bias_gradient", dy[0], out_dims));
         return gradients;
@@ -188,7 +187,8 @@ public:
     }
     void run(Stream& stream, const Operands& a) const override {
         const ConstView bias = a.inputs.size() == 3 ? ConstView(a.inputs[2]) : ConstView();
-        multiply(stream, product(a.inputs[0], a.inputs[1], a.inputs.size() == 3, a.outputs[0].dtype), a.inputs[0], a.inputs[1], bias, a);
+        multiply(stream, product(a.inputs[0], a.inputs[1], a.inputs.size() == 3, a.outputs[0].dtype), a.inputs[0],
+                 a.inputs[1], bias, a);
     }
     std::vector<ExampleInput> example() const override {
         if (contracted_ == 2) return {{{{4, 6, 4, 8}, DType::f32}}, {{{10, 4, 8}, DType::f32}}};

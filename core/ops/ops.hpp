@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model is built from: one function per op, alphabetical. Each appends a node to the graph and returns its output.
-// One op, one file (core/ops/NAME.cpp), its gradient beside it; core/ops/catalog.cpp lists them for the tests.
+// What a model is built from: one function per op, alphabetical. Each appends a node to the graph and returns its
+// output. One op, one file (core/ops/NAME.cpp), its gradient beside it; core/ops/catalog.cpp lists them for the tests.
 #pragma once
 
 #include "core/graph/graph.hpp"

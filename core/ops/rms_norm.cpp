@@ -55,15 +55,13 @@ public:
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         std::vector<PlacementRule> rules;
         for (int dim = 0; dim + 1 < in[0].shape.rank(); ++dim)
-            rules.push_back({{Placement::shard(dim), Placement::replicate()},
-                             {Placement::shard(dim), Placement::shard(dim)}});
+            rules.push_back(
+                {{Placement::shard(dim), Placement::replicate()}, {Placement::shard(dim), Placement::shard(dim)}});
         return rules;
     }
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
-            [&](auto& s) {
-                kernels::rms_norm(s, a.inputs[0], a.inputs[1], epsilon_, a.outputs[0], a.outputs[1]);
-            },
+            [&](auto& s) { kernels::rms_norm(s, a.inputs[0], a.inputs[1], epsilon_, a.outputs[0], a.outputs[1]); },
             stream);
     }
     std::vector<ExampleInput> example() const override {

@@ -20,8 +20,8 @@ public:
         std::vector<PlacementRule> rules;
         const int leading = in[0].shape.rank() - dims_;
         for (int dim = 0; dim < in[0].shape.rank(); ++dim)
-            rules.push_back({{Placement::shard(dim)},
-                             {dim < leading ? Placement::partial() : Placement::shard(dim - leading)}});
+            rules.push_back(
+                {{Placement::shard(dim)}, {dim < leading ? Placement::partial() : Placement::shard(dim - leading)}});
         return rules;
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,

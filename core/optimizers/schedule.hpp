@@ -10,8 +10,8 @@ inline constexpr Key<std::string> schedule_type{"lr_scheduler.type", "cosine",
                                                 "after warm-up: constant, linear, cosine or wsd (stable, then decay)"};
 inline constexpr Key<std::int64_t> schedule_warmup{"lr_scheduler.warmup_steps", 100,
                                                    "steps over which the rate rises linearly"};
-inline constexpr Key<std::int64_t> schedule_decay_steps{
-    "lr_scheduler.decay_steps", 0, "step at which the lowest rate is reached; 0: training.steps"};
+inline constexpr Key<std::int64_t> schedule_decay_steps{"lr_scheduler.decay_steps", 0,
+                                                        "step at which the lowest rate is reached; 0: training.steps"};
 inline constexpr Key<double> schedule_decay_ratio{"lr_scheduler.decay_ratio", 0.1,
                                                   "wsd: the share of the run in which the rate falls, linearly"};
 inline constexpr Key<double> schedule_min_factor{"lr_scheduler.min_lr_factor", 0.1,

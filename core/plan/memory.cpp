@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory planning: which nodes run, how long each value lives, and where it lies meanwhile.
+#include "kernels/memory.hpp"
 #include "core/plan/passes.hpp"
 #include "kernels/error.hpp"
-#include "kernels/memory.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -108,8 +108,7 @@ private:
     void move_in(ValueId id, std::int64_t time) {
         const auto index = static_cast<std::size_t>(id);
         tenant_of_[index] = static_cast<std::int64_t>(tenants_.size());
-        tenants_.push_back(
-            {{id}, align_up(plan_.value(id).local.bytes()), time, std::max(time, last_use_[index]), -1});
+        tenants_.push_back({{id}, align_up(plan_.value(id).local.bytes()), time, std::max(time, last_use_[index]), -1});
     }
 
     void place_outputs(std::int64_t time) {

@@ -90,9 +90,9 @@ ValuePlacements propagate_placements(const Graph& graph, const Layout& layout) {
     placements.used.resize(graph.values().size());
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis) {
         const bool alone = layout.mesh.axis(axis).size == 1; // nothing to say: all is where it is
-        const auto placed = alone ? std::nullopt
-                                  : std::make_optional<AxisPlacements>(
-                                        graph, *layout.strategies.at(static_cast<std::size_t>(axis)));
+        const auto placed =
+            alone ? std::nullopt
+                  : std::make_optional<AxisPlacements>(graph, *layout.strategies.at(static_cast<std::size_t>(axis)));
         for (std::size_t value = 0; value < graph.values().size(); ++value) {
             placements.produced[value].push_back(placed ? placed->produced(value) : Placement::replicate());
             placements.used[value].push_back(placed ? placed->used(value) : Placement::replicate());

@@ -13,8 +13,8 @@
 namespace tessera {
 
 std::string_view name_of(MemoryKind kind) {
-    constexpr std::array<std::string_view, memory_kinds> names = {"weights",   "gradients",     "optimizer", "activations",
-                                                                  "workspace", "communication", "data"};
+    constexpr std::array<std::string_view, memory_kinds> names = {
+        "weights", "gradients", "optimizer", "activations", "workspace", "communication", "data"};
     return names[static_cast<std::size_t>(kind)];
 }
 
@@ -78,7 +78,8 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
     plan.share = layout.tree().share(coordinate[static_cast<std::size_t>(layout.data_axis)]);
-    plan.slots = layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
+    plan.slots =
+        layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
 
     const ValuePlacements placements = propagate_placements(graph, layout);
     for (std::size_t i = 0; i < graph.values().size(); ++i)

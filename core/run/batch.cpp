@@ -58,9 +58,8 @@ Batch solve_batch(const Config& config, int ranks) {
 std::int64_t evaluation_rows(const Config& config) {
     const std::int64_t local = config.get(training_local_batch);
     if (local > 0) return local;
-    return std::max<std::int64_t>(config.get(training_global_batch) /
-                                      std::max<std::int64_t>(config.get(training_accumulation), 1),
-                                  1);
+    return std::max<std::int64_t>(
+        config.get(training_global_batch) / std::max<std::int64_t>(config.get(training_accumulation), 1), 1);
 }
 
 } // namespace tessera

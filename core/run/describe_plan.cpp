@@ -39,8 +39,8 @@ void parameters(const Program& program, Lines out) {
             if (graph.value(other).name.ends_with("/" + graph.value(id).name))
                 state = program.plan.value(other).placements;
         fmt::format_to(out, "  {:<{}}  {:<18}  {} {} {}\n", graph.value(id).name, width,
-                       graph.value(id).type.shape.text(), text_of(program.plan.value(id).placements),
-                       text_of(gradient), text_of(state));
+                       graph.value(id).type.shape.text(), text_of(program.plan.value(id).placements), text_of(gradient),
+                       text_of(state));
     }
 }
 
@@ -79,8 +79,9 @@ void promise(const Experiment& experiment, Lines out) {
         fmt::format_to(out, "  not promised: run.reproducible = false\n");
         return;
     }
-    fmt::format_to(out, "  losses and weights do not depend on the number of ranks (up to {}), of threads, or on\n"
-                        "  stops and resumes, on one kind of processor",
+    fmt::format_to(out,
+                   "  losses and weights do not depend on the number of ranks (up to {}), of threads, or on\n"
+                   "  stops and resumes, on one kind of processor",
                    experiment.batch.micro_batches);
     if (!experiment.batch.fixed_micro_batch)
         fmt::format_to(out, "; but the micro-batch size follows from the number of ranks\n"

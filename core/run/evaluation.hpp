@@ -10,8 +10,8 @@
 
 namespace tessera {
 
-inline constexpr Key<std::int64_t> evaluate_every{"metrics.evaluate_every", 250,
-                                                  "steps between evaluations on the validation split; 0: at the end only"};
+inline constexpr Key<std::int64_t> evaluate_every{
+    "metrics.evaluate_every", 250, "steps between evaluations on the validation split; 0: at the end only"};
 
 class Evaluation {
 public:

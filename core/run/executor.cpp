@@ -14,8 +14,8 @@ Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, c
     for (int slot = 0; slot < plan.slots; ++slot) {
         actions_.emplace_back();
         for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
-            const bool once = phase == static_cast<std::size_t>(Phase::prepare) ||
-                              phase == static_cast<std::size_t>(Phase::update);
+            const bool once =
+                phase == static_cast<std::size_t>(Phase::prepare) || phase == static_cast<std::size_t>(Phase::update);
             if (once && slot > 0) continue;
             for (const Action& action : plan.phases[phase])
                 actions_.back()[phase].push_back(bind(action, slot));

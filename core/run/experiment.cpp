@@ -55,14 +55,14 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
     std::int64_t batches = windows / sizes.batch;
     if (most > 0) batches = std::min(batches, most);
     if (batches < ranks)
-        throw ConfigError(fmt::format("the validation split has {} windows of {} tokens: {} ranks with micro-batches of "
-                                      "{} need at least {}",
-                                      windows, sizes.sequence_length, ranks, sizes.batch, ranks * sizes.batch));
+        throw ConfigError(
+            fmt::format("the validation split has {} windows of {} tokens: {} ranks with micro-batches of "
+                        "{} need at least {}",
+                        windows, sizes.sequence_length, ranks, sizes.batch, ranks * sizes.batch));
     return batches;
 }
 
-void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream,
-                             Experiment& experiment) {
+void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches);
@@ -92,8 +92,8 @@ Mesh make_mesh(const Config& config, int ranks) {
     if (degree == -1) degree = ranks;
     if (degree < 1) config.refuse(parallelism_data.name, "must be at least 1, or -1 for what is left");
     if (degree != ranks)
-        config.refuse(parallelism_data.name,
-                      fmt::format("the mesh has data_parallel_degree {} = {} ranks, but {} run", degree, degree, ranks));
+        config.refuse(parallelism_data.name, fmt::format("the mesh has data_parallel_degree {} = {} ranks, but {} run",
+                                                         degree, degree, ranks));
     return Mesh({{"data", static_cast<int>(degree)}});
 }
 
@@ -120,8 +120,7 @@ LoaderOptions Experiment::evaluation_loader() const {
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
     Experiment experiment = common(config, vocabulary_of(config, dataset));
     experiment.steps = at_least_one(config, training_steps);
-    experiment.fields =
-        dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
+    experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
     program.layout = make_layout(config, view, 1);
     experiment.batch = solve_batch(config, program.layout.mesh.axis(program.layout.data_axis).size);

@@ -22,9 +22,9 @@ std::int32_t sample_token(std::span<const float> logits, double temperature, std
     if (top_k > 0 && top_k < static_cast<std::int64_t>(order.size())) order.resize(static_cast<std::size_t>(top_k));
     std::vector<double> weights;
     for (const std::int32_t token : order)
-        weights.push_back(std::exp(
-            (static_cast<double>(logits[static_cast<std::size_t>(token)]) - logits[static_cast<std::size_t>(order[0])]) /
-            temperature));
+        weights.push_back(std::exp((static_cast<double>(logits[static_cast<std::size_t>(token)]) -
+                                    logits[static_cast<std::size_t>(order[0])]) /
+                                   temperature));
     double left = uniform * std::accumulate(weights.begin(), weights.end(), 0.0);
     for (std::size_t i = 0; i < order.size(); ++i) {
         left -= weights[i];
@@ -57,8 +57,8 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
                      last * vocabulary * static_cast<std::size_t>(bytes_of(logits.dtype));
         const Shape shape{experiment.sizes.vocabulary};
         kernels::cast(host, View(from, shape, logits.dtype), View(row.data(), shape, DType::f32));
-        prompt.push_back(sample_token(row, options.temperature, options.top_k,
-                                      random_uniform(key, static_cast<std::uint64_t>(i))));
+        prompt.push_back(
+            sample_token(row, options.temperature, options.top_k, random_uniform(key, static_cast<std::uint64_t>(i))));
         take(prompt.back());
     }
 }

@@ -12,13 +12,13 @@ namespace tessera {
 
 struct SamplingOptions {
     std::int64_t tokens = 200;
-    double temperature = 1;  // 0: always the most likely token
-    std::int64_t top_k = 0;  // only the k most likely tokens; 0: all
+    double temperature = 1; // 0: always the most likely token
+    std::int64_t top_k = 0; // only the k most likely tokens; 0: all
     std::uint64_t seed = 1;
 };
 
-// Continues `prompt` (at least one token) and hands over each new token. The model sees the last sequence_length tokens;
-// each token is drawn by a function of seed and position alone.
+// Continues `prompt` (at least one token) and hands over each new token. The model sees the last sequence_length
+// tokens; each token is drawn by a function of seed and position alone.
 void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take);
 

@@ -58,8 +58,8 @@ std::filesystem::path cut_file(const std::filesystem::path& path, std::int64_t l
 std::string console_line(const StepRecord& record, double eta_seconds) {
     std::string line = fmt::format("step: {}/{}  loss: {:.4f}", record.step, record.steps, record.loss);
     if (!(record.grad_norm < 0)) line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
-    line +=
-        fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate, with_thousands(std::llround(record.tokens_per_second)));
+    line += fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate,
+                        with_thousands(std::llround(record.tokens_per_second)));
     if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
     if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
     if (!(eta_seconds < 0)) line += fmt::format("  eta: {}", duration(eta_seconds));

@@ -80,7 +80,7 @@ std::int64_t Saver::start_or_resume() {
     if (checkpoint.step() >= experiment_.steps)
         log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
     log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
-                                 checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
+                          checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
     return checkpoint.step();
 }
 

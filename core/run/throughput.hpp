@@ -22,9 +22,9 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
-    double flops_per_step_;   // of the model, over all ranks
+    double flops_per_step_; // of the model, over all ranks
     double tokens_per_step_;
-    double peak_flops_;       // f32 multiply-adds of all ranks' threads
+    double peak_flops_; // f32 multiply-adds of all ranks' threads
     double waited_ = 0;
     Clock::time_point before_ = Clock::now();
 };

@@ -75,8 +75,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, c
               experiment.train_loader(first_step_)),
       throughput_(experiment, ground.groups, ground.stream), allocated_(memory_.allocated()),
       inputs_(batch_views(executor_, experiment.train.model)) {
-    if (ground.groups.all().rank() == 0)
-        metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
+    if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
     *executor_.view(experiment.train.model.scale).as<float>() =
         1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/data/loader.hpp"
+#include "core/optimizers/schedule.hpp"
 #include "core/run/evaluation.hpp"
 #include "core/run/executor.hpp"
 #include "core/run/experiment.hpp"
@@ -10,7 +11,6 @@
 #include "core/run/saver.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
-#include "core/optimizers/schedule.hpp"
 
 #include <filesystem>
 
@@ -18,12 +18,12 @@ namespace tessera {
 
 class Trainer {
 public:
-    // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all ranks
-    // together; all arguments outlive the trainer.
+    // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all
+    // ranks together; all arguments outlive the trainer.
     Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder);
 
-    // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws SystemError
-    // when the loss is no longer finite.
+    // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
+    // SystemError when the loss is no longer finite.
     bool train();
 
     const MemoryNeed& allocated() const { return allocated_; }
@@ -42,7 +42,7 @@ private:
     Saver saver_;
     Schedule schedule_;
     StopRequest stop_;
-    std::int64_t first_step_; // 0, or where the checkpoint left off
+    std::int64_t first_step_;          // 0, or where the checkpoint left off
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;

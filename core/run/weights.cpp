@@ -32,8 +32,9 @@ void for_each_run(const Shape& whole, const Box& box,
     const std::int64_t run = part.count(first, part.rank());
     for (std::int64_t index = 0; index < part.count() / run; ++index) {
         std::int64_t rest = index;
-        std::int64_t at = whole.rank() == 0 ? 0 : box.ranges[static_cast<std::size_t>(first)].begin *
-                                                      whole.count(first + 1, whole.rank());
+        std::int64_t at = whole.rank() == 0 ? 0
+                                            : box.ranges[static_cast<std::size_t>(first)].begin *
+                                                  whole.count(first + 1, whole.rank());
         for (int dim = first - 1; dim >= 0; --dim) {
             at += (box.ranges[static_cast<std::size_t>(dim)].begin + rest % part[dim]) *
                   whole.count(dim + 1, whole.rank());
@@ -110,7 +111,8 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
 }
 
 Team team_of(Communicator& communicator, Stream& stream) {
-    const auto exchange_sizes = [&communicator, &stream](std::int64_t bytes) { // in two words: views have no 64-bit type
+    const auto exchange_sizes = [&communicator,
+                                 &stream](std::int64_t bytes) { // in two words: views have no 64-bit type
         const std::array<std::int32_t, 2> mine{static_cast<std::int32_t>(bytes >> 31),
                                                static_cast<std::int32_t>(bytes & 0x7fffffff)};
         std::vector<std::int32_t> words(2 * static_cast<std::size_t>(communicator.size()));

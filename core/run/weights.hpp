@@ -15,8 +15,8 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
 // them, along its first dim.
 std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& executor, int rank);
 
-// Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError when
-// a tensor is missing or has another shape.
+// Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError
+// when a tensor is missing or has another shape.
 void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor);
 
 // A team for saving, made of a communicator's ranks.

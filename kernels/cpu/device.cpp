@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CpuStream: a number of threads and the libraries' state that goes with them.
-#include "kernels/cpu/libraries.hpp"
+// CpuStream: a number of threads, and how a range is cut for them.
 #include "kernels/stream.hpp"
 
 #include <algorithm>
@@ -8,12 +7,7 @@
 
 namespace tessera {
 
-CpuStream::CpuStream(int threads) : threads_(std::max(threads, 1)), libraries_(std::make_unique<CpuLibraries>()) {
-    omp_set_num_threads(threads_);
-}
-CpuStream::CpuStream(CpuStream&&) noexcept = default;
-CpuStream& CpuStream::operator=(CpuStream&&) noexcept = default;
-CpuStream::~CpuStream() = default;
+CpuStream::CpuStream(int threads) : threads_(std::max(threads, 1)) { omp_set_num_threads(threads_); }
 
 void CpuStream::parallel(std::int64_t count, std::int64_t grain,
                          const std::function<void(std::int64_t, std::int64_t)>& work) const {
@@ -22,7 +16,7 @@ void CpuStream::parallel(std::int64_t count, std::int64_t grain,
         if (count > 0) work(0, count);
         return;
     }
-#pragma omp parallel for num_threads(static_cast<int>(pieces)) schedule(static, 1)
+#pragma omp parallel for num_threads(static_cast <int>(pieces)) schedule(static, 1)
     for (std::int64_t piece = 0; piece < pieces; ++piece)
         work(count * piece / pieces, count * (piece + 1) / pieces);
 }

@@ -43,7 +43,8 @@ double measured_peak_flops(CpuStream& stream) {
         });
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         const bool used = results[0] > 0; // keeps the loop from being left out
-        if (used) best = std::max(best, static_cast<double>(threads * repetitions) * chains * 2 * simd::lanes / seconds);
+        if (used)
+            best = std::max(best, static_cast<double>(threads * repetitions) * chains * 2 * simd::lanes / seconds);
     }
     return best;
 }

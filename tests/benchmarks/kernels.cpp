@@ -4,7 +4,7 @@
 #include "kernels/attention.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
-#include "tests/benchmarks/peak.hpp"
+#include "kernels/peak.hpp"
 
 #include <algorithm>
 #include <benchmark/benchmark.h>
@@ -16,7 +16,8 @@ using namespace tessera;
 namespace {
 
 double peak() {
-    static const double measured = peak_operations_per_second();
+    static CpuStream stream;
+    static const double measured = kernels::measured_peak_flops(stream);
     return measured;
 }
 
