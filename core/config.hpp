@@ -43,7 +43,7 @@ template <class T> KeyInfo key_info(const Key<T>& key);
 
 // One key with its value, as TOML text, and the place that said so.
 struct ConfigEntry {
-    std::string_view name;
+    std::string_view name; // of the Key: valid for as long as the program runs
     std::string value;
     std::string where;
 };
@@ -78,6 +78,7 @@ public:
 
     std::vector<ConfigEntry> entries() const; // every known key, in alphabetical order
     std::string resolved() const;             // all of them as TOML, a table for each section; parses to the same again
+    std::string in_use() const;               // those that have been read: a run of this text refuses none as unread
     std::string origins() const;              // all of them, one a line: key = value   # where
 
 private:

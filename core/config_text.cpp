@@ -47,6 +47,21 @@ struct Text {
     }
 };
 
+// A table for each section.
+std::string tables_of(const std::vector<ConfigEntry>& entries) {
+    std::string result;
+    std::string_view section;
+    for (const ConfigEntry& entry : entries) {
+        const std::size_t dot = entry.name.find('.');
+        if (entry.name.substr(0, dot) != section) {
+            section = entry.name.substr(0, dot);
+            result += fmt::format("{}[{}]\n", result.empty() ? "" : "\n", section);
+        }
+        result += fmt::format("{} = {}\n", entry.name.substr(dot + 1), entry.value);
+    }
+    return result;
+}
+
 } // namespace
 
 std::string toml_text(const ConfigValue& value) { return std::visit(Text{}, value); }
@@ -69,23 +84,17 @@ std::vector<std::string> list_items(std::string_view text) {
 std::vector<ConfigEntry> Config::entries() const {
     std::vector<ConfigEntry> result;
     result.reserve(settings_.size());
-    for (const auto& [name, setting] : settings_)
-        result.push_back({name, toml_text(setting.value), setting.where});
+    for (const auto& [key, setting] : settings_)
+        result.push_back({setting.info.name, toml_text(setting.value), setting.where});
     return result;
 }
 
-std::string Config::resolved() const {
-    std::string result;
-    std::string_view section;
-    for (const ConfigEntry& entry : entries()) {
-        const std::size_t dot = entry.name.find('.');
-        if (entry.name.substr(0, dot) != section) {
-            section = entry.name.substr(0, dot);
-            result += fmt::format("{}[{}]\n", result.empty() ? "" : "\n", section);
-        }
-        result += fmt::format("{} = {}\n", entry.name.substr(dot + 1), entry.value);
-    }
-    return result;
+std::string Config::resolved() const { return tables_of(entries()); }
+
+std::string Config::in_use() const {
+    std::vector<ConfigEntry> used = entries();
+    std::erase_if(used, [this](const ConfigEntry& entry) { return !read_.contains(entry.name); });
+    return tables_of(used);
 }
 
 std::string Config::origins() const {

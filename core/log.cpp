@@ -7,10 +7,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fmt/format.h>
+#include <fstream>
 #include <map>
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
+#include <sstream>
+#include <system_error>
 #include <unistd.h>
 
 namespace tessera {
@@ -19,13 +23,43 @@ namespace {
 constexpr std::string_view erase_line = "\r\033[K";
 constexpr std::string_view red = "\033[31m", yellow = "\033[33m", plain = "\033[0m";
 
-// mpirun gives its ranks a terminal of their own whatever its output is; `tessera launch` says dumb when it has none.
-bool console_is_terminal() {
-    const char* terminal = std::getenv("TERM");
-    return isatty(STDOUT_FILENO) == 1 && terminal != nullptr && std::string_view(terminal) != "dumb";
+std::string output_of(const std::string& process) {
+    std::error_code error;
+    return std::filesystem::read_symlink("/proc/" + process + "/fd/1", error).string(); // empty when it cannot be seen
 }
 
-bool wants_color(const Config& config) {
+std::string parent_of(const std::string& process) {
+    std::ifstream file("/proc/" + process + "/stat"); // number (name) state parent …; the name may hold anything
+    std::string text;
+    std::getline(file, text, '\0');
+    std::istringstream rest(text.substr(std::min(text.rfind(')') + 1, text.size())));
+    std::string state, parent;
+    rest >> state >> parent;
+    return parent;
+}
+
+// mpirun gives each rank a terminal of its own, whatever its own output is, and copies what arrives there. What a
+// person sees is the output of the first process above that writes elsewhere: mpirun itself, or its daemon on another
+// host.
+bool mpirun_is_on_terminal() {
+    const std::string own = output_of("self");
+    if (own.empty()) return false; // no /proc: nobody is known to watch
+    std::string process = std::to_string(getppid());
+    while (output_of(process) == own)
+        process = parent_of(process);
+    const std::string output = output_of(process);
+    return output.starts_with("/dev/pts/") || output.starts_with("/dev/tty");
+}
+
+bool console_is_terminal() {
+    const char* terminal = std::getenv("TERM");
+    if (isatty(STDOUT_FILENO) != 1 || terminal == nullptr || std::string_view(terminal) == "dumb") return false;
+    return std::getenv("OMPI_COMM_WORLD_RANK") == nullptr || mpirun_is_on_terminal();
+}
+
+} // namespace
+
+bool Log::wants_color(const Config& config) {
     const std::string choice = config.get(metrics_color);
     if (choice == "always") return true;
     if (choice == "never") return false;
@@ -34,6 +68,8 @@ bool wants_color(const Config& config) {
     const char* no_color = std::getenv("NO_COLOR"); // https://no-color.org: set and not empty
     return console_is_terminal() && (no_color == nullptr || *no_color == '\0');
 }
+
+namespace {
 
 std::shared_ptr<spdlog::logger> open_file(const std::filesystem::path& run_folder, int rank) {
     const std::filesystem::path path = run_folder / "logs" / fmt::format("rank-{:04}.log", rank);

@@ -19,7 +19,10 @@ inline constexpr Key<std::string> metrics_color{
 // through line by line.
 class Log {
 public:
-    // Makes the folder. Throws ConfigError for a wrong metrics.color, SystemError when the file cannot be opened.
+    // Whether metrics.color lets this process colour the console. Throws ConfigError for a wrong one.
+    static bool wants_color(const Config& config);
+
+    // Makes the folder. Throws ConfigError as wants_color does, SystemError when the file cannot be opened.
     Log(const Config& config, const std::filesystem::path& run_folder, int rank);
     Log(Log&&) noexcept;
     Log& operator=(Log&&) noexcept;

@@ -15,7 +15,7 @@ namespace tessera {
 // outlives the exception, with the rank and the way to end all ranks.
 struct Process {
     std::shared_ptr<void> world;
-    int rank = -1;                  // below 0: not known yet
+    int rank = -1;                  // below 0: not known yet, or the only one
     std::function<void(int)> abort; // ends all ranks with this exit code; does not return
 };
 

@@ -55,8 +55,6 @@ void start_with_mpirun(Job& job, const Host& host, bool one_host) {
     }
     // Shared memory only: probing network interfaces costs time and fails in some containers.
     if (one_host && host.environment("OMPI_MCA_btl").empty()) job.environment["OMPI_MCA_btl"] = "self,vader";
-    // mpirun gives each rank a terminal whatever its own output is.
-    if (!host.terminal) job.environment["TERM"] = "dumb";
 }
 
 std::string quoted(const std::string& word) {
@@ -87,8 +85,10 @@ Job plan_job(const std::vector<std::string>& program, std::int64_t ranks, std::i
     }
     job.environment["OMP_NUM_THREADS"] = std::to_string(job.binding.threads);
     if (!job.binding.bound) {
-        // Without it a rank that waits keeps the core from the rank it waits for: 8 ms an all-reduce against 0.01 ms.
+        // Without these a rank or a thread that waits keeps the core from the one it waits for: 8 ms an all-reduce
+        // against 0.01 ms, and 20 small steps of 3 ranks x 2 threads on 2 busy cores in 59 s against 1.5 s.
         job.environment["OMPI_MCA_mpi_yield_when_idle"] = "1";
+        if (host.environment("OMP_WAIT_POLICY").empty()) job.environment["OMP_WAIT_POLICY"] = "passive";
         job.notes.push_back(job.binding.note());
     }
     job.command.insert(job.command.end(), program.begin(), program.end());

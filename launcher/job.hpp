@@ -17,7 +17,6 @@ struct Host {
     std::vector<int> cores;                                     // of this host (binding.hpp)
     std::function<std::string(const std::string&)> environment; // a variable's value; "" when it is not set
     bool root = false;                                          // Open MPI wants to be told
-    bool terminal = false;                                      // the standard output is one
     std::function<bool()> srun_has_pmix;                        // asked inside a Slurm allocation only
 };
 

@@ -27,7 +27,6 @@ Host this_host() {
         return std::string(value == nullptr ? "" : value);
     };
     host.root = ::geteuid() == 0;
-    host.terminal = ::isatty(STDOUT_FILENO) == 1;
     host.srun_has_pmix = [] { return output_of({"srun", "--mpi=list"}).find("pmix") != std::string::npos; };
     return host;
 }

@@ -55,7 +55,7 @@ int run(const std::vector<std::string>& words, Process& process) {
 
 // The rank of this process as far as it is known: -1 when it was started alone.
 int rank_of(const Process& process) {
-    if (process.rank >= 0) return process.rank;
+    if (process.world != nullptr) return process.rank; // MPI_Init sets the variables below when it is alone, too
     for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
         if (const char* rank = std::getenv(name)) return std::atoi(rank);
     return -1;
@@ -87,7 +87,8 @@ int main(int argc, char** argv) {
         return fail(process, code_for_machines, fmt::format("internal error: {}", error.what()));
     } catch (const std::bad_alloc&) {
         return fail(process, code_for_machines, "out of memory");
-    } catch (const std::exception& error) {
-        return fail(process, code_for_machines, error.what());
+    } catch (const std::exception& error) { // fmt's own words do not say which file
+        return fail(process, code_for_machines,
+                    std::ferror(stdout) != 0 ? "cannot write to the standard output" : error.what());
     }
 }

@@ -4,6 +4,7 @@
 #include "core/data/options.hpp"
 #include "core/run/describe_plan.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/trainer.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
@@ -16,10 +17,12 @@ int run_plan(const Arguments& arguments, Process&) {
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
+    settle_run_folder(config);
     const Stream stream = make_stream(config);
     const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
     const RankView view{rank, ranks, !arguments.has("many-hosts")};
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
+    Trainer::check_keys(config, experiment);
     fmt::print("{}", describe_plan(experiment, view, stream));
     return 0;
 }

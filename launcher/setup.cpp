@@ -17,8 +17,9 @@ namespace tessera {
 World& start_world(Process& process) {
     auto world = std::make_shared<World>();
     process.world = world;
+    if (world->size() == 1) return *world;
     process.rank = world->rank();
-    if (world->size() > 1) process.abort = [world](int code) { world->abort(code); };
+    process.abort = [world](int code) { world->abort(code); };
     return *world;
 }
 

@@ -15,8 +15,18 @@ namespace {
 constexpr int saved_before_the_end = 75; // EX_TEMPFAIL: a checkpoint is there, run me again
 
 void keep_config(const Config& config, const std::filesystem::path& folder) {
-    replace_file(folder / "config.toml", config.resolved());
+    replace_file(folder / "config.toml", config.in_use());
     replace_file(folder / "config_origins.txt", config.origins());
+}
+
+std::string memory_text(const MemoryNeed& planned, const MemoryNeed& allocated) {
+    std::vector<std::string> kinds;
+    for (std::size_t i = 0; i < memory_kinds; ++i) {
+        const auto kind = static_cast<MemoryKind>(i);
+        kinds.push_back(fmt::format("{} {}", name_of(kind), with_thousands(allocated[kind])));
+    }
+    return fmt::format("memory per rank: planned {} bytes, allocated {} bytes ({})", with_thousands(planned.total()),
+                       with_thousands(allocated.total()), fmt::join(kinds, "; "));
 }
 
 int run_train(const Arguments& arguments, Process& process) {
@@ -28,6 +38,10 @@ int run_train(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
+    Trainer::check_keys(config, experiment);
+    Saver::check_start(config);
+    config.refuse_unread();
+
     Log log(config, folder, world.rank());
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
@@ -38,12 +52,8 @@ int run_train(const Arguments& arguments, Process& process) {
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
     Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
-    if (world.rank() == 0) { // which also reads the keys that only it needs
-        config.refuse_unread();
-        keep_config(config, folder);
-    }
-    log.info(fmt::format("memory per rank: planned {} bytes, allocated {} bytes",
-                         with_thousands(experiment.memory.total()), with_thousands(trainer.allocated().total())));
+    if (world.rank() == 0) keep_config(config, folder);
+    log.info(memory_text(experiment.memory, trainer.allocated()));
 
     const Team team = team_of(groups.all(), stream);
     log.print_gathered(team.gather(log.take_warnings()));
@@ -64,7 +74,7 @@ launch`, it is one rank of many; started alone, it is the only one. Rank and
 size come from MPI.
 
 The run's folder (run.folder, or runs/NAME) receives config.toml with every
-value, config_origins.txt with the place each came from, metrics.jsonl,
+value it read, config_origins.txt with the place each came from, metrics.jsonl,
 logs/rank-NNNN.log and checkpoints/. A run whose folder holds a checkpoint goes
 on from there (checkpoint.resume), on any number of ranks. SIGUSR1, SIGTERM or
 Ctrl-C: save, then exit code 75.

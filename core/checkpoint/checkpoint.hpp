@@ -106,4 +106,9 @@ std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector
 // these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be removed.
 void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest);
 
+// For one rank to call when a run starts from `step`: what lies there of later steps belongs to another course of it,
+// and would be taken for the newest of this one. step-… becomes old-step-…, which nothing here looks at again but the
+// next one of that name, which replaces it. Returns the new paths. Throws SystemError when a folder cannot be renamed.
+std::vector<std::string> set_aside_checkpoints_after(const std::string& checkpoints_folder, std::int64_t step);
+
 } // namespace tessera

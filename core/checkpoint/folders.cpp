@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <fmt/format.h>
 #include <optional>
 
 namespace tessera {
@@ -69,6 +70,20 @@ void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_late
         else if (!reason_against(folder))
             ++complete;
     }
+}
+
+std::vector<std::string> set_aside_checkpoints_after(const std::string& checkpoints_folder, std::int64_t step) {
+    std::vector<std::string> aside;
+    for (const std::string& folder : step_folders(checkpoints_folder)) {
+        const fs::path path(folder);
+        if (*step_of(path.filename().string()) <= step) continue;
+        aside.push_back((path.parent_path() / ("old-" + path.filename().string())).string());
+        if (fs::exists(aside.back())) remove_folder(aside.back());
+        std::error_code error;
+        fs::rename(path, aside.back(), error);
+        if (error) throw SystemError(fmt::format("cannot rename {} to {}: {}", folder, aside.back(), error.message()));
+    }
+    return aside;
 }
 
 } // namespace tessera

@@ -54,4 +54,9 @@ std::int64_t vocabulary_without_data(const Config& config) {
     return tokenizer == "bpe" ? said : 0;
 }
 
+bool has_validation(const Config& config) {
+    const bool files = config.get(data_reader) != "synthetic" && !config.get(data_validation_files).empty();
+    return files || config.get(data_validation_fraction) > 0;
+}
+
 } // namespace tessera

@@ -35,5 +35,7 @@ SampleOrderOptions order_options(const Config& config, const Dataset& dataset, S
 // The vocabulary that the configuration alone tells (byte, bpe, synthetic, tokens with vocab_size); 0 when it takes the
 // data to know.
 std::int64_t vocabulary_without_data(const Config& config);
+// Whether the data will have a part to evaluate on.
+bool has_validation(const Config& config);
 
 } // namespace tessera

@@ -3,16 +3,20 @@
 #include "core/run/evaluation.hpp"
 
 #include "core/data/options.hpp"
+
 namespace tessera {
 
 Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory)
     : ground_(ground), experiment_(experiment), every_(ground.config.get(evaluate_every)) {
-    if (every_ < 0) ground.config.refuse(evaluate_every.name, "must be at least 0");
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
     executor_ = std::make_unique<Executor>(program.model.graph, program.layout, program.plan, memory, ground.groups,
                                            ground.stream);
     inputs_ = {executor_->view(program.model.tokens), executor_->view(program.model.targets)};
+}
+
+void Evaluation::check_keys(const Config& config) {
+    if (config.get(evaluate_every) < 0) config.refuse(evaluate_every.name, "must be at least 0");
 }
 
 bool Evaluation::due(std::int64_t steps_done, bool last) const {

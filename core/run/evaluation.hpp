@@ -18,6 +18,9 @@ public:
     // All arguments must outlive it. `memory` is shared with training: they take turns.
     Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory);
 
+    // Reads the key above. Throws ConfigError for a wrong value.
+    static void check_keys(const Config& config);
+
     // Never without a validation split.
     bool due(std::int64_t steps_done, bool last) const;
     EvaluationRecord run(std::int64_t steps_done); // called by all ranks together

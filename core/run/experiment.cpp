@@ -6,6 +6,7 @@
 #include "core/optimizers/optimizer.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
+#include "kernels/nearest_name.hpp"
 #include "parallel/strategies/catalog.hpp"
 
 #include <algorithm>
@@ -27,8 +28,10 @@ Experiment common(const Config& config, std::int64_t vocabulary) {
     experiment.seed = static_cast<std::uint64_t>(seed);
     experiment.sizes.sequence_length = at_least_one(config, training_sequence);
     experiment.sizes.vocabulary = vocabulary;
-    experiment.sizes.compute = dtype_named(config.get(training_dtype));
-    if (experiment.sizes.compute == DType::i32) config.refuse(training_dtype.name, "must be f32 or bf16");
+    const std::string dtype = config.get(training_dtype);
+    if (dtype != "f32" && dtype != "bf16")
+        config.refuse(training_dtype.name, no_such_name("dtype of a computation", dtype, {"bf16", "f32"}));
+    experiment.sizes.compute = dtype_named(dtype);
     return experiment;
 }
 
@@ -136,7 +139,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));
     if (dataset != nullptr)
         experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes, view.ranks);
-    else
+    else if (has_validation(config))
         experiment.evaluation_batches = view.ranks; // what it needs does not depend on how long it goes on
     if (experiment.evaluation_batches > 0) plan_evaluation_program(config, view, stream, experiment);
     return experiment;

@@ -90,9 +90,13 @@ std::string json_line(const EvaluationRecord& record) {
 }
 
 Metrics::Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step)
-    : log_(log), log_every_(config.get(metrics_log_every)),
-      file_(cut_file(run_folder / "metrics.jsonl", resumed_step, log), TextFile::Mode::append) {
-    if (log_every_ < 1) config.refuse(metrics_log_every.name, "expected at least 1");
+    : log_(log), log_every_(log_every(config)),
+      file_(cut_file(run_folder / "metrics.jsonl", resumed_step, log), TextFile::Mode::append) {}
+
+std::int64_t Metrics::log_every(const Config& config) {
+    const std::int64_t every = config.get(metrics_log_every);
+    if (every < 1) config.refuse(metrics_log_every.name, "expected at least 1");
+    return every;
 }
 
 void Metrics::step(const StepRecord& record) {

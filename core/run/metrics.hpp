@@ -48,10 +48,13 @@ std::string json_line(const EvaluationRecord& record);
 // progress line of a terminal.
 class Metrics {
 public:
+    // metrics.log_every. Throws ConfigError when it is below 1.
+    static std::int64_t log_every(const Config& config);
+
     // `log` must outlive this. Keeps of an existing file the lines up to `resumed_step` (0: a new run, none), in one
     // atomic replacement, so that a resumed run leaves one sequence of steps. Lines that are no record, as a crash
-    // leaves them, are dropped with a warning. Throws SystemError when the file cannot be written, ConfigError for
-    // metrics.log_every < 1.
+    // leaves them, are dropped with a warning. Throws SystemError when the file cannot be written, ConfigError as
+    // log_every does, before it touches the file.
     Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step);
 
     void step(const StepRecord& record);

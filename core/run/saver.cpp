@@ -11,9 +11,18 @@ Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor&
              const std::filesystem::path& run_folder)
     : ground_(ground), experiment_(experiment), executor_(executor), log_(log),
       team_(team_of(ground.groups.all(), ground.stream)), folder_((run_folder / "checkpoints").string()),
-      interval_(ground.config.get(checkpoint_interval)), keep_(ground.config.get(checkpoint_keep)) {
-    if (interval_ < -1) ground.config.refuse(checkpoint_interval.name, "must be at least -1");
-    if (keep_ < 0) ground.config.refuse(checkpoint_keep.name, "must be at least 0");
+      interval_(ground.config.get(checkpoint_interval)), keep_(ground.config.get(checkpoint_keep)) {}
+
+void Saver::check_keys(const Config& config) {
+    if (config.get(checkpoint_interval) < -1) config.refuse(checkpoint_interval.name, "must be at least -1");
+    if (config.get(checkpoint_keep) < 0) config.refuse(checkpoint_keep.name, "must be at least 0");
+    if (config.get(checkpoint_resume).empty())
+        config.refuse(checkpoint_resume.name, "expected auto, never or the path of a checkpoint");
+}
+
+void Saver::check_start(const Config& config) {
+    const std::string resume = config.get(checkpoint_resume);
+    if (resume != "auto" && resume != "never") Checkpoint{resume};
 }
 
 bool Saver::due(std::int64_t steps_done, bool last) const {
@@ -68,10 +77,17 @@ void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
     expect("data.fingerprint", ground_.dataset.fingerprint(), "data.files");
 }
 
+void Saver::set_aside_after(std::int64_t step) {
+    if (team_.rank != 0) return;
+    for (const std::string& path : set_aside_checkpoints_after(folder_, step))
+        log_.info(fmt::format("this run starts from step {}: a checkpoint of a later step is now {}", step, path));
+}
+
 std::int64_t Saver::start_or_resume() {
     const std::string path = checkpoint_to_resume();
     if (path.empty()) {
         initialize_weights(experiment_.train, executor_, experiment_.seed);
+        set_aside_after(0);
         return 0;
     }
     const Checkpoint checkpoint(path);
@@ -81,6 +97,7 @@ std::int64_t Saver::start_or_resume() {
         log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
     log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
                           checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
+    set_aside_after(checkpoint.step());
     return checkpoint.step();
 }
 

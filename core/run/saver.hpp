@@ -22,7 +22,13 @@ public:
     Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
           const std::filesystem::path& run_folder);
 
-    // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Called by all ranks.
+    // Reads the keys above. Throws ConfigError for a wrong value.
+    static void check_keys(const Config& config);
+    // Throws ConfigError unless the checkpoint that checkpoint.resume names, if it names one, opens.
+    static void check_start(const Config& config);
+
+    // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Checkpoints of later steps
+    // in the run's folder are set aside. Called by all ranks.
     std::int64_t start_or_resume();
 
     bool due(std::int64_t steps_done, bool last) const;
@@ -30,6 +36,7 @@ public:
 
 private:
     std::string checkpoint_to_resume() const;
+    void set_aside_after(std::int64_t step);
     void check_same_experiment(const Checkpoint& checkpoint) const;
 
     Ground ground_;

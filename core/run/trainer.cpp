@@ -62,6 +62,15 @@ std::vector<View> batch_views(const Executor& executor, const Model& model) {
 
 } // namespace
 
+void Trainer::check_keys(const Config& config, const Experiment& experiment) {
+    Schedule(config, config.get(optimizer_rate), experiment.steps);
+    SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
+    Saver::check_keys(config);
+    Evaluation::check_keys(config);
+    Metrics::log_every(config);
+    Log::wants_color(config);
+}
+
 Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,

@@ -18,6 +18,10 @@ namespace tessera {
 
 class Trainer {
 public:
+    // Reads every key of a run that planning has not read, and throws ConfigError for what is wrong: before anything is
+    // written, on all ranks alike.
+    static void check_keys(const Config& config, const Experiment& experiment);
+
     // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all
     // ranks together; all arguments outlive the trainer.
     Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder);

@@ -20,7 +20,6 @@ Host host_of(std::vector<int> cores, std::map<std::string, std::string> environm
     host.environment = [environment](const std::string& name) {
         return environment.contains(name) ? environment.at(name) : std::string();
     };
-    host.terminal = true;
     host.srun_has_pmix = [pmix] { return pmix; };
     return host;
 }
@@ -92,15 +91,13 @@ TEST(Job, ThreadsComeFromTheLineThenTheEnvironmentThenTheCores) {
     EXPECT_THROW(plan_job({"p"}, 2, 0, host_of(cores, {{"OMP_NUM_THREADS", "many"}})), ConfigError);
 }
 
-TEST(Job, TellsOpenMpiAboutRootTerminalAndTransport) {
+TEST(Job, TellsOpenMpiAboutRootAndTransport) {
     Host host = host_of({0, 1}, {{"OMPI_MCA_btl", "self,tcp"}});
     EXPECT_EQ(plan_job({"p"}, 1, 1, host).environment, (std::map<std::string, std::string>{{"OMP_NUM_THREADS", "1"}}));
     host.root = true;
-    host.terminal = false;
     const Job job = plan_job({"p"}, 1, 1, host);
     EXPECT_EQ(job.environment.at("OMPI_ALLOW_RUN_AS_ROOT"), "1");
     EXPECT_EQ(job.environment.at("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1");
-    EXPECT_EQ(job.environment.at("TERM"), "dumb");
     EXPECT_FALSE(job.environment.contains("OMPI_MCA_btl")); // what a person chose stays
 }
 

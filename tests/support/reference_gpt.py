@@ -10,17 +10,17 @@ Tensors have the names and shapes of a checkpoint (V vocabulary, T block, C widt
     layers.I.attention_norm.scale (C)      layers.I.attention.qkv.weight (3, H, D, C)   layers.I.attention.out.weight (C, H, D)
     layers.I.mlp_norm.scale (C)            layers.I.mlp.up.weight (F, C)                layers.I.mlp.down.weight (C, F)
 and with biases a .bias beside each of the layers' weights and of the norms' scales, shaped as its output: (3, H, D), (C), (F).
-Needs torch (1.13 or later) and h5py; everything runs on the CPU, in float32 unless the model is made .double().
+Needs torch (1.13 or later); everything runs on the CPU, in float32 unless the model is made .double().
 """
 import math
-import os
 import typing
 
-import h5py
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from runs import read_tensors
 
 
 class LayerNorm(nn.Module):
@@ -128,22 +128,6 @@ class Gpt(nn.Module):
                 if tuple(arrays[name].shape) != shape:
                     raise ValueError(f"{name} is {tuple(arrays[name].shape)}, expected {shape}")
                 parameter.copy_(torch.from_numpy(np.asarray(arrays[name], np.float64)).reshape(parameter.shape))
-
-
-def read_tensors(folder):
-    """{name: array} of a checkpoint's index.h5, without the metadata. A missing file of a rank is an error."""
-    tensors = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            for source in item.virtual_sources() if item.is_virtual else ():
-                if not os.path.exists(os.path.join(folder, source.file_name)):  # HDF5 itself would show NaN
-                    raise FileNotFoundError(os.path.join(folder, source.file_name))
-            tensors[name] = item[()]
-
-    with h5py.File(os.path.join(folder, "index.h5"), "r") as file:
-        file.visititems(visit)
-    return tensors
 
 
 def load(folder, gelu="exact"):

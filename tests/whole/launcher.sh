@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
-unset OMP_NUM_THREADS OMPI_MCA_btl SLURM_JOB_ID NO_COLOR
+unset OMP_NUM_THREADS OMP_WAIT_POLICY OMPI_MCA_btl SLURM_JOB_ID NO_COLOR
 failures=0
 
 fail() {
@@ -76,6 +76,7 @@ for ranks in 1 2 4; do
     else
         [ $((ranks * threads)) -gt "$cores" ] || fail "$ranks ranks of $threads threads are not bound to $cores cores"
         grep -q 'not bound and share the cores' err || fail "nothing was said: $(cat err)"
+        grep -q 'OMP_WAIT_POLICY=passive' out || fail "waiting threads would keep their core: $(cat out)"
         grep -q 'OMPI_MCA_mpi_yield_when_idle=1' out || fail "waiting ranks would keep their core: $(cat out)"
     fi
 done
@@ -92,11 +93,11 @@ env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun "${options[
 mkdir bin
 cat >bin/mpirun <<'SH'
 #!/bin/sh
-echo "threads $OMP_NUM_THREADS terminal $TERM: $*"
+echo "threads $OMP_NUM_THREADS: $*"
 exit 75
 SH
 chmod +x bin/mpirun
-PATH=$folder/bin:$PATH expect 75 'threads 1 terminal dumb: -n 1 --map-by slot:PE=1 --bind-to core' launch -t 1 gpt.toml
+PATH=$folder/bin:$PATH expect 75 'threads 1: -n 1 --map-by slot:PE=1 --bind-to core' launch -t 1 gpt.toml
 (PATH=/nowhere && "$TESSERA" launch gpt.toml) 2>err && fail "launch without mpirun succeeded"
 grep -q 'cannot start mpirun: No such file or directory' err || fail "launch without mpirun: $(cat err)"
 "$TESSERA" config explain >/dev/full 2>err && fail "a full disk went unseen"

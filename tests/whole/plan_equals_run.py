@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `tessera plan` says a rank will hold is what that rank of the run allocates, kind by kind, to the byte; and the
+process really grows by it."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import runs
+
+KEYS = {
+    "data.files": ["text.txt"], "data.tokenizer": "byte",
+    "model.n_layers": 2, "model.n_heads": 4, "model.dim": 48,
+    "training.steps": 1, "training.seq_len": 24, "training.global_batch_size": 16, "training.local_batch_size": 2,
+    "checkpoint.interval": -1,
+}
+KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "communication", "data"]
+
+# (words, ranks): 8 micro-batches of 2 rows unless said otherwise
+CASES = [
+    ([], 1), ([], 2), ([], 3), ([], 4),
+    (["training.dtype=bf16"], 1), (["training.dtype=bf16", "parallelism.shared_memory=false"], 3),
+    (["training.local_batch_size=16"], 1), (["training.local_batch_size=0", "training.gradient_accumulation_steps=4"], 2),
+    (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
+    (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
+    (["parallelism.shared_memory=false"], 4), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
+    (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
+]
+
+
+def number(text):
+    return int(text.replace(",", ""))
+
+
+def planned(words, ranks, rank, options=()):
+    out = runs.tessera("plan", "-n", ranks, "--rank", rank, *options, "gpt.toml", *words).out
+    table = out[out.index("Memory of a rank, bytes"):]
+    return {kind: number(bytes_) for kind, bytes_ in re.findall(r"^  (\w+) +([\d,]+)  +[\d.]+ MiB$", table, re.MULTILINE)}
+
+
+def allocated(run_folder, rank):
+    said = pathlib.Path(run_folder, "logs", f"rank-{rank:04d}.log").read_text(encoding="utf-8")
+    total, kinds = re.search(r"allocated ([\d,]+) bytes \((.*)\)$", said, re.MULTILINE).groups()
+    return {"total": number(total), **{kind: number(bytes_) for kind, bytes_ in re.findall(r"(\w+) ([\d,]+)", kinds)}}
+
+
+def check_case(index, words, ranks):
+    folder = f"run-{index}"
+    runs.train("gpt.toml", f"run.folder={folder}", *words, ranks=ranks)
+    by_rank = [planned(words, ranks, rank) for rank in range(ranks)]
+    for rank, plan in enumerate(by_rank):
+        assert list(plan) == KINDS + ["total"], f"{words}: kinds {list(plan)}"
+        assert plan["total"] == sum(plan[kind] for kind in KINDS), f"{words}: the kinds do not add up: {plan}"
+        found = allocated(folder, rank)
+        assert found == plan, f"{words} on {ranks} ranks, rank {rank}: planned {plan}, allocated {found}"
+    return by_rank[0]
+
+
+def check_meaning(plans):
+    """The figures follow from what was asked for: they are no constants that happen to agree."""
+    one, two = plans[0], plans[1]
+    assert one["gradients"] > two["gradients"], "8 micro-batches on a rank need one sum more than 4"
+    parameters = number(re.search(r"Parameters ([\d,]+)", runs.tessera("plan", "gpt.toml").out).group(1))
+    assert 4 * parameters <= one["weights"] < 4.2 * parameters, f"{parameters} parameters in {one['weights']} bytes"
+    assert 8 * parameters <= one["optimizer"] < 8.4 * parameters, f"two moments in {one['optimizer']} bytes"
+    no_momentum = plans[CASES.index((["optimizer.name=sgd", "optimizer.momentum=0"], 1))]
+    assert no_momentum["optimizer"] == 0, no_momentum
+    far = planned([], 2, 0, ["--many-hosts"])
+    messages = runs.tessera("plan", "-n", 2, "gpt.toml", "parallelism.shared_memory=false").out
+    assert far == planned(["parallelism.shared_memory=false"], 2, 0), "two ways of having no shared memory"
+    assert far["communication"] != two["communication"] or far == two, far
+    assert "by messages" in messages and "in shared memory" not in messages, messages
+
+
+def peak_of(name, words):
+    """The greatest resident size of a run, in bytes, from the kernel's account of an ended child. A child begins with the
+    size of its parent: so it is started by a small one, which holds no numpy."""
+    small_parent = """import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
+    command = runs.command(["train", "gpt.toml", f"run.folder={name}", *words], 0)
+    return 1024 * int(subprocess.run([sys.executable, "-c", small_parent, *command], env=runs.environment(), check=True,
+                                     capture_output=True, timeout=runs.TIMEOUT).stdout)
+
+
+def check_process():
+    """Between a small and a larger model the process grows by what the plan grows by, up to a tenth."""
+    large = ["model.dim=256", "training.seq_len=64", "training.local_batch_size=4"]
+    plan = planned(large, 1, 0)["total"] - planned([], 1, 0)["total"]
+    process = peak_of("large", large) - peak_of("small", [])
+    assert 0.9 < process / plan < 1.15, f"planned {plan} bytes more, the process took {process} more"
+    print(f"a larger model: {plan} bytes more planned, {process} bytes more resident")
+
+
+with runs.folder():
+    runs.write_text("text.txt", 8_000)
+    runs.write_config("gpt.toml", KEYS)
+    plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
+    check_meaning(plans_of_rank_0)
+    check_process()
+print(f"{len(CASES)} runs allocate what was planned")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person got wrong is answered with exit code 2 and one sentence that names the place, the finding and what was
+expected, and nothing is left behind. Each case is also started right, so that it is refused for its own reason."""
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import runs
+
+KEYS = {
+    "data.files": ["text.txt"],
+    "model.n_layers": 1, "model.n_heads": 2, "model.dim": 32,
+    "training.steps": 2, "training.seq_len": 16, "training.global_batch_size": 8, "training.local_batch_size": 2,
+    "checkpoint.interval": 0,
+}
+TOKENS = ["data.reader=tokens", "data.vocab_size=50", "data.validation_fraction=0"]
+
+# (words after `tessera`, what the sentence must hold); `train` is of gpt.toml unless a config is named.
+CONFIG = [
+    (["train", "typo.toml"], "typo.toml:10:1: no key named 'training.stepz'; did you mean 'training.steps'?"),
+    (["train", "section.toml"], "section.toml:1:2: no section named 'modle'; did you mean 'model'?"),
+    (["train", "type.toml"], "type.toml:10:1: training.steps = 'two': expected an integer, found a string"),
+    (["train", "syntax.toml"], "syntax.toml:2:"),
+    (["train", "nowhere.toml"], "cannot read nowhere.toml: No such file or directory"),
+    (["train", "gpt.toml", "training.steps"], "command line: 'training.steps' is not of the form section.key=value"),
+    (["train", "gpt.toml", "training.steps=2.5"], "command line: training.steps = 2.5: expected an integer"),
+    (["train", "gpt.toml", "training.step=3"], "command line: no key named 'training.step'; did you mean 'training.steps'?"),
+    (["train", "heads.toml"], "heads.toml:6:1: model.n_heads = 5: model.dim = 32 cannot be cut into 5 heads"),
+    (["train", "batch.toml"], "batch.toml:12:1: training.global_batch_size = 9: is no multiple of training.local_batch_size = 2"),
+    (["train", "gpt.toml", "training.steps=0"], "command line: training.steps = 0: must be at least 1"),
+    (["train", "gpt.toml", "training.seed=-1"], "command line: training.seed = -1: "),
+    (["train", "gpt.toml", "training.dtype=fp16"], "command line: training.dtype = \"fp16\": "),
+    (["train", "gpt.toml", "model.type=gtp"], "no model named 'gtp'; did you mean 'gpt'?"),
+    (["train", "gpt.toml", "model.activation=gleu"], "no activation named 'gleu'; did you mean 'gelu'?"),
+    (["train", "gpt.toml", "model.dropout=1"], "command line: model.dropout = 1"),
+    (["train", "gpt.toml", "optimizer.name=adamm"], "no optimizer named 'adamm'; did you mean 'adam'?"),
+    (["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum"),
+    (["train", "gpt.toml", "lr_scheduler.type=cosin"], "no schedule named 'cosin'; did you mean 'cosine'?"),
+    (["train", "gpt.toml", "lr_scheduler.warmup_steps=-1"], "command line: lr_scheduler.warmup_steps = -1: must be at least 0"),
+    (["train", "gpt.toml", "data.order=shuffel"], "no sample order named 'shuffel'; did you mean 'shuffle'?"),
+    (["train", "gpt.toml", "metrics.color=sometimes"], "command line: metrics.color = \"sometimes\": no choice named 'sometimes'"),
+    (["train", "gpt.toml", "metrics.log_every=0"], "command line: metrics.log_every = 0: expected at least 1"),
+    (["train", "gpt.toml", "metrics.evaluate_every=-1"], "command line: metrics.evaluate_every = -1: must be at least 0"),
+    (["train", "gpt.toml", "checkpoint.interval=-2"], "command line: checkpoint.interval = -2: must be at least -1"),
+    (["train", "gpt.toml", "checkpoint.keep_latest_k=-1"], "command line: checkpoint.keep_latest_k = -1: must be at least 0"),
+    (["train", "gpt.toml", "run.name=../elsewhere"], "command line: run.name = \"../elsewhere\": expected a name without '/'"),
+    (["train", "gpt.toml", "run.threads=-1"], "command line: run.threads = -1: must be from 0 to 4096"),
+    (["train", "gpt.toml", "parallelism.data_parallel_degree=2"], "parallelism.data_parallel_degree = 2: "),
+]
+DATA = [
+    (["train", "gpt.toml", 'data.files=["missing.txt"]'], "missing.txt: there is no such file"),
+    (["train", "gpt.toml", "data.files=[]"], "command line: data.files = []: names no file to train on"),
+    (["train", "gpt.toml", 'data.files=["empty.txt"]'], "empty.txt"),
+    (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"], "short.txt has 10 tokens for training, a window of 16 needs 17"),
+    (["train", "gpt.toml", "data.reader=texts"], "no reader named 'texts'; did you mean 'text'?"),
+    (["train", "gpt.toml", "data.tokenizer=bite"], "no tokenizer named 'bite'; did you mean 'byte'?"),
+    (["train", "gpt.toml", *TOKENS, 'data.files=["magic.bin"]'], "magic.bin: not a token file (magic 7, expected 20240520 or 20240801)"),
+    (["train", "gpt.toml", *TOKENS, 'data.files=["version.bin"]'], "version.bin: version 9 of this format, expected 1"),
+    (["train", "gpt.toml", *TOKENS, 'data.files=["cut.bin"]'], "cut.bin: the header says 999 tokens of 2 bytes, but 1200 bytes follow it (truncated)"),
+    (["train", "gpt.toml", *TOKENS, 'data.files=["header.bin"]'], "header.bin: not a token file (5 bytes, the header alone has 1024)"),
+]
+WITHOUT_CHECKPOINT = [
+    (["generate", "empty"], "empty"),
+    (["generate", "nowhere"], "nowhere"),
+    (["evaluate", "empty"], "empty"),
+    (["inspect", "empty"], "empty"),
+    (["inspect", "nowhere"], "nowhere"),
+    (["inspect"], "found no argument; usage: tessera inspect CHECKPOINT|RUN"),
+    (["train", "gpt.toml", "checkpoint.resume=nowhere"], "nowhere"),
+    (["plan", "gpt.toml", "-n", "0"], "--ranks 0: expected a whole number from 1 to"),
+    (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
+]
+LAUNCHERS = [
+    ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun started 4 ranks, but MPI sees 1"),
+    ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "srun started 4 tasks, but MPI sees 1: use srun --mpi=pmix"),
+    ({"PMI_SIZE": "4"}, "a PMI launcher started 4 ranks, but MPI sees 1"),
+]
+
+failures = []
+
+
+def state():
+    """Every path below the folder, with a file's content."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in pathlib.Path().rglob("*")}
+
+
+def refused(words, sentence, **options):
+    """Exit code 2, that one sentence, nothing on the standard output, and no path made or changed."""
+    before = state()
+    try:
+        run = runs.tessera(*words, code=2, **options)
+        assert sentence in run.err, f"expected '{sentence}', found: {run.err}"
+        if not options:
+            assert not run.err.startswith("tessera: rank"), f"names a rank although it is alone: {run.err}"
+        lines = [line for line in run.err.splitlines() if line.startswith("tessera:")]
+        assert len(lines) == 1, f"{len(lines)} sentences: {run.err}"
+        if not options.get("ranks"):  # mpirun adds words of its own
+            assert run.err.count("\n") == 1, f"more than a sentence: {run.err}"
+        assert not run.out, f"on the standard output: {run.out}"
+        left = [path for path, content in state().items() if before.get(path, 0) != content]
+        assert not left, f"left behind: {left}"
+    except AssertionError as error:
+        failures.append(f"tessera {' '.join(words)} {options or ''}: {error}")
+
+
+def write_inputs():
+    runs.write_text("text.txt", 6_000)
+    pathlib.Path("empty.txt").touch()
+    pathlib.Path("short.txt").write_text("0123456789", encoding="utf-8")
+    pathlib.Path("empty").mkdir()
+    runs.write_config("gpt.toml", KEYS)
+    text = pathlib.Path("gpt.toml").read_text(encoding="utf-8")
+    for name, old, new in (("typo", "steps =", "stepz ="), ("type", "steps = 2", "steps = \"two\""),
+                           ("heads", "n_heads = 2", "n_heads = 5"),
+                           ("batch", "global_batch_size = 8", "global_batch_size = 9")):
+        assert old in text, old
+        pathlib.Path(f"{name}.toml").write_text(text.replace(old, new), encoding="utf-8")
+    pathlib.Path("section.toml").write_text("[modle]\ndim = 3\n", encoding="utf-8")
+    pathlib.Path("syntax.toml").write_text("[model]\ndim = = 3\n", encoding="utf-8")
+    tokens = [index % 50 for index in range(600)]
+    runs.write_tokens("good.bin", tokens)
+    runs.write_tokens("magic.bin", tokens, magic=7)
+    runs.write_tokens("version.bin", tokens, version=9)
+    runs.write_tokens("cut.bin", tokens, count=999)
+    pathlib.Path("header.bin").write_bytes(b"short")
+    runs.write_tokens("beyond.bin", [*tokens[:300], 50, *tokens[301:]])
+
+
+def check_late():
+    """A token beyond the vocabulary is found when it is read, in a run that has begun."""
+    run = runs.train("gpt.toml", *TOKENS, 'data.files=["beyond.bin"]', "run.name=beyond", "training.steps=9", code=2)
+    assert run.err == "tessera: beyond.bin: token number 300 is 50, beyond the vocabulary of 50\n", run.err
+
+
+def check_divergence():
+    """No config error: the run was fine until it was not. Exit code 1, and no checkpoint of it."""
+    words = ["gpt.toml", "optimizer.lr=1e30", "lr_scheduler.warmup_steps=0", "training.steps=50"]
+    for ranks in (0, 2):
+        run = runs.train(*words, f"run.folder=diverged-{ranks}", ranks=ranks, code=1)
+        assert 1 <= run.err.count("diverged at step ") <= max(ranks, 1), run.err  # each rank sees it, the first ends all
+        assert not runs.checkpoints(f"diverged-{ranks}"), "a diverged run was saved"
+
+
+with runs.folder():
+    write_inputs()
+    for case in CONFIG + DATA + WITHOUT_CHECKPOINT:
+        refused(*case)
+    for variables, text in LAUNCHERS:
+        refused(["train", "gpt.toml"], text, extra=variables)
+    refused(["train", "gpt.toml", "training.global_batch_size=2"], "is 1 micro-batch of 2 (training.local_batch_size) for 2 ranks", ranks=2)
+    refused(["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum", ranks=2)
+    check_late()
+    check_divergence()
+    runs.train("gpt.toml", ranks=2)
+    runs.train("gpt.toml", *TOKENS, 'data.files=["good.bin"]', "run.name=tokens")
+    refused(["generate", "runs/tokens"], "holds no tokenizer: its data were token ids")
+    refused(["generate", "runs/gpt", "--temperature", "cold"], "--temperature: 'cold' is no number of at least 0")
+for failure in failures:
+    print(f"FAILED: {failure}")
+if failures:
+    sys.exit(1)
+print(f"{len(CONFIG + DATA + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")

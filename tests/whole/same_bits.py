@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
+2 threads, in shared memory and by messages, in f32 and bf16. And what must differ does, so the comparison can fail."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import runs
+
+KEYS = {
+    "data.files": ["text.txt"],
+    "model.n_layers": 2, "model.n_heads": 4, "model.dim": 64, "model.dropout": 0.1,
+    "training.steps": 20, "training.seq_len": 32, "training.global_batch_size": 16, "training.local_batch_size": 2,
+    "lr_scheduler.warmup_steps": 5,
+    "metrics.evaluate_every": 8, "metrics.evaluate_batches": 7,
+    "checkpoint.interval": 0,
+}
+MOMENTS = ("optimizer.first_moment/", "optimizer.second_moment/")
+
+
+def run(name, *words, **options):
+    runs.train("gpt.toml", f"run.folder={name}", *words, **options)
+    return runs.read(name)
+
+
+def check_content(result):
+    """That there is something to compare."""
+    assert list(result.losses) == list(result.grad_norms) == list(range(1, 21)), result.losses
+    assert list(result.evaluations) == [8, 16, 20], result.evaluations
+    assert float(result.losses[20]) < float(result.losses[1]) - 0.5, f"it does not learn: {result.losses}"
+    weights = [name for name in result.tensors if "/" not in name]
+    assert len(weights) == 2 + 2 * 6 + 1, weights
+    for name in weights:
+        for tensor in (name, *(moment + name for moment in MOMENTS)):
+            assert np.isfinite(result.tensors[tensor]).all() and result.tensors[tensor].any(), tensor
+
+
+def check_spread(dtype, others):
+    """One rank with one thread against `others`: (name, words, options)."""
+    one = run(f"{dtype}-1", f"training.dtype={dtype}")
+    check_content(one)
+    for name, words, options in others:
+        folder = f"{dtype}-{name}"
+        result = run(folder, f"training.dtype={dtype}", *words, **options)
+        assert runs.writers(runs.checkpoints(folder)[-1]) == options.get("ranks", 1), f"{folder}: on other ranks"
+        runs.expect_same(one, result, f"{dtype}: 1 rank and {name}")
+    return one
+
+
+def check_controls(one):
+    """The comparison finds another seed, another order of sums, and one bit in one state."""
+    for name, word in (("another seed", "training.seed=2"), ("other sums", "run.reproducible=false")):
+        found = runs.differences(one, run(name.replace(" ", "-"), word))
+        assert any(line.startswith("losses:") for line in found), f"{name}: losses: {found}"
+        assert any(line.startswith("layers.0.mlp.up.weight:") for line in found), f"{name}: weights: {found}"
+    name = MOMENTS[1] + "norm.scale"
+    state = one.tensors[name].copy()
+    state.view(np.uint32)[3] ^= 1
+    found = runs.differences(one, one._replace(tensors={**one.tensors, name: state}))
+    assert found == [f"{name}: 1 of 64 elements differ"], found
+
+
+with runs.folder():
+    runs.write_text("text.txt", 20_000)
+    runs.write_config("gpt.toml", KEYS)
+    two_threads = {"OMP_NUM_THREADS": "2"}
+    f32 = check_spread("f32", [
+        ("2-ranks", [], {"ranks": 2}),
+        ("3-ranks", [], {"ranks": 3}),  # 4, 2 and 2 of the 8 micro-batches
+        ("4-ranks", [], {"ranks": 4}),
+        ("2-threads", ["run.threads=2"], {}),
+        ("3-ranks-2-threads-messages", ["parallelism.shared_memory=false"], {"ranks": 3, "extra": two_threads}),
+        ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
+    ])
+    bf16 = check_spread("bf16", [
+        ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
+        ("3-ranks", [], {"ranks": 3}),
+        ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
+    ])
+    assert any(line.startswith("losses:") for line in runs.differences(f32, bf16)), "bf16 computes in f32"
+    check_controls(f32)
+print("the same bits however it is spread, and other bits where they must be")
