@@ -26,6 +26,8 @@ bool Trainer::train() {
 
 void Trainer::train_step(std::int64_t step) {
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step)};
+    *executor_.view(experiment_.train.model.scale).as<float>() =
+        1.0f / static_cast<float>(experiment_.batch.global * experiment_.sizes.sequence_length);
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(inputs_); });
     executor_.update(state);
@@ -86,8 +88,6 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, c
       inputs_(batch_views(executor_, experiment.train.model)) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
-    *executor_.view(experiment.train.model.scale).as<float>() =
-        1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
 }
 
 } // namespace tessera
