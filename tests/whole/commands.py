@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands around a run, and what a run leaves: metrics, logs, config; readers, tokenizers, schedules, optimizers; and
 an output that holds no code of a terminal where there is none, also under mpirun, which gives each rank one."""
-import json
 import math
 import os
 import pathlib
@@ -38,12 +37,14 @@ def check_launch():
         assert expected in out, f"expected '{expected}', found: {out}"
     assert len(re.findall("^step: ", out, re.MULTILINE)) == 4, out
     assert "\x1b" not in out and "\r" not in out, repr(out)
-    names = {str(path.relative_to("two")) for path in pathlib.Path("two").rglob("*") if path.is_file() and "checkpoints" not in path.parts}
+    names = {str(path.relative_to("two")) for path in pathlib.Path("two").rglob("*")
+             if path.is_file() and "checkpoints" not in path.parts}
     assert names == {"config.toml", "config_origins.txt", "metrics.jsonl", "logs/rank-0000.log", "logs/rank-0001.log"}, names
     for rank in (0, 1):
         log = "\n".join(lines_of(f"two/logs/rank-{rank:04d}.log"))
         assert "[info] two on " in log and "[info] done: two" in log and "\x1b" not in log, log
-    assert runs.tessera("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=bad", "model.n_heads=3", code=2).err.count("model.n_heads = 3") == 1
+    bad = runs.tessera("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=bad", "model.n_heads=3", code=2)
+    assert bad.err.count("model.n_heads = 3") == 1, bad.err
     assert not pathlib.Path("bad").exists()
 
 
@@ -81,7 +82,8 @@ def check_generate():
         return runs.tessera("generate", "two", "--tokens", 30, *words).out
 
     text = generate("--prompt", "the ")
-    assert text.startswith("the ") and len(text) == 4 + 30 + 1 and set(text) <= set(pathlib.Path("text.txt").read_text(encoding="utf-8") + "\n"), repr(text)
+    letters = set(pathlib.Path("text.txt").read_text(encoding="utf-8"))
+    assert text.startswith("the ") and text.endswith("\n") and len(text) == 4 + 30 + 1 and set(text[:-1]) <= letters, repr(text)
     assert generate("--prompt", "the ") == text, "the same seed, another text"
     assert generate("--prompt", "the ", "--seed", 2) != text, "another seed, the same text"
     cold = generate("--prompt", "the ", "--temperature", 0)
@@ -117,7 +119,8 @@ def check_config():
 def on_terminal(words):
     """What a program writes to a terminal, read from its other end."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(words, env=runs.environment({"TERM": "xterm"}), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(words, env=runs.environment({"TERM": "xterm"}), stdin=subprocess.DEVNULL, stdout=theirs,
+                               stderr=theirs)
     os.close(theirs)
     text, until = b"", time.monotonic() + runs.TIMEOUT
     while time.monotonic() < until:
@@ -141,7 +144,8 @@ def check_terminal():
     starts = {
         "alone": runs.command(["train", *long, "run.folder=terminal-alone"], 0),
         "mpirun": runs.command(["train", *long, "run.folder=terminal-mpirun"], 2),
-        "a script below mpirun": [runs.MPIRUN, "1", "sh", "-c", '"$0" "$@"; exit $?', runs.PROGRAM, "train", *long, "run.folder=terminal-script"],
+        "a script below mpirun": [runs.MPIRUN, "1", "sh", "-c", '"$0" "$@"; exit $?',
+                                  *runs.command(["train", *long, "run.folder=terminal-script"], 0)],
         "launch": runs.command(["launch", "-n", "1", "-t", "1", *long, "run.folder=terminal-launch"], 0),
     }
     for name, words in starts.items():
@@ -149,8 +153,9 @@ def check_terminal():
         piped = subprocess.run(words, env=runs.environment({"TERM": "xterm"}), stdin=subprocess.DEVNULL, capture_output=True,
                                timeout=runs.TIMEOUT, check=True).stdout
         assert b"\x1b" not in piped and b"\r" not in piped and b"done: " in piped, f"{name}: {piped}"
-    # 9 threads on fewer cores are warned of: in yellow, unless NO_COLOR is set
-    threads = ["train", "gpt.toml", "run.threads=999", "training.steps=1", "checkpoint.interval=-1", "run.folder=colour"]
+    # A thread more than there are cores is warned of: in yellow, unless NO_COLOR is set
+    threads = ["train", "gpt.toml", f"run.threads={len(os.sched_getaffinity(0)) + 1}", "training.steps=1",
+               "checkpoint.interval=-1", "run.folder=colour"]
     assert "\x1b[33mwarning:" not in on_terminal(["env", "NO_COLOR=1", *runs.command(threads, 0)])
     assert "\x1b[33mwarning:" in on_terminal(runs.command(threads, 0))
 

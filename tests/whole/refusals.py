@@ -52,12 +52,14 @@ DATA = [
     (["train", "gpt.toml", 'data.files=["missing.txt"]'], "missing.txt: there is no such file"),
     (["train", "gpt.toml", "data.files=[]"], "command line: data.files = []: names no file to train on"),
     (["train", "gpt.toml", 'data.files=["empty.txt"]'], "empty.txt"),
-    (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"], "short.txt has 10 tokens for training, a window of 16 needs 17"),
+    (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"],
+     "short.txt has 10 tokens for training, a window of 16 needs 17"),
     (["train", "gpt.toml", "data.reader=texts"], "no reader named 'texts'; did you mean 'text'?"),
     (["train", "gpt.toml", "data.tokenizer=bite"], "no tokenizer named 'bite'; did you mean 'byte'?"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["magic.bin"]'], "magic.bin: not a token file (magic 7, expected 20240520 or 20240801)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["version.bin"]'], "version.bin: version 9 of this format, expected 1"),
-    (["train", "gpt.toml", *TOKENS, 'data.files=["cut.bin"]'], "cut.bin: the header says 999 tokens of 2 bytes, but 1200 bytes follow it (truncated)"),
+    (["train", "gpt.toml", *TOKENS, 'data.files=["cut.bin"]'],
+     "cut.bin: the header says 999 tokens of 2 bytes, but 1200 bytes follow it (truncated)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["header.bin"]'], "header.bin: not a token file (5 bytes, the header alone has 1024)"),
 ]
 WITHOUT_CHECKPOINT = [
