@@ -4,6 +4,7 @@
 #include "kernels/matmul.hpp"
 
 #include "kernels/cpu/matmul_block.hpp"
+#include "kernels/cpu/simd.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 
@@ -32,6 +33,9 @@ Range part_of(std::int64_t count, std::int64_t unit, std::int64_t parts, std::in
     return {std::min(count, units * index / parts * unit), std::min(count, units * (index + 1) / parts * unit)};
 }
 
+// Between words of a zipped group of rows: whole vectors, and an odd number, or few sets of the cache would take all.
+std::int64_t zipped_stride(std::int64_t rows) { return (ceil_divide(rows, simd::lanes) | 1) * simd::lanes; }
+
 // A product's tasks, each a block of c, and a task's cache blocks.
 struct Cuts {
     MatmulOperand a, b;
@@ -43,7 +47,11 @@ struct Cuts {
 
     std::int64_t tasks() const { return row_tasks * column_tasks; }
     std::int64_t chunk_floats() const { return chunk_columns * words; }
-    std::int64_t group_floats() const { return a_order == TileOrder::packed ? row_group * block_words + 16 : 0; }
+    bool packs_a() const { return a.stride_in_place() == 0; }
+    std::int64_t group_floats() const {
+        if (!packs_a()) return 0;
+        return (a_order == TileOrder::packed ? row_group : zipped_stride(row_group)) * block_words + 16;
+    }
     std::int64_t task_bytes() const { return align_up(4 * (chunk_floats() + group_floats())); }
 };
 
@@ -69,8 +77,11 @@ Cuts cuts_of(const Matmul& product, int threads) {
     Cuts cuts{};
     cuts.a = {nullptr, product.m, product.k, product.transpose_a, product.input, pairs};
     cuts.b = {nullptr, product.n, product.k, !product.transpose_b, product.input, pairs};
-    const bool in_place = cuts.a.stride_in_place() > 0;
-    cuts.a_order = !in_place ? TileOrder::packed : product.transpose_a ? TileOrder::columns : TileOrder::rows;
+    // A transposed a is read as it lies; its pairs are zipped, many rows at a time, so that whole vectors are moved.
+    if (product.transpose_a && (pairs || !cuts.packs_a()))
+        cuts.a_order = TileOrder::columns;
+    else
+        cuts.a_order = cuts.packs_a() ? TileOrder::packed : TileOrder::rows;
     cuts.words = cuts.a.words();
     // What is written between two blocks of k is rounded to c's dtype: a bf16 c takes all of k at once.
     const std::int64_t blocks = product.output == DType::bf16 ? 1 : ceil_divide(cuts.words, cached_words);
@@ -130,6 +141,10 @@ void multiply_chunk(const Matmul& product, const Cuts& cuts, Range rows, Range c
                     size = next_tile_rows(block.rows - tile);
                     pack_panel(cuts.a, row + tile, size, size, word, block.words, packed_a + tile * block.words);
                 }
+                block.a = packed_a;
+            } else if (cuts.packs_a()) {
+                block.a_stride = zipped_stride(block.rows);
+                pack_panel(cuts.a, row, block.rows, block.a_stride, word, block.words, packed_a);
                 block.a = packed_a;
             } else {
                 const std::int64_t stride = block.a_stride;

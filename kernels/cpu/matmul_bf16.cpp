@@ -23,6 +23,12 @@ struct PairMultiplyAdd {
     TESSERA_INLINE static void step(simd::Floats& sum, float a, simd::Floats b) {
         sum = simd::Floats(_mm512_dpbf16_ps(__m512(sum), __m512bh(_mm512_set1_ps(a)), __m512bh(b)));
     }
+    TESSERA_INLINE static void store(float* to, simd::Floats value) { simd::store(to, value); }
+    // Rounds like simd::store in one instruction; sums never are the subnormals that it would take for zero.
+    TESSERA_INLINE static void store(BFloat16* to, simd::Floats value) {
+        const __m256bh rounded = _mm512_cvtneps_pbh(__m512(value));
+        std::memcpy(static_cast<void*>(to), &rounded, sizeof rounded);
+    }
 };
 
 } // namespace

@@ -53,10 +53,7 @@ TESSERA_INLINE void zip_rows(const BFloat16* from, std::int64_t stride, std::int
             std::memcpy(&high, from + (2 * word + 1) * stride + x, sizeof high);
             const simd::Words zipped =
                 __builtin_convertvector(low, simd::Words) | __builtin_convertvector(high, simd::Words) << 16;
-            if (width == tile_rows)
-                std::memcpy(to + word * width, &zipped, tile_rows * sizeof(float)); // stores that cross no cache line
-            else
-                std::memcpy(to + word * width + x, &zipped, sizeof zipped);
+            std::memcpy(to + word * width + x, &zipped, sizeof zipped);
         }
 }
 

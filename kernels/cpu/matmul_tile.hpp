@@ -9,8 +9,8 @@
 
 namespace tessera::kernels {
 
-// Part of c as floats: `columns` of `rows` rows from c, or (write) to c. For tiles at the edge and for bf16; the sums
-// of a tile itself must never be indexed by a variable, or the compiler keeps them in memory.
+// Part of c as floats: `columns` of `rows` rows from c, or (write) to c. For tiles at the edge; the sums of a tile
+// itself must never be indexed by a variable, or the compiler keeps them in memory.
 template <int row_floats> TESSERA_INLINE void read_part(const MatmulBlock& block, std::int64_t row, std::int64_t column,
                                                         int rows, std::int64_t columns, float* to) {
     for (int r = 0; r < rows; ++r) {
@@ -22,9 +22,9 @@ template <int row_floats> TESSERA_INLINE void read_part(const MatmulBlock& block
     }
 }
 
-template <int row_floats> TESSERA_INLINE void write_part(const MatmulBlock& block, std::int64_t row,
-                                                         std::int64_t column, int rows, std::int64_t columns,
-                                                         const float* from) {
+template <class Arithmetic, int row_floats> TESSERA_INLINE void write_part(const MatmulBlock& block, std::int64_t row,
+                                                                           std::int64_t column, int rows,
+                                                                           std::int64_t columns, const float* from) {
     for (int r = 0; r < rows; ++r) {
         const std::int64_t offset = (row + r) * block.c_stride + column;
         if (block.output == DType::f32) {
@@ -34,15 +34,30 @@ template <int row_floats> TESSERA_INLINE void write_part(const MatmulBlock& bloc
         }
         BFloat16 rounded[row_floats];
         for (int x = 0; x < row_floats; x += simd::lanes)
-            simd::store(rounded + x, simd::load(from + r * row_floats + x));
+            Arithmetic::store(rounded + x, simd::load(from + r * row_floats + x));
         std::memcpy(static_cast<BFloat16*>(block.c) + offset, rounded,
                     static_cast<std::size_t>(columns) * sizeof(BFloat16));
     }
 }
 
+// Sums of a whole tile added from c, or written to it. With bf16 the tile's arithmetic knows how to round.
+template <class Element, int R, int V>
+TESSERA_INLINE void read_tile(const Element* c, std::int64_t stride, simd::Floats (&sum)[R][V]) {
+    simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        sum[index / V][index % V] += simd::load(c + index / V * stride + index % V * simd::lanes);
+    });
+}
+
+template <class Arithmetic, class Element, int R, int V>
+TESSERA_INLINE void write_tile(Element* c, std::int64_t stride, const simd::Floats (&sum)[R][V]) {
+    simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+        Arithmetic::store(c + index / V * stride + index % V * simd::lanes, sum[index / V][index % V]);
+    });
+}
+
 // The start of a tile's sums: bias and c, where there are such.
 template <int R, int V> TESSERA_INLINE void start_tile(const MatmulBlock& block, std::int64_t row, std::int64_t column,
-                                                       std::int64_t columns, bool plain, simd::Floats (&sum)[R][V]) {
+                                                       std::int64_t columns, simd::Floats (&sum)[R][V]) {
     constexpr int row_floats = V * simd::lanes;
     if (block.bias != nullptr) {
         float bias[row_floats] = {};
@@ -54,40 +69,39 @@ template <int R, int V> TESSERA_INLINE void start_tile(const MatmulBlock& block,
         simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA { sum[index / V][index % V] = simd::Floats{}; });
     }
     if (!block.read_c) return;
-    if (plain) {
-        const float* c = static_cast<const float*>(block.c) + row * block.c_stride + column;
-        simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
-            sum[index / V][index % V] += simd::load(c + index / V * block.c_stride + index % V * simd::lanes);
-        });
+    if (columns == row_floats) {
+        const std::int64_t offset = row * block.c_stride + column;
+        if (block.output == DType::f32)
+            read_tile(static_cast<const float*>(block.c) + offset, block.c_stride, sum);
+        else
+            read_tile(static_cast<const BFloat16*>(block.c) + offset, block.c_stride, sum);
         return;
     }
     float part[R * row_floats] = {};
     read_part<row_floats>(block, row, column, R, columns, part);
-    simd::unrolled<R * V>(
-        [&](auto index) TESSERA_INLINE_LAMBDA { sum[index / V][index % V] += simd::load(part + index * simd::lanes); });
+    read_tile(part, row_floats, sum);
 }
 
 template <int R, int V, bool k_outer, class Arithmetic>
 TESSERA_INLINE void multiply_tile(const MatmulBlock& block, const float* a, std::int64_t row, std::int64_t column) {
     constexpr int row_floats = V * simd::lanes;
     const std::int64_t columns = std::min<std::int64_t>(block.columns - column, row_floats);
-    const bool plain = block.output == DType::f32 && columns == row_floats;
     simd::Floats sum[R][V];
-    start_tile(block, row, column, columns, plain, sum);
+    start_tile(block, row, column, columns, sum);
     const float* b = block.b + column / panel_columns * block.b_panel_stride;
     const std::int64_t stride = block.a_order == TileOrder::packed ? R : block.a_stride;
     simd::multiply<R, V, k_outer, Arithmetic>(a, stride, b, panel_columns, block.words, sum);
-    if (plain) {
-        float* c = static_cast<float*>(block.c) + row * block.c_stride + column;
-        simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
-            simd::store(c + index / V * block.c_stride + index % V * simd::lanes, sum[index / V][index % V]);
-        });
+    if (columns == row_floats) {
+        const std::int64_t offset = row * block.c_stride + column;
+        if (block.output == DType::f32)
+            write_tile<Arithmetic>(static_cast<float*>(block.c) + offset, block.c_stride, sum);
+        else
+            write_tile<Arithmetic>(static_cast<BFloat16*>(block.c) + offset, block.c_stride, sum);
         return;
     }
     float part[R * row_floats];
-    simd::unrolled<R * V>(
-        [&](auto index) TESSERA_INLINE_LAMBDA { simd::store(part + index * simd::lanes, sum[index / V][index % V]); });
-    write_part<row_floats>(block, row, column, R, columns, part);
+    write_tile<Arithmetic>(part, row_floats, sum);
+    write_part<Arithmetic, row_floats>(block, row, column, R, columns, part);
 }
 
 template <int V, bool k_outer, class Arithmetic>

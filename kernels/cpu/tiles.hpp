@@ -22,27 +22,6 @@ template <int count, class Body> TESSERA_INLINE void unrolled(const Body& body) 
     unrolled(std::make_integer_sequence<int, count>{}, body);
 }
 
-struct MultiplyAdd {
-    TESSERA_INLINE static void step(Floats& sum, float a, Floats b) { sum += a * b; }
-};
-
-// sum[r][:] += sum over k of a(r, k) b(k, :)      b(k, :) = b[k * b_stride : k * b_stride + V * lanes]
-// a(r, k) = a[k * a_stride + r] where k is outer (a packed panel, or a transposed operand), else a[r * a_stride + k].
-// 12 rows by 2 vectors are 24 of AVX-512's 32 registers: two multiply-adds start in every cycle (measured: 99 % of
-// peak).
-template <int R, int V, bool k_outer, class Arithmetic = MultiplyAdd>
-TESSERA_INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride,
-                             std::int64_t count, Floats (&sum)[R][V]) {
-    for (std::int64_t k = 0; k < count; ++k) {
-        Floats columns[V];
-        unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { columns[v] = load(b + k * b_stride + v * lanes); });
-        unrolled<R>([&](auto r) TESSERA_INLINE_LAMBDA {
-            const float value = k_outer ? a[k * a_stride + r] : a[r * a_stride + k];
-            unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { Arithmetic::step(sum[r][v], value, columns[v]); });
-        });
-    }
-}
-
 // Makes rows of a 16 by 16 block columns: swaps halves of halves, 64 two-operand shuffles in all.
 TESSERA_INLINE void transpose(Floats (&block)[lanes]) {
     const auto stage = [&](auto distance_constant, Ints low, Ints high) TESSERA_INLINE_LAMBDA {
@@ -86,6 +65,29 @@ TESSERA_INLINE void store(BFloat16* to, Floats value) {
     const Words chosen = magnitude > 0x7f800000u ? quiet : rounded;
     const Halves halves = __builtin_convertvector(chosen, Halves);
     std::memcpy(static_cast<void*>(to), &halves, sizeof halves);
+}
+
+// What a tile does with words and with its sums at the end.
+struct MultiplyAdd {
+    TESSERA_INLINE static void step(Floats& sum, float a, Floats b) { sum += a * b; }
+    template <class Element> TESSERA_INLINE static void store(Element* to, Floats value) { simd::store(to, value); }
+};
+
+// sum[r][:] += sum over k of a(r, k) b(k, :)      b(k, :) = b[k * b_stride : k * b_stride + V * lanes]
+// a(r, k) = a[k * a_stride + r] where k is outer (a packed panel, or a transposed operand), else a[r * a_stride + k].
+// 12 rows by 2 vectors are 24 of AVX-512's 32 registers: two multiply-adds start in every cycle (measured: 99 % of
+// peak).
+template <int R, int V, bool k_outer, class Arithmetic = MultiplyAdd>
+TESSERA_INLINE void multiply(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride,
+                             std::int64_t count, Floats (&sum)[R][V]) {
+    for (std::int64_t k = 0; k < count; ++k) {
+        Floats columns[V];
+        unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { columns[v] = load(b + k * b_stride + v * lanes); });
+        unrolled<R>([&](auto r) TESSERA_INLINE_LAMBDA {
+            const float value = k_outer ? a[k * a_stride + r] : a[r * a_stride + k];
+            unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { Arithmetic::step(sum[r][v], value, columns[v]); });
+        });
+    }
 }
 
 } // namespace tessera::simd

@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fmt/format.h>
@@ -213,6 +214,29 @@ TEST(Matmul, Bf16WithoutItsInstructionsIsRight) {
             for (std::size_t i = 0; i < c.size(); ++i)
                 EXPECT_NEAR(c[i], expected.c.at(i), 1e-5);
         }
+}
+
+// Sums of nothing but a bias, whatever its bits: a whole tile and one at the edge round as a single value does.
+TEST(Matmul, RoundsToBf16LikeASingleValue) {
+    constexpr std::int64_t columns = 32 * 300 + 7;
+    Case product({.m = 13, .n = columns, .k = 2, .input = DType::bf16, .output = DType::bf16, .bias = true});
+    std::fill(product.a.halves.begin(), product.a.halves.end(), BFloat16(0));
+    std::mt19937 generator(5);
+    std::vector<std::uint32_t> words = {0, 0x7f800000, 0xff800000, 0x7f800001, 0x7fc00000, 0x7f7fffff, 0x3f808000};
+    while (words.size() < static_cast<std::size_t>(columns))
+        if (const auto word = static_cast<std::uint32_t>(generator()); (word & 0x7f800000u) != 0) // no subnormals
+            words.push_back(generator() % 4 == 0 ? (word & 0xffff0000u) | 0x8000u : word);        // halfway: to even
+    std::shuffle(words.begin(), words.end(), generator);
+    std::memcpy(product.bias.floats.data(), words.data(), words.size() * 4);
+    product.run(1);
+    for (std::size_t i = 0; i < product.c.halves.size(); ++i) {
+        const auto column = i % static_cast<std::size_t>(columns);
+        const float bias = product.bias.floats[column];
+        if (std::isnan(bias))
+            EXPECT_TRUE(std::isnan(static_cast<float>(product.c.halves[i]))) << words[column];
+        else
+            EXPECT_EQ(product.c.halves[i].bits, BFloat16(bias).bits) << words[column];
+    }
 }
 
 TEST(Matmul, WrongViewsAreRefused) {
