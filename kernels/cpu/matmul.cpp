@@ -15,7 +15,7 @@
 namespace tessera::kernels {
 namespace {
 
-constexpr std::int64_t cached_words = 320;           // along k: a panel of b (32 columns) then fits the first cache
+constexpr std::int64_t cached_words = 512;           // along k: a panel of b (32 columns) streams from the second cache
 constexpr std::int64_t cached_block_words = 98304;   // of a: 384 KB of the second cache
 constexpr std::int64_t packed_chunk_words = 1 << 17; // of b: 512 KB, still near when read
 constexpr double task_operations = 4e5;              // a thread is worth waking for about 2 us of work

@@ -145,7 +145,7 @@ TESSERA_INLINE void multiply_panel(const MatmulBlock& block, std::int64_t column
     }
 }
 
-// A panel of b stays in the first cache while all rows pass by.
+// A panel of b stays near while all rows pass by.
 template <bool k_outer, class Arithmetic> TESSERA_INLINE void multiply_block(const MatmulBlock& given) {
     const MatmulBlock block = given; // what is written to c cannot alias a copy
     for (std::int64_t column = 0; column < block.columns; column += panel_columns) {
