@@ -292,10 +292,11 @@ void Config::refuse(std::string_view key, const std::string& why) const {
     throw ConfigError(fmt::format("{}: {} = {}: {}", found.where, key, toml_text(found.value), why));
 }
 
-void Config::refuse_unread() const {
+void Config::refuse_unread(std::string_view said_by) const {
     std::vector<std::string> unread;
     for (const auto& [name, setting] : settings_)
-        if (setting.set && !read_.contains(name)) unread.push_back(fmt::format("{} ({})", name, setting.where));
+        if (setting.set && !read_.contains(name) && (said_by.empty() || setting.where == said_by))
+            unread.push_back(fmt::format("{} ({})", name, setting.where));
     if (unread.empty()) return;
     throw ConfigError(fmt::format("{} set, but nothing in this run reads {}: {}",
                                   unread.size() == 1 ? "this key is" : "these keys are",

@@ -74,7 +74,8 @@ public:
     // Throws ConfigError "gpt.toml:14:3: training.steps = -5: WHY" for a value that its component cannot accept.
     [[noreturn]] void refuse(std::string_view key, const std::string& why) const;
     // Throws ConfigError that names every key that was set but that no component has read.
-    void refuse_unread() const;
+    // `said_by`: look only at keys from there ("command line").
+    void refuse_unread(std::string_view said_by = {}) const;
 
     std::vector<ConfigEntry> entries() const; // every known key, in alphabetical order
     std::string resolved() const;             // all of them as TOML, a table for each section; parses to the same again

@@ -18,6 +18,7 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
     const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
     const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
+    config.refuse_unread("command line"); // the other keys are the training run's
     const Program& program = experiment.evaluate;
     const Memory memory(experiment.memory, program.layout, groups);
     restore_tensors(checkpoint, program,

@@ -20,9 +20,11 @@ int run_plan(const Arguments& arguments, Process&) {
     settle_run_folder(config);
     const Stream stream = make_stream(config);
     const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
+    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
     const RankView view{rank, ranks, !arguments.has("many-hosts")};
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
     Trainer::check_keys(config, experiment);
+    config.refuse_unread();
     fmt::print("{}", describe_plan(experiment, view, stream));
     return 0;
 }

@@ -31,6 +31,7 @@ std::string memory_text(const MemoryNeed& planned, const MemoryNeed& allocated) 
 
 int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
+    const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
@@ -51,7 +52,7 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("model: {} parameters, vocabulary {}",
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
-    Trainer trainer({config, *dataset, groups, stream}, experiment, log, folder);
+    Trainer trainer({config, *dataset, groups, stream}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);
     log.info(memory_text(experiment.memory, trainer.allocated()));
 

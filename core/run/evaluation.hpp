@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loss on the validation split: the same windows, in the same order, whatever the number of ranks.
+// The loss on the validation split: the same windows, in the same order, whatever the number of ranks, as long as
+// training.local_batch_size says the rows of a micro-batch (they follow from the number of ranks otherwise).
 #pragma once
 
 #include "core/data/loader.hpp"

@@ -65,11 +65,24 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
     return batches;
 }
 
+// Training and evaluation take turns in the same memory, so each weight must lie at one place in both.
+void check_same_weights(const Program& train, const Program& evaluate) {
+    if (train.plan.values.empty()) return; // evaluation alone
+    for (const ValueId id : evaluate.model.graph.of_kind(ValueKind::parameter)) {
+        const Value& value = evaluate.model.graph.value(id);
+        const PlannedValue& here = evaluate.plan.value(id);
+        const PlannedValue& there = train.plan.value(train.model.graph.named(value.name));
+        if (here.offset != there.offset || here.local != there.local)
+            throw InternalError(fmt::format("'{}' lies elsewhere in evaluation than in training", value.name));
+    }
+}
+
 void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches);
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
+    check_same_weights(experiment.train, program);
     experiment.memory.grow_to(program.plan.memory);
     if (!experiment.fields.empty())
         experiment.memory[MemoryKind::data] += Loader::buffer_bytes(experiment.fields, experiment.evaluation_loader());
@@ -107,7 +120,7 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
             .micro_batches = train.plan.share.size(),
             .micro_batches_per_step = batch.micro_batches,
             .first_step = first_step,
-            .end_step = steps};
+            .end_step = std::max(steps, first_step)}; // a run may resume beyond its end
 }
 
 LoaderOptions Experiment::evaluation_loader() const {

@@ -3,7 +3,9 @@
 // random state and data position there is.
 #include "core/run/saver.hpp"
 
-#include <fmt/core.h>
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
 
 namespace tessera {
 
@@ -59,11 +61,15 @@ std::string Saver::checkpoint_to_resume() const {
         newest = newest_checkpoint(folder_, &skipped);
         for (const std::string& reason : skipped)
             log_.warning("not resumed from: " + reason);
+        if (newest.empty() && !skipped.empty())
+            throw ConfigError(fmt::format("{} holds checkpoints, but none that can be resumed: {}; set "
+                                          "checkpoint.resume = \"never\" to start again",
+                                          folder_, fmt::join(skipped, "; ")));
     }
     return team_.broadcast(newest);
 }
 
-// A run that goes on with another seed or other data would be neither the old one nor a new one.
+// A run that goes on with another seed, batch or other data would be neither the old one nor a new one.
 void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
     const auto& metadata = checkpoint.metadata();
     const auto expect = [&](const std::string& name, const std::string& now, std::string_view key) {
@@ -75,6 +81,8 @@ void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
     };
     expect("seed", fmt::format("{}", experiment_.seed), "training.seed");
     expect("data.fingerprint", ground_.dataset.fingerprint(), "data.files");
+    expect("data.next_sample", fmt::format("{}", checkpoint.step() * experiment_.batch.global),
+           "training.global_batch_size"); // another batch would skip samples, or repeat them
 }
 
 void Saver::set_aside_after(std::int64_t step) {

@@ -18,7 +18,7 @@ bool Trainer::train() {
         const bool last = done == experiment_.steps;
         const bool stop = stop_.anywhere(ground_.groups.all(), ground_.stream) && !last;
         if (!stop && evaluation_.due(done, last)) evaluate(done);
-        if (stop || saver_.due(done, last)) saver_.save(done);
+        if (stop || saver_.due(done, last)) save(done);
         if (stop) return false;
     }
     return true;
@@ -56,6 +56,11 @@ void Trainer::evaluate(std::int64_t steps_done) {
     throughput_.restart(); // the next step's time does not include this
 }
 
+void Trainer::save(std::int64_t steps_done) {
+    saver_.save(steps_done);
+    throughput_.restart();
+}
+
 namespace {
 
 std::vector<View> batch_views(const Executor& executor, const Model& model) {
@@ -73,13 +78,14 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Log::wants_color(config);
 }
 
-Trainer::Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder)
+Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+                 const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps),
-      first_step_(saver_.start_or_resume()),
+      stop_(stop), first_step_(saver_.start_or_resume()),
       loader_(ground.dataset,
               SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.sizes.sequence_length,
                                         experiment.seed)),

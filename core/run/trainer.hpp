@@ -24,7 +24,8 @@ public:
 
     // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all
     // ranks together; all arguments outlive the trainer.
-    Trainer(const Ground& ground, const Experiment& experiment, Log& log, const std::filesystem::path& folder);
+    Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+            const std::filesystem::path& folder);
 
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
     // SystemError when the loss is no longer finite.
@@ -37,6 +38,7 @@ private:
     void train_step(std::int64_t step);
     void record_step(std::int64_t step, double rate);
     void evaluate(std::int64_t steps_done);
+    void save(std::int64_t steps_done);
 
     Ground ground_;
     const Experiment& experiment_;
@@ -45,7 +47,7 @@ private:
     Evaluation evaluation_;
     Saver saver_;
     Schedule schedule_;
-    StopRequest stop_;
+    const StopRequest& stop_;
     std::int64_t first_step_;          // 0, or where the checkpoint left off
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;

@@ -44,6 +44,17 @@ void for_each_run(const Shape& whole, const Box& box,
     }
 }
 
+// Text as whole words: views have no type for bytes.
+std::vector<std::int32_t> words_of(const std::string& text) {
+    std::vector<std::int32_t> words((text.size() + 3) / 4);
+    std::memcpy(words.data(), text.data(), text.size());
+    return words;
+}
+
+View view_of_words(const std::vector<std::int32_t>& words) {
+    return {const_cast<std::int32_t*>(words.data()), {static_cast<std::int64_t>(words.size())}, DType::i32};
+}
+
 bool same_on_all_ranks(const PlannedValue& value) {
     return std::all_of(value.placements.begin(), value.placements.end(),
                        [](Placement placement) { return placement == Placement::replicate(); });
@@ -125,24 +136,26 @@ Team team_of(Communicator& communicator, Stream& stream) {
     };
     const auto gather = [&communicator, &stream, exchange_sizes](const std::string& text) {
         const std::vector<std::int64_t> sizes = exchange_sizes(static_cast<std::int64_t>(text.size()));
-        const std::int64_t row = (*std::max_element(sizes.begin(), sizes.end()) + 3) / 4; // equal rows, padded
-        std::vector<std::int32_t> mine(static_cast<std::size_t>(row));
-        std::memcpy(mine.data(), text.data(), text.size());
-        std::vector<std::int32_t> all(static_cast<std::size_t>(row * communicator.size()));
-        communicator.all_gather(stream, ConstView{mine.data(), {1, row}, DType::i32},
-                                View(all.data(), {communicator.size(), row}, DType::i32));
         std::vector<std::string> texts;
-        if (communicator.rank() != 0) return texts;
-        for (std::size_t rank = 0; rank < sizes.size(); ++rank)
-            texts.emplace_back(reinterpret_cast<const char*>(all.data() + static_cast<std::int64_t>(rank) * row),
-                               static_cast<std::size_t>(sizes[rank]));
+        if (communicator.rank() != 0) {
+            const std::vector<std::int32_t> words = words_of(text);
+            communicator.send(stream, view_of_words(words), 0);
+            return texts;
+        }
+        texts.push_back(text);
+        for (int rank = 1; rank < communicator.size(); ++rank) {
+            const std::int64_t size = sizes[static_cast<std::size_t>(rank)];
+            std::vector<std::int32_t> words(static_cast<std::size_t>((size + 3) / 4));
+            communicator.receive(stream, view_of_words(words), rank);
+            texts.emplace_back(reinterpret_cast<const char*>(words.data()), static_cast<std::size_t>(size));
+        }
         return texts;
     };
     const auto broadcast = [&communicator, &stream, exchange_sizes](const std::string& text) {
         const auto size = static_cast<std::size_t>(exchange_sizes(static_cast<std::int64_t>(text.size()))[0]);
-        std::vector<std::int32_t> words((size + 3) / 4);
-        if (communicator.rank() == 0) std::memcpy(words.data(), text.data(), size);
-        communicator.broadcast(stream, View(words.data(), {static_cast<std::int64_t>(words.size())}, DType::i32), 0);
+        std::vector<std::int32_t> words = words_of(text);
+        words.resize((size + 3) / 4);
+        communicator.broadcast(stream, view_of_words(words), 0);
         return std::string(reinterpret_cast<const char*>(words.data()), size);
     };
     return {communicator.rank(), communicator.size(), gather, broadcast};

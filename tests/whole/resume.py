@@ -128,6 +128,8 @@ def check_paths(steps, whole):
     before = pathlib.Path("whole/metrics.jsonl").read_bytes()
     runs.train("gpt.toml", "run.folder=whole", f"training.steps={steps}")
     assert pathlib.Path("whole/metrics.jsonl").read_bytes() == before, "a finished run was run again"
+    run = runs.train("gpt.toml", "run.folder=whole", f"training.steps={steps - 1}")
+    assert "nothing is left to train" in run.out, run.out
 
 
 def check_refusals():
@@ -137,6 +139,7 @@ def check_refusals():
     runs.write_text("other.txt", 9_000, seed=2)
     refused("other", "data.files = [\"other.txt\"]: ", 'data.files=["other.txt"]')
     refused("other", "nowhere", "checkpoint.resume=nowhere")
+    refused("other", "data.next_sample", "training.global_batch_size=16")
     refused("other", "no tensor 'optimizer.velocity/", "optimizer.name=sgd")
     refused("other", "embedding.weight", "model.dim=64")
     refused("other", "no tensor 'layers.2.", "model.n_layers=3")
@@ -151,6 +154,14 @@ def check_damage(steps, whole):
     assert "warning: not resumed from" in run.out and str(damaged) in run.out, run.out
     assert f"resumed from {before}" in run.out, run.out
     runs.expect_same(whole, runs.read("other"), "after damage")
+
+
+def check_all_damaged():
+    """With no checkpoint left that opens, a run does not silently begin again."""
+    shutil.copytree("other", "lost")
+    for folder in runs.checkpoints("lost"):
+        (folder / "MANIFEST").write_text("nothing\n")
+    refused("lost", "none that can be resumed")
 
 
 def check_fresh_start(whole):
@@ -184,6 +195,7 @@ with runs.folder():
     check_paths(last_step, undisturbed)
     check_refusals()
     check_damage(last_step, undisturbed)
+    check_all_damaged()
     check_fresh_start(undisturbed)
     check_keep("keep-2", 2, [30, 35])
     check_keep("keep-all", 0, [10, 20, 30, 35])
