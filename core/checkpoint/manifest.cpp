@@ -108,7 +108,7 @@ std::optional<std::string> find_uncovered(const TensorEntry& tensor, const std::
                   [&](const Slab* a, const Slab* b) { return start_of(a, sweep_dim) < start_of(b, sweep_dim); });
     std::int64_t missing = tensor.whole.count();
     for (std::size_t i = 0; i < slabs.size(); ++i) {
-        const Box& box = slabs[i]->box;
+        const TensorBox& box = slabs[i]->box;
         for (std::size_t j = i + 1; j < slabs.size(); ++j) {
             if (sweep_dim >= 0 && start_of(slabs[j], sweep_dim) >= box.end(sweep_dim)) break;
             if (intersection(box, slabs[j]->box).count.count() > 0)

@@ -170,7 +170,7 @@ void RankFile::read_block(const TensorEntry& tensor, const Slab& slab, std::int6
         open_->dataset = open_dataset(open_->file, tensor, slab, open_->path);
         open_->slab = &slab;
     }
-    const Box box = Blocks(slab.box.count, tensor.dtype).box(block);
+    const TensorBox box = Blocks(slab.box.count, tensor.dtype).box(block);
     const Id memory_space = hdf5::space_of(box.count);
     const Id file_space(H5Dget_space(open_->dataset));
     if (box.count.rank() > 0) {

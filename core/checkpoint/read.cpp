@@ -40,7 +40,8 @@ struct Checkpoint::Opened {
     }
 
     // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
-    template <class Use> void each_block(const TensorEntry& tensor, const Slab& slab, const Box& wanted, Use use) {
+    template <class Use>
+    void each_block(const TensorEntry& tensor, const Slab& slab, const TensorBox& wanted, Use use) {
         if (intersection(slab.box, wanted).count.count() == 0) return;
         auto file = files.find(slab.file);
         if (file == files.end()) {
@@ -49,7 +50,7 @@ struct Checkpoint::Opened {
         }
         const Blocks blocks(slab.box.count, tensor.dtype);
         for (std::int64_t number = 0; number < blocks.size(); ++number) {
-            Box box = blocks.box(number);
+            TensorBox box = blocks.box(number);
             for (std::size_t dim = 0; dim < box.start.size(); ++dim)
                 box.start[dim] += slab.box.start[dim];
             if (intersection(box, wanted).count.count() == 0) continue;
@@ -121,7 +122,7 @@ void Checkpoint::require(std::string_view name, const Shape& whole, DType dtype)
 
 void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& start, View part) const {
     const TensorEntry& tensor = opened_->tensor_named(name);
-    const Box wanted{start, part.shape};
+    const TensorBox wanted{start, part.shape};
     bool fits = part.shape.rank() == tensor.whole.rank() && start.size() == static_cast<std::size_t>(part.shape.rank());
     for (int dim = 0; fits && dim < part.shape.rank(); ++dim)
         fits = start[static_cast<std::size_t>(dim)] >= 0 &&
@@ -131,7 +132,7 @@ void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& st
                                       name, tensor.whole.text(), name_of(tensor.dtype), wanted.text(),
                                       name_of(part.dtype)));
     for (const Slab& slab : tensor.slabs)
-        opened_->each_block(tensor, slab, wanted, [&](const Box& box, const void* data) {
+        opened_->each_block(tensor, slab, wanted, [&](const TensorBox& box, const void* data) {
             copy_region(intersection(box, wanted), data, box, part.memory(), wanted, bytes_of(tensor.dtype));
         });
 }
@@ -145,7 +146,7 @@ void Checkpoint::verify() const {
                  file);
     for (const TensorEntry& tensor : opened_->manifest.tensors)
         for (const Slab& slab : tensor.slabs)
-            opened_->each_block(tensor, slab, slab.box, [](const Box&, const void*) {});
+            opened_->each_block(tensor, slab, slab.box, [](const TensorBox&, const void*) {});
 }
 
 } // namespace tessera

@@ -57,7 +57,7 @@ std::string check_parts(const CheckpointContent& content) {
         if (!is_valid_name(part.name)) refuse("has a name that cannot be saved");
         if (part.name == "metadata" || part.name.starts_with("metadata/")) refuse("has the name of the metadata");
         if (part.data.count() == 0) continue;
-        const Box box{part.start, part.data.shape};
+        const TensorBox box{part.start, part.data.shape};
         if (part.data.shape.rank() != part.whole.rank() || static_cast<int>(part.start.size()) != part.whole.rank())
             refuse(fmt::format("{} is given a box of another number of dims", part.whole.text()));
         for (int dim = 0; dim < part.whole.rank(); ++dim)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints that are well: saved on N ranks, read on M in other boxes, replaced, kept, described, read by h5py.
 #include "core/checkpoint/checkpoint.hpp"
-#include "core/checkpoint/box.hpp"
 #include "core/checkpoint/describe.hpp"
+#include "core/checkpoint/tensor_box.hpp"
 #include "kernels/error.hpp"
 #include "tests/core/checkpoint_team.hpp"
 
@@ -28,11 +28,11 @@ const std::vector<SavedTensor> catalog = {
 };
 
 // Cuts a box at random planes until there are `pieces`; pieces may be empty.
-std::vector<Box> random_cut(const Shape& whole, int pieces, std::mt19937& random) {
-    std::vector<Box> boxes = {whole_box(whole)};
+std::vector<TensorBox> random_cut(const Shape& whole, int pieces, std::mt19937& random) {
+    std::vector<TensorBox> boxes = {whole_box(whole)};
     while (static_cast<int>(boxes.size()) < pieces) {
-        Box& box = boxes[random() % boxes.size()];
-        Box other = box;
+        TensorBox& box = boxes[random() % boxes.size()];
+        TensorBox other = box;
         if (whole.rank() == 0) { // it cannot be cut: the others get a box of nothing
             other.count = Shape{0};
             other.start = {0};
@@ -49,7 +49,7 @@ std::vector<Box> random_cut(const Shape& whole, int pieces, std::mt19937& random
     return boxes;
 }
 
-using Cut = std::vector<std::vector<Box>>; // by tensor, by rank
+using Cut = std::vector<std::vector<TensorBox>>; // by tensor, by rank
 
 Cut cut_catalog(int ranks, unsigned seed) {
     std::mt19937 random(seed);
@@ -65,7 +65,7 @@ void save_catalog(const Team& team, const std::string& folder, std::int64_t step
     if (team.rank == 0) content.metadata = {{"config", "[model]\nlayers = 2 # \\n is no new line\n"}, {"seed", "7"}};
     std::vector<BoxMemory> memory;
     for (std::size_t i = 0; i < catalog.size(); ++i) {
-        const Box& box = cut[i][static_cast<std::size_t>(team.rank)];
+        const TensorBox& box = cut[i][static_cast<std::size_t>(team.rank)];
         memory.emplace_back(box.start, box.count, catalog[i].dtype);
         if (box.count.count() > 0) fill(catalog[i].whole, static_cast<std::uint32_t>(i + 1), memory.back());
         content.tensors.push_back(
@@ -95,7 +95,7 @@ TEST(Checkpoint, IsReadInAnyBoxesByAnyNumberOfRanks) {
                     throw InternalError("metadata");
                 for (std::size_t i = 0; i < catalog.size(); ++i) {
                     checkpoint.require(catalog[i].name, catalog[i].whole, catalog[i].dtype);
-                    const Box& box = wanted[i][static_cast<std::size_t>(team.rank)];
+                    const TensorBox& box = wanted[i][static_cast<std::size_t>(team.rank)];
                     if (box.count.rank() != catalog[i].whole.rank()) continue; // the empty part of a scalar
                     BoxMemory memory(box.start, box.count, catalog[i].dtype);
                     checkpoint.read(catalog[i].name, box.start, memory.view());
@@ -136,7 +136,7 @@ TEST(Checkpoint, BlocksCoverABoxInOrder) {
         const Blocks blocks(shape, DType::f32);
         std::int64_t bytes = 0;
         for (std::int64_t block = 0; block < blocks.size(); ++block) {
-            const Box box = blocks.box(block);
+            const TensorBox box = blocks.box(block);
             std::int64_t place = 0;
             for (int dim = 0; dim < shape.rank(); ++dim)
                 place = place * shape[dim] + box.start[static_cast<std::size_t>(dim)];
