@@ -67,7 +67,7 @@ struct SavedTensor {
 class Checkpoint {
 public:
     // Reads MANIFEST and looks at the sizes of the files. Throws ConfigError, one sentence, when `folder` is not a
-    // complete checkpoint that this build can read.
+    // complete checkpoint that this build can read, and SystemError when the system does not let it look.
     explicit Checkpoint(const std::string& folder);
     Checkpoint(Checkpoint&&) noexcept;
     Checkpoint& operator=(Checkpoint&&) noexcept;
@@ -99,11 +99,12 @@ private:
 };
 
 // The path of the step-… folder with the greatest step that opens; empty when there is none. Why others were passed
-// over is appended to `skipped`, one sentence each.
+// over is appended to `skipped`, one sentence each. Throws SystemError when a folder or MANIFEST cannot be read.
 std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped = nullptr);
 
 // For one rank to call. Keeps the newest `keep_latest` checkpoints that open (at least one) and whatever is newer than
-// these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be removed.
+// these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be read
+// or removed.
 void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest);
 
 // For one rank to call when a run starts from `step`: what lies there of later steps belongs to another course of it,

@@ -19,6 +19,19 @@ namespace fs = std::filesystem;
 // A thousand ranks with a thousand tensors each need 100 MB.
 constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
 
+namespace {
+
+// What lies at `path` itself, which may be nothing. SystemError when the system does not say.
+fs::file_status status_at(const std::string& path) {
+    std::error_code error;
+    const fs::file_status status = fs::symlink_status(path, error);
+    if (status.type() == fs::file_type::none)
+        throw SystemError(fmt::format("cannot look at {}: {}", path, error.message()));
+    return status;
+}
+
+} // namespace
+
 struct Checkpoint::Opened {
     std::string folder;
     Manifest manifest;
@@ -66,9 +79,9 @@ struct Checkpoint::Opened {
 Checkpoint::Checkpoint(const std::string& folder) : opened_(std::make_unique<Opened>()) {
     opened_->folder = folder;
     const std::string manifest_path = opened_->path_of(manifest_name);
-    std::error_code error;
-    if (!fs::is_directory(folder, error)) throw ConfigError(fmt::format("there is no checkpoint folder {}", folder));
-    if (!fs::is_regular_file(fs::symlink_status(manifest_path, error)))
+    if (!fs::is_directory(status_at(opened_->path_of(".")))) // of what a link leads to
+        throw ConfigError(fmt::format("there is no checkpoint folder {}", folder));
+    if (!fs::is_regular_file(status_at(manifest_path)))
         throw ConfigError(fmt::format("{} is not a complete checkpoint: it has no MANIFEST", folder));
     const File file = File::open_to_read(manifest_path);
     if (file.bytes() > greatest_manifest_bytes)
@@ -84,10 +97,11 @@ Checkpoint::Checkpoint(const std::string& folder) : opened_(std::make_unique<Ope
         throw ConfigError(fmt::format("{}: {}", manifest_path, *hole));
     const auto check_size = [&](const FileEntry& entry) {
         const std::string path = opened_->path_of(entry.name);
-        const fs::file_status status = fs::symlink_status(path, error);
-        if (!fs::is_regular_file(status))
+        if (!fs::is_regular_file(status_at(path)))
             throw ConfigError(fmt::format("checkpoint {}: file {} is missing", folder, entry.name));
+        std::error_code error;
         const std::uintmax_t bytes = fs::file_size(path, error);
+        if (error) throw SystemError(fmt::format("cannot look at {}: {}", path, error.message()));
         if (bytes != static_cast<std::uintmax_t>(entry.bytes))
             throw ConfigError(
                 fmt::format("{} has {} bytes, its checkpoint's MANIFEST states {}", path, bytes, entry.bytes));
