@@ -110,7 +110,8 @@ private:
         std::error_code error;
         for (const fs::directory_entry& entry : fs::directory_iterator(parent, error)) {
             const std::string name = entry.path().filename().string();
-            if (name.starts_with(".tmp-step-") || name.starts_with(".del-step-")) fs::remove_all(entry.path(), error);
+            for (const char* ours : {".tmp-step-", ".del-step-", ".del-old-step-"}) // the last: of one set aside
+                if (name.starts_with(ours)) fs::remove_all(entry.path(), error);
         }
     }
 

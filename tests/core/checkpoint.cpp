@@ -184,6 +184,8 @@ TEST(Checkpoint, LeftoversOfAnInterruptedSaveAreIgnoredAndRemoved) {
     save_checkpoint(team_of_one(), scratch.path(), first);
     fs::copy(scratch.path("step-00000001"), scratch.path(".tmp-step-00000009"));
     fs::copy(scratch.path("step-00000001"), scratch.path(".del-step-00000000"));
+    fs::copy(scratch.path("step-00000001"), scratch.path(".del-old-step-00000003"));
+    fs::create_directory(scratch.path(".del-notes"));    // somebody's
     fs::create_directory(scratch.path("step-00000007")); // no MANIFEST
     write_file(scratch.path("step-final"), "somebody's file");
     std::vector<std::string> skipped;
@@ -193,6 +195,8 @@ TEST(Checkpoint, LeftoversOfAnInterruptedSaveAreIgnoredAndRemoved) {
     save_checkpoint(team_of_one(), scratch.path(), {2, {}, {}});
     EXPECT_FALSE(fs::exists(scratch.path(".tmp-step-00000009")));
     EXPECT_FALSE(fs::exists(scratch.path(".del-step-00000000")));
+    EXPECT_FALSE(fs::exists(scratch.path(".del-old-step-00000003")));
+    EXPECT_TRUE(fs::exists(scratch.path(".del-notes")));
     EXPECT_TRUE(fs::exists(scratch.path("step-final")));
 }
 
