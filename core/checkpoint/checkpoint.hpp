@@ -63,7 +63,8 @@ struct SavedTensor {
 };
 
 // A checkpoint open for reading. Needs no team: each rank opens its own and reads the boxes that it wants. Not for use
-// by two threads at once. Files are opened when first needed; every block that is read is compared with its hash.
+// by two threads at once. Files are opened when needed, at most 64 at a time: every rank of a large run has its own
+// Checkpoint of as many files as there were ranks. Every block that is read is compared with its hash.
 class Checkpoint {
 public:
     // Reads MANIFEST and looks at the sizes of the files. Throws ConfigError, one sentence, when `folder` is not a

@@ -16,6 +16,8 @@ namespace tessera {
 
 namespace fs = std::filesystem;
 
+constexpr std::size_t most_open_files = 64;
+
 // A thousand ranks with a thousand tensors each need 100 MB.
 constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
 
@@ -33,11 +35,17 @@ fs::file_status status_at(const std::string& path) {
 } // namespace
 
 struct Checkpoint::Opened {
+    struct OpenFile {
+        RankFile file;
+        std::int64_t last_use = 0;
+    };
+
     std::string folder;
     Manifest manifest;
     std::vector<SavedTensor> tensors;
     std::map<std::string, const TensorEntry*, std::less<>> by_name;
-    std::map<int, RankFile> files;
+    std::map<int, OpenFile> files; // by their place in the manifest
+    std::int64_t uses = 0;
     std::vector<std::byte> block;
     std::int64_t bytes_read = 0;
 
@@ -52,15 +60,26 @@ struct Checkpoint::Opened {
         throw ConfigError(fmt::format("checkpoint {}: {}", folder, no_such_name("tensor", name, known)));
     }
 
+    // Open until the next call. The one that was not used for longest makes room.
+    RankFile& file_at(int place) {
+        auto found = files.find(place);
+        if (found == files.end()) {
+            if (files.size() == most_open_files)
+                files.erase(std::min_element(files.begin(), files.end(), [](const auto& a, const auto& b) {
+                    return a.second.last_use < b.second.last_use;
+                }));
+            const std::string path = path_of(manifest.files[static_cast<std::size_t>(place)].name);
+            found = files.emplace(place, OpenFile{RankFile(path, manifest, place)}).first;
+        }
+        found->second.last_use = ++uses;
+        return found->second.file;
+    }
+
     // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
     template <class Use>
     void each_block(const TensorEntry& tensor, const Slab& slab, const TensorBox& wanted, Use use) {
         if (intersection(slab.box, wanted).count.count() == 0) return;
-        auto file = files.find(slab.file);
-        if (file == files.end()) {
-            const FileEntry& entry = manifest.files[static_cast<std::size_t>(slab.file)];
-            file = files.emplace(slab.file, RankFile(path_of(entry.name), manifest, slab.file)).first;
-        }
+        RankFile& file = file_at(slab.file);
         const Blocks blocks(slab.box.count, tensor.dtype);
         for (std::int64_t number = 0; number < blocks.size(); ++number) {
             TensorBox box = blocks.box(number);
@@ -69,7 +88,7 @@ struct Checkpoint::Opened {
             if (intersection(box, wanted).count.count() == 0) continue;
             const std::int64_t bytes = box.count.count() * bytes_of(tensor.dtype);
             block.resize(std::max(block.size(), static_cast<std::size_t>(bytes)));
-            file->second.read_block(tensor, slab, number, block.data());
+            file.read_block(tensor, slab, number, block.data());
             bytes_read += bytes;
             use(box, block.data());
         }

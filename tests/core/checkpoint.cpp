@@ -130,6 +130,35 @@ TEST(Checkpoint, ReadsOnlyTheBlocksOfTheBox) {
     EXPECT_THROW(Checkpoint(scratch.path("step-00000003")), ConfigError); // … but no checkpoint any more
 }
 
+// Each rank of a run reads a checkpoint of as many files as ranks wrote it, and may have 1024 files open.
+TEST(Checkpoint, OfManyRanksIsReadWithFewOpenFiles) {
+    const ScratchFolder scratch;
+    constexpr int ranks = 70;
+    const Shape whole{ranks, 3};
+    expect_none_failed(run_team(ranks, [&](const Team& team) {
+        BoxMemory memory({team.rank, 0}, {1, 3}, DType::f32);
+        fill(whole, 1, memory);
+        save_checkpoint(team, scratch.path(), {3, {}, {{"x", whole, DType::f32, memory.start, memory.view()}}});
+    }));
+    const auto open_files = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), {}); };
+    const auto before = open_files();
+    const Checkpoint checkpoint(scratch.path("step-00000003"));
+    const auto read_rows = [&](std::int64_t first, std::int64_t rows) {
+        BoxMemory memory({first, 0}, {rows, 3}, DType::f32);
+        checkpoint.read("x", memory.start, memory.view());
+        EXPECT_EQ(wrong_elements(whole, 1, memory), 0) << first;
+    };
+    read_rows(0, 2);
+    EXPECT_EQ(open_files(), before + 2); // one per file
+    for (int time = 0; time < 2; ++time) {
+        read_rows(0, ranks);
+        EXPECT_EQ(open_files(), before + 64);
+    }
+    read_rows(5, 1); // closed in between
+    checkpoint.verify();
+    EXPECT_EQ(open_files(), before + 64);
+}
+
 TEST(Checkpoint, BlocksCoverABoxInOrder) {
     for (const Shape& shape : {Shape{}, Shape{5}, Shape{3, 2000000}, Shape{2, 3, 1500, 1024}, Shape{1500000, 1, 2},
                                Shape{2, 2, 1, 1100000}}) {
