@@ -2,7 +2,6 @@
 // MPI from MPI_Init_thread to MPI_Finalize as one object: who started us, how many we are, and on which hosts.
 #pragma once
 
-#include "parallel/communication/communicator.hpp"
 #include "parallel/communication/process_group.hpp"
 
 #include <functional>
@@ -29,7 +28,6 @@ public:
     const std::string& host() const { return host_; }
 
     const ProcessGroup& group() const { return *group_; }
-    Communicator& communicator() { return *communicator_; } // all ranks, over MPI
 
     [[noreturn]] void abort(int code); // ends all ranks; `code` becomes the job's exit code
 
@@ -39,7 +37,6 @@ private:
     int local_size_ = 1;
     std::string host_;
     std::unique_ptr<ProcessGroup> group_;
-    std::unique_ptr<Communicator> communicator_;
 };
 
 // Throws ConfigError when the environment of a launcher (mpirun, srun) tells of more ranks than the one MPI sees:
