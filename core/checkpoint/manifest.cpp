@@ -28,10 +28,6 @@ std::string escaped(std::string_view text) {
     return result;
 }
 
-std::string numbers_text(const std::vector<std::int64_t>& numbers) {
-    return fmt::format("({})", fmt::join(numbers, ","));
-}
-
 std::string shape_text(const Shape& shape) {
     std::vector<std::int64_t> sizes;
     for (int dim = 0; dim < shape.rank(); ++dim)
@@ -49,6 +45,10 @@ void Hash::add(const void* data, std::int64_t bytes) {
 std::uint64_t Hash::value() const { return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_)); }
 std::uint64_t Hash::of(const void* data, std::int64_t bytes) {
     return XXH3_64bits(data, static_cast<std::size_t>(bytes));
+}
+
+std::string numbers_text(const std::vector<std::int64_t>& numbers) {
+    return fmt::format("({})", fmt::join(numbers, ","));
 }
 
 bool is_valid_name(std::string_view name) {

@@ -77,6 +77,9 @@ private:
 // Letters, digits and _ . - in components that are divided by '/'; no component is empty, "." or "..".
 bool is_valid_name(std::string_view name);
 
+// "(33,128)": sizes and places as MANIFEST has them.
+std::string numbers_text(const std::vector<std::int64_t>& numbers);
+
 std::string text_of(const Manifest& manifest);
 
 // Throws ConfigError that begins with `where` and names the line. Numbers are checked against overflow, and every slab
