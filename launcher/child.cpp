@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -157,22 +158,22 @@ int run_child(const std::vector<std::string>& command, const std::map<std::strin
     const BlockedSignals signals;
     const pid_t child = start(command, &signals, nullptr);
     std::optional<Clock::time_point> deadline;
-    int asked = 0; // 1: to save and stop, 2: to end at once
+    int asked = 0;    // 1: to save and stop, 2: to end at once
+    int insisted = 0; // SIGINT and SIGTERM: who sends a second one means it; a closed terminal sends two SIGHUP
     for (;;) {
         if (const std::optional<int> code = ended(child, WNOHANG)) return *code;
         const int signal = signals.wait(deadline);
         if (signal == SIGCHLD) continue;
-        if (signal == SIGUSR1) {
+        if (signal == SIGINT || signal == SIGTERM) ++insisted;
+        if (asked == 0 || signal == SIGUSR1) {
             ::kill(child, SIGUSR1);
-        } else if (asked == 0) {
-            asked = 1;
-            ::kill(child, SIGUSR1);
-            deadline = Clock::now() + grace;
-        } else if (asked == 1) {
+            if (asked == 0) deadline = Clock::now() + grace;
+            asked = std::max(asked, 1);
+        } else if (asked == 1 && (signal == 0 || insisted > 1)) {
             asked = 2;
             ::kill(child, SIGTERM);
             deadline = Clock::now() + kill_after;
-        } else if (signal == 0) {
+        } else if (asked == 2 && signal == 0) {
             ::kill(child, SIGKILL);
             deadline.reset();
         }

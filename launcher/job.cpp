@@ -11,8 +11,6 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t most_ranks = 1'000'000, most_threads = 4096;
-
 // Steps that Slurm itself opens (batch, interactive, extern) have numbers from here on; srun works inside those.
 constexpr std::int64_t first_special_step = 4294967000;
 

@@ -5,12 +5,16 @@
 
 #include "launcher/binding.hpp"
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 namespace tessera {
+
+// More than these is a slip, in an argument as in a variable of the environment.
+inline constexpr std::int64_t most_ranks = 1'000'000, most_threads = 4096;
 
 // Where the launcher runs.
 struct Host {

@@ -17,7 +17,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t most_ranks = 1'000'000, most_threads = 4096, most_grace = 86'400, usual_grace = 120;
+constexpr std::int64_t most_grace = 86'400, usual_grace = 120; // seconds
 
 Host this_host() {
     Host host;

@@ -63,11 +63,12 @@ struct SavedTensor {
 };
 
 // A checkpoint open for reading. Needs no team: each rank opens its own and reads the boxes that it wants. Not for use
-// by two threads at once. Files are opened when first needed; every block that is read is compared with its hash.
+// by two threads at once. Files are opened when needed, at most 64 at a time: every rank of a large run has its own
+// Checkpoint of as many files as there were ranks. Every block that is read is compared with its hash.
 class Checkpoint {
 public:
     // Reads MANIFEST and looks at the sizes of the files. Throws ConfigError, one sentence, when `folder` is not a
-    // complete checkpoint that this build can read.
+    // complete checkpoint that this build can read, and SystemError when the system does not let it look.
     explicit Checkpoint(const std::string& folder);
     Checkpoint(Checkpoint&&) noexcept;
     Checkpoint& operator=(Checkpoint&&) noexcept;
@@ -99,11 +100,12 @@ private:
 };
 
 // The path of the step-… folder with the greatest step that opens; empty when there is none. Why others were passed
-// over is appended to `skipped`, one sentence each.
+// over is appended to `skipped`, one sentence each. Throws SystemError when a folder or MANIFEST cannot be read.
 std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped = nullptr);
 
 // For one rank to call. Keeps the newest `keep_latest` checkpoints that open (at least one) and whatever is newer than
-// these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be removed.
+// these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be read
+// or removed.
 void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest);
 
 // For one rank to call when a run starts from `step`: what lies there of later steps belongs to another course of it,

@@ -25,13 +25,17 @@ std::optional<std::int64_t> step_of(const std::string& name) {
     return step;
 }
 
-// Paths of step-… folders, the newest first. None when there is no such folder.
+// Paths of step-… folders, the newest first. None when there is no such folder. A folder that cannot be listed must not
+// look like one without checkpoints: the run would start anew.
 std::vector<std::string> step_folders(const std::string& checkpoints_folder) {
     std::vector<std::pair<std::int64_t, std::string>> found;
     std::error_code error;
-    for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints_folder, error))
-        if (const auto step = step_of(entry.path().filename().string()))
-            found.emplace_back(*step, entry.path().string());
+    for (fs::directory_iterator entry(checkpoints_folder, error); !error && entry != fs::directory_iterator();
+         entry.increment(error))
+        if (const auto step = step_of(entry->path().filename().string()))
+            found.emplace_back(*step, entry->path().string());
+    if (error && error != std::errc::no_such_file_or_directory)
+        throw SystemError(fmt::format("cannot list {}: {}", checkpoints_folder, error.message()));
     std::sort(found.rbegin(), found.rend());
     std::vector<std::string> paths;
     for (auto& [step, path] : found)
@@ -39,14 +43,13 @@ std::vector<std::string> step_folders(const std::string& checkpoints_folder) {
     return paths;
 }
 
-// Why the folder does not open; nothing when it does. Damage of one checkpoint must not hide the one before.
+// Why the folder is no complete checkpoint; nothing when it is one. Damage of one checkpoint must not hide the one
+// before. A SystemError passes on: it says nothing about the checkpoint, which must be neither passed over nor counted.
 std::optional<std::string> reason_against(const std::string& folder) {
     try {
         const Checkpoint checkpoint(folder);
         return {};
     } catch (const ConfigError& error) {
-        return error.what();
-    } catch (const SystemError& error) {
         return error.what();
     }
 }

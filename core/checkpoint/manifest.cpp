@@ -28,10 +28,6 @@ std::string escaped(std::string_view text) {
     return result;
 }
 
-std::string numbers_text(const std::vector<std::int64_t>& numbers) {
-    return fmt::format("({})", fmt::join(numbers, ","));
-}
-
 std::string shape_text(const Shape& shape) {
     std::vector<std::int64_t> sizes;
     for (int dim = 0; dim < shape.rank(); ++dim)
@@ -49,6 +45,10 @@ void Hash::add(const void* data, std::int64_t bytes) {
 std::uint64_t Hash::value() const { return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_)); }
 std::uint64_t Hash::of(const void* data, std::int64_t bytes) {
     return XXH3_64bits(data, static_cast<std::size_t>(bytes));
+}
+
+std::string numbers_text(const std::vector<std::int64_t>& numbers) {
+    return fmt::format("({})", fmt::join(numbers, ","));
 }
 
 bool is_valid_name(std::string_view name) {
@@ -108,7 +108,7 @@ std::optional<std::string> find_uncovered(const TensorEntry& tensor, const std::
                   [&](const Slab* a, const Slab* b) { return start_of(a, sweep_dim) < start_of(b, sweep_dim); });
     std::int64_t missing = tensor.whole.count();
     for (std::size_t i = 0; i < slabs.size(); ++i) {
-        const Box& box = slabs[i]->box;
+        const TensorBox& box = slabs[i]->box;
         for (std::size_t j = i + 1; j < slabs.size(); ++j) {
             if (sweep_dim >= 0 && start_of(slabs[j], sweep_dim) >= box.end(sweep_dim)) break;
             if (intersection(box, slabs[j]->box).count.count() > 0)

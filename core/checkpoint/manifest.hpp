@@ -11,12 +11,12 @@
 //   file rank-00001.h5 98304 fd61a03af4f77d87
 //   tensor embedding.weight f32 (65,128)
 //   slab 0 (0,0) (33,128) 2048 embedding.weight 2f2c…,81aa…   file, start, count, first byte in the file, dataset, xxh3
-//   slab 1 (33,0) (32,128) 2048 embedding.weight 93be…        of each block (box.hpp)
+//   slab 1 (33,0) (32,128) 2048 embedding.weight 93be…        of each block (tensor_box.hpp)
 //   end 0f1e2d3c4b5a6978                                     xxh3 of all text before this line
 #pragma once
 
-#include "core/checkpoint/box.hpp"
 #include "core/checkpoint/checkpoint.hpp"
+#include "core/checkpoint/tensor_box.hpp"
 
 #include <cstdint>
 #include <map>
@@ -34,7 +34,7 @@ inline constexpr std::string_view index_name = "index.h5";
 // One box of a tensor as one dataset of one file.
 struct Slab {
     int file = 0; // its place in Manifest::files
-    Box box;
+    TensorBox box;
     std::int64_t first_byte = 0; // of the data in the file
     std::string dataset;
     std::vector<std::uint64_t> block_hashes;
@@ -76,6 +76,9 @@ private:
 
 // Letters, digits and _ . - in components that are divided by '/'; no component is empty, "." or "..".
 bool is_valid_name(std::string_view name);
+
+// "(33,128)": sizes and places as MANIFEST has them.
+std::string numbers_text(const std::vector<std::int64_t>& numbers);
 
 std::string text_of(const Manifest& manifest);
 

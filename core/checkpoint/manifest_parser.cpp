@@ -16,10 +16,6 @@ namespace {
 
 constexpr std::size_t end_line_size = 4 + 16 + 1; // "end " HASH "\n"
 
-std::string numbers_text(const std::vector<std::int64_t>& numbers) {
-    return fmt::format("({})", fmt::join(numbers, ","));
-}
-
 // One line: fields divided by single blanks. Whatever is wrong throws with the line's number.
 class Line {
 public:

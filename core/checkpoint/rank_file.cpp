@@ -111,7 +111,6 @@ Manifest write_rank_file(const std::string& path, const CheckpointContent& conte
 
 struct RankFile::Open {
     std::string path;
-    File bytes;
     Id file;
     const Slab* slab = nullptr; // the one whose dataset is open
     Id dataset;
@@ -120,15 +119,16 @@ struct RankFile::Open {
 RankFile::RankFile(const std::string& path, const Manifest& manifest, int file) {
     hdf5::start();
     const FileEntry& entry = manifest.files[static_cast<std::size_t>(file)];
-    open_ = std::make_unique<Open>(Open{path, File::open_to_read(path), Id(), nullptr, Id()});
-    if (open_->bytes.bytes() != entry.bytes)
-        throw ConfigError(fmt::format("{} has {} bytes, its checkpoint's MANIFEST states {}", path,
-                                      open_->bytes.bytes(), entry.bytes));
-    if (hash_outside(open_->bytes, extents_of(manifest, file)) != entry.hash)
+    const File bytes = File::open_to_read(path); // closed again: libhdf5 has a descriptor of its own
+    if (bytes.bytes() != entry.bytes)
+        throw ConfigError(
+            fmt::format("{} has {} bytes, its checkpoint's MANIFEST states {}", path, bytes.bytes(), entry.bytes));
+    if (hash_outside(bytes, extents_of(manifest, file)) != entry.hash)
         throw ConfigError(
             fmt::format("{} is damaged: what is around its tensors does not have the hash in MANIFEST", path));
     const Id access = hdf5::file_properties();
-    open_->file = Id(check(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "open the file", path));
+    Id opened(check(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), "open the file", path));
+    open_ = std::make_unique<Open>(Open{path, std::move(opened), nullptr, Id()});
 }
 
 RankFile::RankFile(RankFile&&) noexcept = default;
@@ -170,7 +170,7 @@ void RankFile::read_block(const TensorEntry& tensor, const Slab& slab, std::int6
         open_->dataset = open_dataset(open_->file, tensor, slab, open_->path);
         open_->slab = &slab;
     }
-    const Box box = Blocks(slab.box.count, tensor.dtype).box(block);
+    const TensorBox box = Blocks(slab.box.count, tensor.dtype).box(block);
     const Id memory_space = hdf5::space_of(box.count);
     const Id file_space(H5Dget_space(open_->dataset));
     if (box.count.rank() > 0) {

@@ -19,8 +19,8 @@ Manifest write_rank_file(const std::string& path, const CheckpointContent& conte
 // Elements of a missing file are NaN (i32: the least number). Returns its entry; synced.
 FileEntry write_index_file(const std::string& path, const Manifest& manifest);
 
-// A rank's file, open for reading. Before libhdf5 sees it, its size and all bytes outside the slabs are compared with
-// the manifest (ConfigError), so that a damaged file never reaches libhdf5's parser.
+// A rank's file, open for reading, with one file descriptor. Before libhdf5 sees it, its size and all bytes outside the
+// slabs are compared with the manifest (ConfigError), so that a damaged file never reaches libhdf5's parser.
 class RankFile {
 public:
     RankFile(const std::string& path, const Manifest& manifest, int file);

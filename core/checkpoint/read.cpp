@@ -16,15 +16,36 @@ namespace tessera {
 
 namespace fs = std::filesystem;
 
+constexpr std::size_t most_open_files = 64;
+
 // A thousand ranks with a thousand tensors each need 100 MB.
 constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
 
+namespace {
+
+// What lies at `path` itself, which may be nothing. SystemError when the system does not say.
+fs::file_status status_at(const std::string& path) {
+    std::error_code error;
+    const fs::file_status status = fs::symlink_status(path, error);
+    if (status.type() == fs::file_type::none)
+        throw SystemError(fmt::format("cannot look at {}: {}", path, error.message()));
+    return status;
+}
+
+} // namespace
+
 struct Checkpoint::Opened {
+    struct OpenFile {
+        RankFile file;
+        std::int64_t last_use = 0;
+    };
+
     std::string folder;
     Manifest manifest;
     std::vector<SavedTensor> tensors;
     std::map<std::string, const TensorEntry*, std::less<>> by_name;
-    std::map<int, RankFile> files;
+    std::map<int, OpenFile> files; // by their place in the manifest
+    std::int64_t uses = 0;
     std::vector<std::byte> block;
     std::int64_t bytes_read = 0;
 
@@ -39,23 +60,35 @@ struct Checkpoint::Opened {
         throw ConfigError(fmt::format("checkpoint {}: {}", folder, no_such_name("tensor", name, known)));
     }
 
-    // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
-    template <class Use> void each_block(const TensorEntry& tensor, const Slab& slab, const Box& wanted, Use use) {
-        if (intersection(slab.box, wanted).count.count() == 0) return;
-        auto file = files.find(slab.file);
-        if (file == files.end()) {
-            const FileEntry& entry = manifest.files[static_cast<std::size_t>(slab.file)];
-            file = files.emplace(slab.file, RankFile(path_of(entry.name), manifest, slab.file)).first;
+    // Open until the next call. The one that was not used for longest makes room.
+    RankFile& file_at(int place) {
+        auto found = files.find(place);
+        if (found == files.end()) {
+            if (files.size() == most_open_files)
+                files.erase(std::min_element(files.begin(), files.end(), [](const auto& a, const auto& b) {
+                    return a.second.last_use < b.second.last_use;
+                }));
+            const std::string path = path_of(manifest.files[static_cast<std::size_t>(place)].name);
+            found = files.emplace(place, OpenFile{RankFile(path, manifest, place)}).first;
         }
+        found->second.last_use = ++uses;
+        return found->second.file;
+    }
+
+    // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
+    template <class Use>
+    void each_block(const TensorEntry& tensor, const Slab& slab, const TensorBox& wanted, Use use) {
+        if (intersection(slab.box, wanted).count.count() == 0) return;
+        RankFile& file = file_at(slab.file);
         const Blocks blocks(slab.box.count, tensor.dtype);
         for (std::int64_t number = 0; number < blocks.size(); ++number) {
-            Box box = blocks.box(number);
+            TensorBox box = blocks.box(number);
             for (std::size_t dim = 0; dim < box.start.size(); ++dim)
                 box.start[dim] += slab.box.start[dim];
             if (intersection(box, wanted).count.count() == 0) continue;
             const std::int64_t bytes = box.count.count() * bytes_of(tensor.dtype);
             block.resize(std::max(block.size(), static_cast<std::size_t>(bytes)));
-            file->second.read_block(tensor, slab, number, block.data());
+            file.read_block(tensor, slab, number, block.data());
             bytes_read += bytes;
             use(box, block.data());
         }
@@ -65,9 +98,9 @@ struct Checkpoint::Opened {
 Checkpoint::Checkpoint(const std::string& folder) : opened_(std::make_unique<Opened>()) {
     opened_->folder = folder;
     const std::string manifest_path = opened_->path_of(manifest_name);
-    std::error_code error;
-    if (!fs::is_directory(folder, error)) throw ConfigError(fmt::format("there is no checkpoint folder {}", folder));
-    if (!fs::is_regular_file(fs::symlink_status(manifest_path, error)))
+    if (!fs::is_directory(status_at(opened_->path_of(".")))) // of what a link leads to
+        throw ConfigError(fmt::format("there is no checkpoint folder {}", folder));
+    if (!fs::is_regular_file(status_at(manifest_path)))
         throw ConfigError(fmt::format("{} is not a complete checkpoint: it has no MANIFEST", folder));
     const File file = File::open_to_read(manifest_path);
     if (file.bytes() > greatest_manifest_bytes)
@@ -83,10 +116,11 @@ Checkpoint::Checkpoint(const std::string& folder) : opened_(std::make_unique<Ope
         throw ConfigError(fmt::format("{}: {}", manifest_path, *hole));
     const auto check_size = [&](const FileEntry& entry) {
         const std::string path = opened_->path_of(entry.name);
-        const fs::file_status status = fs::symlink_status(path, error);
-        if (!fs::is_regular_file(status))
+        if (!fs::is_regular_file(status_at(path)))
             throw ConfigError(fmt::format("checkpoint {}: file {} is missing", folder, entry.name));
+        std::error_code error;
         const std::uintmax_t bytes = fs::file_size(path, error);
+        if (error) throw SystemError(fmt::format("cannot look at {}: {}", path, error.message()));
         if (bytes != static_cast<std::uintmax_t>(entry.bytes))
             throw ConfigError(
                 fmt::format("{} has {} bytes, its checkpoint's MANIFEST states {}", path, bytes, entry.bytes));
@@ -121,7 +155,7 @@ void Checkpoint::require(std::string_view name, const Shape& whole, DType dtype)
 
 void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& start, View part) const {
     const TensorEntry& tensor = opened_->tensor_named(name);
-    const Box wanted{start, part.shape};
+    const TensorBox wanted{start, part.shape};
     bool fits = part.shape.rank() == tensor.whole.rank() && start.size() == static_cast<std::size_t>(part.shape.rank());
     for (int dim = 0; fits && dim < part.shape.rank(); ++dim)
         fits = start[static_cast<std::size_t>(dim)] >= 0 &&
@@ -131,7 +165,7 @@ void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& st
                                       name, tensor.whole.text(), name_of(tensor.dtype), wanted.text(),
                                       name_of(part.dtype)));
     for (const Slab& slab : tensor.slabs)
-        opened_->each_block(tensor, slab, wanted, [&](const Box& box, const void* data) {
+        opened_->each_block(tensor, slab, wanted, [&](const TensorBox& box, const void* data) {
             copy_region(intersection(box, wanted), data, box, part.memory(), wanted, bytes_of(tensor.dtype));
         });
 }
@@ -145,7 +179,7 @@ void Checkpoint::verify() const {
                  file);
     for (const TensorEntry& tensor : opened_->manifest.tensors)
         for (const Slab& slab : tensor.slabs)
-            opened_->each_block(tensor, slab, slab.box, [](const Box&, const void*) {});
+            opened_->each_block(tensor, slab, slab.box, [](const TensorBox&, const void*) {});
 }
 
 } // namespace tessera

@@ -18,8 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Runs `work` on this rank and hands its texts to rank 0. No rank leaves before all have done their work, and when one
-// has failed, all throw the same. This is the one place below main.cpp that catches: a rank that threw on its own would
-// leave the others waiting for ever.
+// has failed, all throw the same. Hence the catch: a rank that threw on its own would leave the others waiting for ever.
 std::vector<std::string> together(const Team& team, const std::string& folder,
                                   const std::function<std::string()>& work) {
     std::string mine;
@@ -57,7 +56,7 @@ std::string check_parts(const CheckpointContent& content) {
         if (!is_valid_name(part.name)) refuse("has a name that cannot be saved");
         if (part.name == "metadata" || part.name.starts_with("metadata/")) refuse("has the name of the metadata");
         if (part.data.count() == 0) continue;
-        const Box box{part.start, part.data.shape};
+        const TensorBox box{part.start, part.data.shape};
         if (part.data.shape.rank() != part.whole.rank() || static_cast<int>(part.start.size()) != part.whole.rank())
             refuse(fmt::format("{} is given a box of another number of dims", part.whole.text()));
         for (int dim = 0; dim < part.whole.rank(); ++dim)
@@ -110,7 +109,8 @@ private:
         std::error_code error;
         for (const fs::directory_entry& entry : fs::directory_iterator(parent, error)) {
             const std::string name = entry.path().filename().string();
-            if (name.starts_with(".tmp-step-") || name.starts_with(".del-step-")) fs::remove_all(entry.path(), error);
+            for (const char* ours : {".tmp-step-", ".del-step-", ".del-old-step-"}) // the last: of one set aside
+                if (name.starts_with(ours)) fs::remove_all(entry.path(), error);
         }
     }
 

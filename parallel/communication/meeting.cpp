@@ -19,7 +19,7 @@ void pause_briefly() {
 #endif
 }
 
-std::string_view name_of(Call call) {
+std::string_view name_of(CollectiveCall call) {
     constexpr std::string_view names[] = {"all_reduce", "tree_reduce", "all_gather", "reduce_scatter",
                                           "all_to_all", "broadcast",   "barrier",    "allocate"};
     return names[static_cast<std::size_t>(call)];

@@ -19,11 +19,20 @@ struct Location {
     std::int64_t offset = 0;
 };
 
-enum class Call : int { all_reduce, tree_reduce, all_gather, reduce_scatter, all_to_all, broadcast, barrier, allocate };
+enum class CollectiveCall : int {
+    all_reduce,
+    tree_reduce,
+    all_gather,
+    reduce_scatter,
+    all_to_all,
+    broadcast,
+    barrier,
+    allocate
+};
 
 // What a rank says when it enters a collective. Ranks that do not agree on the first three are out of step.
 struct Entry {
-    Call call = Call::barrier;
+    CollectiveCall call = CollectiveCall::barrier;
     std::int64_t detail = 0; // root, reduction, or leaves
     std::int64_t bytes = 0;  // of the whole
     Location location;

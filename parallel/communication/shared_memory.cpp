@@ -42,18 +42,19 @@ public:
 
     void all_reduce(Stream& stream, View buffer, Reduction reduction) override {
         reduce(cpu(stream), buffer, reduction, ranks_tree_,
-               enter(Call::all_reduce, static_cast<int>(reduction), buffer, buffer));
+               enter(CollectiveCall::all_reduce, static_cast<int>(reduction), buffer, buffer));
     }
 
     void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) override {
         check_tree(buffer, tree, size_);
-        reduce(cpu(stream), buffer, Reduction::sum, tree, enter(Call::tree_reduce, tree.leaves(), buffer, buffer));
+        reduce(cpu(stream), buffer, Reduction::sum, tree,
+               enter(CollectiveCall::tree_reduce, tree.leaves(), buffer, buffer));
     }
 
     void all_gather(Stream&, ConstView part, View whole) override {
         check_part("all_gather", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
-        const std::int64_t limit = enter(Call::all_gather, 0, whole, part) ? whole.bytes() : staging_bytes;
+        const std::int64_t limit = enter(CollectiveCall::all_gather, 0, whole, part) ? whole.bytes() : staging_bytes;
         const std::int64_t largest = part_bytes(whole, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += limit) {
             stage(0, bytes_at(part) + at, piece_of(own, at, limit).size());
@@ -70,7 +71,7 @@ public:
     void reduce_scatter(Stream& stream, ConstView whole, View part) override {
         check_part("reduce_scatter", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
-        const bool direct = enter(Call::reduce_scatter, 0, whole, whole);
+        const bool direct = enter(CollectiveCall::reduce_scatter, 0, whole, whole);
         const std::int64_t limit = direct ? std::max<std::int64_t>(whole.bytes(), 1) : block_limit();
         const std::int64_t largest = part_bytes(whole, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += limit) {
@@ -91,7 +92,7 @@ public:
     void all_to_all(Stream&, ConstView send, View receive) override {
         check_blocks(send, receive, size_);
         const std::int64_t block = send.bytes() / size_;
-        const bool direct = enter(Call::all_to_all, 0, send, send);
+        const bool direct = enter(CollectiveCall::all_to_all, 0, send, send);
         const std::int64_t limit = direct ? std::max<std::int64_t>(block, 1) : block_limit();
         for (std::int64_t at = 0; at < block; at += limit) {
             const std::int64_t bytes = std::min(limit, block - at);
@@ -108,7 +109,8 @@ public:
 
     void broadcast(Stream&, View buffer, int root) override {
         check_rank("broadcast", root, size_);
-        const std::int64_t limit = enter(Call::broadcast, root, buffer, buffer) ? buffer.bytes() : staging_bytes;
+        const std::int64_t limit =
+            enter(CollectiveCall::broadcast, root, buffer, buffer) ? buffer.bytes() : staging_bytes;
         for (std::int64_t at = 0; at < buffer.bytes(); at += limit) {
             const std::int64_t bytes = std::min(limit, buffer.bytes() - at);
             if (rank_ == root) stage(0, bytes_at(buffer) + at, bytes);
@@ -147,10 +149,10 @@ public:
         }
     }
 
-    void barrier(Stream&) override { meeting_.enter({Call::barrier, 0, 0, {}}); }
+    void barrier(Stream&) override { meeting_.enter({CollectiveCall::barrier, 0, 0, {}}); }
 
     Buffer allocate(std::int64_t bytes) override {
-        meeting_.enter({Call::allocate, 0, 0, {}});
+        meeting_.enter({CollectiveCall::allocate, 0, 0, {}});
         if (!group_) return Buffer(bytes);
         auto owner = std::make_unique<std::shared_ptr<SharedRegion>>(std::make_shared<SharedRegion>(*group_, bytes));
         regions_.push_back(*owner);
@@ -192,7 +194,7 @@ private:
 
     // Opens a collective in which others read, or write, `exposed`. Returns whether all can do so where it lies; if
     // not, it goes through the staging areas in pieces. The answer is the same on every rank.
-    bool enter(Call call, std::int64_t detail, const ConstView& whole, const ConstView& exposed) {
+    bool enter(CollectiveCall call, std::int64_t detail, const ConstView& whole, const ConstView& exposed) {
         const Location location = locate(exposed);
         meeting_.enter({call, detail, whole.bytes(), location});
         direct_ = true;

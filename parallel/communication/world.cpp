@@ -3,7 +3,6 @@
 #include "parallel/communication/world.hpp"
 
 #include "kernels/error.hpp"
-#include "parallel/communication/mpi.hpp"
 
 #include <cstdlib>
 #include <exception>
@@ -42,11 +41,9 @@ World::World() : exceptions_at_start_(std::uncaught_exceptions()) {
     int length = 0;
     MPI_Get_processor_name(name, &length);
     host_ = name;
-    communicator_ = make_mpi_communicator(ProcessGroup::world());
 }
 
 World::~World() {
-    communicator_.reset();
     group_.reset();
     if (std::uncaught_exceptions() <= exceptions_at_start_) MPI_Finalize();
 }

@@ -2,7 +2,6 @@
 // MPI from MPI_Init_thread to MPI_Finalize as one object: who started us, how many we are, and on which hosts.
 #pragma once
 
-#include "parallel/communication/communicator.hpp"
 #include "parallel/communication/process_group.hpp"
 
 #include <functional>
@@ -11,9 +10,10 @@
 
 namespace tessera {
 
-// Constructed once, in main, before the block that catches exceptions: an exception that leaves the World's own scope
-// skips MPI_Finalize, which would wait for ranks that are still in a collective. MPI calls come from one thread at a
-// time.
+// Constructed once, by the command that needs it (start_world), and kept by the launcher's Process until main returns:
+// it outlives an exception of the command, which main answers with abort(). Where one destroys it while it passes,
+// MPI_Finalize is skipped, which would wait for ranks that are still in a collective. MPI calls come from one thread at
+// a time.
 class World {
 public:
     // Throws ConfigError when a launcher started several ranks of which MPI sees one only, SystemError when MPI fails.
@@ -29,7 +29,6 @@ public:
     const std::string& host() const { return host_; }
 
     const ProcessGroup& group() const { return *group_; }
-    Communicator& communicator() { return *communicator_; } // all ranks, over MPI
 
     [[noreturn]] void abort(int code); // ends all ranks; `code` becomes the job's exit code
 
@@ -39,7 +38,6 @@ private:
     int local_size_ = 1;
     std::string host_;
     std::unique_ptr<ProcessGroup> group_;
-    std::unique_ptr<Communicator> communicator_;
 };
 
 // Throws ConfigError when the environment of a launcher (mpirun, srun) tells of more ranks than the one MPI sees:

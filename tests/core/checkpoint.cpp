@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints that are well: saved on N ranks, read on M in other boxes, replaced, kept, described, read by h5py.
 #include "core/checkpoint/checkpoint.hpp"
-#include "core/checkpoint/box.hpp"
 #include "core/checkpoint/describe.hpp"
+#include "core/checkpoint/tensor_box.hpp"
 #include "kernels/error.hpp"
 #include "tests/core/checkpoint_team.hpp"
 
@@ -28,11 +28,11 @@ const std::vector<SavedTensor> catalog = {
 };
 
 // Cuts a box at random planes until there are `pieces`; pieces may be empty.
-std::vector<Box> random_cut(const Shape& whole, int pieces, std::mt19937& random) {
-    std::vector<Box> boxes = {whole_box(whole)};
+std::vector<TensorBox> random_cut(const Shape& whole, int pieces, std::mt19937& random) {
+    std::vector<TensorBox> boxes = {whole_box(whole)};
     while (static_cast<int>(boxes.size()) < pieces) {
-        Box& box = boxes[random() % boxes.size()];
-        Box other = box;
+        TensorBox& box = boxes[random() % boxes.size()];
+        TensorBox other = box;
         if (whole.rank() == 0) { // it cannot be cut: the others get a box of nothing
             other.count = Shape{0};
             other.start = {0};
@@ -49,7 +49,7 @@ std::vector<Box> random_cut(const Shape& whole, int pieces, std::mt19937& random
     return boxes;
 }
 
-using Cut = std::vector<std::vector<Box>>; // by tensor, by rank
+using Cut = std::vector<std::vector<TensorBox>>; // by tensor, by rank
 
 Cut cut_catalog(int ranks, unsigned seed) {
     std::mt19937 random(seed);
@@ -65,7 +65,7 @@ void save_catalog(const Team& team, const std::string& folder, std::int64_t step
     if (team.rank == 0) content.metadata = {{"config", "[model]\nlayers = 2 # \\n is no new line\n"}, {"seed", "7"}};
     std::vector<BoxMemory> memory;
     for (std::size_t i = 0; i < catalog.size(); ++i) {
-        const Box& box = cut[i][static_cast<std::size_t>(team.rank)];
+        const TensorBox& box = cut[i][static_cast<std::size_t>(team.rank)];
         memory.emplace_back(box.start, box.count, catalog[i].dtype);
         if (box.count.count() > 0) fill(catalog[i].whole, static_cast<std::uint32_t>(i + 1), memory.back());
         content.tensors.push_back(
@@ -95,7 +95,7 @@ TEST(Checkpoint, IsReadInAnyBoxesByAnyNumberOfRanks) {
                     throw InternalError("metadata");
                 for (std::size_t i = 0; i < catalog.size(); ++i) {
                     checkpoint.require(catalog[i].name, catalog[i].whole, catalog[i].dtype);
-                    const Box& box = wanted[i][static_cast<std::size_t>(team.rank)];
+                    const TensorBox& box = wanted[i][static_cast<std::size_t>(team.rank)];
                     if (box.count.rank() != catalog[i].whole.rank()) continue; // the empty part of a scalar
                     BoxMemory memory(box.start, box.count, catalog[i].dtype);
                     checkpoint.read(catalog[i].name, box.start, memory.view());
@@ -130,13 +130,42 @@ TEST(Checkpoint, ReadsOnlyTheBlocksOfTheBox) {
     EXPECT_THROW(Checkpoint(scratch.path("step-00000003")), ConfigError); // … but no checkpoint any more
 }
 
+// Each rank of a run reads a checkpoint of as many files as ranks wrote it, and may have 1024 files open.
+TEST(Checkpoint, OfManyRanksIsReadWithFewOpenFiles) {
+    const ScratchFolder scratch;
+    constexpr int ranks = 70;
+    const Shape whole{ranks, 3};
+    expect_none_failed(run_team(ranks, [&](const Team& team) {
+        BoxMemory memory({team.rank, 0}, {1, 3}, DType::f32);
+        fill(whole, 1, memory);
+        save_checkpoint(team, scratch.path(), {3, {}, {{"x", whole, DType::f32, memory.start, memory.view()}}});
+    }));
+    const auto open_files = [] { return std::distance(fs::directory_iterator("/proc/self/fd"), {}); };
+    const auto before = open_files();
+    const Checkpoint checkpoint(scratch.path("step-00000003"));
+    const auto read_rows = [&](std::int64_t first, std::int64_t rows) {
+        BoxMemory memory({first, 0}, {rows, 3}, DType::f32);
+        checkpoint.read("x", memory.start, memory.view());
+        EXPECT_EQ(wrong_elements(whole, 1, memory), 0) << first;
+    };
+    read_rows(0, 2);
+    EXPECT_EQ(open_files(), before + 2); // one per file
+    for (int time = 0; time < 2; ++time) {
+        read_rows(0, ranks);
+        EXPECT_EQ(open_files(), before + 64);
+    }
+    read_rows(5, 1); // closed in between
+    checkpoint.verify();
+    EXPECT_EQ(open_files(), before + 64);
+}
+
 TEST(Checkpoint, BlocksCoverABoxInOrder) {
     for (const Shape& shape : {Shape{}, Shape{5}, Shape{3, 2000000}, Shape{2, 3, 1500, 1024}, Shape{1500000, 1, 2},
                                Shape{2, 2, 1, 1100000}}) {
         const Blocks blocks(shape, DType::f32);
         std::int64_t bytes = 0;
         for (std::int64_t block = 0; block < blocks.size(); ++block) {
-            const Box box = blocks.box(block);
+            const TensorBox box = blocks.box(block);
             std::int64_t place = 0;
             for (int dim = 0; dim < shape.rank(); ++dim)
                 place = place * shape[dim] + box.start[static_cast<std::size_t>(dim)];
@@ -184,6 +213,8 @@ TEST(Checkpoint, LeftoversOfAnInterruptedSaveAreIgnoredAndRemoved) {
     save_checkpoint(team_of_one(), scratch.path(), first);
     fs::copy(scratch.path("step-00000001"), scratch.path(".tmp-step-00000009"));
     fs::copy(scratch.path("step-00000001"), scratch.path(".del-step-00000000"));
+    fs::copy(scratch.path("step-00000001"), scratch.path(".del-old-step-00000003"));
+    fs::create_directory(scratch.path(".del-notes"));    // somebody's
     fs::create_directory(scratch.path("step-00000007")); // no MANIFEST
     write_file(scratch.path("step-final"), "somebody's file");
     std::vector<std::string> skipped;
@@ -193,6 +224,8 @@ TEST(Checkpoint, LeftoversOfAnInterruptedSaveAreIgnoredAndRemoved) {
     save_checkpoint(team_of_one(), scratch.path(), {2, {}, {}});
     EXPECT_FALSE(fs::exists(scratch.path(".tmp-step-00000009")));
     EXPECT_FALSE(fs::exists(scratch.path(".del-step-00000000")));
+    EXPECT_FALSE(fs::exists(scratch.path(".del-old-step-00000003")));
+    EXPECT_TRUE(fs::exists(scratch.path(".del-notes")));
     EXPECT_TRUE(fs::exists(scratch.path("step-final")));
 }
 

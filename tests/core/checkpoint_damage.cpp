@@ -87,6 +87,32 @@ TEST(CheckpointDamage, TruncatedMissingOrExchangedFilesAreFound) {
     EXPECT_TRUE(contains(complaint(folder), folder + "/rank-0000")) << complaint(folder);
 }
 
+// What the system refuses says nothing about a checkpoint: a run that took it for damage would start from an older one,
+// or anew.
+TEST(CheckpointDamage, WhatCannotBeReadIsNeitherDamagedNorMissing) {
+    const ScratchFolder scratch;
+    const std::string folder = save_small(scratch.path(), 1), link = scratch.path("step-00000002");
+    write_file(scratch.path("file"), "no folder");
+    EXPECT_THROW(newest_checkpoint(scratch.path("file")), SystemError);
+
+    fs::create_symlink(link, link); // a loop
+    std::vector<std::string> skipped;
+    EXPECT_THROW(newest_checkpoint(scratch.path(), &skipped), SystemError);
+    EXPECT_EQ(skipped, std::vector<std::string>());
+    EXPECT_THROW(remove_old_checkpoints(scratch.path(), 1), SystemError);
+    fs::remove(link);
+    EXPECT_EQ(newest_checkpoint(scratch.path()), folder);
+
+    rlimit limit = {};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    const rlimit none{0, limit.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    EXPECT_THROW(newest_checkpoint(scratch.path()), SystemError);
+    EXPECT_THROW(Checkpoint{folder}, SystemError); // MANIFEST does not open
+    setrlimit(RLIMIT_NOFILE, &limit);
+    EXPECT_EQ(newest_checkpoint(scratch.path()), folder);
+}
+
 TEST(CheckpointDamage, AHostileManifestIsRefusedBeforeAnythingLargeIsAllocated) {
     const ScratchFolder scratch;
     const std::string folder = save_small(scratch.path(), 1), path = folder + "/MANIFEST";

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
+#include <vector>
 
 namespace tessera {
 namespace {
@@ -91,21 +92,38 @@ TEST(Child, MpirunLetsItsRanksSave) {
     EXPECT_EQ(code, 75) << words;
 }
 
+void send(pid_t launcher, const std::vector<int>& signals) {
+    for (const int signal : signals) {
+        kill(launcher, signal);
+        std::this_thread::sleep_for(100ms); // two at once would be one
+    }
+}
+
 TEST(Child, ASecondSignalEndsIt) {
-    const auto twice = [](pid_t launcher) {
-        kill(launcher, SIGINT);
-        std::this_thread::sleep_for(100ms);
-        kill(launcher, SIGINT);
-    };
-    const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
-                                   long_grace, twice);
-    EXPECT_EQ(code, 9);
+    for (const std::vector<int>& signals : {std::vector<int>{SIGINT, SIGINT}, {SIGINT, SIGTERM}, {SIGTERM, SIGTERM}}) {
+        const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
+                                       long_grace, [&](pid_t launcher) { send(launcher, signals); });
+        EXPECT_EQ(code, 9) << signals[1];
+    }
+}
+
+// A closed terminal sends SIGHUP twice, and a batch system SIGTERM some time after SIGUSR1: the run is saving by then.
+TEST(Child, OnlyTheSignalsOfOneWhoInsistsCutTheGraceTimeShort) {
+    for (const std::vector<int>& signals :
+         {std::vector<int>{SIGHUP, SIGHUP, SIGHUP}, {SIGUSR1, SIGUSR1}, {SIGUSR1, SIGTERM, SIGHUP}, {SIGINT, SIGHUP}}) {
+        const int code = while_it_runs("trap 'saving=1' USR1; trap 'exit 9' TERM; touch $READY; "
+                                       "until [ \"$saving\" ]; do sleep 0.02; done; sleep 0.5; exit 75",
+                                       long_grace, [&](pid_t launcher) { send(launcher, signals); });
+        EXPECT_EQ(code, 75) << signals[0] << " and " << signals[1];
+    }
 }
 
 TEST(Child, TheGraceTimeEndsIt) {
-    const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done", 0s,
-                                   [](pid_t launcher) { kill(launcher, SIGTERM); });
-    EXPECT_EQ(code, 9);
+    for (const int signal : {SIGUSR1, SIGINT, SIGTERM, SIGHUP}) {
+        const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
+                                       0s, [signal](pid_t launcher) { kill(launcher, signal); });
+        EXPECT_EQ(code, 9) << signal;
+    }
 }
 
 TEST(Child, DiesWithTheLauncher) {

@@ -11,7 +11,7 @@
 namespace tessera {
 
 // The elements start <= index < start + count, one index per dim.
-struct Box {
+struct TensorBox {
     std::vector<std::int64_t> start;
     Shape count;
 
@@ -20,14 +20,14 @@ struct Box {
 };
 
 // The box of `whole` itself.
-Box whole_box(const Shape& whole);
+TensorBox whole_box(const Shape& whole);
 
 // The common elements; a box with count() 0 when there are none. Both have the same number of dims.
-Box intersection(const Box& a, const Box& b);
+TensorBox intersection(const TensorBox& a, const TensorBox& b);
 
 // Copies the elements of `region`, which lies in both boxes, between row-major arrays of the boxes' shapes.
-void copy_region(const Box& region, const void* source, const Box& source_box, void* target, const Box& target_box,
-                 std::int64_t element_bytes);
+void copy_region(const TensorBox& region, const void* source, const TensorBox& source_box, void* target,
+                 const TensorBox& target_box, std::int64_t element_bytes);
 
 // A box of shape `count`, cut into pieces of at most 4 MiB, each contiguous in row-major order and a box itself: what
 // is hashed, and the least that is read. The cut is a part of the checkpoint format.
@@ -36,7 +36,7 @@ public:
     Blocks(const Shape& count, DType dtype); // count() > 0
 
     std::int64_t size() const { return leads_ * blocks_per_lead_; }
-    Box box(std::int64_t block) const;                 // relative to the box that is cut
+    TensorBox box(std::int64_t block) const;           // relative to the box that is cut
     std::int64_t first_byte(std::int64_t block) const; // from the first element of the box that is cut
 
 private:

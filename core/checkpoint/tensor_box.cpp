@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Boxes: intersection, copies between row-major arrays, and the cut into blocks.
-#include "core/checkpoint/box.hpp"
+#include "core/checkpoint/tensor_box.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -15,7 +15,7 @@ constexpr std::int64_t block_bytes = 4 << 20; // format 1; 4 MiB cost 0.2 ms to 
 std::size_t index(int dim) { return static_cast<std::size_t>(dim); }
 
 // The place of `region`'s first element in a row-major array of `box`.
-std::int64_t offset_in(const Box& box, const Box& region) {
+std::int64_t offset_in(const TensorBox& box, const TensorBox& region) {
     std::int64_t offset = 0;
     for (int dim = 0; dim < box.count.rank(); ++dim)
         offset = offset * box.count[dim] + region.start[index(dim)] - box.start[index(dim)];
@@ -24,12 +24,12 @@ std::int64_t offset_in(const Box& box, const Box& region) {
 
 } // namespace
 
-std::string Box::text() const { return fmt::format("{} at ({})", count.text(), fmt::join(start, ", ")); }
+std::string TensorBox::text() const { return fmt::format("{} at ({})", count.text(), fmt::join(start, ", ")); }
 
-Box whole_box(const Shape& whole) { return {std::vector<std::int64_t>(index(whole.rank()), 0), whole}; }
+TensorBox whole_box(const Shape& whole) { return {std::vector<std::int64_t>(index(whole.rank()), 0), whole}; }
 
-Box intersection(const Box& a, const Box& b) {
-    Box common;
+TensorBox intersection(const TensorBox& a, const TensorBox& b) {
+    TensorBox common;
     for (int dim = 0; dim < a.count.rank(); ++dim) {
         const std::int64_t first = std::max(a.start[index(dim)], b.start[index(dim)]);
         const std::int64_t end = std::min(a.end(dim), b.end(dim));
@@ -39,8 +39,8 @@ Box intersection(const Box& a, const Box& b) {
     return common;
 }
 
-void copy_region(const Box& region, const void* source, const Box& source_box, void* target, const Box& target_box,
-                 std::int64_t element_bytes) {
+void copy_region(const TensorBox& region, const void* source, const TensorBox& source_box, void* target,
+                 const TensorBox& target_box, std::int64_t element_bytes) {
     if (region.count.count() == 0) return;
     const int rank = region.count.rank();
     int run_dim = rank; // dims from here on are one run of bytes in both arrays
@@ -52,7 +52,7 @@ void copy_region(const Box& region, const void* source, const Box& source_box, v
             region.count[run_dim] == source_box.count[run_dim] && region.count[run_dim] == target_box.count[run_dim];
         if (!spans_both) break;
     }
-    Box run = region; // its start walks over all indices of the dims before run_dim
+    TensorBox run = region; // its start walks over all indices of the dims before run_dim
     while (true) {
         std::memcpy(static_cast<std::byte*>(target) + offset_in(target_box, run) * element_bytes,
                     static_cast<const std::byte*>(source) + offset_in(source_box, run) * element_bytes,
@@ -77,8 +77,8 @@ Blocks::Blocks(const Shape& count, DType dtype) : count_(count), element_bytes_(
     blocks_per_lead_ = (count[cut_dim_] + rows_per_block_ - 1) / rows_per_block_;
 }
 
-Box Blocks::box(std::int64_t block) const {
-    Box box = whole_box(count_);
+TensorBox Blocks::box(std::int64_t block) const {
+    TensorBox box = whole_box(count_);
     if (count_.rank() == 0) return box;
     std::int64_t lead = block / blocks_per_lead_;
     for (int dim = cut_dim_ - 1; dim >= 0; --dim) {
