@@ -10,9 +10,10 @@
 
 namespace tessera {
 
-// Constructed once, in main, before the block that catches exceptions: an exception that leaves the World's own scope
-// skips MPI_Finalize, which would wait for ranks that are still in a collective. MPI calls come from one thread at a
-// time.
+// Constructed once, by the command that needs it (start_world), and kept by the launcher's Process until main returns:
+// it outlives an exception of the command, which main answers with abort(). Where one destroys it while it passes,
+// MPI_Finalize is skipped, which would wait for ranks that are still in a collective. MPI calls come from one thread at
+// a time.
 class World {
 public:
     // Throws ConfigError when a launcher started several ranks of which MPI sees one only, SystemError when MPI fails.
