@@ -18,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // Runs `work` on this rank and hands its texts to rank 0. No rank leaves before all have done their work, and when one
-// has failed, all throw the same. Hence the catch: a rank that threw on its own would leave the others waiting for ever.
+// has failed, all throw the same. Hence the catch: a rank that threw on its own would leave the others waiting for
+// ever.
 std::vector<std::string> together(const Team& team, const std::string& folder,
                                   const std::function<std::string()>& work) {
     std::string mine;
