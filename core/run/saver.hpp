@@ -10,8 +10,8 @@
 
 namespace tessera {
 
-inline constexpr Key<std::int64_t> checkpoint_interval{"checkpoint.interval", 500,
-                                                       "steps between checkpoints; 0: at the end only; -1: only when asked to stop"};
+inline constexpr Key<std::int64_t> checkpoint_interval{
+    "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: only when asked to stop"};
 inline constexpr Key<std::int64_t> checkpoint_keep{"checkpoint.keep_latest_k", 2,
                                                    "newest checkpoints to keep; 0: all of them"};
 inline constexpr Key<std::string> checkpoint_resume{

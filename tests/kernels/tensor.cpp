@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shapes, bf16 rounding, buffers and the sentence for an unknown name.
+#include "kernels/tensor.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/nearest_name.hpp"
 #include "kernels/stream.hpp"
-#include "kernels/tensor.hpp"
 
 #include <cmath>
 #include <gtest/gtest.h>
