@@ -9,6 +9,12 @@
 
 namespace tessera::simd {
 
+// Bits as numbers without a sign: what wraps around is defined.
+using Words = std::uint32_t __attribute__((vector_size(64)));
+
+TESSERA_INLINE Words words(Ints bits) { return reinterpret_cast<Words>(bits); }
+TESSERA_INLINE Ints ints(Words bits) { return reinterpret_cast<Ints>(bits); }
+
 TESSERA_INLINE Ints bits_of(Floats value) {
     Ints bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -52,7 +58,8 @@ TESSERA_INLINE Floats exp(Floats x) {
     r = r - whole * 1.42860677e-06f;
     const Floats q = polynomial(r, 0.49999994f, 0.166665211f, 0.041668389f, 0.00836871006f, 0.00138146128f); // 3e-9
     const Floats mantissa = q * (r * r) + r + 1.0f;
-    const Floats y = from_bits(bits_of(mantissa) + (bits_of(shifted) << 23)); // times 2^whole
+    const Words scaled = words(bits_of(mantissa)) + (words(bits_of(shifted)) << 23); // times 2^whole
+    const Floats y = from_bits(ints(scaled));
     constexpr float infinity = std::numeric_limits<float>::infinity();
     const Floats upper = x <= high ? y : x + infinity;
     return x < low ? Floats{} : upper;
@@ -60,9 +67,10 @@ TESSERA_INLINE Floats exp(Floats x) {
 
 // x: normal numbers; 0 gives -infinity, a negative number NaN.
 TESSERA_INLINE Floats log(Floats x) {
-    const Ints exponent = (bits_of(x) - 0x3f3504f3) >> 23; // so that the mantissa lies in [sqrt(1/2), sqrt(2))
+    const Ints exponent =
+        ints(words(bits_of(x)) - 0x3f3504f3u) >> 23; // so that the mantissa lies in [sqrt(1/2), sqrt(2))
     const Floats whole = __builtin_convertvector(exponent, Floats);
-    const Floats f = from_bits(bits_of(x) - (exponent << 23)) - 1.0f;
+    const Floats f = from_bits(ints(words(bits_of(x)) - (words(exponent) << 23))) - 1.0f;
     const Floats p = polynomial(f, 0.333333135f, -0.250000089f, 0.200021192f, -0.166679963f, 0.142195523f,
                                 -0.124055892f, 0.11888162f, -0.116756521f, 0.0674664006f); // 7e-10
     const Floats square = f * f;
