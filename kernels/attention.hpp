@@ -15,12 +15,17 @@ namespace tessera::kernels {
 // count. D is at most 256 (fastest for multiples of 16). The bits do not depend on the number of threads. `workspace`
 // is of any dtype, aligned to 64 bytes. Throws InternalError for a wrong size or dtype.
 std::int64_t attention_workspace_bytes(const CpuStream& stream, const Shape& qkv, DType dtype);
+std::int64_t attention_workspace_bytes(const CudaStream& stream, const Shape& qkv, DType dtype);
 void attention(CpuStream& stream, ConstView qkv, float scale, bool causal, View y, View log_sum_exp, View workspace);
+void attention(CudaStream& stream, ConstView qkv, float scale, bool causal, View y, View log_sum_exp, View workspace);
 
 // dqkv = the gradient of the loss with respect to qkv, given dy: that with respect to y.
 //   dqkv: (B, T, 3, H, D), overwritten   dy: (B, T, H, D)   the rest as attention took and gave it
 std::int64_t attention_gradient_workspace_bytes(const CpuStream& stream, const Shape& qkv, DType dtype);
+std::int64_t attention_gradient_workspace_bytes(const CudaStream& stream, const Shape& qkv, DType dtype);
 void attention_gradient(CpuStream& stream, ConstView qkv, ConstView y, ConstView dy, ConstView log_sum_exp, float scale,
                         bool causal, View dqkv, View workspace);
+void attention_gradient(CudaStream& stream, ConstView qkv, ConstView y, ConstView dy, ConstView log_sum_exp,
+                        float scale, bool causal, View dqkv, View workspace);
 
 } // namespace tessera::kernels

@@ -10,8 +10,17 @@ namespace tessera::kernels {
 // y[i] = x[i] in y's type: a plain copy when the types are equal, rounded to nearest even from f32 to bf16.
 // Both f32 or bf16, or both i32; equal counts; else InternalError. The views do not overlap.
 void cast(CpuStream& stream, ConstView x, View y);
+void cast(CudaStream& stream, ConstView x, View y);
+
+// Copies between the host's memory and the stream's, equal counts and types. When the call returns, all work of the
+// stream is done, and the result is there.
+void upload(CpuStream& stream, ConstView host, View y);
+void upload(CudaStream& stream, ConstView host, View y);
+void download(CpuStream& stream, ConstView x, View host);
+void download(CudaStream& stream, ConstView x, View host);
 
 // y: f32 or bf16
 void fill(CpuStream& stream, View y, float value);
+void fill(CudaStream& stream, View y, float value);
 
 } // namespace tessera::kernels

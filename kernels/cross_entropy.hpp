@@ -16,10 +16,13 @@ inline constexpr std::int32_t ignore_index = -1;
 
 // losses[n] = log(sum_v exp(logits[n,v])) - logits[n,targets[n]]
 void cross_entropy(CpuStream& stream, ConstView logits, ConstView targets, View losses);
+void cross_entropy(CudaStream& stream, ConstView logits, ConstView targets, View losses);
 
 // The same losses, and dlogits[n,v] = scale * (softmax(logits[n,:])[v] - (v == targets[n])).
 // scale: one f32, read when the kernel runs. dlogits may be the logits' memory.
 void cross_entropy_with_gradient(CpuStream& stream, ConstView logits, ConstView targets, ConstView scale, View losses,
+                                 View dlogits);
+void cross_entropy_with_gradient(CudaStream& stream, ConstView logits, ConstView targets, ConstView scale, View losses,
                                  View dlogits);
 
 } // namespace tessera::kernels

@@ -27,14 +27,20 @@ std::string_view name_of(Activation activation);
 namespace tessera::kernels {
 
 void activation(CpuStream& stream, Activation kind, ConstView x, View y);
+void activation(CudaStream& stream, Activation kind, ConstView x, View y);
 void activation_gradient(CpuStream& stream, Activation kind, ConstView x, ConstView dy, View dx);
+void activation_gradient(CudaStream& stream, Activation kind, ConstView x, ConstView dy, View dx);
 
 void add(CpuStream& stream, ConstView a, ConstView b, View y);
+void add(CudaStream& stream, ConstView a, ConstView b, View y);
 void multiply(CpuStream& stream, ConstView a, ConstView b, View y);
+void multiply(CudaStream& stream, ConstView a, ConstView b, View y);
 void scale(CpuStream& stream, ConstView x, float factor, View y);
+void scale(CudaStream& stream, ConstView x, float factor, View y);
 
 // y[i] = x[i] + row[i % row.count()]: a bias (C) on x: (R, C), or positions (T, C) on x: (B, T, C).
 // The count of x is a multiple of the row's; the row may be f32 or bf16, whatever x is.
 void add_rows(CpuStream& stream, ConstView x, ConstView row, View y);
+void add_rows(CudaStream& stream, ConstView x, ConstView row, View y);
 
 } // namespace tessera::kernels

@@ -11,9 +11,11 @@ namespace tessera::kernels {
 
 // y[n,:] = table[tokens[n],:]      table: (V, C)    y: (N, C), each f32 or bf16
 void embedding(CpuStream& stream, ConstView tokens, ConstView table, View y);
+void embedding(CudaStream& stream, ConstView tokens, ConstView table, View y);
 
 // dtable[v,:] = sum of dy[n,:] over the n with tokens[n] == v, added in the order of n; overwritten.
 // dy: (N, C) f32 or bf16    dtable: (V, C) f32
 void embedding_gradient(CpuStream& stream, ConstView tokens, ConstView dy, View dtable);
+void embedding_gradient(CudaStream& stream, ConstView tokens, ConstView dy, View dtable);
 
 } // namespace tessera::kernels

@@ -25,12 +25,15 @@ namespace kernels {
 // Bytes of the workspace that matmul wants for this product on this stream; 0 means none. Prepares the product, so
 // that a first matmul costs no more than the next. Throws InternalError for dtypes that no product has.
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product);
+std::int64_t matmul_workspace_bytes(const CudaStream& stream, const Matmul& product);
 
 // Views may have any shape with the right count. `bias` has null data when the product has none; `workspace` is of any
 // dtype, aligned to 64 bytes, and may be null where 0 bytes are wanted. c overlaps neither a, b nor bias.
 // Gives the same bits for any number of threads and in each run. Throws InternalError for a view of a wrong size or
 // dtype.
 void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace);
+void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
+            View workspace);
 
 // Whether this machine multiplies bf16 faster than f32; where it does not, bf16 products are right but slow.
 bool matmul_has_fast_bf16();

@@ -2,6 +2,8 @@
 // Memory with one owner. The plan says how many bytes a run needs of each kind; a Buffer holds them.
 #pragma once
 
+#include "kernels/stream.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -40,5 +42,9 @@ private:
     void (*release_)(void*) = nullptr;
     void* context_ = nullptr;
 };
+
+// Zeroed memory where the kernels of this stream work: the host's, or the GPU's. Throws SystemError with the size.
+inline Buffer allocate(const CpuStream&, std::int64_t bytes) { return Buffer(bytes); }
+Buffer allocate(const CudaStream& stream, std::int64_t bytes);
 
 } // namespace tessera

@@ -17,20 +17,28 @@ namespace tessera::kernels {
 // y[r,c] = (x[r,c] - mean[r]) * rstd[r] * scale[c] + bias[c]
 void layer_norm(CpuStream& stream, ConstView x, ConstView scale, ConstView bias, float epsilon, View y, View mean,
                 View rstd);
+void layer_norm(CudaStream& stream, ConstView x, ConstView scale, ConstView bias, float epsilon, View y, View mean,
+                View rstd);
 
 // With h = (x - mean) * rstd:   dscale[c] = sum_r dy[r,c] * h[r,c]   dbias[c] = sum_r dy[r,c]
 // dx = rstd * (dy * scale - mean_c(dy * scale) - h * mean_c(dy * scale * h))
 void layer_norm_gradient(CpuStream& stream, ConstView x, ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
                          View dx, View dscale, View dbias, View workspace);
+void layer_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
+                         View dx, View dscale, View dbias, View workspace);
 
 // rstd[r] = 1 / sqrt(mean_c(x[r,:]^2) + epsilon)   y[r,c] = x[r,c] * rstd[r] * scale[c]
 void rms_norm(CpuStream& stream, ConstView x, ConstView scale, float epsilon, View y, View rstd);
+void rms_norm(CudaStream& stream, ConstView x, ConstView scale, float epsilon, View y, View rstd);
 
 // With h = x * rstd:   dscale[c] = sum_r dy[r,c] * h[r,c]   dx = rstd * (dy * scale - h * mean_c(dy * scale * h))
 void rms_norm_gradient(CpuStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
                        View dscale, View workspace);
+void rms_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
+                       View dscale, View workspace);
 
 // Depends on the sizes only, never on the number of threads.
 std::int64_t norm_gradient_workspace_bytes(const CpuStream& stream, std::int64_t rows, std::int64_t columns);
+std::int64_t norm_gradient_workspace_bytes(const CudaStream& stream, std::int64_t rows, std::int64_t columns);
 
 } // namespace tessera::kernels

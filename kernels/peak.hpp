@@ -9,5 +9,6 @@ namespace tessera::kernels {
 // Operations per second (a multiply-add counts two) of f32 vector multiply-adds on all threads of the stream at once:
 // the best of a few runs of some milliseconds each.
 double measured_peak_flops(CpuStream& stream);
+double measured_peak_flops(CudaStream& stream);
 
 } // namespace tessera::kernels

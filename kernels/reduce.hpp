@@ -12,17 +12,21 @@ namespace tessera::kernels {
 // y[r] = sum_n x[n,r]      x: (N, R) f32 or bf16    y: (R) f32, R = y.count()
 // The workspace holds sum_rows_workspace_bytes bytes, of any shape and type.
 void sum_rows(CpuStream& stream, ConstView x, View y, View workspace);
+void sum_rows(CudaStream& stream, ConstView x, View y, View workspace);
 
 // Depends on the sizes only, never on the number of threads.
 std::int64_t sum_rows_workspace_bytes(const CpuStream& stream, std::int64_t rows, std::int64_t columns);
+std::int64_t sum_rows_workspace_bytes(const CudaStream& stream, std::int64_t rows, std::int64_t columns);
 
 // blocks[i] = sum of the squares of elements [i * square_sum_block, (i + 1) * square_sum_block) of x
 // x: f32    blocks: (ceil(x.count() / square_sum_block)) f32
 inline constexpr std::int64_t square_sum_block = 4096;
 void square_sums(CpuStream& stream, ConstView x, View blocks);
+void square_sums(CudaStream& stream, ConstView x, View blocks);
 
 // y = the sum of all elements of x, neighbours added in a binary tree that is fixed by the count alone: the left half
 // of a tree over n elements is the largest power of two below n. x: f32, y: one f32. No element sums to 0.
 void sum(CpuStream& stream, ConstView x, View y);
+void sum(CudaStream& stream, ConstView x, View y);
 
 } // namespace tessera::kernels

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <variant>
 
 namespace tessera {
@@ -15,6 +16,7 @@ public:
     explicit CpuStream(int threads = 1);
 
     int threads() const { return threads_; }
+    void wait() const {} // everything is done already
 
     using Pieces = std::function<void(std::int64_t begin, std::int64_t end)>;
     // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
@@ -29,6 +31,41 @@ private:
     int threads_;
 };
 
+// Work in the order of one queue of a GPU. A kernel call returns at once; what it writes is there after wait(), or for
+// the next call on the same stream. Move-only; empty after a move.
+class CudaStream {
+public:
+    // A queue of its own on GPU number `device` of this host. Throws SystemError when it cannot be had.
+    explicit CudaStream(int device);
+    // Answers what a plan asks (workspaces, names), without a GPU; nothing runs on it.
+    static CudaStream for_planning() { return CudaStream(); }
+
+    CudaStream(CudaStream&& other) noexcept;
+    CudaStream& operator=(CudaStream&& other) noexcept;
+    ~CudaStream();
+
+    int device() const;
+    // Returns when all work so far is done. Throws SystemError when some of it failed, ConfigError when a kernel met a
+    // token or class outside its range, with the message of the CPU's kernel.
+    void wait() const;
+
+    struct State; // kernels/cuda/device.hpp
+    State& state() const { return *state_; }
+
+private:
+    CudaStream();
+
+    std::unique_ptr<State> state_;
+};
+
+// The one place where a build with CUDA and one without differ in the sources of the house.
+// gpu_count: GPUs of this host that this process may use; 0 without a driver.
+#if TESSERA_CUDA
+using Stream = std::variant<CpuStream, CudaStream>;
+int gpu_count();
+#else
 using Stream = std::variant<CpuStream>;
+inline int gpu_count() { return 0; }
+#endif
 
 } // namespace tessera

@@ -14,6 +14,7 @@ namespace tessera::kernels {
 
 // norm = sqrt(square_sum)   factor = min(1, max_norm / (norm + 1e-6)), or 1 when max_norm <= 0; NaN stays NaN.
 void clip_factor(CpuStream& stream, ConstView square_sum, float max_norm, View norm, View factor);
+void clip_factor(CudaStream& stream, ConstView square_sum, float max_norm, View norm, View factor);
 
 struct Adam {
     float learning_rate = 1e-3f;
@@ -30,6 +31,8 @@ struct Adam {
 // w -= learning_rate / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + epsilon)
 void adam(CpuStream& stream, const Adam& settings, ConstView gradient, ConstView factor, View weight, View first_moment,
           View second_moment, View low_precision_copy);
+void adam(CudaStream& stream, const Adam& settings, ConstView gradient, ConstView factor, View weight,
+          View first_moment, View second_moment, View low_precision_copy);
 
 struct Sgd {
     float learning_rate = 1e-2f;
@@ -43,6 +46,8 @@ struct Sgd {
 // w -= learning_rate * (nesterov ? g + momentum * velocity : velocity); without momentum the velocity is g and not
 // stored.
 void sgd(CpuStream& stream, const Sgd& settings, ConstView gradient, ConstView factor, View weight, View velocity,
+         View low_precision_copy);
+void sgd(CudaStream& stream, const Sgd& settings, ConstView gradient, ConstView factor, View weight, View velocity,
          View low_precision_copy);
 
 } // namespace tessera::kernels

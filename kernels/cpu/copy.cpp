@@ -36,6 +36,9 @@ void cast(CpuStream& stream, ConstView x, View y) {
     }
 }
 
+void upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
+void download(CpuStream& stream, ConstView x, View host) { cast(stream, x, host); }
+
 void fill(CpuStream& stream, View y, float value) {
     with_float_type("fill", y.dtype, [&]<class T>() {
         const auto work = [&](std::int64_t begin, std::int64_t end) {

@@ -3,6 +3,7 @@
 // function over elements.
 #pragma once
 
+#include "kernels/check.hpp"
 #include "kernels/cpu/simd.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
@@ -82,19 +83,6 @@ template <class Body> TESSERA_INLINE void for_columns(std::int64_t columns, cons
 } // namespace tessera::simd
 
 namespace tessera::kernels {
-
-// Throws InternalError "layer_norm: y has 12 elements, 16 are expected".
-void check_count(std::string_view kernel, std::string_view name, const ConstView& view, std::int64_t count);
-
-// Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
-void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
-
-// Throws InternalError "gelu: element type i32, expected f32 or bf16".
-[[noreturn]] void refuse_dtype(std::string_view kernel, DType dtype);
-
-// Throws ConfigError "token 70 at position 5 is outside the vocabulary of 65" for the first number outside [0, size)
-// that is not `allowed`.
-void check_classes(std::string_view name, ConstView numbers, std::int64_t size, std::int32_t allowed);
 
 // Calls work.template operator()<T>() with T = float or BFloat16.
 template <class Work> void with_float_type(std::string_view kernel, DType dtype, const Work& work) {

@@ -65,8 +65,11 @@ public:
         return bytes() == other.bytes() && std::memcmp(start(), other.start(), static_cast<std::size_t>(bytes())) == 0;
     }
 
-private:
+    // With the guards on both sides, as whole words.
     static constexpr std::int64_t guard = 64;
+    View whole() const { return {memory_.data(), {memory_.bytes() / 4}, DType::i32}; }
+
+private:
     static constexpr int guard_byte = 0xa5;
 
     std::byte* start() const { return memory_.data() + guard; }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checks of the CPU kernels and their sentences.
-#include "kernels/cpu/loops.hpp"
+// The checks of the kernels and their sentences.
+#include "kernels/check.hpp"
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera::kernels {
@@ -23,6 +24,10 @@ void refuse_dtype(std::string_view kernel, DType dtype) {
     throw InternalError(fmt::format("{}: element type {}, expected f32 or bf16", kernel, name_of(dtype)));
 }
 
+std::string outside_vocabulary(std::string_view name, std::int64_t number, std::int64_t position, std::int64_t size) {
+    return fmt::format("{} {} at position {} is outside the vocabulary of {}", name, number, position, size);
+}
+
 void check_classes(std::string_view name, ConstView numbers, std::int64_t size, std::int32_t allowed) {
     const auto* number = numbers.as<std::int32_t>();
     const std::int64_t count = numbers.count();
@@ -32,8 +37,7 @@ void check_classes(std::string_view name, ConstView numbers, std::int64_t size, 
     if (right) return;
     const auto* wrong = std::find_if(
         number, number + count, [&](std::int32_t value) { return value != allowed && (value < 0 || value >= size); });
-    throw ConfigError(
-        fmt::format("{} {} at position {} is outside the vocabulary of {}", name, *wrong, wrong - number, size));
+    throw ConfigError(outside_vocabulary(name, *wrong, wrong - number, size));
 }
 
 } // namespace tessera::kernels

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels check of their views before they run, and the sentences that refuse them. Host code only.
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace tessera::kernels {
+
+// Throws InternalError "layer_norm: y has 12 elements, 16 are expected".
+void check_count(std::string_view kernel, std::string_view name, const ConstView& view, std::int64_t count);
+
+// Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
+void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
+
+// Throws InternalError "gelu: element type i32, expected f32 or bf16".
+[[noreturn]] void refuse_dtype(std::string_view kernel, DType dtype);
+
+// "token 70 at position 5 is outside the vocabulary of 65"
+std::string outside_vocabulary(std::string_view name, std::int64_t number, std::int64_t position, std::int64_t size);
+
+// Throws ConfigError with that sentence for the first number outside [0, size) that is not `allowed`. Host memory.
+void check_classes(std::string_view name, ConstView numbers, std::int64_t size, std::int32_t allowed);
+
+} // namespace tessera::kernels

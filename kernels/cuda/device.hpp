@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a CudaStream holds, and the checked call of the CUDA runtime. For the host code of this folder and of the NCCL
+// communicator only.
+#pragma once
+
+#include "kernels/stream.hpp"
+
+#include <cstdint>
+#include <cuda_runtime_api.h>
+#include <memory>
+
+namespace tessera {
+
+namespace cuda {
+
+// Throws SystemError "cudaMalloc of 4096 bytes failed: out of memory"; `bytes` 0: without them.
+void check(cudaError_t code, const char* call, std::int64_t bytes = 0);
+
+// Written by the first kernel that meets a number outside its range; lies in host memory that the GPU sees.
+struct Fault {
+    enum Kind : int { none, token, target };
+    int kind = none;
+    int number = 0;
+    long long position = 0;
+    long long size = 0;
+};
+
+} // namespace cuda
+
+struct CudaStream::State {
+    explicit State(int number);
+    ~State();
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+
+    int device = 0;
+    cudaStream_t stream = nullptr;
+    cuda::Fault* fault = nullptr;   // where the host and, unified addresses being what they are, the GPU find it
+    std::shared_ptr<void> products; // of matmul.cpp: the library's handle and the algorithms chosen so far
+};
+
+} // namespace tessera
