@@ -2,7 +2,11 @@
 // The emulation's version of kernels/cuda/nvcc/cuda_language.cuh: the same names for host C++.
 #pragma once
 
-#include "emu.h"
+#include "tests/cuda_emulation/device/atomics.hpp"
+#include "tests/cuda_emulation/device/execution.hpp"
+#include "tests/cuda_emulation/device/intrinsics.hpp"
+#include "tests/cuda_emulation/device/tensor_cores.hpp"
+#include "tests/cuda_emulation/device/warp.hpp"
 
 namespace tessera::cuda {
 
@@ -11,19 +15,9 @@ inline constexpr bool emulated = true;
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
                           cudaStream_t stream, Arguments&&... arguments) {
-    if (const cudaError_t error = emu::check_launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes))
-        return error;
-    return emu::enqueue(
-        stream,
-        [=, values = std::tuple<std::remove_cv_t<Parameters>...>(static_cast<Parameters>(arguments)...)]() mutable {
-            auto call = [k = kernel, &values] { std::apply(k, values); };
-            emu::run(
-                grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(call)*>(f))(); }, &call, sizeof call,
-                &values, sizeof values);
-        },
-        "kernel");
+    return emulation::launch(
+        reinterpret_cast<const void*>(kernel), {grid, block, shared_bytes}, stream,
+        std::make_shared<emulation::KernelCall<Parameters...>>(kernel, std::forward<Arguments>(arguments)...));
 }
-
-#include "emu_mma.h"
 
 } // namespace tessera::cuda
