@@ -12,6 +12,12 @@ namespace tessera::cuda {
 
 inline constexpr bool emulated = true;
 
+// Called where bytes are loaded or stored at once: a GPU faults, and so must the emulation.
+inline void require_alignment(const void* pointer, std::size_t bytes) {
+    if (reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0)
+        emulation::fail("%p is not aligned to %zu bytes", pointer, bytes);
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
                           cudaStream_t stream, Arguments&&... arguments) {

@@ -66,6 +66,13 @@ Area private_area(const void* memory) {
     return {};
 }
 
+[[noreturn]] void fail_beyond(bool writes, std::size_t bytes, const void* memory, const Area& area,
+                              std::uint32_t code) {
+    fail("%s of %zu bytes at byte %td of %zu bytes of %s memory (%s)", word(writes), bytes,
+         static_cast<const char*>(memory) - area.start, area.bytes, area.kind == Area::shared ? "shared" : "global",
+         place(code).c_str());
+}
+
 // Where the address belongs. Ends the kernel when no kernel may touch it.
 Area area_of(const void* memory, std::size_t bytes, bool writes, std::uint32_t code) {
     if (const Area own = private_area(memory); own.kind != Area::nothing) return own;
@@ -82,6 +89,9 @@ Area area_of(const void* memory, std::size_t bytes, bool writes, std::uint32_t c
         if (fiber->holds(memory)) fail("%s of another thread's variable (%s)", word(writes), place(code).c_str());
     if (memory >= &__executable_start && memory < &_end && !writes) // constants
         return {Area::private_memory, &__executable_start, static_cast<std::size_t>(&_end - &__executable_start)};
+    for (std::ptrdiff_t back = 1; back < 1 << 20; back *= 2)
+        if (const Memory before = find_memory(static_cast<const char*>(memory) - back); before.start != nullptr)
+            fail_beyond(writes, bytes, memory, {Area::global, before.start, before.bytes}, code);
     fail("%s of %zu bytes at %p: no memory of the device (%s)", word(writes), bytes, memory, place(code).c_str());
 }
 
