@@ -56,6 +56,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(optimizer_decay),
         key_info(parallelism_data),
         key_info(parallelism_shared_memory),
+        key_info(run_device),
         key_info(run_folder),
         key_info(run_name),
         key_info(run_reproducible),

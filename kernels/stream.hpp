@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <variant>
 
 namespace tessera {
@@ -16,7 +17,8 @@ public:
     explicit CpuStream(int threads = 1);
 
     int threads() const { return threads_; }
-    void wait() const {} // everything is done already
+    std::string text() const; // "2 threads"
+    void wait() const {}      // everything is done already
 
     using Pieces = std::function<void(std::int64_t begin, std::int64_t end)>;
     // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
@@ -45,6 +47,7 @@ public:
     ~CudaStream();
 
     int device() const;
+    std::string text() const; // "GPU 0 (NVIDIA H200)"; for planning "a GPU"
     // Returns when all work so far is done. Throws SystemError when some of it failed, ConfigError when a kernel met a
     // token or class outside its range, with the message of the CPU's kernel.
     void wait() const;
@@ -59,13 +62,18 @@ private:
 };
 
 // The one place where a build with CUDA and one without differ in the sources of the house.
-// gpu_count: GPUs of this host that this process may use; 0 without a driver.
 #if TESSERA_CUDA
 using Stream = std::variant<CpuStream, CudaStream>;
-int gpu_count();
+inline constexpr bool built_with_cuda = true;
 #else
 using Stream = std::variant<CpuStream>;
-inline int gpu_count() { return 0; }
+inline constexpr bool built_with_cuda = false;
 #endif
+
+// GPUs of this host that this process may use; 0 without a driver, or in a build without CUDA.
+int gpu_count();
+// Streams on a GPU: see CudaStream. InternalError in a build without CUDA.
+Stream gpu_stream(int device);
+Stream planning_gpu_stream();
 
 } // namespace tessera

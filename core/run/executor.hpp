@@ -16,6 +16,8 @@ public:
     Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
              Stream& stream);
 
+    Stream& stream() const { return stream_; }
+
     // A value's memory on this rank; of an accumulated value, in the slot that holds the finished sum.
     View view(ValueId id) const { return bind(id, 0); }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "core/run/experiment.hpp"
+#include "core/run/ground.hpp"
 #include "core/run/metrics.hpp"
-#include "parallel/communication/groups.hpp"
 
 #include <chrono>
 
@@ -13,7 +13,7 @@ namespace tessera {
 class Throughput {
 public:
     // Measures the peak of all ranks at once, for some hundredths of a second. Called by all ranks together.
-    Throughput(const Experiment& experiment, Groups& groups, Stream& stream);
+    Throughput(const Experiment& experiment, const Ground& ground);
 
     // Fills the fields of time and speed for the step that just ended.
     void measure(StepRecord& record, double seconds_waited_so_far);

@@ -56,10 +56,12 @@ public:
 
     virtual void barrier(Stream& stream) = 0;
 
-    // Zeroed memory that this communicator reaches fastest (inside a host: a window that all its ranks map). Called by
-    // all ranks together; sizes may differ. The memory may outlive the communicator. Throws SystemError on every rank
-    // when one cannot have it.
-    virtual Buffer allocate(std::int64_t bytes) { return Buffer(bytes); }
+    // Zeroed memory for the stream that this communicator reaches fastest (inside a host: a window that all its ranks
+    // map). Called by all ranks together; sizes may differ. The memory may outlive the communicator. Throws SystemError
+    // on every rank when one cannot have it.
+    virtual Buffer allocate(const Stream& stream, std::int64_t bytes) {
+        return std::visit([&](const auto& s) { return tessera::allocate(s, bytes); }, stream);
+    }
 
     // Bytes beyond the views with which this collective, on `whole_bytes`, runs at full speed. Every collective also
     // works with less, in smaller pieces.

@@ -151,7 +151,7 @@ public:
 
     void barrier(Stream&) override { meeting_.enter({CollectiveCall::barrier, 0, 0, {}}); }
 
-    Buffer allocate(std::int64_t bytes) override {
+    Buffer allocate(const Stream&, std::int64_t bytes) override {
         meeting_.enter({CollectiveCall::allocate, 0, 0, {}});
         if (!group_) return Buffer(bytes);
         auto owner = std::make_unique<std::shared_ptr<SharedRegion>>(std::make_shared<SharedRegion>(*group_, bytes));

@@ -59,7 +59,7 @@ std::vector<float> tree_sum(const std::vector<std::vector<float>>& leaves, std::
 }
 
 // A step by GraphRun: every micro-batch with memory of its own for every value, sums in the order of the tree.
-void plain_step(const TinyTraining& training, Loader& loader, GraphRun& run, std::int64_t step) {
+void plain_step(TinyTraining& training, Loader& loader, GraphRun& run, std::int64_t step) {
     const Graph& graph = training.program.model.graph;
     const Model& model = training.program.model;
     StepState state = training.state_of(step);
@@ -69,7 +69,7 @@ void plain_step(const TinyTraining& training, Loader& loader, GraphRun& run, std
         if (graph.values()[i].accumulated) sums.push_back(static_cast<ValueId>(i));
     std::vector<std::vector<std::vector<float>>> leaves(sums.size()); // by value and micro-batch
     for (std::int64_t batch = 0; batch < training.experiment.batch.micro_batches; ++batch) {
-        loader.next(std::vector<View>{run[model.tokens].view(), run[model.targets].view()});
+        loader.next(training.stream, std::vector<View>{run[model.tokens].view(), run[model.targets].view()});
         state.first_sample = batch * training.experiment.batch.micro_batch;
         run.run(state, {}, {Phase::forward, Phase::backward});
         for (std::size_t i = 0; i < sums.size(); ++i)

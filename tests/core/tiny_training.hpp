@@ -26,7 +26,7 @@ public:
         : stream(CpuStream(threads)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
           experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
           program(experiment.train), groups(program.layout.mesh, communicator),
-          memory(experiment.memory, program.layout, groups),
+          memory(experiment.memory, program.layout, groups, stream),
           executor(program.model.graph, program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
           loader(*dataset,
@@ -46,7 +46,7 @@ public:
 
     void step(std::int64_t step) {
         executor.prepare(state_of(step));
-        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(inputs); });
+        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(stream, inputs); });
         executor.update(state_of(step));
     }
 
@@ -60,7 +60,7 @@ public:
         executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] {
             poison_scratch();
             set_scale();
-            loader.next(inputs);
+            loader.next(stream, inputs);
         });
         poison_scratch();
         executor.update(state_of(step));

@@ -88,7 +88,7 @@ TEST(MpiCommunicator, AgreesWithMpi) {
 TEST(SharedMemoryCommunicator, EveryCollectiveInSharedBuffers) {
     const auto communicator = make_shared_memory_communicator(everyone());
     test::check_all(
-        {"shared memory", *communicator, [&](std::int64_t bytes) { return communicator->allocate(bytes); }});
+        {"shared memory", *communicator, [&](std::int64_t bytes) { return communicator->allocate(stream, bytes); }});
 }
 
 TEST(SharedMemoryCommunicator, EveryCollectiveInPrivateBuffers) {
@@ -107,7 +107,7 @@ TEST(SharedMemoryCommunicator, MixedBuffers) {
     const auto communicator = make_shared_memory_communicator(everyone());
     std::vector<Buffer> shared; // kept: a shared buffer is freed by all ranks or by none
     const test::Arrangement mixed{"mixed", *communicator, [&](std::int64_t bytes) {
-                                      shared.push_back(communicator->allocate(bytes));
+                                      shared.push_back(communicator->allocate(stream, bytes));
                                       return communicator->rank() == 0 ? std::move(shared.back()) : Buffer(bytes);
                                   }};
     test::check_tree_reduce_of(mixed, 100'000, 8, 1);
