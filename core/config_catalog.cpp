@@ -54,6 +54,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(optimizer_name),
         key_info(optimizer_nesterov),
         key_info(optimizer_decay),
+        key_info(parallelism_bucket),
         key_info(parallelism_data),
         key_info(parallelism_shared_memory),
         key_info(run_device),

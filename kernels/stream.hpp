@@ -19,6 +19,8 @@ public:
     int threads() const { return threads_; }
     std::string text() const; // "2 threads"
     void wait() const {}      // everything is done already
+    void follow(const CpuStream&) const {}
+    CpuStream sibling() const { return *this; }
 
     using Pieces = std::function<void(std::int64_t begin, std::int64_t end)>;
     // Calls work(begin, end) for pieces that cover [0, count) once each; pieces hold at least `grain` items (but the
@@ -51,6 +53,11 @@ public:
     // Returns when all work so far is done. Throws SystemError when some of it failed, ConfigError when a kernel met a
     // token or class outside its range, with the message of the CPU's kernel.
     void wait() const;
+
+    // What comes from now on waits, on the GPU, for what `other` has been given so far.
+    void follow(const CudaStream& other) const;
+    // Another queue on the same GPU: its work overlaps with this one's.
+    CudaStream sibling() const;
 
     struct State; // kernels/cuda/device.hpp
     State& state() const { return *state_; }

@@ -44,19 +44,23 @@ void parameters(const Program& program, Lines out) {
     }
 }
 
-void collectives(const Program& program, Lines out) {
+void collectives(const Program& program, const Stream& stream, Lines out) {
     fmt::format_to(out, "\nCollectives of a step\n");
     std::int64_t total = 0;
-    for (const Action& action : program.plan.actions(Phase::update)) {
-        const auto* exchange = std::get_if<Exchange>(&action);
-        if (exchange == nullptr) continue;
-        const MeshAxis& axis = program.layout.mesh.axis(exchange->axis);
-        const std::int64_t sent = bytes_sent(exchange->collective, exchange->bytes, axis.size);
+    const std::string_view way = !std::holds_alternative<CpuStream>(stream) ? "by NCCL"
+                                 : program.layout.one_host                  ? "in shared memory"
+                                                                            : "by messages";
+    const std::size_t calls = program.plan.calls(Phase::backward).size();
+    for (const Exchange& exchange : program.plan.exchanges) {
+        const MeshAxis& axis = program.layout.mesh.axis(exchange.axis);
+        const std::int64_t sent = bytes_sent(exchange.collective, exchange.bytes, axis.size);
         total += sent;
-        fmt::format_to(out, "  {} over '{}' ({} ranks) of {} tensors, {} bytes: each rank sends {} bytes, {}\n",
-                       name_of(exchange->collective), axis.name, axis.size, exchange->values.size(),
-                       with_thousands(exchange->bytes), with_thousands(sent),
-                       program.layout.one_host ? "in shared memory" : "by messages");
+        fmt::format_to(out, "  {} over '{}' ({} ranks) of {} tensors, {} bytes: each rank sends {} bytes, {}{}\n",
+                       name_of(exchange.collective), axis.name, axis.size, exchange.values.size(),
+                       with_thousands(exchange.bytes), with_thousands(sent), way,
+                       exchange.after < calls
+                           ? fmt::format(", after {} % of the backward pass", exchange.after * 100 / calls)
+                           : std::string());
     }
     fmt::format_to(out, "  in all, each rank sends {} bytes per step\n", with_thousands(total));
 }
@@ -104,7 +108,7 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.batch.global * experiment.sizes.sequence_length));
     parameters(program, out);
-    collectives(program, out);
+    collectives(program, stream, out);
     memory(experiment, out);
     promise(experiment, out);
     return text;

@@ -22,14 +22,15 @@ public:
     View view(ValueId id) const { return bind(id, 0); }
 
     // Runs what must be ready before the first micro-batch.
-    void prepare(const StepState& state) { run(Phase::prepare, 0, state); }
+    void prepare(const StepState& state) { run(bound(0, Phase::prepare), state); }
 
-    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs, and
-    // sums what is accumulated in the order of the summation tree.
+    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs,
+    // sums what is accumulated in the order of the summation tree, and over the ranks: bucket by bucket, as soon as the
+    // backward pass of the last micro-batch has finished it, on a GPU beside the rest of that pass.
     void run_micro_batches(StepState state, std::int64_t micro_batch_size, const std::function<void()>& next_batch);
 
-    // Reduces over the ranks, then updates the weights.
-    void update(const StepState& state) { run(Phase::update, 0, state); }
+    // Updates the weights.
+    void update(const StepState& state) { run(bound(0, Phase::update), state); }
 
 private:
     struct BoundCall {
@@ -38,17 +39,31 @@ private:
         std::vector<View> outputs;
         View workspace;
     };
-    struct BoundExchange {
-        const Exchange* exchange;
-        View buffer;
+    using Calls = std::span<const BoundCall>;
+    struct Piece { // of a slot
+        std::int64_t offset;
+        std::int64_t bytes;
     };
-    using BoundAction = std::variant<BoundCall, BoundExchange>;
+    struct Merge { // slot `into` += slot `from`
+        std::size_t into;
+        std::size_t from;
+    };
+    struct MicroBatch {
+        std::size_t slot;
+        std::vector<Merge> merges; // after it
+    };
 
     View bind(ValueId id, int slot) const;
-    BoundAction bind(const Action& action, int slot) const;
-    void run(Phase phase, int slot, const StepState& state);
-    void run(const BoundExchange& exchange);
-    void merge(std::size_t into, std::size_t from);
+    BoundCall bind(const Call& call, int slot) const;
+    Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
+    void plan_merges();
+    void find_what_is_not_exchanged();
+
+    void run(Calls calls, const StepState& state);
+    void run_last(const MicroBatch& micro_batch, const StepState& state);
+    void merge(const std::vector<Merge>& merges, Piece piece);
+    void reduce(const Exchange& exchange);
+    View slot_view(std::size_t slot, Piece piece) const;
 
     const Graph& graph_;
     const Layout& layout_;
@@ -56,10 +71,11 @@ private:
     const Memory& memory_;
     Groups& groups_;
     Stream& stream_;
+    Stream exchange_stream_; // on a GPU a queue of its own
     SummationTree tree_;
-    std::vector<std::array<std::vector<BoundAction>, 4>> actions_; // by slot and phase
-    std::vector<View> slots_;                                      // the accumulated values, whole
-    std::vector<std::int64_t> summed_;                             // micro-batches in each slot in use
+    std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
+    std::vector<MicroBatch> micro_batches_;                    // of this rank's share
+    std::vector<Piece> not_exchanged_;
 };
 
 } // namespace tessera

@@ -36,6 +36,7 @@ struct CudaStream::State {
     int device = 0;
     cudaStream_t stream = nullptr;
     cudaEvent_t uploaded = nullptr; // after the last upload that was begun
+    cudaEvent_t passed = nullptr;   // where another stream begins to follow
     cuda::Fault* fault = nullptr;   // where the host and, unified addresses being what they are, the GPU find it
     std::shared_ptr<void> products; // of matmul.cpp: the library's handle and the algorithms chosen so far
 };

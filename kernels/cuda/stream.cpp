@@ -34,7 +34,8 @@ Stream planning_gpu_stream() { return CudaStream::for_planning(); }
 CudaStream::State::State(int number) : device(number) {
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    cuda::check(cudaEventCreateWithFlags(&uploaded, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    for (cudaEvent_t* event : {&uploaded, &passed})
+        cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     void* memory = nullptr;
     cuda::check(cudaHostAlloc(&memory, sizeof(cuda::Fault), cudaHostAllocMapped), "cudaHostAlloc", sizeof(cuda::Fault));
     fault = new (memory) cuda::Fault;
@@ -45,6 +46,7 @@ CudaStream::State::~State() {
     products.reset();
     cudaFreeHost(fault);
     cudaEventDestroy(uploaded);
+    cudaEventDestroy(passed);
     cudaStreamDestroy(stream);
 }
 
@@ -62,6 +64,13 @@ std::string CudaStream::text() const {
     cuda::check(cudaGetDeviceProperties(&properties, state_->device), "cudaGetDeviceProperties");
     return fmt::format("GPU {} ({})", state_->device, properties.name);
 }
+
+void CudaStream::follow(const CudaStream& other) const {
+    cuda::check(cudaEventRecord(other.state_->passed, other.state_->stream), "cudaEventRecord");
+    cuda::check(cudaStreamWaitEvent(state_->stream, other.state_->passed, 0), "cudaStreamWaitEvent");
+}
+
+CudaStream CudaStream::sibling() const { return CudaStream(state_->device); }
 
 void CudaStream::wait() const {
     cuda::check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");

@@ -53,14 +53,12 @@ std::vector<TimedCall> calls_of(const Program& program, const Executor& executor
         return result;
     };
     for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update})
-        for (const Action& action : program.plan.actions(phase)) {
-            const auto* call = std::get_if<Call>(&action);
-            if (call == nullptr) continue; // one rank exchanges nothing
-            const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call->node)];
+        for (const Call& call : program.plan.calls(phase)) {
+            const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call.node)];
             std::vector<TensorType> in, out;
             const std::vector<View> inputs = views(node.inputs, in), outputs = views(node.outputs, out);
             const bool each = phase == Phase::forward || phase == Phase::backward;
-            calls.push_back({&node, inputs, outputs, memory.workspace(call->workspace_bytes), node.op->flops(in, out),
+            calls.push_back({&node, inputs, outputs, memory.workspace(call.workspace_bytes), node.op->flops(in, out),
                              each ? static_cast<double>(program.plan.share.size()) : 1.0});
         }
     return calls;

@@ -127,7 +127,7 @@ TEST(Loader, WindowsOfTextEqualDirectReads) {
     std::int64_t index = 0;
     for (int micro_batch = 0; micro_batch < 40; ++micro_batch) {
         loader.next(stream, std::array{View(batch[0].data(), Shape{3, 16}, DType::i32),
-                               View(batch[1].data(), Shape{3, 16}, DType::i32)});
+                                       View(batch[1].data(), Shape{3, 16}, DType::i32)});
         for (int row = 0; row < 3; ++row)
             dataset->read(Split::train, order.sample(index++),
                           std::array{View(direct[0].data() + row * 16, Shape{16}, DType::i32),
