@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
@@ -43,6 +44,7 @@ int run_train(const Arguments& arguments, Process& process) {
     Trainer::check_keys(config, experiment);
     Saver::check_start(config);
     config.refuse_unread();
+    check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);

@@ -2,6 +2,7 @@
 // The text of a plan, section by section.
 #include "core/run/describe_plan.hpp"
 
+#include "core/run/fit.hpp"
 #include "core/with_thousands.hpp"
 
 #include <algorithm>
@@ -12,8 +13,6 @@ namespace tessera {
 namespace {
 
 using Lines = std::back_insert_iterator<std::string>;
-
-std::string in_mebibytes(std::int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / 1048576); }
 
 std::string text_of(const Placements& placements) {
     std::vector<std::string> texts;
@@ -66,14 +65,7 @@ void collectives(const Program& program, const Stream& stream, Lines out) {
 }
 
 void memory(const Experiment& experiment, Lines out) {
-    fmt::format_to(out, "\nMemory of a rank, bytes\n");
-    for (std::size_t i = 0; i < memory_kinds; ++i) {
-        const auto kind = static_cast<MemoryKind>(i);
-        fmt::format_to(out, "  {:<14}{:>18}  {:>14}\n", name_of(kind), with_thousands(experiment.memory[kind]),
-                       in_mebibytes(experiment.memory[kind]));
-    }
-    fmt::format_to(out, "  {:<14}{:>18}  {:>14}\n", "total", with_thousands(experiment.memory.total()),
-                   in_mebibytes(experiment.memory.total()));
+    fmt::format_to(out, "\nMemory of a rank, bytes\n{}", memory_table(experiment.memory));
 }
 
 void promise(const Experiment& experiment, Lines out) {

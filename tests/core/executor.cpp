@@ -24,7 +24,7 @@ constexpr int steps = 5;
 Record train(const std::vector<std::string>& overrides, int ranks, int threads = 1, bool poisoned = false) {
     std::vector<Record> records(static_cast<std::size_t>(ranks));
     run_as_threads(ranks, [&](Communicator& communicator) {
-        TinyTraining training(overrides, communicator, threads);
+        TinyTraining training(overrides, communicator, CpuStream(threads));
         Record& record = records[static_cast<std::size_t>(communicator.rank())];
         for (int step = 0; step < steps; ++step) {
             poisoned ? training.poisoned_step(step) : training.step(step);

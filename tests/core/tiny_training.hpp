@@ -22,8 +22,8 @@ inline std::vector<std::uint32_t> bits_of(const View& view) {
 
 class TinyTraining {
 public:
-    TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, int threads = 1)
-        : stream(CpuStream(threads)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
+    TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, Stream where = CpuStream(1))
+        : stream(std::move(where)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
           experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
           program(experiment.train), groups(program.layout.mesh, communicator),
           memory(experiment.memory, program.layout, groups, stream),
@@ -42,7 +42,7 @@ public:
     float scale() const {
         return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
     }
-    void set_scale() { *executor.view(program.model.scale).as<float>() = scale(); }
+    void set_scale() { set_number(stream, executor.view(program.model.scale), scale()); }
 
     void step(std::int64_t step) {
         executor.prepare(state_of(step));
@@ -68,15 +68,20 @@ public:
 
     View whole(MemoryKind kind) const { return memory.view(kind, 0, {{experiment.memory[kind] / 4}, DType::f32}); }
 
-    std::uint32_t loss() const { return bits_of(executor.view(program.model.loss))[0]; }
-    std::uint32_t norm() const { return bits_of(executor.view(experiment.gradient_norm))[0]; }
+    std::vector<std::uint32_t> bits(ValueId id) {
+        HostCopy copy(stream, executor.view(id));
+        copy.load();
+        return bits_of(copy.view());
+    }
+    std::uint32_t loss() { return bits(program.model.loss)[0]; }
+    std::uint32_t norm() { return bits(experiment.gradient_norm)[0]; }
     // Of all weights and optimizer states.
-    std::vector<std::uint32_t> weights() const {
+    std::vector<std::uint32_t> weights() {
         std::vector<std::uint32_t> all;
         for (const ValueKind kind : {ValueKind::parameter, ValueKind::optimizer_state})
             for (const ValueId id : program.model.graph.of_kind(kind)) {
-                const std::vector<std::uint32_t> bits = bits_of(executor.view(id));
-                all.insert(all.end(), bits.begin(), bits.end());
+                const std::vector<std::uint32_t> some = bits(id);
+                all.insert(all.end(), some.begin(), some.end());
             }
         return all;
     }

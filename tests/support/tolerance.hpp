@@ -21,6 +21,8 @@ enum class Kind {
     finite_difference, // a gradient against central differences of a double reference
     directional,       // a slope along a random direction, against differences of f32 results and the gradient's norm
     sharded,           // parts computed apart against the whole and its largest element: sums in another order
+    other_device,      // the GPU against the CPU, relative to the largest element: other functions, sums in another order
+    training,          // losses of 20 steps on another device, and norms to ten times as much
     reordered,         // some training steps whose gradients are summed in another order
     low_precision,     // a whole op in bf16 against f32, as the norm of the difference over the norm
 };
@@ -58,6 +60,10 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{1e-4, 0} : Tolerance{0, 0};
     case Kind::sharded:
         return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{2 * bf16_rounding, 1e-6};
+    case Kind::other_device: // bf16: an intermediate result on the other side of a rounding
+        return f32 ? Tolerance{5e-6, 1e-12} : Tolerance{2 * bf16_rounding, 1e-6};
+    case Kind::training:
+        return f32 ? Tolerance{2e-5, 0} : Tolerance{5e-3, 0};
     case Kind::reordered:
         return f32 ? Tolerance{1e-5, 0} : Tolerance{0, 0};
     case Kind::low_precision:
