@@ -28,7 +28,8 @@ struct TensorType {
     friend bool operator==(const TensorType&, const TensorType&) = default;
 };
 
-// What changes from step to step and from micro-batch to micro-batch, and is known to every op that runs.
+// What changes from step to step and from micro-batch to micro-batch. It reaches the graph as step inputs
+// (Graph::step_input) only, so that a recorded step can be replayed.
 struct StepState {
     std::uint64_t seed = 1;
     std::int64_t step = 0;         // 0-based

@@ -2,6 +2,7 @@
 // The executor: all views are bound to memory once; a step then walks lists.
 #include "core/run/executor.hpp"
 
+#include "kernels/copy.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/error.hpp"
 
@@ -33,6 +34,7 @@ Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, c
     }
     plan_merges();
     find_what_is_not_exchanged();
+    find_step_inputs();
 }
 
 View Executor::bind(ValueId id, int slot) const {
@@ -83,6 +85,38 @@ void Executor::find_what_is_not_exchanged() {
     }
 }
 
+void Executor::find_step_inputs() {
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < graph_.values().size(); ++i) {
+        const Value& value = graph_.values()[i];
+        if (!value.of_step || plan_.values[i].offset < 0) continue;
+        const View view = bind(static_cast<ValueId>(i), 0);
+        step_inputs_.push_back({&value.of_step, view, view});
+        bytes += align_up(view.bytes());
+    }
+    if (std::holds_alternative<CpuStream>(stream_)) return; // written where they lie
+    staging_ = std::visit([&](const auto& s) { return allocate_host(s, bytes); }, stream_);
+    std::byte* at = staging_.data();
+    for (StepInput& input : step_inputs_) {
+        input.host = View(at, input.view.shape, input.view.dtype);
+        at += align_up(input.view.bytes());
+    }
+}
+
+void Executor::write_step_inputs(const StepState& state) {
+    std::visit([](auto& s) { kernels::end_uploads(s); }, stream_); // of the last time
+    for (const StepInput& input : step_inputs_) {
+        (*input.of_step)(state, input.host);
+        if (staging_.bytes() > 0)
+            std::visit([&](auto& s) { kernels::begin_upload(s, input.host, input.view); }, stream_);
+    }
+}
+
+void Executor::prepare(const StepState& state) {
+    write_step_inputs(state);
+    run(bound(0, Phase::prepare), state);
+}
+
 View Executor::slot_view(std::size_t slot, Piece piece) const {
     return memory_.view(MemoryKind::gradients, static_cast<std::int64_t>(slot) * plan_.slot_bytes + piece.offset,
                         {{piece.bytes / bytes_of(DType::f32)}, DType::f32});
@@ -131,6 +165,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
+        write_step_inputs(state);
         run(bound(micro_batch.slot, Phase::forward), state);
         if (i + 1 == micro_batches_.size()) {
             run_last(micro_batch, state);

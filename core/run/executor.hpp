@@ -22,7 +22,7 @@ public:
     View view(ValueId id) const { return bind(id, 0); }
 
     // Runs what must be ready before the first micro-batch.
-    void prepare(const StepState& state) { run(bound(0, Phase::prepare), state); }
+    void prepare(const StepState& state);
 
     // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs,
     // sums what is accumulated in the order of the summation tree, and over the ranks: bucket by bucket, as soon as the
@@ -53,11 +53,19 @@ private:
         std::vector<Merge> merges; // after it
     };
 
+    struct StepInput {
+        const StepFunction* of_step;
+        View view;
+        View host;
+    };
+
     View bind(ValueId id, int slot) const;
     BoundCall bind(const Call& call, int slot) const;
     Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
     void plan_merges();
     void find_what_is_not_exchanged();
+    void find_step_inputs();
+    void write_step_inputs(const StepState& state);
 
     void run(Calls calls, const StepState& state);
     void run_last(const MicroBatch& micro_batch, const StepState& state);
@@ -76,6 +84,8 @@ private:
     std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
     std::vector<MicroBatch> micro_batches_;                    // of this rank's share
     std::vector<Piece> not_exchanged_;
+    Buffer staging_; // of the step inputs, on their way to a GPU
+    std::vector<StepInput> step_inputs_;
 };
 
 } // namespace tessera

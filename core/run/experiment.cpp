@@ -150,6 +150,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.batch = solve_batch(config, program.layout.mesh.axis(program.layout.data_axis).size);
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
+    experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
     const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);

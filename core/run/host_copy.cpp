@@ -24,8 +24,4 @@ float number(Stream& stream, const View& tensor) {
     return value;
 }
 
-void set_number(Stream& stream, const View& tensor, float value) {
-    std::visit([&](auto& s) { kernels::upload(s, View(&value, tensor.shape, DType::f32), tensor); }, stream);
-}
-
 } // namespace tessera

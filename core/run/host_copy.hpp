@@ -25,8 +25,7 @@ private:
     Buffer memory_; // empty on a CPU
 };
 
-// One f32, or other single number, of the run.
+// The value of a tensor of one f32.
 float number(Stream& stream, const View& tensor);
-void set_number(Stream& stream, const View& tensor, float value);
 
 } // namespace tessera

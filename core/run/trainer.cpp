@@ -27,8 +27,6 @@ bool Trainer::train() {
 
 void Trainer::train_step(std::int64_t step) {
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step)};
-    set_number(ground_.stream, executor_.view(experiment_.train.model.scale),
-               1.0f / static_cast<float>(experiment_.batch.global * experiment_.sizes.sequence_length));
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, inputs_); });
     executor_.update(state);

@@ -118,7 +118,7 @@ void report(const std::vector<TimedCall>& calls, double peak) {
 
 int profile(const std::vector<std::string>& words) {
     const Config config = Config::load(words.at(0), {words.begin() + 1, words.end()}, known_keys());
-    Stream stream = make_stream(config);
+    Stream stream = make_stream(config, nullptr);
     DatasetOptions data;
     data.reader = "synthetic";
     data.synthetic_vocabulary = vocabulary;
@@ -128,10 +128,10 @@ int profile(const std::vector<std::string>& words) {
     const Program& program = experiment.train;
     Groups groups(make_mesh(config, 1));
     const Memory memory(experiment.memory, program.layout, groups, stream);
-    const Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
+    Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
     initialize_weights(program, executor, experiment.seed);
-    *executor.view(program.model.scale).as<float>() =
-        1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
+
+    executor.prepare({}); // writes the step inputs
 
     std::vector<TimedCall> calls = calls_of(program, executor, memory);
     run(calls, {executor.view(program.model.tokens), executor.view(program.model.targets)}, stream, experiment.seed);

@@ -110,6 +110,8 @@ public:
     // Calls before(node), if given, when a node's inputs are there.
     void run(const StepState& state, const std::function<void(const Node&)>& before = {},
              const std::vector<Phase>& phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
+        for (std::size_t i = 0; i < graph_.values().size(); ++i)
+            if (const StepFunction& of_step = graph_.values()[i].of_step) of_step(state, values_[i].view());
         for (const Phase phase : phases)
             for (const Node& node : graph_.nodes()) {
                 if (node.phase != phase) continue;

@@ -45,8 +45,7 @@ std::vector<Lifetime> lifetimes(const Graph& graph, const Plan& plan) {
     const std::vector<const Node*> calls = calls_of(graph, plan);
     for (std::size_t i = 0; i < lives.size(); ++i) {
         const Value& value = graph.values()[i];
-        const bool persists = value.kind == ValueKind::parameter || value.kind == ValueKind::optimizer_state ||
-                              (value.kind == ValueKind::input && value.type.shape.rank() == 0);
+        const bool persists = value.kind == ValueKind::parameter || value.kind == ValueKind::optimizer_state;
         if (value.producer < 0) lives[i] = {-1, persists ? for_ever : -1};
     }
     for (std::size_t time = 0; time < calls.size(); ++time) {

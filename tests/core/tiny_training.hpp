@@ -35,14 +35,12 @@ public:
                  experiment.train_loader(0)),
           inputs({executor.view(program.model.tokens), executor.view(program.model.targets)}) {
         initialize_weights(program, executor, experiment.seed);
-        set_scale();
     }
 
     StepState state_of(std::int64_t step) const { return {experiment.seed, step, 0, schedule.rate(step)}; }
     float scale() const {
         return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
     }
-    void set_scale() { set_number(stream, executor.view(program.model.scale), scale()); }
 
     void step(std::int64_t step) {
         executor.prepare(state_of(step));
@@ -59,7 +57,6 @@ public:
         poison(whole(MemoryKind::gradients));
         executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] {
             poison_scratch();
-            set_scale();
             loader.next(stream, inputs);
         });
         poison_scratch();
