@@ -19,9 +19,10 @@ void follow(const Stream& later, const Stream& earlier) {
 } // namespace
 
 Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-                   Stream& stream)
+                   Stream& stream, bool replay)
     : graph_(graph), layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
-      exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()) {
+      exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
+      replays_parts_(replay) {
     for (int slot = 0; slot < plan.slots; ++slot) {
         calls_.emplace_back();
         for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
@@ -56,6 +57,7 @@ Executor::BoundCall Executor::bind(const Call& call, int slot) const {
 // A binary counter: each micro-batch goes to the first free slot; neighbours that sum equally many are merged. Without
 // the promise of equal bits, two slots do: a running sum and the newcomer.
 void Executor::plan_merges() {
+    replays_.resize(2);               // of prepare and update
     std::vector<std::int64_t> summed; // micro-batches in each slot in use
     const auto merge_two = [&](MicroBatch& after) {
         after.merges.push_back({summed.size() - 2, summed.size() - 1});
@@ -63,12 +65,20 @@ void Executor::plan_merges() {
         summed.pop_back();
     };
     for (std::int64_t i = 0; i < plan_.share.size(); ++i) {
-        MicroBatch& micro_batch = micro_batches_.emplace_back(MicroBatch{summed.size(), {}});
+        MicroBatch& micro_batch =
+            micro_batches_.emplace_back(MicroBatch{summed.size(), {}, i + 1 == plan_.share.size(), replays_.size()});
         summed.push_back(1);
         while (summed.size() > 1 && (!layout_.reproducible || summed[summed.size() - 2] == summed.back()))
             merge_two(micro_batch);
-        while (summed.size() > 1 && i + 1 == plan_.share.size())
+        while (summed.size() > 1 && micro_batch.last)
             merge_two(micro_batch);
+        const auto same = std::find_if(micro_batches_.begin(), micro_batches_.end() - 1, [&](const MicroBatch& other) {
+            return other.slot == micro_batch.slot && other.merges == micro_batch.merges && !micro_batch.last;
+        });
+        if (same < micro_batches_.end() - 1)
+            micro_batch.replay = same->replay;
+        else
+            replays_.emplace_back();
     }
 }
 
@@ -112,9 +122,21 @@ void Executor::write_step_inputs(const StepState& state) {
     }
 }
 
+// The work is handed on by reference: a copy of its captures would allocate.
+template <class Work> void Executor::replay(Replay& part, const Work& work) {
+    if (replays_parts_)
+        std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
+    else
+        work();
+}
+
 void Executor::prepare(const StepState& state) {
     write_step_inputs(state);
-    run(bound(0, Phase::prepare), state);
+    replay(replays_[0], [&] { run(bound(0, Phase::prepare), state); });
+}
+
+void Executor::update(const StepState& state) {
+    replay(replays_[1], [&] { run(bound(0, Phase::update), state); });
 }
 
 View Executor::slot_view(std::size_t slot, Piece piece) const {
@@ -144,7 +166,7 @@ void Executor::run(Calls calls, const StepState& state) {
         call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state});
 }
 
-void Executor::run_last(const MicroBatch& micro_batch, const StepState& state) {
+void Executor::run_last_backward(const MicroBatch& micro_batch, const StepState& state) {
     const Calls backward = bound(micro_batch.slot, Phase::backward);
     std::size_t done = 0;
     for (const Exchange& exchange : plan_.exchanges) {
@@ -159,6 +181,16 @@ void Executor::run_last(const MicroBatch& micro_batch, const StepState& state) {
     if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
+void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& state) {
+    run(bound(micro_batch.slot, Phase::forward), state);
+    if (micro_batch.last) {
+        run_last_backward(micro_batch, state);
+    } else {
+        run(bound(micro_batch.slot, Phase::backward), state);
+        merge(micro_batch.merges, {0, plan_.slot_bytes});
+    }
+}
+
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
@@ -166,13 +198,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
         write_step_inputs(state);
-        run(bound(micro_batch.slot, Phase::forward), state);
-        if (i + 1 == micro_batches_.size()) {
-            run_last(micro_batch, state);
-        } else {
-            run(bound(micro_batch.slot, Phase::backward), state);
-            merge(micro_batch.merges, {0, plan_.slot_bytes});
-        }
+        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
     }
 }
 

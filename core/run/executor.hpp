@@ -4,6 +4,7 @@
 
 #include "core/plan/plan.hpp"
 #include "core/run/memory.hpp"
+#include "kernels/replay.hpp"
 #include "parallel/communication/groups.hpp"
 
 #include <functional>
@@ -12,9 +13,9 @@ namespace tessera {
 
 class Executor {
 public:
-    // All arguments must outlive the executor.
+    // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it.
     Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-             Stream& stream);
+             Stream& stream, bool replay = false);
 
     Stream& stream() const { return stream_; }
 
@@ -30,7 +31,7 @@ public:
     void run_micro_batches(StepState state, std::int64_t micro_batch_size, const std::function<void()>& next_batch);
 
     // Updates the weights.
-    void update(const StepState& state) { run(bound(0, Phase::update), state); }
+    void update(const StepState& state);
 
 private:
     struct BoundCall {
@@ -47,10 +48,13 @@ private:
     struct Merge { // slot `into` += slot `from`
         std::size_t into;
         std::size_t from;
+        friend bool operator==(const Merge&, const Merge&) = default;
     };
     struct MicroBatch {
         std::size_t slot;
         std::vector<Merge> merges; // after it
+        bool last;
+        std::size_t replay; // of replays_: the same for micro-batches of which nothing differs
     };
 
     struct StepInput {
@@ -68,7 +72,9 @@ private:
     void write_step_inputs(const StepState& state);
 
     void run(Calls calls, const StepState& state);
-    void run_last(const MicroBatch& micro_batch, const StepState& state);
+    void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
+    void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
+    template <class Work> void replay(Replay& part, const Work& work);
     void merge(const std::vector<Merge>& merges, Piece piece);
     void reduce(const Exchange& exchange);
     View slot_view(std::size_t slot, Piece piece) const;
@@ -86,6 +92,8 @@ private:
     std::vector<Piece> not_exchanged_;
     Buffer staging_; // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
+    bool replays_parts_;
+    std::vector<Replay> replays_; // prepare, update, and what micro-batches need
 };
 
 } // namespace tessera
