@@ -112,7 +112,7 @@ void embedding(benchmark::State& state) {
 void embedding_gradient(benchmark::State& state) {
     const Sample tokens(Shape{state.range(0)}, DType::i32, 1, 0, 65);
     time(state, [&, table = Sample(Shape{65, state.range(1)}, DType::f32, 2)](Setting& s) {
-        kernels::embedding_gradient(s.stream, tokens.view(), s.dy.view(), table.view());
+        kernels::embedding_gradient(s.stream, tokens.view(), s.dy.view(), table.view(), {});
     });
 }
 
