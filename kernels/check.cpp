@@ -14,6 +14,11 @@ void check_count(std::string_view kernel, std::string_view name, const ConstView
         throw InternalError(fmt::format("{}: {} has {} elements, {} are expected", kernel, name, view.count(), count));
 }
 
+void check_tensors(std::string_view kernel, std::string_view name, std::size_t found, std::size_t expected) {
+    if (found != expected)
+        throw InternalError(fmt::format("{}: {} are {} tensors, {} are expected", kernel, name, found, expected));
+}
+
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
     const std::int64_t found = workspace ? workspace.bytes() : 0;
     if (found < bytes)

@@ -4,6 +4,7 @@
 
 #include "kernels/tensor.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,6 +13,9 @@ namespace tessera::kernels {
 
 // Throws InternalError "layer_norm: y has 12 elements, 16 are expected".
 void check_count(std::string_view kernel, std::string_view name, const ConstView& view, std::int64_t count);
+
+// Throws InternalError "adam: the weights are 3 tensors, 4 are expected".
+void check_tensors(std::string_view kernel, std::string_view name, std::size_t found, std::size_t expected);
 
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);

@@ -16,6 +16,7 @@ using simd::Floats;
 constexpr std::int64_t chunk = 4096;
 constexpr std::int64_t elements_per_thread = 16384;
 constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float lowest = std::numeric_limits<float>::lowest(); // of no logit: a difference to it is no NaN
 
 template <class T> TESSERA_INLINE float maximum_of(const T* logits, std::int64_t count, float at_least) {
     Floats highest = simd::all(at_least);
@@ -66,7 +67,7 @@ template <class T> TESSERA_MULTIVERSION void cross_entropy_rows(const T* logits,
         const std::int64_t rows = std::min(batch, end - first);
         float maxima[simd::lanes], sums[simd::lanes], offsets[simd::lanes];
         for (std::int64_t i = 0; i < rows; ++i)
-            maxima[i] = maximum_of(logits + (first + i) * classes, std::min(classes, chunk), -infinity);
+            maxima[i] = maximum_of(logits + (first + i) * classes, std::min(classes, chunk), lowest);
         for (std::int64_t i = 0; i < rows; ++i) {
             const T* row = logits + (first + i) * classes;
             const std::int64_t target = targets[first + i];
