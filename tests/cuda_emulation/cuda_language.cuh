@@ -24,6 +24,8 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
         "kernel");
 }
 
+inline float power_of_two(float x) { return x < -126 ? 0 : std::exp2(x); }
+
 #include "emu_mma.h"
 
 } // namespace tessera::cuda

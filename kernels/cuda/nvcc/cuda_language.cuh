@@ -31,6 +31,13 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
     return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
+// 2^x to 2 units in the last place, 0 where that is below 2^-126: one instruction, where exp2f takes five.
+__device__ __forceinline__ float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // Tensor-core instructions (PTX ISA, "Matrix Fragments for mma.m16n8k16", "ldmatrix", "cp.async").
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
