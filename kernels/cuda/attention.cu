@@ -11,6 +11,7 @@ namespace tessera::kernels {
 namespace {
 
 constexpr int delta_threads = 256;
+constexpr std::int64_t largest_tensor_core_dim = 128;
 
 // deltas[b,h,t] = sum_d dy[b,t,h,d] * y[b,t,h,d] (Dao 2023, "D"); `lanes` neighbours share a row, a power of two.
 template <class T, int width> __global__ void __launch_bounds__(delta_threads)
@@ -66,6 +67,12 @@ void find_deltas(CudaStream& stream, const AttentionShape& shape, const ConstVie
     });
 }
 
+// The largest score is the largest product only where the scale is above 0.
+bool takes_tensor_cores(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
+    return variant == AttentionVariant::fastest && dtype == DType::bf16 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
+           shape.head_dim <= largest_tensor_core_dim;
+}
+
 } // namespace
 
 std::int64_t attention_workspace_bytes(const CudaStream&, const AttentionShape& shape, DType dtype) {
@@ -78,19 +85,25 @@ std::int64_t attention_gradient_workspace_bytes(const CudaStream&, const Attenti
     return shape.row_count() * 4; // the deltas
 }
 
-void attention(CudaStream& stream, AttentionVariant, const AttentionShape& shape, ConstView qkv, View y,
+void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
                View log_sum_exp) {
     check_attention(shape, qkv, y, log_sum_exp);
-    attention_general(stream, shape, qkv, y, log_sum_exp);
+    if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(y))
+        attention_on_tensor_cores(stream, shape, qkv, y, log_sum_exp);
+    else
+        attention_general(stream, shape, qkv, y, log_sum_exp);
 }
 
-void attention_gradient(CudaStream& stream, AttentionVariant, const AttentionShape& shape, ConstView qkv,
+void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
                         ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace) {
     check_attention_gradient(shape, qkv, y, dy, log_sum_exp, dqkv);
     check_workspace("attention_gradient", workspace, attention_gradient_workspace_bytes(stream, shape, qkv.dtype));
     const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
     find_deltas(stream, shape, y, dy, deltas);
-    attention_gradient_general(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
+    if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(dy) && aligned(dqkv))
+        attention_gradient_on_tensor_cores(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
+    else
+        attention_gradient_general(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
 }
 
 void attention(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp, View) {

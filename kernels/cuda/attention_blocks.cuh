@@ -20,8 +20,8 @@ static_assert(step * 256 <= piece_floats);
 
 // A thread's part of the scores: rows 4 y + i, columns x + 16 j.
 using Scores = float[4][4];
-__device__ __forceinline__ int thread_x() { return static_cast<int>(threadIdx.x) % 16; }
-__device__ __forceinline__ int thread_y() { return static_cast<int>(threadIdx.x) / 16; }
+__device__ __forceinline__ int thread_x() { return static_cast<int>(threadIdx.x % 16); }
+__device__ __forceinline__ int thread_y() { return static_cast<int>(threadIdx.x / 16); }
 __device__ __forceinline__ int score_row(int i) { return 4 * thread_y() + i; }
 __device__ __forceinline__ int score_column(int j) { return thread_x() + 16 * j; }
 
@@ -38,7 +38,7 @@ template <class T> struct Rows {
 template <int rows, int columns, int to_stride, class T>
 __device__ __forceinline__ void copy(float* to, const Rows<T>& from, int first_row, int first_column) {
     constexpr int passes = rows * columns / threads, pass_rows = threads / columns;
-    const int row = static_cast<int>(threadIdx.x) / columns, column = static_cast<int>(threadIdx.x) % columns;
+    const int row = static_cast<int>(threadIdx.x / columns), column = static_cast<int>(threadIdx.x % columns);
     const T* at = from.first + (first_row + row) * from.stride + first_column + column;
     const int count = first_column + column < from.head_dim ? from.count - first_row - row : 0;
 #pragma unroll 4

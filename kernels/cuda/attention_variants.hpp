@@ -22,4 +22,10 @@ void attention_general(CudaStream& stream, const AttentionShape& shape, ConstVie
 void attention_gradient_general(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
                                 ConstView log_sum_exp, ConstView deltas, View dqkv);
 
+// For bf16, D a multiple of 8 up to 128, a scale above 0, and views aligned to 16 bytes.
+void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
+                               View log_sum_exp);
+void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
+                                        ConstView log_sum_exp, ConstView deltas, View dqkv);
+
 } // namespace tessera::kernels

@@ -79,6 +79,12 @@ __device__ __forceinline__ void copy_16_bytes(void* to_shared, const void* from_
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
                  : "memory");
 }
+// The same, or 16 zeros, for which nothing is read.
+__device__ __forceinline__ void copy_16_bytes_if(bool there, void* to_shared, const void* from_global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from_global),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+}
 __device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int groups_left> __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
