@@ -16,7 +16,7 @@ inline void load_matrix_x4_transposed(uint32_t (&r)[4], const void* row, EMU_SIT
 template <class T> float emu_part(uint32_t word, int half) {
   const auto bits = static_cast<uint16_t>(half ? word >> 16 : word);
   T value;
-  std::memcpy(&value, &bits, 2);
+  std::memcpy(static_cast<void*>(&value), &bits, 2);
   return static_cast<float>(value);
 }
 template <class T> void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T, EMU_SITE) {
