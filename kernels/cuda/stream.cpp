@@ -27,7 +27,7 @@ int gpu_count() {
     return 0;
 }
 
-CudaStream::State::State(int number) : device(number) {
+CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     void* memory = nullptr;
@@ -43,7 +43,7 @@ CudaStream::State::~State() {
 }
 
 CudaStream::CudaStream() = default;
-CudaStream::CudaStream(int device) : state_(std::make_unique<State>(device)) {}
+CudaStream::CudaStream(int device, CudaOptions options) : state_(std::make_unique<State>(device, options)) {}
 CudaStream::CudaStream(CudaStream&&) noexcept = default;
 CudaStream& CudaStream::operator=(CudaStream&&) noexcept = default;
 CudaStream::~CudaStream() = default;
