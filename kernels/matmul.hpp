@@ -5,6 +5,8 @@
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
 
+#include <compare>
+
 namespace tessera {
 
 // The description of one product: c = a' b' [+ bias] [+ c]      a': (M, K)   b': (K, N)   c: (M, N)   bias: (N)
@@ -17,13 +19,13 @@ struct Matmul {
     DType output = DType::f32; // of c: f32, or bf16 when input is bf16
     bool bias = false;         // bias is f32
     bool accumulate = false;   // add to what c holds
-    bool operator==(const Matmul&) const = default;
+    auto operator<=>(const Matmul&) const = default;
 };
 
 namespace kernels {
 
-// Bytes of the workspace that matmul wants for this product on this stream; 0 means none. Prepares the product, so
-// that a first matmul costs no more than the next. Throws InternalError for dtypes that no product has.
+// Bytes of the workspace that matmul wants for this product on this stream; 0 means none. Throws InternalError for
+// dtypes that no product has. On a GPU the sizes alone decide, and no GPU is asked.
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product);
 std::int64_t matmul_workspace_bytes(const CudaStream& stream, const Matmul& product);
 
@@ -31,11 +33,14 @@ std::int64_t matmul_workspace_bytes(const CudaStream& stream, const Matmul& prod
 // dtype, aligned to 64 bytes, and may be null where 0 bytes are wanted. c overlaps neither a, b nor bias.
 // Gives the same bits for any number of threads and in each run. Throws InternalError for a view of a wrong size or
 // dtype.
+// On a GPU: the first product of a description prepares it; the bits depend on the description and on which of a, b and
+// c are aligned to 16 bytes; a bias is rounded to bf16 where c is bf16; SystemError when the library refuses.
 void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace);
 void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
             View workspace);
 
-// Whether this machine multiplies bf16 faster than f32; where it does not, bf16 products are right but slow.
+// Whether this machine's processor multiplies bf16 faster than f32; where it does not, bf16 products are right but
+// slow.
 bool matmul_has_fast_bf16();
 
 } // namespace kernels

@@ -35,12 +35,20 @@ private:
     int threads_;
 };
 
+// How products run on a GPU.
+struct CudaOptions {
+    bool tf32 = false; // f32 factors are rounded to 10 bits of mantissa: several times faster, sums stay f32
+    // The first product of a shape times several algorithms and keeps the fastest, so that bits may differ between runs
+    // and between ranks.
+    bool tune = false;
+};
+
 // Work in the order of one queue of a GPU. A kernel call returns at once; what it writes is there after wait(), or for
 // the next call on the same stream. Move-only; empty after a move.
 class CudaStream {
 public:
     // A queue of its own on GPU number `device` of this host. Throws SystemError when it cannot be had.
-    explicit CudaStream(int device);
+    explicit CudaStream(int device, CudaOptions options = {});
     // Answers what a plan asks (workspaces, names), without a GPU; nothing runs on it.
     static CudaStream for_planning() { return CudaStream(); }
 

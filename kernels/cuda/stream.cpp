@@ -31,7 +31,7 @@ int gpu_count() {
 Stream gpu_stream(int device) { return CudaStream(device); }
 Stream planning_gpu_stream() { return CudaStream::for_planning(); }
 
-CudaStream::State::State(int number) : device(number) {
+CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     for (cudaEvent_t* event : {&uploaded, &passed})
@@ -51,7 +51,7 @@ CudaStream::State::~State() {
 }
 
 CudaStream::CudaStream() = default;
-CudaStream::CudaStream(int device) : state_(std::make_unique<State>(device)) {}
+CudaStream::CudaStream(int device, CudaOptions options) : state_(std::make_unique<State>(device, options)) {}
 CudaStream::CudaStream(CudaStream&&) noexcept = default;
 CudaStream& CudaStream::operator=(CudaStream&&) noexcept = default;
 CudaStream::~CudaStream() = default;

@@ -14,6 +14,7 @@ enum class Kind {
     function,          // an elementary function: some units in the last place
     sum,               // a sum of many elements, against the sum of their magnitudes
     product,           // a matrix product, against the product of the magnitudes
+    product_tf32,      // the same with f32 factors of 10 bits of mantissa
     norm,              // statistics of a row and what is scaled by them
     loss,              // the difference of a logarithm and a logit
     random,            // a random number mapped to a range or a distribution
@@ -46,6 +47,8 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{bf16_rounding, 1e-6};
     case Kind::product:
         return f32 ? Tolerance{2e-6, 1e-6} : Tolerance{2 * bf16_rounding, 1e-5};
+    case Kind::product_tf32: // two factors, each cut rather than rounded at worst: 2^-10 each
+        return f32 ? Tolerance{1.0 / 512, 1e-6} : Tolerance{0, 0};
     case Kind::norm:
         return f32 ? Tolerance{2e-6, 2e-6} : Tolerance{bf16_rounding, 1e-5};
     case Kind::loss:
