@@ -75,9 +75,11 @@ template <class T> struct alignas(16) Vector {
     T element[count];
 };
 template <class T> __device__ __forceinline__ Vector<T> load_vector(const T* from) {
+    require_alignment(from, 16);
     return *reinterpret_cast<const Vector<T>*>(from);
 }
 template <class T> __device__ __forceinline__ void store_vector(T* to, const Vector<T>& value) {
+    require_alignment(to, 16);
     *reinterpret_cast<Vector<T>*>(to) = value;
 }
 

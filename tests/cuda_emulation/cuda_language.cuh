@@ -2,31 +2,31 @@
 // The emulation's version of kernels/cuda/nvcc/cuda_language.cuh: the same names for host C++.
 #pragma once
 
-#include "emu.h"
+#include "tests/cuda_emulation/device/atomics.hpp"
+#include "tests/cuda_emulation/device/execution.hpp"
+#include "tests/cuda_emulation/device/intrinsics.hpp"
+#include "tests/cuda_emulation/device/tensor_cores.hpp"
+#include "tests/cuda_emulation/device/warp.hpp"
 
 namespace tessera::cuda {
 
 inline constexpr bool emulated = true;
 
+// Called where bytes are loaded or stored at once: a GPU faults, and so must the emulation.
+inline void require_alignment(const void* pointer, std::size_t bytes) {
+    if (reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0)
+        emulation::fail("%p is not aligned to %zu bytes", pointer, bytes);
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
                           cudaStream_t stream, Arguments&&... arguments) {
-    if (const cudaError_t error = emu::check_launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes))
-        return error;
-    return emu::enqueue(
-        stream,
-        [=, values = std::tuple<std::remove_cv_t<Parameters>...>(static_cast<Parameters>(arguments)...)]() mutable {
-            auto call = [k = kernel, &values] { std::apply(k, values); };
-            emu::run(
-                grid, block, shared_bytes, [](void* f) { (*static_cast<decltype(call)*>(f))(); }, &call, sizeof call,
-                &values, sizeof values);
-        },
-        "kernel");
+    return emulation::launch(
+        reinterpret_cast<const void*>(kernel), {grid, block, shared_bytes}, stream,
+        std::make_shared<emulation::KernelCall<Parameters...>>(kernel, std::forward<Arguments>(arguments)...));
 }
 
 inline float power_of_two(float x) { return x < -126 ? 0 : std::exp2(x); }
-
-#include "emu_mma.h"
 
 inline void copy_16_bytes_if(bool there, void* to_shared, const void* from_global) {
     if (there)

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal to the substitutes of cudart, cuBLAS and NCCL.
+// Earlier names of runtime/runtime.hpp, for emu_blas.cpp and emu_nccl.cpp.
 #pragma once
-#include <cuda_runtime_api.h>
-#include <cstdint>
-#include <functional>
+
+#include "tests/cuda_emulation/runtime/runtime.hpp"
+
+#include <utility>
+
 namespace emu {
-// ordered: runs in issue order relative to other ordered ops of the process (NCCL: the ranks must agree).
-cudaError_t enqueue_op(cudaStream_t s, std::function<void()> op, const char* what, bool ordered);
-bool is_device(const void* p, size_t* left = nullptr);  // in a live allocation; left: bytes to its end
-struct DeviceAccess { DeviceAccess(); ~DeviceAccess(); };  // opens device memory where $EMU_PROTECT is set
+
+inline cudaError_t enqueue_op(cudaStream_t stream, std::function<void()> work, const char* name, bool ordered) {
+    return tessera::emulation::submit(stream, std::move(work), name, ordered);
 }
+inline bool is_device(const void* pointer) { return tessera::emulation::find_memory(pointer).device >= 0; }
+
+} // namespace emu

@@ -20,6 +20,9 @@ namespace tessera::cuda {
 
 inline constexpr bool emulated = false;
 
+// Of a load or store of so many bytes at once; the hardware sees to it.
+__device__ __forceinline__ void require_alignment(const void*, std::size_t) {}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
                           cudaStream_t stream, Arguments&&... arguments) {
