@@ -2,6 +2,7 @@
 // The ranks of one axis of the mesh (or all ranks), and how they exchange views in a stream's order.
 #pragma once
 
+#include "kernels/combine.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
@@ -11,8 +12,6 @@
 #include <cstdint>
 
 namespace tessera {
-
-enum class Reduction { sum, max, min };
 
 // Every call is made by all ranks of the communicator, in the same order, with the same dtype and (but for uneven
 // parts) the same sizes. A mismatch throws InternalError where the back end can see it. On a CpuStream a call returns

@@ -4,7 +4,6 @@
 #include "parallel/communication/mpi.hpp"
 
 #include "kernels/error.hpp"
-#include "parallel/communication/combine.hpp"
 #include "parallel/communication/cut.hpp"
 
 #include <algorithm>
@@ -16,7 +15,7 @@ namespace {
 
 constexpr std::int64_t small_slice = std::int64_t{1} << 14; // bytes from each rank before a workspace is handed over
 
-const CpuStream& cpu(const Stream& stream) { return std::get<CpuStream>(stream); }
+CpuStream& cpu(Stream& stream) { return std::get<CpuStream>(stream); }
 
 class MpiCommunicator final : public Communicator {
 public:
@@ -136,7 +135,7 @@ private:
     };
     Peers peers() const { return {rank_, size_}; }
 
-    void reduce(const CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree) {
+    void reduce(CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree) {
         for (std::int64_t at = 0; size_ > 1 && at < buffer.bytes(); at += slice_limit_ * size_) {
             std::byte* piece = bytes_at(buffer) + at;
             const std::int64_t bytes = std::min(slice_limit_ * size_, buffer.bytes() - at);
@@ -158,12 +157,12 @@ private:
     }
 
     // This rank's slice, and the other ranks' pieces that have arrived for it.
-    void combine_slice(const CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
+    void combine_slice(CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
                        const std::byte* own, std::int64_t bytes, std::byte* to) {
         for (const int peer : peers())
             sources_[static_cast<std::size_t>(peer)] = incoming(peer);
         sources_[static_cast<std::size_t>(rank_)] = own;
-        combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), {&to, 1});
+        kernels::combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), {&to, 1});
     }
 
     std::byte* incoming(int peer) const { return workspace_ + (peer < rank_ ? peer : peer - 1) * slice_limit_; }

@@ -3,7 +3,6 @@
 #include "parallel/communication/shared_memory.hpp"
 
 #include "kernels/error.hpp"
-#include "parallel/communication/combine.hpp"
 #include "parallel/communication/cut.hpp"
 #include "parallel/communication/meeting.hpp"
 #include "parallel/communication/shared_region.hpp"
@@ -17,7 +16,7 @@ namespace {
 
 constexpr std::int64_t staging_bytes = 256 << 10; // per rank: two fit into a core's second-level cache
 
-const CpuStream& cpu(const Stream& stream) { return std::get<CpuStream>(stream); }
+CpuStream& cpu(Stream& stream) { return std::get<CpuStream>(stream); }
 
 class SharedMemoryCommunicator final : public Communicator {
 public:
@@ -217,7 +216,7 @@ private:
 
     std::int64_t block_limit() const { return staging_bytes / size_ / alignment_bytes * alignment_bytes; }
 
-    void reduce(const CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree,
+    void reduce(CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree,
                 bool direct) {
         const std::int64_t limit = direct ? buffer.bytes() : staging_bytes;
         for (std::int64_t at = 0; at < buffer.bytes(); at += limit) {
@@ -236,12 +235,12 @@ private:
     }
 
     // The pieces that begin `offset` bytes into what each rank exposes.
-    void combine_pieces(const CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
+    void combine_pieces(CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
                         std::int64_t offset, std::int64_t bytes, std::span<std::byte* const> targets) {
         if (bytes == 0) return;
         for (std::size_t rank = 0; rank < peers_.size(); ++rank)
             sources_[rank] = peers_[rank] + offset;
-        combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), targets);
+        kernels::combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), targets);
     }
 
     int rank_;
