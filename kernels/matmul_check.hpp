@@ -14,8 +14,9 @@ std::string text_of(const Matmul& product);
 // Throws InternalError for dtypes that no product has.
 void check_dtypes(const Matmul& product);
 
-// Throws InternalError for a view of a wrong size or dtype, and for a workspace of less than `workspace_bytes`.
+// Throws InternalError for a view of a wrong size or dtype, for a workspace of less than `workspace_bytes`, and for an
+// 8-bit product that does not fit.
 void check_operands(const Matmul& product, const ConstView& a, const ConstView& b, const ConstView& bias, const View& c,
-                    const View& workspace, std::int64_t workspace_bytes);
+                    const View& workspace, std::int64_t workspace_bytes, const MatmulScales& scales);
 
 } // namespace tessera::kernels

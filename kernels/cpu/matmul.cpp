@@ -5,10 +5,12 @@
 
 #include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/simd.hpp"
+#include "kernels/error.hpp"
 #include "kernels/matmul_check.hpp"
 #include "kernels/memory.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <limits>
 
 namespace tessera::kernels {
@@ -149,6 +151,11 @@ void run_task(const Matmul& product, const Cuts& cuts, std::int64_t task, float*
     }
 }
 
+void refuse_f8(const Matmul& product) {
+    if (bytes_of(product.input) == 1)
+        throw InternalError(fmt::format("matmul: no product of {} on the CPU", name_of(product.input)));
+}
+
 } // namespace
 
 bool matmul_has_fast_bf16() {
@@ -158,14 +165,16 @@ bool matmul_has_fast_bf16() {
 
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product) {
     check_dtypes(product);
+    refuse_f8(product);
     const Cuts cuts = cuts_of(product, stream.threads());
     return cuts.tasks() * cuts.task_bytes();
 }
 
-void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
-            View workspace) {
+void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
+            const MatmulScales& scales) {
+    refuse_f8(product);
     Cuts cuts = cuts_of(product, stream.threads());
-    check_operands(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes());
+    check_operands(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes(), scales);
     cuts.a.data = a.data;
     cuts.b.data = b.data;
     const float* bias_data = product.bias ? bias.as<float>() : nullptr;

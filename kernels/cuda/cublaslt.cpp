@@ -39,7 +39,21 @@ void check_status(cublasStatus_t status, const char* call, const Matmul& product
                                   cublasLtGetStatusString(status)));
 }
 
-cudaDataType_t library_type(DType dtype) { return dtype == DType::f32 ? CUDA_R_32F : CUDA_R_16BF; }
+cudaDataType_t library_type(DType dtype) {
+    switch (dtype) {
+    case DType::f32:
+        return CUDA_R_32F;
+    case DType::bf16:
+        return CUDA_R_16BF;
+    case DType::f8e4m3:
+        return CUDA_R_8F_E4M3;
+    case DType::f8e5m2:
+        return CUDA_R_8F_E5M2;
+    case DType::i32:
+        break;
+    }
+    throw InternalError(fmt::format("matmul: no factors of {}", name_of(dtype)));
+}
 
 template <class Value> void set(const Owner<cublasLtMatmulDescOpaque_t>& operation,
                                 cublasLtMatmulDescAttributes_t attribute, Value value, const Matmul& product) {
@@ -111,12 +125,16 @@ Prepared describe(const Matmul& product, bool tf32) {
     const auto transposed = [](bool yes) { return static_cast<std::int32_t>(yes ? CUBLAS_OP_T : CUBLAS_OP_N); };
     set(described.operation, CUBLASLT_MATMUL_DESC_TRANSA, transposed(product.transpose_b), product);
     set(described.operation, CUBLASLT_MATMUL_DESC_TRANSB, transposed(product.transpose_a), product);
-    if (product.bias)
+    if (product.bias) {
         set(described.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<std::uint32_t>(CUBLASLT_EPILOGUE_BIAS),
             product);
+        set(described.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+            static_cast<std::int32_t>(library_type(bias_dtype(product))), product);
+    }
     const auto [m, n, k] = std::tuple(product.m, product.n, product.k);
     described.a = product.transpose_a ? layout(product.input, k, m, product) : layout(product.input, m, k, product);
-    described.b = product.transpose_b ? layout(product.input, n, k, product) : layout(product.input, k, n, product);
+    const DType input_b = product.input_b();
+    described.b = product.transpose_b ? layout(input_b, n, k, product) : layout(input_b, k, n, product);
     described.c = layout(product.output, m, n, product);
     return described;
 }
@@ -124,6 +142,9 @@ Prepared describe(const Matmul& product, bool tf32) {
 // What varies from call to call.
 void point_to(const Prepared& prepared, const Matmul& product, const ProductOperands& operands) {
     if (product.bias) set(prepared.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias, product);
+    if (operands.scale_a == nullptr) return;
+    set(prepared.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.scale_b, product);
+    set(prepared.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.scale_a, product);
 }
 
 // d = a' b' [+ bias] [+ c], d being c or, while algorithms are timed, other memory.
@@ -218,7 +239,7 @@ Prepared prepare(CudaStream& stream, const Products& products, const Key& key, c
 
 void multiply(CudaStream& stream, const Matmul& product, const ProductOperands& operands) {
     Products& products = products_of(stream, product);
-    const Key key{product, alignment(operands.a, product.input), alignment(operands.b, product.input),
+    const Key key{product, alignment(operands.a, product.input), alignment(operands.b, product.input_b()),
                   alignment(operands.c, product.output)};
     auto at = products.prepared.find(key);
     if (at == products.prepared.end())

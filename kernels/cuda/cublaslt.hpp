@@ -11,11 +11,19 @@ namespace tessera::cuda {
 struct ProductOperands {
     const void* a = nullptr;
     const void* b = nullptr;
-    const void* bias = nullptr; // of c's dtype, aligned to 16 bytes; null without one
+    const void* bias = nullptr; // of bias_dtype, aligned to 16 bytes; null without one
     void* c = nullptr;
+    const void* scale_a = nullptr; // of 8-bit factors
+    const void* scale_b = nullptr;
     void* workspace = nullptr; // aligned to 256 bytes
     std::int64_t workspace_bytes = 0;
 };
+
+// The only dtype of bias that the library adds: c's, or bf16 where the factors have 8 bits (cuBLAS, cublasLtMatmul).
+constexpr DType bias_dtype(const Matmul& product) {
+    const bool f8 = product.input == DType::f8e4m3 || product.input == DType::f8e5m2;
+    return f8 ? DType::bf16 : product.output;
+}
 
 // c = a' b' [+ bias] [+ c] in the stream's order; m, n and k are positive. Throws SystemError when the library refuses.
 void multiply(CudaStream& stream, const Matmul& product, const ProductOperands& operands);

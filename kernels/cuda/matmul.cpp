@@ -28,7 +28,7 @@ std::int64_t bytes_over(const void* pointer, std::int64_t alignment) {
 // The workspace: the library's part at a multiple of 256 bytes, and behind it the bias, where it is copied.
 std::int64_t wanted_bytes(const Matmul& product) {
     if (product.m == 0 || product.n == 0 || product.k == 0) return 0;
-    const std::int64_t bias_bytes = product.bias ? product.n * bytes_of(product.output) : 0;
+    const std::int64_t bias_bytes = product.bias ? product.n * bytes_of(cuda::bias_dtype(product)) : 0;
     return library_alignment + library_bytes + round_up(bias_bytes);
 }
 
@@ -47,9 +47,9 @@ std::int64_t matmul_workspace_bytes(const CudaStream&, const Matmul& product) {
     return wanted_bytes(product);
 }
 
-void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
-            View workspace) {
-    check_operands(product, a, b, bias, c, workspace, wanted_bytes(product));
+void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
+            const MatmulScales& scales) {
+    check_operands(product, a, b, bias, c, workspace, wanted_bytes(product), scales);
     if (product.m == 0 || product.n == 0) return;
     if (product.k == 0) return multiply_nothing(stream, product, bias, c);
     auto* memory = static_cast<std::byte*>(workspace.memory());
@@ -58,11 +58,13 @@ void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b,
                                    .b = b.data,
                                    .bias = bias.data,
                                    .c = c.memory(),
+                                   .scale_a = scales.a.data,
+                                   .scale_b = scales.b.data,
                                    .workspace = memory,
                                    .workspace_bytes = library_bytes};
-    // The library adds a bias of c's own dtype only (cublasLt.h, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE).
-    if (product.bias && (product.output != DType::f32 || bytes_over(bias.data, bias_alignment) != 0)) {
-        const View copied(memory + library_bytes, {product.n}, product.output);
+    const DType bias_dtype = cuda::bias_dtype(product);
+    if (product.bias && (bias_dtype != DType::f32 || bytes_over(bias.data, bias_alignment) != 0)) {
+        const View copied(memory + library_bytes, {product.n}, bias_dtype);
         cast(stream, bias, copied);
         operands.bias = copied.data;
     }

@@ -36,7 +36,11 @@ struct Tolerance {
 
 inline Tolerance tolerance(DType dtype, Kind kind) {
     constexpr double bf16_rounding = 1.0 / 256; // half a unit in the last place of 8 bits
-    const bool f32 = dtype == DType::f32;
+    const bool f32 = dtype == DType::f32, e4m3 = dtype == DType::f8e4m3;
+    if (e4m3 || dtype == DType::f8e5m2) {
+        if (kind == Kind::low_precision) return {e4m3 ? 1.0 / 16 : 1.0 / 8, 0}; // half a unit in the last place
+        if (kind == Kind::product) return {1.0 / 2048, 1e-6}; // Hopper adds a few of these products with 14 bits
+    }
     if (!f32 && dtype != DType::bf16) return {0, 0};
     switch (kind) {
     case Kind::rounding:
