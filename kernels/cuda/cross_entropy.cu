@@ -2,7 +2,7 @@
 // Cross entropy on the GPU. A warp or a block, as the row's length says, reads a row once for its maximum and sum
 // (Milakov and Gimelshein 2018) and once more, out of the cache, for the gradient.
 #include "kernels/cross_entropy.hpp"
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/piece.cuh"
 
 #include <limits>
 
@@ -36,10 +36,10 @@ template <class T> struct Row {
     __device__ __forceinline__ void load(std::int64_t group, float* to) const {
         const std::int64_t first = first_of(group);
         if (in_one_piece(first)) {
-            const auto pack = cuda::load_pack<width>(element + first);
+            const auto piece = cuda::load_piece<width>(element + first);
 #pragma unroll
             for (int i = 0; i < width; ++i)
-                to[i] = cuda::to_float(pack.element[i]);
+                to[i] = cuda::to_float(piece.element[i]);
         } else {
 #pragma unroll
             for (int i = 0; i < width; ++i)
@@ -49,11 +49,11 @@ template <class T> struct Row {
     __device__ __forceinline__ void store(std::int64_t group, const float* from) const {
         const std::int64_t first = first_of(group);
         if (in_one_piece(first)) {
-            cuda::Pack<T, width> pack;
+            cuda::Piece<T, width> piece;
 #pragma unroll
             for (int i = 0; i < width; ++i)
-                pack.element[i] = cuda::from_float<T>(from[i]);
-            cuda::store_pack(element + first, pack);
+                piece.element[i] = cuda::from_float<T>(from[i]);
+            cuda::store_piece(element + first, piece);
         } else {
 #pragma unroll
             for (int i = 0; i < width; ++i)
