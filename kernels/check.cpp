@@ -19,6 +19,11 @@ void check_tensors(std::string_view kernel, std::string_view name, std::size_t f
         throw InternalError(fmt::format("{}: {} are {} tensors, {} are expected", kernel, name, found, expected));
 }
 
+void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all) {
+    if (first < 0 || first + count > all)
+        throw InternalError(fmt::format("{}: columns {} to {} of {}", kernel, first, first + count, all));
+}
+
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
     const std::int64_t found = workspace ? workspace.bytes() : 0;
     if (found < bytes)

@@ -17,6 +17,10 @@ void check_count(std::string_view kernel, std::string_view name, const ConstView
 // Throws InternalError "adam: the weights are 3 tensors, 4 are expected".
 void check_tensors(std::string_view kernel, std::string_view name, std::size_t found, std::size_t expected);
 
+// Throws InternalError "cross_entropy_shard: columns 60 to 70 of 65" unless [first, first + count) lies within [0,
+// all).
+void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all);
+
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
 
