@@ -30,6 +30,11 @@ void check_probability(std::string_view kernel, float probability) {
         throw InternalError(fmt::format("{}: a probability of {}, expected one in [0, 1]", kernel, probability));
 }
 
+void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all) {
+    if (first < 0 || first + count > all)
+        throw InternalError(fmt::format("{}: columns {} to {} of {}", kernel, first, first + count, all));
+}
+
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
     const std::int64_t found = workspace ? workspace.bytes() : 0;
     if (found < bytes)

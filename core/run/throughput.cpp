@@ -13,16 +13,10 @@ Throughput::Throughput(const Experiment& experiment, const Ground& ground)
     : flops_per_step_(experiment.train.plan.flops_per_micro_batch *
                       static_cast<double>(experiment.batch.micro_batches)),
       tokens_per_step_(static_cast<double>(experiment.batch.global * experiment.sizes.sequence_length)) {
-<<<<<<< HEAD
     ground.groups.all().barrier(ground.host); // all ranks measure at once, as they will run
-    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::measured_peak_flops(s); }, ground.stream));
-    ground.groups.all().all_reduce(ground.host, View(&peak, {}, DType::f32), Reduction::sum);
-=======
-    groups.all().barrier(stream); // all ranks measure at once, as they will run
-    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::peak_flops(s); }, stream));
+    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::peak_flops(s); }, ground.stream));
     if (peak == 0) peak = std::numeric_limits<float>::quiet_NaN(); // unknown on one rank is unknown of all
-    groups.all().all_reduce(stream, View(&peak, {}, DType::f32), Reduction::sum);
->>>>>>> kern2
+    ground.groups.all().all_reduce(ground.host, View(&peak, {}, DType::f32), Reduction::sum);
     peak_flops_ = peak;
     restart();
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Embedding on the GPU. For the gradient the positions of the tokens are sorted by token, stably and by digits of eight
 // bits, so that a warp finds all rows of its token one after another; nothing is added by atomics.
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/piece.cuh"
 #include "kernels/embedding.hpp"
 #include "kernels/error.hpp"
 
@@ -33,12 +33,12 @@ template <class From, class To, int width> __global__ void __launch_bounds__(thr
     const From* from = table + token * columns;
     To* to = y + n * columns;
     for (std::int64_t c = lane * width; c < columns; c += 32 * width) {
-        const auto in = cuda::load_pack<width>(from + c);
-        cuda::Pack<To, width> out;
+        const auto in = cuda::load_piece<width>(from + c);
+        cuda::Piece<To, width> out;
 #pragma unroll
         for (int i = 0; i < width; ++i)
             out.element[i] = cuda::from_float<To>(cuda::to_float(in.element[i]));
-        cuda::store_pack(to + c, out);
+        cuda::store_piece(to + c, out);
     }
 }
 
@@ -157,14 +157,14 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     if (token >= vocabulary || c >= columns) return;
     const int begin = ranges[2 * token], end = ranges[2 * token + 1];
     if (end - begin > few_rows) return;
-    cuda::Pack<float, width> sums{};
+    cuda::Piece<float, width> sums{};
 #pragma unroll 2
     for (int i = begin; i < end; ++i) {
-        const auto row = cuda::load_pack<width>(dy + sorted[i] * columns + c);
+        const auto row = cuda::load_piece<width>(dy + sorted[i] * columns + c);
         for (int k = 0; k < width; ++k)
             sums.element[k] += cuda::to_float(row.element[k]);
     }
-    cuda::store_pack(dtable + token * columns + c, sums);
+    cuda::store_piece(dtable + token * columns + c, sums);
 }
 
 // A block adds the rows of one token in 64 columns: all threads bring 64 rows at a time, the next while 64 threads add.
@@ -178,8 +178,8 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
                                std::int64_t vocabulary, std::int64_t columns, float* __restrict__ dtable) {
     constexpr int threads_per_row = staged_columns / width;
     constexpr int rows_at_once = threads / threads_per_row;
-    constexpr int packs = staged_rows / rows_at_once;
-    using Stage = cuda::Pack<T, staged_columns>;
+    constexpr int pieces = staged_rows / rows_at_once;
+    using Stage = cuda::Piece<T, staged_columns>;
     TESSERA_SHARED(Stage, stage, [staged_rows]);
     const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * few_rows;
     const std::int64_t token = tokens[sorted[i]];
@@ -190,21 +190,22 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     const int thread = static_cast<int>(threadIdx.x);
     const int own_row = thread / threads_per_row, own_column = thread % threads_per_row * width;
     const std::int64_t first_column = static_cast<std::int64_t>(blockIdx.y) * staged_columns;
-    cuda::Pack<T, width> coming[packs]{};
+    cuda::Piece<T, width> coming[pieces]{};
     const auto bring = [&](int first) {
 #pragma unroll
-        for (int k = 0; k < packs; ++k) {
+        for (int k = 0; k < pieces; ++k) {
             const int row = first + k * rows_at_once + own_row;
             if (row < end && first_column + own_column < columns)
-                coming[k] = cuda::load_pack<width>(dy + sorted[row] * columns + first_column + own_column);
+                coming[k] = cuda::load_piece<width>(dy + sorted[row] * columns + first_column + own_column);
         }
     };
     float sum = 0;
     bring(begin);
     for (int first = begin; first < end; first += staged_rows) {
 #pragma unroll
-        for (int k = 0; k < packs; ++k)
-            cuda::store_pack(stage[k * rows_at_once + own_row].element + own_column, coming[k]);
+        for (int k = 0; k < pieces; ++k)
+            *reinterpret_cast<cuda::Piece<T, width>*>(stage[k * rows_at_once + own_row].element + own_column) =
+                coming[k];
         __syncthreads();
         bring(first + staged_rows);
         if (thread < staged_columns) {

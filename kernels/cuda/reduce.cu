@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums in fixed orders on the GPU. What a thread adds depends on the sizes alone; how it loads it, on the alignment.
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/piece.cuh"
 #include "kernels/cuda/tensor_table.cuh"
 #include "kernels/reduce.hpp"
 
@@ -31,10 +31,10 @@ template <class T, int width> __global__ void __launch_bounds__(32 * warps)
         for (int load = 0; load < loads; ++load) {
             const std::int64_t c = first_column + (load * 32 + lane) * width;
             if (c >= columns) continue;
-            const auto pack = cuda::load_pack<width>(x + row * columns + c);
+            const auto piece = cuda::load_piece<width>(x + row * columns + c);
 #pragma unroll
             for (int i = 0; i < width; ++i)
-                own[load][i] += cuda::to_float(pack.element[i]);
+                own[load][i] += cuda::to_float(piece.element[i]);
         }
 #pragma unroll
     for (int load = 0; load < loads; ++load)
@@ -82,14 +82,14 @@ struct Squares {
 constexpr int square_threads = 256;
 
 // The four elements from `first` on; `absent` beyond the end.
-__device__ __forceinline__ cuda::Pack<float, 4> load_4(const float* x, std::int64_t first, std::int64_t count,
-                                                       bool aligned, float absent) {
-    if (aligned && first + 4 <= count) return cuda::load_pack<4>(x + first);
-    cuda::Pack<float, 4> pack;
+__device__ __forceinline__ cuda::Piece<float, 4> load_4(const float* x, std::int64_t first, std::int64_t count,
+                                                        bool aligned, float absent) {
+    if (aligned && first + 4 <= count) return cuda::load_piece<4>(x + first);
+    cuda::Piece<float, 4> piece;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-        pack.element[i] = first + i < count ? x[first + i] : absent;
-    return pack;
+        piece.element[i] = first + i < count ? x[first + i] : absent;
+    return piece;
 }
 
 __global__ void __launch_bounds__(square_threads) square_sums_kernel(const cuda::TensorTable<Squares> table) {
@@ -101,10 +101,10 @@ __global__ void __launch_bounds__(square_threads) square_sums_kernel(const cuda:
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
         const std::int64_t first = block * square_sum_block + (step * square_threads + threadIdx.x) * 4;
-        const auto pack = load_4(tensor.x, first, tensor.count, tensor.aligned, 0);
+        const auto piece = load_4(tensor.x, first, tensor.count, tensor.aligned, 0);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            sum = fmaf(pack.element[i], pack.element[i], sum);
+            sum = fmaf(piece.element[i], piece.element[i], sum);
     }
     sum = cuda::block_sum(sum);
     if (threadIdx.x == 0) tensor.blocks[block] = sum;

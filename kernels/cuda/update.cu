@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Optimizer steps on the GPU: as many tensors in a launch as its parameters hold. An element is computed by the same
 // instructions whether its memory is aligned or not, and products are fused with sums only where it is written so.
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/piece.cuh"
 #include "kernels/cuda/tensor_table.cuh"
 #include "kernels/update.hpp"
 #include "kernels/update_step.hpp"
@@ -13,16 +13,16 @@ constexpr int threads = 256;
 constexpr int steps = 4;
 constexpr int elements_per_block = threads * 4 * steps;
 
-using Four = cuda::Pack<float, 4>;
+using Four = cuda::Piece<float, 4>;
 
 // Up to four elements of a tensor.
-struct Piece {
+struct Share {
     std::int64_t first;
     int count;
     bool in_one_piece;
 
     __device__ __forceinline__ Four load(const float* from) const {
-        if (in_one_piece) return cuda::load_pack<4>(from + first);
+        if (in_one_piece) return cuda::load_piece<4>(from + first);
         Four four{};
 #pragma unroll
         for (int i = 0; i < 4; ++i)
@@ -30,32 +30,32 @@ struct Piece {
         return four;
     }
     __device__ __forceinline__ void store(float* to, const Four& four) const {
-        if (in_one_piece) return cuda::store_pack(to + first, four);
+        if (in_one_piece) return cuda::store_piece(to + first, four);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             if (i < count) to[first + i] = four.element[i];
     }
     __device__ __forceinline__ void store(__nv_bfloat16* to, const Four& four) const {
-        cuda::Pack<__nv_bfloat16, 4> low;
+        cuda::Piece<__nv_bfloat16, 4> low;
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             low.element[i] = cuda::from_float<__nv_bfloat16>(four.element[i]);
-        if (in_one_piece) return cuda::store_pack(to + first, low);
+        if (in_one_piece) return cuda::store_piece(to + first, low);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             if (i < count) to[first + i] = low.element[i];
     }
 };
 
-// Calls work(piece) for this thread's share of what its block does of a tensor.
+// Calls work(share) for this thread's share of what its block does of a tensor.
 template <class Work>
-__device__ __forceinline__ void for_pieces(std::int64_t block, std::int64_t count, bool aligned, const Work& work) {
+__device__ __forceinline__ void for_shares(std::int64_t block, std::int64_t count, bool aligned, const Work& work) {
 #pragma unroll 2
     for (int step = 0; step < steps; ++step) {
         const std::int64_t first = block * elements_per_block + (step * threads + threadIdx.x) * 4;
         if (first >= count) return;
         const bool whole = first + 4 <= count;
-        work(Piece{first, whole ? 4 : static_cast<int>(count - first), whole && aligned});
+        work(Share{first, whole ? 4 : static_cast<int>(count - first), whole && aligned});
     }
 }
 
@@ -74,9 +74,9 @@ __global__ void __launch_bounds__(threads)
     const int which = table.of_block(blockIdx.x);
     const AdamPointers tensor = table.tensor[which];
     const float clip = *factor;
-    for_pieces(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Piece& piece) {
-        const Four gradient = piece.load(tensor.gradient);
-        Four weight = piece.load(tensor.weight), first = piece.load(tensor.first), second = piece.load(tensor.second);
+    for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
+        const Four gradient = share.load(tensor.gradient);
+        Four weight = share.load(tensor.weight), first = share.load(tensor.first), second = share.load(tensor.second);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float w = weight.element[i];
@@ -88,10 +88,10 @@ __global__ void __launch_bounds__(threads)
             second.element[i] = v;
             weight.element[i] = fmaf(w, f.shrink, -change);
         }
-        piece.store(tensor.weight, weight);
-        piece.store(tensor.first, first);
-        piece.store(tensor.second, second);
-        if (tensor.copy != nullptr) piece.store(tensor.copy, weight);
+        share.store(tensor.weight, weight);
+        share.store(tensor.first, first);
+        share.store(tensor.second, second);
+        if (tensor.copy != nullptr) share.store(tensor.copy, weight);
     });
 }
 
@@ -110,10 +110,10 @@ __global__ void __launch_bounds__(threads)
     const SgdPointers tensor = table.tensor[which];
     const float clip = *factor;
     const bool reads_velocity = tensor.velocity != nullptr && !settings.first_step;
-    for_pieces(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Piece& piece) {
-        const Four gradient = piece.load(tensor.gradient);
-        Four weight = piece.load(tensor.weight);
-        Four velocity = reads_velocity ? piece.load(tensor.velocity) : Four{};
+    for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
+        const Four gradient = share.load(tensor.gradient);
+        Four weight = share.load(tensor.weight);
+        Four velocity = reads_velocity ? share.load(tensor.velocity) : Four{};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float w = weight.element[i];
@@ -123,9 +123,9 @@ __global__ void __launch_bounds__(threads)
             velocity.element[i] = v;
             weight.element[i] = fmaf(-change, settings.learning_rate, w);
         }
-        piece.store(tensor.weight, weight);
-        if (tensor.velocity != nullptr) piece.store(tensor.velocity, velocity);
-        if (tensor.copy != nullptr) piece.store(tensor.copy, weight);
+        share.store(tensor.weight, weight);
+        if (tensor.velocity != nullptr) share.store(tensor.velocity, velocity);
+        if (tensor.copy != nullptr) share.store(tensor.copy, weight);
     });
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cblas.h>
+#include <cstdint>
 #include <cstring>
 #include <cublasLt.h>
 #include <cuda_bf16.h>
