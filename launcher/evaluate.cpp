@@ -15,12 +15,12 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
     Config config = config_of(checkpoint, {arguments.words().begin() + 1, arguments.words().end()});
     Stream stream = make_stream(config);
-    Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
+    Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory));
     const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
     const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
     config.refuse_unread("command line"); // the other keys are the training run's
     const Program& program = experiment.evaluate;
-    const Memory memory(experiment.memory, program.layout, groups);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
     restore_tensors(checkpoint, program,
                     Executor(program.model.graph, program.layout, program.plan, memory, groups, stream));
     const EvaluationRecord record =

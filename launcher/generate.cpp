@@ -34,7 +34,7 @@ int run_generate(const Arguments& arguments, Process&) {
     const Experiment experiment = plan_generation(config, tokenizer->vocabulary_size(), stream);
     const Program& program = experiment.generate;
     Groups groups(program.layout.mesh);
-    const Memory memory(experiment.memory, program.layout, groups);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
     Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
     restore_tensors(checkpoint, program, executor);
 

@@ -89,9 +89,9 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     assign_memory(graph, order, plan);
     for (Exchange& exchange : plan_exchanges(graph, layout, placements, plan)) {
         const int ranks = layout.mesh.axis(exchange.axis).size;
-        plan.memory[MemoryKind::communication] =
-            std::max(plan.memory[MemoryKind::communication],
-                     align_up(tree_reduce_workspace_bytes(exchange.bytes, ranks, layout.one_host)));
+        plan.memory[MemoryKind::communication] = std::max(
+            plan.memory[MemoryKind::communication],
+            align_up(tree_reduce_workspace_bytes(exchange.bytes, ranks, back_end_for(stream, layout.one_host))));
         plan.phases[static_cast<std::size_t>(Phase::update)].emplace_back(std::move(exchange));
     }
     append_calls(graph, order, stream, plan);

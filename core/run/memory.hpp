@@ -11,8 +11,8 @@ namespace tessera {
 class Memory {
 public:
     // Called by all ranks together: gradients lie where the data axis's communicator reaches them fastest. The kind
-    // `data` is not held here but by the loaders.
-    Memory(const MemoryNeed& need, const Layout& layout, Groups& groups);
+    // `data` is not held here but by the loaders. All lies where `stream` works.
+    Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, const Stream& stream);
 
     View view(MemoryKind kind, std::int64_t offset, const TensorType& type) const;
     View workspace(std::int64_t bytes) const { return view(MemoryKind::workspace, 0, {{bytes / 4}, DType::f32}); }

@@ -80,7 +80,8 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
 
 Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
                  const std::filesystem::path& folder)
-    : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
+    : ground_(ground), experiment_(experiment),
+      memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),

@@ -129,7 +129,7 @@ int profile(const std::vector<std::string>& words) {
     const Experiment experiment = plan_training(config, {}, dataset.get(), stream);
     const Program& program = experiment.train;
     Groups groups(make_mesh(config, 1));
-    const Memory memory(experiment.memory, program.layout, groups);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
     const Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
     initialize_weights(program, executor, experiment.seed);
     *executor.view(program.model.scale).as<float>() =

@@ -28,7 +28,7 @@ inline std::vector<float> floats_of(const View& view) {
 struct PlannedRun {
     explicit PlannedRun(const Graph& graph, std::int64_t micro_batches = 1)
         : layout(data_layout(1, micro_batches)), plan(make_plan(graph, layout, 0, stream)), groups(layout.mesh),
-          memory(plan.memory, layout, groups), executor(graph, layout, plan, memory, groups, stream) {}
+          memory(plan.memory, layout, groups, stream), executor(graph, layout, plan, memory, groups, stream) {}
 
     void set(ValueId id, std::span<const float> values) {
         std::copy(values.begin(), values.end(), executor.view(id).as<float>());

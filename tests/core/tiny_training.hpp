@@ -26,7 +26,7 @@ public:
         : stream(CpuStream(threads)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
           experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
           program(experiment.train), groups(program.layout.mesh, communicator),
-          memory(experiment.memory, program.layout, groups),
+          memory(experiment.memory, program.layout, groups, stream),
           executor(program.model.graph, program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
           loader(*dataset,
