@@ -93,7 +93,7 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
         plan.memory[MemoryKind::communication] =
             std::max(plan.memory[MemoryKind::communication],
                      align_up(tree_reduce_workspace_bytes(exchange.bytes, layout.mesh.axis(exchange.axis).size,
-                                                          layout.one_host)));
+                                                          back_end_for(stream, layout.one_host))));
     return plan;
 }
 

@@ -15,7 +15,7 @@ Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, con
         if (kind == MemoryKind::data) continue;
         buffers_[i] = kind == MemoryKind::gradients
                           ? data_axis.allocate(stream, need[kind])
-                          : std::visit([&](const auto& s) { return allocate(s, need[kind]); }, stream);
+                          : std::visit([&](const auto& s) { return tessera::allocate(s, need[kind]); }, stream);
         allocated_[kind] = buffers_[i].bytes();
     }
     const std::int64_t bytes = need[MemoryKind::communication];

@@ -35,6 +35,7 @@ void Trainer::train_step(std::int64_t step) {
 
 void Trainer::record_step(std::int64_t step, double rate) {
     const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
+    ground_.groups.wait(ground_.stream);
     const float loss = number(ground_.stream, executor_.view(experiment_.train.model.loss));
     const float norm = number(ground_.stream, executor_.view(experiment_.gradient_norm));
     if (!std::isfinite(loss) || !std::isfinite(norm)) // every rank holds the same bits, so all stop here together

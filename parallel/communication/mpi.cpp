@@ -15,8 +15,6 @@ namespace {
 
 constexpr std::int64_t small_slice = std::int64_t{1} << 14; // bytes from each rank before a workspace is handed over
 
-CpuStream& cpu(Stream& stream) { return std::get<CpuStream>(stream); }
-
 class MpiCommunicator final : public Communicator {
 public:
     explicit MpiCommunicator(ProcessGroup group)
@@ -32,15 +30,17 @@ public:
     int size() const override { return size_; }
 
     void all_reduce(Stream& stream, View buffer, Reduction reduction) override {
-        reduce(cpu(stream), buffer, reduction, ranks_tree_);
+        reduce(cpu_stream(stream), buffer, reduction, ranks_tree_);
     }
 
     void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_tree(buffer, tree, size_);
-        reduce(cpu(stream), buffer, Reduction::sum, tree);
+        reduce(cpu, buffer, Reduction::sum, tree);
     }
 
-    void all_gather(Stream&, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole) override {
+        cpu_stream(stream);
         check_part("all_gather", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         copy_bytes(bytes_at(whole) + own.begin, bytes_at(part), own.size());
@@ -53,6 +53,7 @@ public:
     }
 
     void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_part("reduce_scatter", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         const std::int64_t largest = part_bytes(whole, size_, 0).size();
@@ -64,12 +65,13 @@ public:
                 receive_later(incoming(peer), mine.size(), peer);
             }
             exchange();
-            combine_slice(cpu(stream), whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin,
-                          mine.size(), bytes_at(part) + (mine.begin - own.begin));
+            combine_slice(cpu, whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin, mine.size(),
+                          bytes_at(part) + (mine.begin - own.begin));
         }
     }
 
-    void all_to_all(Stream&, ConstView send, View receive) override {
+    void all_to_all(Stream& stream, ConstView send, View receive) override {
+        cpu_stream(stream);
         check_blocks(send, receive, size_);
         const std::int64_t block = send.bytes() / size_;
         copy_bytes(bytes_at(receive) + rank_ * block, bytes_at(send) + rank_ * block, block);
@@ -80,29 +82,35 @@ public:
         exchange();
     }
 
-    void broadcast(Stream&, View buffer, int root) override {
+    void broadcast(Stream& stream, View buffer, int root) override {
+        cpu_stream(stream);
         check_rank("broadcast", root, size_);
         group_.broadcast(buffer.memory(), buffer.bytes(), root);
         if (rank_ == root) bytes_sent_ += buffer.bytes() * (size_ - 1); // by whichever path MPI forwards it
     }
 
-    void send(Stream&, ConstView view, int to) override {
+    void send(Stream& stream, ConstView view, int to) override {
+        cpu_stream(stream);
         check_rank("send", to, size_);
         send_later(bytes_at(view), view.bytes(), to);
         exchange();
     }
 
-    void receive(Stream&, View view, int from) override {
+    void receive(Stream& stream, View view, int from) override {
+        cpu_stream(stream);
         check_rank("receive", from, size_);
         receive_later(bytes_at(view), view.bytes(), from);
         exchange();
     }
 
-    void barrier(Stream&) override { group_.barrier(); }
+    void barrier(Stream& stream) override {
+        cpu_stream(stream);
+        group_.barrier();
+    }
 
     std::int64_t workspace_bytes(Collective collective, std::int64_t whole_bytes) const override {
         const bool reduces = collective == Collective::all_reduce || collective == Collective::reduce_scatter;
-        return reduces ? tree_reduce_workspace_bytes(whole_bytes, size_, false) : 0;
+        return reduces ? tree_reduce_workspace_bytes(whole_bytes, size_, BackEnd::mpi) : 0;
     }
 
     void use_workspace(View workspace) override {

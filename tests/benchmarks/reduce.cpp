@@ -49,8 +49,8 @@ void measure(const World& world, std::int64_t bytes, int rounds, int repeats) {
     const Buffer workspace(messages->workspace_bytes(Collective::all_reduce, bytes));
     messages->use_workspace(View(workspace.data(), Shape{workspace.bytes() / 4}, DType::f32));
     const SummationTree tree(world.size(), world.size());
-
     Stream stream = CpuStream(1);
+
     const Buffer window = shared->allocate(stream, bytes);
     const Buffer memory(bytes);
     const Shape shape{bytes / 4};

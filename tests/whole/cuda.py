@@ -58,7 +58,7 @@ def check_resume():
 def check_refusals():
     found = runs.train("gpt.toml", "run.device=gpu", code=2).err
     assert "no device named 'gpu'" in found, found
-    found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"EMU_DEVICES": "1"}).err
+    found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
     assert "this host has 1 GPU for its 2 ranks" in found, found
     runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
     found = runs.train("gpt.toml", "run.device=cuda", code=2).err
