@@ -151,6 +151,8 @@ void combine(CudaStream& stream, DType dtype, Reduction reduction, std::span<con
     case DType::i32:
         run<std::int32_t>(stream, reduction, merges_after, sources, count, targets[0]);
         break;
+    default:
+        refuse_dtype("combine", dtype);
     }
     for (std::byte* const target : targets.subspan(count > 0 ? 1 : targets.size()))
         cuda::check(cudaMemcpyAsync(target, targets[0], static_cast<std::size_t>(count * bytes_of(dtype)),

@@ -2,7 +2,7 @@
 // The part of cuBLASLt that kernels/cuda/cublaslt.cpp calls, on OpenBLAS: products of column-major matrices with f32
 // sums. It refuses what the library refuses (dtypes, layouts, alignment, workspaces), and more strictly: an algorithm
 // wants exactly the alignment that it was asked with, and runs for the one product that it was chosen for.
-#include "emu_rt.h"
+#include "tests/cuda_emulation/runtime/runtime.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -228,8 +228,9 @@ void run(const Problem& problem, const Algorithm& algorithm, float alpha, float 
 }
 
 bool lies_on_device(const void* pointer, std::size_t bytes, std::size_t alignment) {
-    std::size_t left = 0;
-    return emu::is_device(pointer, &left) && left >= bytes &&
+    const tessera::emulation::Memory memory = tessera::emulation::find_memory(pointer);
+    const auto offset = static_cast<std::size_t>(static_cast<const char*>(pointer) - memory.start);
+    return memory.device >= 0 && memory.bytes - offset >= bytes &&
            reinterpret_cast<std::uintptr_t>(pointer) % alignment == 0;
 }
 
@@ -383,7 +384,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     const auto work = [=, factor = *static_cast<const float*>(alpha), old = *static_cast<const float*>(beta)] {
         run(problem, algorithm, factor, old, memory);
     };
-    return emu::enqueue_op(stream, work, "cublasLtMatmul", false) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
+    return tessera::emulation::submit(stream, work, "cublasLtMatmul", false) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
                                                                                  : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 

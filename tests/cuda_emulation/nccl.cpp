@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A link-time substitute of the parts of NCCL that the house uses, over MPI. Stricter than NCCL: ranks whose
-// collectives differ, or of which one is missing for EMU_NCCL_TIMEOUT seconds (60), get an asynchronous error. As over
+// collectives differ, or of which one is missing for TESSERA_EMULATION_NCCL_TIMEOUT seconds (60), get an asynchronous error. As over
 // NCCL, the stream then stays busy until the communicator is aborted, where another thread than the caller's works for
 // it.
 #include "tests/cuda_emulation/nccl_communicator.hpp"
@@ -208,7 +208,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* made, int size, ncclUniqueId id,
     MPI_Comm_set_errhandler(comm->group, MPI_ERRORS_RETURN);
     comm->rank = rank;
     comm->size = size;
-    if (const char* timeout = std::getenv("EMU_NCCL_TIMEOUT")) comm->patience = std::atof(timeout);
+    if (const char* timeout = std::getenv("TESSERA_EMULATION_NCCL_TIMEOUT")) comm->patience = std::atof(timeout);
     *made = comm.release();
     return ncclSuccess;
 }

@@ -2,7 +2,7 @@
 // The emulated GPU as the substitute of NCCL sees it, and the two calls that only programs with NCCL make.
 #include "tests/cuda_emulation/nccl_device.hpp"
 
-#include "emu_rt.h"
+#include "tests/cuda_emulation/runtime/runtime.hpp"
 
 #include <cstdio>
 #include <mpi.h>
@@ -13,7 +13,7 @@ namespace nccl_device {
 int version() { return NCCL_VERSION_CODE; }
 
 cudaError_t in_order(cudaStream_t stream, std::function<void()> work) {
-    return emu::enqueue_op(stream, std::move(work), "NCCL", true);
+    return tessera::emulation::submit(stream, std::move(work), "NCCL", true);
 }
 
 void wait_for_all() { cudaDeviceSynchronize(); }
@@ -33,7 +33,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
     return cudaSuccess;
 }
 
-// Where each stream has its thread (EMU_STREAMS=threads), MPI is called from several at once.
+// Where each stream has its thread (TESSERA_EMULATION_STREAMS=threads), MPI is called from several at once.
 int MPI_Init_thread(int* argument_count, char*** arguments, int, int* provided) {
     return PMPI_Init_thread(argument_count, arguments, MPI_THREAD_MULTIPLE, provided);
 }

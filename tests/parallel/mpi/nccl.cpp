@@ -23,10 +23,10 @@ using testing::ThrowsMessage;
 
 namespace {
 
-[[maybe_unused]] const int four_gpus = setenv("EMU_DEVICES", "4", 0); // before the emulation looks
+[[maybe_unused]] const int four_gpus = setenv("TESSERA_EMULATION_DEVICES", "4", 0); // before the emulation looks
 
 bool asynchronous() {
-    const char* streams = std::getenv("EMU_STREAMS");
+    const char* streams = std::getenv("TESSERA_EMULATION_STREAMS");
     return streams != nullptr && std::string_view(streams) == "threads";
 }
 
@@ -188,7 +188,7 @@ TEST_F(Nccl, RanksOutOfStepAreNamed) {
 
 TEST_F(Nccl, AMissingRankIsAnError) {
     if (world.size() == 1) GTEST_SKIP();
-    setenv("EMU_NCCL_TIMEOUT", "0.3", 1);
+    setenv("TESSERA_EMULATION_NCCL_TIMEOUT", "0.3", 1);
     for (const DType dtype : {DType::i32, DType::f32}) { // which take different ways
         const auto communicator = connect();
         const Number number(stream);
@@ -202,7 +202,7 @@ TEST_F(Nccl, AMissingRankIsAnError) {
         }
         world.group().barrier();
     }
-    unsetenv("EMU_NCCL_TIMEOUT");
+    unsetenv("TESSERA_EMULATION_NCCL_TIMEOUT");
 }
 
 TEST_F(Nccl, PatienceHasAnEnd) {
