@@ -8,6 +8,6 @@ namespace tessera::emulation {
 
 // Both end the kernel with a sentence about what is wrong; outside of kernels they do nothing.
 void check_access(const void* memory, std::size_t bytes, Access access, const void* instruction);
-void check_alignment(const void* memory, std::size_t bytes, const void* instruction);
+void report_alignment(const void* memory, std::size_t bytes, const void* instruction); // it is not aligned
 
 } // namespace tessera::emulation

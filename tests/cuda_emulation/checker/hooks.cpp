@@ -12,11 +12,11 @@ using namespace tessera::emulation;
 #define HERE __builtin_return_address(0)
 #define ACCESSES(bytes)                                                                                                \
     void __tsan_read##bytes(void* p) {                                                                                 \
-        check_alignment(p, bytes, HERE);                                                                               \
+        if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0) report_alignment(p, bytes, HERE);                        \
         check_access(p, bytes, Access::read, HERE);                                                                    \
     }                                                                                                                  \
     void __tsan_write##bytes(void* p) {                                                                                \
-        check_alignment(p, bytes, HERE);                                                                               \
+        if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0) report_alignment(p, bytes, HERE);                        \
         check_access(p, bytes, Access::write, HERE);                                                                   \
     }                                                                                                                  \
     void __tsan_unaligned_read##bytes(void* p) { check_access(p, bytes, Access::read, HERE); }                         \

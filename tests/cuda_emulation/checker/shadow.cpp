@@ -3,71 +3,73 @@
 #include "tests/cuda_emulation/checker/shadow.hpp"
 
 namespace tessera::emulation {
+namespace {
 
-void Shadow::begin_launch() {
+// Two readers are kept, of different warps if there are such, so that a write by either meets the other.
+void remember_read(Shadow::Cell& cell, Record record) {
+    auto& [last, other] = cell.reads;
+    if (last.same_moment(record)) {
+        last = last.on(record.bytes());
+        return;
+    }
+    if (last.bytes() != 0 && (other.bytes() == 0 || !last.same_warp(record))) other = last;
+    last = record;
+}
+
+// The earlier write still counts where the new one leaves bytes of it alone.
+void remember_write(Shadow::Cell& cell, Record record) {
+    auto& [last, other] = cell.writes;
+    if (last.same_moment(record) && !last.atomic() && !record.atomic()) {
+        last = last.on(record.bytes());
+        return;
+    }
+    if ((last.bytes() & ~record.bytes()) != 0) other = last;
+    last = record;
+}
+
+} // namespace
+
+void Shadow::forget() {
     for (auto& [number, page] : pages_)
         spare_.push_back(std::move(page));
     pages_.clear();
-    for (Recent& recent : recent_)
-        recent = {};
     released_.clear();
     fenced_ = -1;
 }
 
-Shadow::Cell& Shadow::cell(std::uintptr_t address) {
-    const std::uintptr_t number = address / page_bytes;
-    Recent& recent = recent_[number % std::size(recent_)];
-    if (recent.number != number || recent.page == nullptr) {
-        std::unique_ptr<Page>& page = pages_[number];
-        if (!page && !spare_.empty()) {
-            page = std::move(spare_.back());
-            spare_.pop_back();
-            *page = Page();
-        } else if (!page) {
-            page = std::make_unique<Page>();
-        }
-        recent = {number, page.get()};
+Shadow::Page& Shadow::page(std::uintptr_t address) {
+    std::unique_ptr<Page>& page = pages_[address / page_bytes];
+    if (!page && !spare_.empty()) {
+        page = std::move(spare_.back());
+        spare_.pop_back();
+        *page = Page();
+    } else if (!page) {
+        page = std::make_unique<Page>();
     }
-    return recent.page->cells[address % page_bytes / 2];
+    return *page;
 }
 
-inline bool Shadow::conflict(const Record& earlier, const Record& later, bool shared) const {
-    if (!earlier.valid || !(earlier.mask & later.mask) || (earlier.atomic && later.atomic)) return false;
-    if (earlier.block != later.block) return !shared && !acquired_.contains(earlier.block);
-    if (earlier.thread == later.thread || earlier.epoch != later.epoch) return false;
-    return earlier.thread / 32 != later.thread / 32 || earlier.warp_epoch == later.warp_epoch;
-}
-
-// Two readers are kept, of different warps if there are such, so that a write by either meets the other.
-inline void Shadow::remember_read(Cell& cell, const Record& record) {
-    Record& last = cell.read;
-    const bool same_warp =
-        last.block == record.block && last.epoch == record.epoch && last.thread / 32 == record.thread / 32;
-    if (last.valid && same_warp && last.thread == record.thread && last.warp_epoch == record.warp_epoch) {
-        last.mask = last.mask | record.mask;
-        return;
-    }
-    if (last.valid && (!cell.other_read.valid || !same_warp)) cell.other_read = last;
-    last = record;
-}
-
-Shadow::Race Shadow::note(const void* memory, std::size_t bytes, Access access, Record record, bool shared) {
-    const auto first = reinterpret_cast<std::uintptr_t>(memory), end = first + bytes;
-    const bool writes = access != Access::read;
-    record.valid = 1;
-    record.atomic = access == Access::atomic;
-    record.bytes = bytes < 31 ? bytes : 31;
-    for (std::uintptr_t at = first & ~std::uintptr_t{1}; at < end; at += 2) {
-        record.mask = (at >= first ? 1u : 0u) | (at + 1 < end ? 2u : 0u);
-        Cell& here = cell(at);
-        if (conflict(here.write, record, shared)) return {here.write, record, true, writes, true};
+Shadow::Race Shadow::note(Page& page, std::uintptr_t address, std::uintptr_t bytes, bool writes, Record record,
+                          bool shared) const {
+    const std::uintptr_t end = address + bytes;
+    for (std::uintptr_t at = address & ~std::uintptr_t{3}; at < end; at += 4) {
+        Cell& cell = page.cells[at % page_bytes / 4];
+        std::uint64_t touched = 0xf;
+        if (at < address) touched &= 0xfu << (address - at);
+        if (end - at < 4) touched &= 0xfu >> (at + 4 - end);
+        const Record here = record.on(touched);
+        // Once more at the same moment: whoever else came in between was compared with the first time.
+        const Record last = writes ? cell.writes[0] : cell.reads[0];
+        if (last.same_moment(here) && last.covers(here)) continue;
+        for (const Record earlier : cell.writes)
+            if (races(earlier, here, shared)) return {earlier, here, true, writes, true};
         if (!writes) {
-            remember_read(here, record);
+            remember_read(cell, here);
             continue;
         }
-        if (conflict(here.read, record, shared)) return {here.read, record, false, true, true};
-        if (conflict(here.other_read, record, shared)) return {here.other_read, record, false, true, true};
-        here.write = record;
+        for (const Record earlier : cell.reads)
+            if (races(earlier, here, shared)) return {earlier, here, false, true, true};
+        remember_write(cell, here);
     }
     return {};
 }
