@@ -69,6 +69,16 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
 
 } // namespace
 
+namespace {
+
+ValueId loss_scale(Graph& graph, const ModelSizes& sizes) {
+    const float scale = 1.0f / static_cast<float>(sizes.tokens_per_step);
+    return graph.step_input("loss_scale", {{}, DType::f32},
+                            [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
+}
+
+} // namespace
+
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
     const std::string type = config.get(model_type);
     if (type != "gpt") config.refuse(model_type.name, no_such_name("model", type, {"gpt"}));
@@ -76,12 +86,11 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     const TensorType ids{{sizes.batch, sizes.sequence_length}, DType::i32};
     model.tokens = model.graph.input("tokens", ids);
     if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
-    if (purpose == Purpose::train) model.scale = model.graph.input("loss_scale", {{}, DType::f32});
     Builder builder(model.graph, sizes.compute, purpose == Purpose::train);
     const ValueId logits = gpt_logits(config, sizes, builder, model.tokens);
     switch (purpose) {
     case Purpose::train:
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, model.scale);
+        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, loss_scale(model.graph, sizes));
         break;
     case Purpose::evaluate:
         model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets);

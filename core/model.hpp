@@ -27,13 +27,13 @@ struct ModelSizes {
     std::int64_t sequence_length = 0;
     std::int64_t vocabulary = 0;
     DType compute = DType::f32;
+    std::int64_t tokens_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
 };
 
 struct Model {
     Graph graph;
     ValueId tokens = no_value;  // (B, T) i32
     ValueId targets = no_value; // (B, T) i32; not for Purpose::generate
-    ValueId scale = no_value;   // scalar f32, the gradient is of scale * loss; Purpose::train only
     ValueId loss = no_value;    // scalar f32, summed over tokens; not for Purpose::generate
     ValueId logits = no_value;  // (B, T, V); Purpose::generate only
 };

@@ -14,6 +14,27 @@ void check_count(std::string_view kernel, std::string_view name, const ConstView
         throw InternalError(fmt::format("{}: {} has {} elements, {} are expected", kernel, name, view.count(), count));
 }
 
+void check_tensors(std::string_view kernel, std::string_view name, std::size_t found, std::size_t expected) {
+    if (found != expected)
+        throw InternalError(fmt::format("{}: {} are {} tensors, {} are expected", kernel, name, found, expected));
+}
+
+void check_rows(std::string_view kernel, const ConstView& x, const ConstView& row) {
+    if (row.count() == 0 ? x.count() != 0 : x.count() % row.count() != 0)
+        throw InternalError(
+            fmt::format("{}: {} elements are no multiple of a row of {}", kernel, x.count(), row.count()));
+}
+
+void check_probability(std::string_view kernel, float probability) {
+    if (!(probability >= 0 && probability <= 1))
+        throw InternalError(fmt::format("{}: a probability of {}, expected one in [0, 1]", kernel, probability));
+}
+
+void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all) {
+    if (first < 0 || first + count > all)
+        throw InternalError(fmt::format("{}: columns {} to {} of {}", kernel, first, first + count, all));
+}
+
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
     const std::int64_t found = workspace ? workspace.bytes() : 0;
     if (found < bytes)

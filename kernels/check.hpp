@@ -4,6 +4,7 @@
 
 #include "kernels/tensor.hpp"
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,6 +13,19 @@ namespace tessera::kernels {
 
 // Throws InternalError "layer_norm: y has 12 elements, 16 are expected".
 void check_count(std::string_view kernel, std::string_view name, const ConstView& view, std::int64_t count);
+
+// Throws InternalError "adam: the weights are 3 tensors, 4 are expected".
+void check_tensors(std::string_view kernel, std::string_view name, std::size_t found, std::size_t expected);
+
+// Throws InternalError "add_rows: 5 elements are no multiple of a row of 4".
+void check_rows(std::string_view kernel, const ConstView& x, const ConstView& row);
+
+// Throws InternalError "dropout: a probability of 1.5, expected one in [0, 1]".
+void check_probability(std::string_view kernel, float probability);
+
+// Throws InternalError "cross_entropy_shard: columns 60 to 70 of 65" unless [first, first + count) lies within [0,
+// all).
+void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all);
 
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);

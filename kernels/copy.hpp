@@ -19,6 +19,13 @@ void upload(CudaStream& stream, ConstView host, View y);
 void download(CpuStream& stream, ConstView x, View host);
 void download(CudaStream& stream, ConstView x, View host);
 
+// The same without waiting: the host's values must stay until end_uploads, which returns when all uploads that were
+// begun are done, whatever else the stream still does.
+void begin_upload(CpuStream& stream, ConstView host, View y);
+void begin_upload(CudaStream& stream, ConstView host, View y);
+void end_uploads(CpuStream& stream);
+void end_uploads(CudaStream& stream);
+
 // y: f32 or bf16
 void fill(CpuStream& stream, View y, float value);
 void fill(CudaStream& stream, View y, float value);

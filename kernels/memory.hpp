@@ -47,4 +47,12 @@ private:
 inline Buffer allocate(const CpuStream&, std::int64_t bytes) { return Buffer(bytes); }
 Buffer allocate(const CudaStream& stream, std::int64_t bytes);
 
+// Zeroed memory of the host from which uploads to the stream are fastest (pinned, for a GPU).
+inline Buffer allocate_host(const CpuStream&, std::int64_t bytes) { return Buffer(bytes); }
+Buffer allocate_host(const CudaStream& stream, std::int64_t bytes);
+
+// What can still be allocated there, as far as it is known: a host promises more than it has.
+inline std::int64_t free_bytes(const CpuStream&) { return INT64_MAX; }
+std::int64_t free_bytes(const CudaStream& stream);
+
 } // namespace tessera

@@ -11,7 +11,7 @@
 
 namespace tessera {
 
-enum class DType : std::uint8_t { f32, bf16, i32 };
+enum class DType : std::uint8_t { f32, bf16, i32, f8e4m3, f8e5m2 }; // the last two: kernels/float8.hpp
 
 std::int64_t bytes_of(DType dtype);
 std::string_view name_of(DType dtype);

@@ -6,10 +6,12 @@
 #include "kernels/tensor.hpp"
 
 #include <cstdint>
+#include <span>
 
-// All views f32 with one count, except the scalars. Semantics are PyTorch's, and an element's new value does not depend
-// on how the tensor is cut into views. low_precision_copy: bf16, receives the new weight; null data means that there is
-// none.
+// A step updates any number of tensors with the same settings, element by element: a new value depends neither on how
+// many there are nor on how a tensor is cut into views. Semantics are PyTorch's. Lists have one view per tensor, all
+// f32 with the tensor's count. Low precision copies are bf16 and receive the new weight; an empty list or a null view
+// means that there is none. factor: one f32, read when the kernel runs.
 namespace tessera::kernels {
 
 // norm = sqrt(square_sum)   factor = min(1, max_norm / (norm + 1e-6)), or 1 when max_norm <= 0; NaN stays NaN.
@@ -27,12 +29,14 @@ struct Adam {
     std::int64_t step = 1; // counts from 1, for the bias correction
 };
 
+struct AdamTensors {
+    std::span<const View> gradients, weights, first_moments, second_moments, low_precision_copies;
+};
+
 // g = factor * gradient   m += (1 - beta1) * (g - m)   v += (1 - beta2) * (g^2 - v)
 // w -= learning_rate / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + epsilon)
-void adam(CpuStream& stream, const Adam& settings, ConstView gradient, ConstView factor, View weight, View first_moment,
-          View second_moment, View low_precision_copy);
-void adam(CudaStream& stream, const Adam& settings, ConstView gradient, ConstView factor, View weight,
-          View first_moment, View second_moment, View low_precision_copy);
+void adam(CpuStream& stream, const Adam& settings, ConstView factor, const AdamTensors& tensors);
+void adam(CudaStream& stream, const Adam& settings, ConstView factor, const AdamTensors& tensors);
 
 struct Sgd {
     float learning_rate = 1e-2f;
@@ -42,12 +46,16 @@ struct Sgd {
     bool first_step = false; // velocity is overwritten by the gradient instead of read
 };
 
+struct SgdTensors {
+    std::span<const View> gradients, weights;
+    std::span<const View> velocities; // without momentum: not looked at
+    std::span<const View> low_precision_copies;
+};
+
 // g = factor * gradient + weight_decay * w   velocity = momentum * velocity + g
 // w -= learning_rate * (nesterov ? g + momentum * velocity : velocity); without momentum the velocity is g and not
 // stored.
-void sgd(CpuStream& stream, const Sgd& settings, ConstView gradient, ConstView factor, View weight, View velocity,
-         View low_precision_copy);
-void sgd(CudaStream& stream, const Sgd& settings, ConstView gradient, ConstView factor, View weight, View velocity,
-         View low_precision_copy);
+void sgd(CpuStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors);
+void sgd(CudaStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors);
 
 } // namespace tessera::kernels

@@ -14,17 +14,18 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
     Config config = config_of(checkpoint, {arguments.words().begin() + 1, arguments.words().end()});
-    Stream stream = make_stream(config);
-    Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
+    Stream stream = make_stream(config, &world);
+    Stream host = make_host_stream(stream);
+    Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory));
     const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
     const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
     config.refuse_unread("command line"); // the other keys are the training run's
     const Program& program = experiment.evaluate;
-    const Memory memory(experiment.memory, program.layout, groups);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
     restore_tensors(checkpoint, program,
                     Executor(program.model.graph, program.layout, program.plan, memory, groups, stream));
     const EvaluationRecord record =
-        Evaluation({config, *dataset, groups, stream}, experiment, memory).run(checkpoint.step());
+        Evaluation({config, *dataset, groups, stream, host}, experiment, memory).run(checkpoint.step());
     if (world.rank() == 0)
         fmt::print("step: {}  validation loss: {:.6f}  perplexity: {:.4f}  tokens: {}\n", record.step, record.loss,
                    std::exp(record.loss), record.tokens);

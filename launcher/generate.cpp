@@ -30,11 +30,11 @@ int run_generate(const Arguments& arguments, Process&) {
         throw ConfigError(
             fmt::format("checkpoint {} holds no tokenizer: its data were token ids", checkpoint.folder()));
     const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(saved);
-    Stream stream = make_stream(config);
+    Stream stream = make_stream(config, nullptr);
     const Experiment experiment = plan_generation(config, tokenizer->vocabulary_size(), stream);
     const Program& program = experiment.generate;
     Groups groups(program.layout.mesh);
-    const Memory memory(experiment.memory, program.layout, groups);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
     Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
     restore_tensors(checkpoint, program, executor);
 

@@ -18,7 +18,7 @@ int run_plan(const Arguments& arguments, Process&) {
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
     settle_run_folder(config);
-    const Stream stream = make_stream(config);
+    const Stream stream = make_planning_stream(config);
     const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
     if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
     const RankView view{rank, ranks, !arguments.has("many-hosts")};

@@ -5,6 +5,7 @@
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -25,7 +26,9 @@ World& start_world(Process& process) {
 
 RankView view_of(const World& world) { return {world.rank(), world.size(), world.local_size() == world.size()}; }
 
-Stream make_stream(const Config& config) {
+namespace {
+
+Stream cpu_stream(const Config& config) {
     std::int64_t threads = config.get(run_threads);
     if (threads < 0 || threads > 4096) config.refuse(run_threads.name, "must be from 0 to 4096");
     const char* environment = std::getenv("OMP_NUM_THREADS");
@@ -33,12 +36,55 @@ Stream make_stream(const Config& config) {
     return Stream(std::in_place_type<CpuStream>, static_cast<int>(std::max<std::int64_t>(threads, 1)));
 }
 
+// auto, cpu or cuda
+std::string device_named(const Config& config) {
+    const std::string device = config.get(run_device);
+    if (device != "auto" && device != "cpu" && device != "cuda")
+        config.refuse(run_device.name, no_such_name("device", device, {"auto", "cpu", "cuda"}));
+    return device;
+}
+
+} // namespace
+
+Stream make_stream(const Config& config, const World* world) {
+    Stream cpu = cpu_stream(config); // reads its key in any case
+    const std::string device = device_named(config);
+    if (device == "cpu") return cpu;
+    const int ranks = world == nullptr ? 1 : world->local_size();
+    const int gpus = gpu_count();
+    if (device == "auto") {
+        const bool enough = gpus >= ranks;
+        if (world == nullptr ? !enough : !world->group().all(enough)) return cpu;
+    } else if (gpus < ranks) {
+        config.refuse(run_device.name,
+                      !built_with_cuda
+                          ? "this program was built without CUDA"
+                          : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
+                                        counted(gpus, "GPU"), counted(ranks, "rank")));
+    }
+    return gpu_stream(world == nullptr ? 0 : world->local_rank());
+}
+
+Stream make_planning_stream(const Config& config) {
+    Stream cpu = cpu_stream(config);
+    const std::string device = device_named(config);
+    const bool gpu = device == "cuda" || (device == "auto" && gpu_count() > 0);
+    if (gpu && !built_with_cuda) config.refuse(run_device.name, "this program was built without CUDA");
+    return gpu ? planning_gpu_stream() : std::move(cpu);
+}
+
+Stream make_host_stream(const Stream& stream) {
+    const auto* cpu = std::get_if<CpuStream>(&stream);
+    return cpu == nullptr ? CpuStream(1) : *cpu;
+}
+
 std::string thread_warning(const World& world, const Stream& stream) {
     cpu_set_t allowed;
     CPU_ZERO(&allowed);
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return {};
     const int cores = CPU_COUNT(&allowed);
-    const int threads = std::visit([](const auto& s) { return s.threads(); }, stream);
+    const auto* cpu = std::get_if<CpuStream>(&stream);
+    const int threads = cpu == nullptr ? 1 : cpu->threads();
     if (threads > cores)
         return fmt::format("rank {} has {} threads on {}: bind it to more cores (mpirun --map-by slot:PE={} "
                            "--bind-to core) or start it with `tessera launch`",

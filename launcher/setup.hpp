@@ -16,7 +16,13 @@ World& start_world(Process& process);
 
 RankView view_of(const World& world);
 
-Stream make_stream(const Config& config);
+// Where a rank computes, by run.device and run.threads. Called by all ranks together, which all get the same kind.
+// `world` may be null for one rank alone. ConfigError when a host has fewer GPUs than ranks and run.device is cuda.
+Stream make_stream(const Config& config, const World* world);
+// The same as a plan wants it: nothing runs there, and no GPU is looked for; auto means what this machine has.
+Stream make_planning_stream(const Config& config);
+// The stream of what the host decides.
+Stream make_host_stream(const Stream& stream);
 // "2 threads share 1 core: …", or empty when the cores that this process may use are enough.
 std::string thread_warning(const World& world, const Stream& stream);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
@@ -35,28 +36,31 @@ int run_train(const Arguments& arguments, Process& process) {
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
-    Stream stream = make_stream(config);
-    Groups groups(world, make_mesh(config, world.size()), config.get(parallelism_shared_memory));
+    Stream stream = make_stream(config, &world);
+    Stream host = make_host_stream(stream);
+    Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
+                  config.get(run_reproducible) ? SumOrder::tree : SumOrder::library);
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, experiment);
     Saver::check_start(config);
     config.refuse_unread();
+    check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
-                         counted(std::visit([](const auto& s) { return s.threads(); }, stream), "thread")));
+                         std::visit([](const auto& s) { return s.text(); }, stream)));
     log.info(fmt::format("model: {} parameters, vocabulary {}",
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(world.size()));
-    Trainer trainer({config, *dataset, groups, stream}, experiment, stop, log, folder);
+    Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);
     log.info(memory_text(experiment.memory, trainer.allocated()));
 
-    const Team team = team_of(groups.all(), stream);
+    const Team team = team_of(groups.all(), host);
     log.print_gathered(team.gather(log.take_warnings()));
     const bool finished = trainer.train();
     log.print_gathered(team.gather(log.take_warnings()));

@@ -2,12 +2,13 @@
 // A ring of micro-batches between one reading thread and one taker; both copy outside the lock.
 #include "core/data/loader.hpp"
 
+#include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <fmt/format.h>
+#include <utility>
 
 namespace tessera {
 namespace {
@@ -37,7 +38,7 @@ void check(const LoaderOptions& options) {
 
 } // namespace
 
-Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options)
+Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options, Buffer slots)
     : dataset_(dataset), order_(order), options_(options), fields_(dataset.fields()) {
     check(options_);
     for (const Field& field : fields_) {
@@ -45,7 +46,7 @@ Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOpt
         slot_bytes_ += align_up(field_bytes(field, options_.micro_batch_size));
     }
     micro_batches_ = (options_.end_step - options_.first_step) * options_.micro_batches;
-    slots_ = Buffer(buffer_bytes(fields_, options_));
+    slots_ = slots.bytes() > 0 ? std::move(slots) : Buffer(buffer_bytes(fields_, options_));
     if (micro_batches_ > 0) thread_ = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
 }
 
@@ -56,6 +57,11 @@ std::int64_t Loader::buffer_bytes(const std::vector<Field>& fields, const Loader
     for (const Field& field : fields)
         bytes += align_up(field_bytes(field, options.micro_batch_size));
     return bytes * options.prefetch;
+}
+
+Buffer loader_memory(const Stream& stream, const std::vector<Field>& fields, const LoaderOptions& options) {
+    const std::int64_t bytes = Loader::buffer_bytes(fields, options);
+    return std::visit([&](const auto& s) { return allocate_host(s, bytes); }, stream);
 }
 
 View Loader::slot_view(std::int64_t number, std::size_t field) const {
@@ -110,10 +116,16 @@ void Loader::wait_for(std::int64_t number) {
     if (read_ <= number) std::rethrow_exception(failure_);
 }
 
-void Loader::next(std::span<const View> batch) {
+void Loader::release_until(std::int64_t number) {
+    const std::lock_guard lock(mutex_);
+    taken_ = number;
+    changed_.notify_all();
+}
+
+void Loader::next(Stream& stream, std::span<const View> batch) {
     if (batch.size() != fields_.size())
         throw InternalError(fmt::format("loader: {} views for {} fields", batch.size(), fields_.size()));
-    const std::int64_t number = taken_; // only this thread changes it
+    const std::int64_t number = given_;
     if (number == micro_batches_)
         throw InternalError(fmt::format("loader: all {} micro-batches are taken", micro_batches_));
     for (std::size_t f = 0; f < fields_.size(); ++f) {
@@ -123,12 +135,13 @@ void Loader::next(std::span<const View> batch) {
                                             name_of(slot.dtype), slot.shape.text(), name_of(batch[f].dtype),
                                             batch[f].shape.text()));
     }
+    std::visit([](auto& s) { kernels::end_uploads(s); }, stream);
+    release_until(number);
     wait_for(number);
     for (std::size_t f = 0; f < fields_.size(); ++f)
-        std::memcpy(batch[f].memory(), slot_view(number, f).memory(), static_cast<std::size_t>(batch[f].bytes()));
-    const std::lock_guard lock(mutex_);
-    ++taken_;
-    changed_.notify_all();
+        std::visit([&](auto& s) { kernels::begin_upload(s, slot_view(number, f), batch[f]); }, stream);
+    given_ = number + 1;
+    if (std::holds_alternative<CpuStream>(stream)) release_until(given_); // the copy is there already
 }
 
 } // namespace tessera

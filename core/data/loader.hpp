@@ -33,15 +33,17 @@ struct LoaderOptions {
 class Loader {
 public:
     // `dataset` must outlive the loader. Throws InternalError for a share outside the step.
-    Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options);
+    // `slots` is memory of buffer_bytes that the stream's uploads are fastest from; without, the loader takes its own.
+    Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options, Buffer slots = {});
     ~Loader(); // stops the thread after the sample that it reads
 
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
 
-    // Copies the next micro-batch into one view per field, (micro_batch_size, field shape…). Rethrows what the reading
-    // thread threw, once the micro-batches before it are taken. Throws InternalError after the last one.
-    void next(std::span<const View> batch);
+    // Copies the next micro-batch, in the stream's order, into one view per field: (micro_batch_size, field shape…).
+    // Rethrows what the reading thread threw, once the micro-batches before it are taken. Throws InternalError after
+    // the last one. On a GPU the host runs at most one micro-batch ahead of the copies.
+    void next(Stream& stream, std::span<const View> batch);
 
     std::int64_t allocated_bytes() const { return slots_.bytes(); }
     double seconds_waited() const { return seconds_waited_; } // time that next() had nothing to give
@@ -54,6 +56,7 @@ private:
     void read_micro_batch(std::int64_t number, const std::stop_token& stop) const;
     View slot_view(std::int64_t number, std::size_t field) const;
     void wait_for(std::int64_t number);
+    void release_until(std::int64_t number);
 
     const Dataset& dataset_;
     SampleOrder order_;
@@ -62,15 +65,19 @@ private:
     std::vector<std::int64_t> field_offsets_; // bytes from the start of a slot
     std::int64_t slot_bytes_ = 0;
     std::int64_t micro_batches_ = 0; // to give in all
-    Buffer slots_;                   // micro-batch number n lies in slot n % prefetch
+    std::int64_t given_ = 0;
+    Buffer slots_; // micro-batch number n lies in slot n % prefetch
 
     double seconds_waited_ = 0;
     std::mutex mutex_; // guards what follows
     std::condition_variable_any changed_;
     std::int64_t read_ = 0;
-    std::int64_t taken_ = 0;
+    std::int64_t taken_ = 0; // the slots of micro-batches before this one are free
     std::exception_ptr failure_;
     std::jthread thread_; // last: it starts when all else is there and ends first
 };
+
+// The slots of a loader whose micro-batches go to this stream.
+Buffer loader_memory(const Stream& stream, const std::vector<Field>& fields, const LoaderOptions& options);
 
 } // namespace tessera

@@ -17,6 +17,12 @@ ValueId Graph::input(std::string name, TensorType type) {
     return append({.name = std::move(name), .type = type, .kind = ValueKind::input});
 }
 
+ValueId Graph::step_input(std::string name, TensorType type, StepFunction of_step) {
+    for (std::size_t i = 0; i < values_.size(); ++i)
+        if (values_[i].of_step && values_[i].name == name) return static_cast<ValueId>(i);
+    return append({.name = std::move(name), .type = type, .kind = ValueKind::input, .of_step = std::move(of_step)});
+}
+
 ValueId Graph::parameter(std::string name, const Shape& shape, ParameterInfo info) {
     return append({.name = std::move(name),
                    .type = {shape, DType::f32},

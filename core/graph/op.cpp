@@ -5,6 +5,7 @@
 #include "core/graph/graph.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -14,6 +15,13 @@ std::vector<ValueId> Op::gradient(Graph&, const Node& node, std::span<const Valu
 }
 
 std::vector<PlacementRule> Op::placements(std::span<const TensorType>) const { return {}; }
+
+std::optional<std::vector<Placement>> Op::placed(std::span<const TensorType> types,
+                                                 std::span<const Placement> inputs) const {
+    for (PlacementRule& rule : placements(types))
+        if (std::ranges::equal(rule.inputs, inputs)) return std::move(rule.outputs);
+    return std::nullopt;
+}
 
 std::vector<PlacementRule> elementwise_rules(int dims, std::size_t inputs, std::size_t outputs) {
     std::vector<PlacementRule> rules;

@@ -7,6 +7,7 @@
 #include "parallel/layout/placement.hpp"
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,7 +29,8 @@ struct TensorType {
     friend bool operator==(const TensorType&, const TensorType&) = default;
 };
 
-// What changes from step to step and from micro-batch to micro-batch, and is known to every op that runs.
+// What changes from step to step and from micro-batch to micro-batch. It reaches the graph as step inputs
+// (Graph::step_input) only, so that a recorded step can be replayed.
 struct StepState {
     std::uint64_t seed = 1;
     std::int64_t step = 0;         // 0-based
@@ -76,6 +78,12 @@ public:
                                           std::span<const ValueId> output_gradients) const;
 
     virtual std::vector<PlacementRule> placements(std::span<const TensorType> inputs) const;
+
+    // Where the outputs are when the inputs are placed so, not all of them on every rank; nothing when the op cannot
+    // run so without communication. By the first of `placements` that fits; an op that treats many tensors, each on its
+    // own, answers for itself.
+    virtual std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
+                                                         std::span<const Placement> inputs) const;
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
 

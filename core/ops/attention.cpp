@@ -9,7 +9,16 @@
 namespace tessera {
 namespace {
 
-float scale_of(const Shape& qkv) { return 1.0f / std::sqrt(static_cast<float>(qkv[4])); }
+// qkv: (B, T, 3, H, D)
+kernels::AttentionShape shape_of(const Shape& qkv, bool causal) {
+    return {.batch = qkv[0],
+            .tokens = qkv[1],
+            .heads = qkv[3],
+            .kv_heads = qkv[3],
+            .head_dim = qkv[4],
+            .scale = 1.0f / std::sqrt(static_cast<float>(qkv[4])),
+            .causal = causal};
+}
 
 // Products counted: two in forward, five in backward; a causal mask halves them.
 double product_flops(const Shape& qkv, bool causal) {
@@ -29,7 +38,10 @@ public:
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
         return std::visit(
-            [&](auto& s) { return kernels::attention_gradient_workspace_bytes(s, in[0].shape, in[0].dtype); }, stream);
+            [&](auto& s) {
+                return kernels::attention_gradient_workspace_bytes(s, shape_of(in[0].shape, causal_), in[0].dtype);
+            },
+            stream);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return 4 * product_flops(in[0].shape, causal_); // the fifth, recomputing the scores, is not the model's
@@ -37,8 +49,8 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
-                kernels::attention_gradient(s, a.inputs[0], a.inputs[1], a.inputs[3], a.inputs[2],
-                                            scale_of(a.inputs[0].shape), causal_, a.outputs[0], a.workspace);
+                kernels::attention_gradient(s, shape_of(a.inputs[0].shape, causal_), a.inputs[0], a.inputs[1],
+                                            a.inputs[3], a.inputs[2], a.outputs[0], a.workspace);
             },
             stream);
     }
@@ -68,8 +80,9 @@ public:
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
-        return std::visit([&](auto& s) { return kernels::attention_workspace_bytes(s, in[0].shape, in[0].dtype); },
-                          stream);
+        return std::visit(
+            [&](auto& s) { return kernels::attention_workspace_bytes(s, shape_of(in[0].shape, causal_), in[0].dtype); },
+            stream);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return 2 * product_flops(in[0].shape, causal_);
@@ -77,7 +90,7 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
-                kernels::attention(s, a.inputs[0], scale_of(a.inputs[0].shape), causal_, a.outputs[0], a.outputs[1],
+                kernels::attention(s, shape_of(a.inputs[0].shape, causal_), a.inputs[0], a.outputs[0], a.outputs[1],
                                    a.workspace);
             },
             stream);

@@ -19,8 +19,18 @@ public:
         rules.push_back({{Placement::replicate(), Placement::shard(in[0].shape.rank())}, {Placement::shard(1)}});
         return rules;
     }
+    std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
+                                 std::span<const TensorType> out) const override {
+        return std::visit(
+            [&](auto& s) {
+                return kernels::embedding_gradient_workspace_bytes(s, in[0].shape.count(), out[0].shape[0]);
+            },
+            stream);
+    }
     void run(Stream& stream, const Operands& a) const override {
-        std::visit([&](auto& s) { kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
+        std::visit(
+            [&](auto& s) { kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], a.outputs[0], a.workspace); },
+            stream);
     }
 
 private:

@@ -1,34 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Adam (Kingma and Ba 2015) and AdamW, with decoupled weight decay (Loshchilov and Hutter 2019).
 #include "core/optimizers/optimizer.hpp"
+#include "core/optimizers/update_op.hpp"
 #include "kernels/update.hpp"
 
 namespace tessera {
 namespace {
 
-class AdamUpdate final : public Op { // gradient, factor, weight, first moment, second moment; the last three change
+class AdamUpdate final : public UpdateOp { // keeps the first and the second moment
 public:
-    explicit AdamUpdate(const kernels::Adam& settings) : settings_(settings) {}
+    AdamUpdate(const kernels::Adam& settings, std::size_t tensors) : UpdateOp(tensors, 2), settings_(settings) {}
     std::string_view name() const override { return "adam"; }
-    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {}; }
-    std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        std::vector<PlacementRule> rules;
-        for (int dim = 0; dim < in[0].shape.rank(); ++dim) {
-            const Placement shard = Placement::shard(dim);
-            rules.push_back({{shard, Placement::replicate(), shard, shard, shard}, {}});
-        }
-        return rules;
-    }
-    std::vector<int> writes() const override { return {2, 3, 4}; }
     void run(Stream& stream, const Operands& a) const override {
         kernels::Adam settings = settings_;
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
         settings.step = a.state.step + 1;
-        std::visit(
-            [&](auto& s) {
-                kernels::adam(s, settings, a.inputs[0], a.inputs[1], a.inputs[2], a.inputs[3], a.inputs[4], {});
-            },
-            stream);
+        const kernels::AdamTensors tensors{gradients(a), weights(a), state(a, 0), state(a, 1), {}};
+        std::visit([&](auto& s) { kernels::adam(s, settings, factor(a), tensors); }, stream);
     }
 
 private:
@@ -38,13 +26,12 @@ private:
 class Adam final : public Optimizer {
 public:
     explicit Adam(const kernels::Adam& settings) : settings_(settings) {}
-    void append_update(Graph& graph, ValueId parameter, ValueId gradient, ValueId factor) const override {
-        const std::string name = graph.value(parameter).name;
+    std::vector<std::string_view> states() const override { return {"first_moment", "second_moment"}; }
+    float weight_decay() const override { return settings_.weight_decay; }
+    OpPointer update(std::size_t tensors, float weight_decay) const override {
         kernels::Adam settings = settings_;
-        if (!graph.value(parameter).parameter->decays) settings.weight_decay = 0;
-        graph.apply(std::make_shared<AdamUpdate>(settings), name + ".update",
-                    {gradient, factor, parameter, graph.optimizer_state("optimizer.first_moment/" + name, parameter),
-                     graph.optimizer_state("optimizer.second_moment/" + name, parameter)});
+        settings.weight_decay = weight_decay;
+        return std::make_shared<AdamUpdate>(settings, tensors);
     }
 
 private:

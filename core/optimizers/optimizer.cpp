@@ -8,18 +8,23 @@
 #include "kernels/reduce.hpp"
 #include "kernels/update.hpp"
 
+#include <fmt/format.h>
+
 namespace tessera {
 namespace {
 
-class SquareSums final : public Op { // gradient -> sums of squares of its blocks
+class SquareSums final : public Op { // gradients -> for each, sums of squares of its blocks
 public:
     std::string_view name() const override { return "square_sums"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const std::int64_t block = kernels::square_sum_block;
-        return {{{(in[0].shape.count() + block - 1) / block}, DType::f32}};
+        std::vector<TensorType> sums;
+        for (const TensorType& gradient : in)
+            sums.push_back({{(gradient.shape.count() + block - 1) / block}, DType::f32});
+        return sums;
     }
     void run(Stream& stream, const Operands& a) const override {
-        std::visit([&](auto& s) { kernels::square_sums(s, a.inputs[0], a.outputs[0]); }, stream);
+        std::visit([&](auto& s) { kernels::square_sums(s, a.inputs, a.outputs); }, stream);
     }
 };
 
@@ -32,13 +37,11 @@ public:
         return static_cast<std::int64_t>(in.size()) * bytes_of(DType::f32);
     }
     void run(Stream& stream, const Operands& a) const override {
-        auto* sums = static_cast<float*>(a.workspace.memory());
-        const auto count = static_cast<std::int64_t>(a.inputs.size());
+        const View sums(a.workspace.memory(), {static_cast<std::int64_t>(a.inputs.size())}, DType::f32);
         std::visit(
             [&](auto& s) {
-                for (std::size_t i = 0; i < a.inputs.size(); ++i)
-                    kernels::sum(s, a.inputs[i], View(sums + i, {}, DType::f32));
-                kernels::sum(s, View(sums, {count}, DType::f32), a.outputs[0]);
+                kernels::sums(s, a.inputs, sums);
+                kernels::sum(s, sums, a.outputs[0]);
             },
             stream);
     }
@@ -58,6 +61,43 @@ private:
     float max_norm_;
 };
 
+struct Trained {
+    ValueId gradient;
+    ValueId weight;
+    std::vector<ValueId> states;
+};
+
+// The lists of an UpdateOp.
+std::vector<ValueId> update_inputs(ValueId factor, const std::vector<Trained>& parameters) {
+    std::vector<ValueId> inputs{factor};
+    for (const Trained& one : parameters)
+        inputs.push_back(one.gradient);
+    for (const Trained& one : parameters)
+        inputs.push_back(one.weight);
+    for (std::size_t state = 0; state < parameters[0].states.size(); ++state)
+        for (const Trained& one : parameters)
+            inputs.push_back(one.states[state]);
+    return inputs;
+}
+
+void append_updates(Graph& graph, const std::vector<ValueId>& parameters, const std::vector<ValueId>& gradients,
+                    const Optimizer& optimizer, ValueId factor) {
+    std::vector<Trained> decaying, constant;
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+        const Value& parameter = graph.value(parameters[i]);
+        Trained one{gradients[i], parameters[i], {}};
+        for (const std::string_view state : optimizer.states())
+            one.states.push_back(
+                graph.optimizer_state(fmt::format("optimizer.{}/{}", state, parameter.name), parameters[i]));
+        const bool decays = parameter.parameter->decays && optimizer.weight_decay() != 0;
+        (decays ? decaying : constant).push_back(std::move(one));
+    }
+    if (!decaying.empty())
+        graph.apply(optimizer.update(decaying.size(), optimizer.weight_decay()), "update.decaying",
+                    update_inputs(factor, decaying));
+    if (!constant.empty()) graph.apply(optimizer.update(constant.size(), 0), "update", update_inputs(factor, constant));
+}
+
 } // namespace
 
 std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
@@ -75,14 +115,10 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
                          double max_norm) {
     const Graph::PhaseGuard guard(graph, Phase::update);
     const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
-    std::vector<ValueId> block_sums;
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-        block_sums.push_back(graph.apply_one(std::make_shared<SquareSums>(),
-                                             graph.value(parameters[i]).name + ".square_sums", {gradients[i]}));
+    const std::vector<ValueId> block_sums = graph.apply(std::make_shared<SquareSums>(), "square_sums", gradients);
     const ValueId square_sum = graph.apply_one(std::make_shared<Total>(), "gradient_square_sum", block_sums);
     const std::vector<ValueId> clip = graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-        optimizer.append_update(graph, parameters[i], gradients[i], clip[1]);
+    append_updates(graph, parameters, gradients, optimizer, clip[1]);
     graph.keep(clip[0]);
     return clip[0];
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The optimizer's step as more graph: gradient norm, clip factor, and one update node per parameter.
+// The optimizer's step as more graph: gradient norm, clip factor, and one update node for all parameters
+// with the same settings.
 #pragma once
 
 #include "core/config.hpp"
@@ -24,8 +25,12 @@ inline constexpr Key<double> training_max_norm{"training.max_norm", 1.0,
 class Optimizer {
 public:
     virtual ~Optimizer() = default;
-    // Appends the node that updates `parameter` in place, and its states. factor: scalar, multiplies the gradient.
-    virtual void append_update(Graph& graph, ValueId parameter, ValueId gradient, ValueId factor) const = 0;
+    // What is kept of each parameter from step to step; "first_moment" is the value "optimizer.first_moment/PARAMETER".
+    virtual std::vector<std::string_view> states() const = 0;
+    // Of the parameters that decay.
+    virtual float weight_decay() const = 0;
+    // The op that updates so many parameters alike: an UpdateOp with these states.
+    virtual OpPointer update(std::size_t tensors, float weight_decay) const = 0;
 };
 
 // From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.

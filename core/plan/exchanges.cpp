@@ -4,9 +4,22 @@
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
+
+namespace {
+
+// How many calls of the backward phase must be done for the value to be there in the last micro-batch.
+std::size_t calls_before(const Value& value, const Plan& plan) {
+    const std::vector<Call>& calls = plan.calls(Phase::backward);
+    for (std::size_t i = 0; i < calls.size(); ++i)
+        if (calls[i].node == value.producer) return i + 1;
+    return 0; // made by the forward phase
+}
+
+} // namespace
 
 std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, const ValuePlacements& placements,
                                      const Plan& plan) {
@@ -26,11 +39,16 @@ std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, c
             const std::int64_t bytes = align_up(value.local.bytes());
             const bool neighbour = !exchanges.empty() && exchanges.back().axis == axis &&
                                    exchanges.back().collective == collective &&
-                                   exchanges.back().offset + exchanges.back().bytes == value.offset;
-            if (!neighbour) exchanges.push_back({collective, axis, value.offset, 0, {}});
-            exchanges.back().bytes += bytes;
-            exchanges.back().values.push_back(static_cast<ValueId>(i));
+                                   exchanges.back().offset + exchanges.back().bytes == value.offset &&
+                                   exchanges.back().bytes < layout.bucket_bytes;
+            if (!neighbour) exchanges.push_back({collective, axis, value.offset, 0, {}, 0});
+            Exchange& bucket = exchanges.back();
+            bucket.bytes += bytes;
+            bucket.values.push_back(static_cast<ValueId>(i));
+            bucket.after = std::max(bucket.after, calls_before(graph.values()[i], plan));
         }
+    std::stable_sort(exchanges.begin(), exchanges.end(),
+                     [](const Exchange& a, const Exchange& b) { return a.after < b.after; });
     return exchanges;
 }
 

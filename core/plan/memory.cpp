@@ -99,11 +99,6 @@ private:
                 last_use_[static_cast<std::size_t>(input)] = static_cast<std::int64_t>(time);
         for (const ValueId id : graph_.kept())
             last_use_[static_cast<std::size_t>(id)] = for_ever;
-        for (std::size_t i = 0; i < last_use_.size();
-             ++i) { // a scalar input is written once for all micro-batches of a step
-            const Value& value = graph_.values()[i];
-            if (value.kind == ValueKind::input && value.type.shape.rank() == 0) last_use_[i] = for_ever;
-        }
     }
 
     void move_in(ValueId id, std::int64_t time) {

@@ -22,7 +22,7 @@ std::vector<std::int32_t> live_nodes(const Graph& graph);
 // 3. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
 
-// 4. The collectives on accumulated values, neighbours joined into buckets.
+// 4. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
 std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, const ValuePlacements& placements,
                                      const Plan& plan);
 

@@ -60,15 +60,14 @@ private:
         const bool whole = std::all_of(inputs.begin(), inputs.end(),
                                        [](Placement placement) { return placement == Placement::replicate(); });
         std::vector<Placement> outputs(node.outputs.size(), Placement::replicate());
-        if (!whole) outputs = matching_rule(node, types, inputs).outputs;
+        if (!whole) outputs = placed(node, types, inputs);
         for (std::size_t i = 0; i < node.outputs.size(); ++i)
             set(node.outputs[i], outputs.at(i));
     }
 
-    PlacementRule matching_rule(const Node& node, const std::vector<TensorType>& types,
-                                const std::vector<Placement>& inputs) const {
-        for (PlacementRule& rule : node.op->placements(types))
-            if (rule.inputs == inputs) return std::move(rule);
+    std::vector<Placement> placed(const Node& node, const std::vector<TensorType>& types,
+                                  const std::vector<Placement>& inputs) const {
+        if (auto outputs = node.op->placed(types, inputs)) return *std::move(outputs);
         std::vector<std::string> found;
         for (std::size_t i = 0; i < inputs.size(); ++i)
             found.push_back(fmt::format("{} {}", graph_.value(node.inputs[i]).name, inputs[i].text()));

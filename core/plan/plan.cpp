@@ -64,7 +64,7 @@ void append_calls(const Graph& graph, const std::vector<std::int32_t>& order, co
         const std::vector<TensorType> outputs = local_types(plan, node.outputs);
         const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
-        plan.phases[static_cast<std::size_t>(node.phase)].emplace_back(Call{index, workspace});
+        plan.phases[static_cast<std::size_t>(node.phase)].push_back({index, workspace});
         if (node.phase == Phase::forward || node.phase == Phase::backward)
             plan.flops_per_micro_batch += node.op->flops(inputs, outputs);
     }
@@ -87,14 +87,13 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
             plan_value(graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
     const std::vector<std::int32_t> order = live_nodes(graph);
     assign_memory(graph, order, plan);
-    for (Exchange& exchange : plan_exchanges(graph, layout, placements, plan)) {
-        const int ranks = layout.mesh.axis(exchange.axis).size;
+    append_calls(graph, order, stream, plan);
+    plan.exchanges = plan_exchanges(graph, layout, placements, plan);
+    for (const Exchange& exchange : plan.exchanges)
         plan.memory[MemoryKind::communication] =
             std::max(plan.memory[MemoryKind::communication],
-                     align_up(tree_reduce_workspace_bytes(exchange.bytes, ranks, layout.one_host)));
-        plan.phases[static_cast<std::size_t>(Phase::update)].emplace_back(std::move(exchange));
-    }
-    append_calls(graph, order, stream, plan);
+                     align_up(tree_reduce_workspace_bytes(exchange.bytes, layout.mesh.axis(exchange.axis).size,
+                                                          back_end_for(stream, layout.one_host))));
     return plan;
 }
 

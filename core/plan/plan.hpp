@@ -9,8 +9,8 @@
 #include "parallel/strategies/strategy.hpp"
 
 #include <array>
+#include <limits>
 #include <memory>
-#include <variant>
 #include <vector>
 
 namespace tessera {
@@ -35,9 +35,10 @@ struct Layout {
     Mesh mesh{{}};
     std::vector<std::shared_ptr<const Strategy>> strategies; // one per axis of the mesh
     int data_axis = 0;
-    std::int64_t micro_batches = 1; // of a step, over all ranks of the data axis
-    bool one_host = true;           // all ranks can share memory
-    bool reproducible = true;       // sums in the order of the summation tree
+    std::int64_t micro_batches = 1;                                       // of a step, over all ranks of the data axis
+    bool one_host = true;                                                 // all ranks can share memory
+    bool reproducible = true;                                             // sums in the order of the summation tree
+    std::int64_t bucket_bytes = std::numeric_limits<std::int64_t>::max(); // a bucket is closed once it holds as much
 
     SummationTree tree() const { return {micro_batches, mesh.axis(data_axis).size}; }
 };
@@ -56,27 +57,28 @@ struct Call { // of a node of the graph
     std::int64_t workspace_bytes = 0;
 };
 
-// A collective on neighbouring tensors of the gradients' memory: one bucket.
+// A collective on neighbouring tensors of the gradients' memory: one bucket. It may start in the backward phase of the
+// last micro-batch, as soon as `after` of its calls are done.
 struct Exchange {
     Collective collective = Collective::none;
     int axis = 0;
     std::int64_t offset = 0;
     std::int64_t bytes = 0;
     std::vector<ValueId> values;
+    std::size_t after = 0;
 };
 
-using Action = std::variant<Call, Exchange>;
-
 struct Plan {
-    std::array<std::vector<Action>, 4> phases; // by Phase
-    std::vector<PlannedValue> values;          // by ValueId
-    MemoryNeed memory;                         // gradients: of all slots; data: not known here
-    std::int64_t slot_bytes = 0;               // of the gradients' memory: one sum over micro-batches
-    int slots = 1;                             // sums kept at once: see SummationTree
-    Range share;                               // this rank's micro-batches
-    double flops_per_micro_batch = 0;          // of the model, forward and backward
+    std::array<std::vector<Call>, 4> phases; // by Phase
+    std::vector<Exchange> exchanges;         // in the order in which they may start
+    std::vector<PlannedValue> values;        // by ValueId
+    MemoryNeed memory;                       // gradients: of all slots; data: not known here
+    std::int64_t slot_bytes = 0;             // of the gradients' memory: one sum over micro-batches
+    int slots = 1;                           // sums kept at once: see SummationTree
+    Range share;                             // this rank's micro-batches
+    double flops_per_micro_batch = 0;        // of the model, forward and backward
 
-    const std::vector<Action>& actions(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
+    const std::vector<Call>& calls(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
     const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
 };
 

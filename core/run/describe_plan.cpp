@@ -2,6 +2,7 @@
 // The text of a plan, section by section.
 #include "core/run/describe_plan.hpp"
 
+#include "core/run/fit.hpp"
 #include "core/with_thousands.hpp"
 
 #include <algorithm>
@@ -12,8 +13,6 @@ namespace tessera {
 namespace {
 
 using Lines = std::back_insert_iterator<std::string>;
-
-std::string in_mebibytes(std::int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / 1048576); }
 
 std::string text_of(const Placements& placements) {
     std::vector<std::string> texts;
@@ -44,32 +43,29 @@ void parameters(const Program& program, Lines out) {
     }
 }
 
-void collectives(const Program& program, Lines out) {
+void collectives(const Program& program, const Stream& stream, Lines out) {
     fmt::format_to(out, "\nCollectives of a step\n");
     std::int64_t total = 0;
-    for (const Action& action : program.plan.actions(Phase::update)) {
-        const auto* exchange = std::get_if<Exchange>(&action);
-        if (exchange == nullptr) continue;
-        const MeshAxis& axis = program.layout.mesh.axis(exchange->axis);
-        const std::int64_t sent = bytes_sent(exchange->collective, exchange->bytes, axis.size);
+    const std::string_view way = !std::holds_alternative<CpuStream>(stream) ? "by NCCL"
+                                 : program.layout.one_host                  ? "in shared memory"
+                                                                            : "by messages";
+    const std::size_t calls = program.plan.calls(Phase::backward).size();
+    for (const Exchange& exchange : program.plan.exchanges) {
+        const MeshAxis& axis = program.layout.mesh.axis(exchange.axis);
+        const std::int64_t sent = bytes_sent(exchange.collective, exchange.bytes, axis.size);
         total += sent;
-        fmt::format_to(out, "  {} over '{}' ({} ranks) of {} tensors, {} bytes: each rank sends {} bytes, {}\n",
-                       name_of(exchange->collective), axis.name, axis.size, exchange->values.size(),
-                       with_thousands(exchange->bytes), with_thousands(sent),
-                       program.layout.one_host ? "in shared memory" : "by messages");
+        fmt::format_to(out, "  {} over '{}' ({} ranks) of {} tensors, {} bytes: each rank sends {} bytes, {}{}\n",
+                       name_of(exchange.collective), axis.name, axis.size, exchange.values.size(),
+                       with_thousands(exchange.bytes), with_thousands(sent), way,
+                       exchange.after < calls
+                           ? fmt::format(", after {} % of the backward pass", exchange.after * 100 / calls)
+                           : std::string());
     }
     fmt::format_to(out, "  in all, each rank sends {} bytes per step\n", with_thousands(total));
 }
 
 void memory(const Experiment& experiment, Lines out) {
-    fmt::format_to(out, "\nMemory of a rank, bytes\n");
-    for (std::size_t i = 0; i < memory_kinds; ++i) {
-        const auto kind = static_cast<MemoryKind>(i);
-        fmt::format_to(out, "  {:<14}{:>18}  {:>14}\n", name_of(kind), with_thousands(experiment.memory[kind]),
-                       in_mebibytes(experiment.memory[kind]));
-    }
-    fmt::format_to(out, "  {:<14}{:>18}  {:>14}\n", "total", with_thousands(experiment.memory.total()),
-                   in_mebibytes(experiment.memory.total()));
+    fmt::format_to(out, "\nMemory of a rank, bytes\n{}", memory_table(experiment.memory));
 }
 
 void promise(const Experiment& experiment, Lines out) {
@@ -97,14 +93,14 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
     const Program& program = experiment.train;
     std::string text;
     const Lines out(text);
-    fmt::format_to(out, "Mesh: {} ({} ranks), rank {} shown, {} thread(s) each\n", program.layout.mesh.text(),
-                   view.ranks, view.rank, std::visit([](const auto& s) { return s.threads(); }, stream));
+    fmt::format_to(out, "Mesh: {} ({} ranks), rank {} shown, {} each\n", program.layout.mesh.text(), view.ranks,
+                   view.rank, std::visit([](const auto& s) { return s.text(); }, stream));
     fmt::format_to(out, "Batch: {}\n", experiment.batch.text(view.ranks));
     fmt::format_to(out, "Work: {:.4g} GFLOP per step of {} tokens\n",
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.batch.global * experiment.sizes.sequence_length));
     parameters(program, out);
-    collectives(program, out);
+    collectives(program, stream, out);
     memory(experiment, out);
     promise(experiment, out);
     return text;

@@ -3,6 +3,7 @@
 #include "core/run/evaluation.hpp"
 
 #include "core/data/options.hpp"
+#include "core/run/host_copy.hpp"
 
 namespace tessera {
 
@@ -27,14 +28,15 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
     Loader loader(ground_.dataset,
                   SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation,
                                             experiment_.sizes.sequence_length, experiment_.seed)),
-                  experiment_.evaluation_loader());
+                  experiment_.evaluation_loader(),
+                  loader_memory(ground_.stream, experiment_.fields, experiment_.evaluation_loader()));
     const StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
-    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(inputs_); });
+    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(ground_.stream, inputs_); });
     executor_->update(state);
     const std::int64_t tokens =
         experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.sizes.sequence_length;
-    const float loss = *executor_->view(experiment_.evaluate.model.loss).as<float>();
+    const float loss = number(ground_.stream, executor_->view(experiment_.evaluate.model.loss));
     return {.step = steps_done, .loss = static_cast<double>(loss) / static_cast<double>(tokens), .tokens = tokens};
 }
 

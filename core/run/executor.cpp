@@ -2,28 +2,40 @@
 // The executor: all views are bound to memory once; a step then walks lists.
 #include "core/run/executor.hpp"
 
+#include "kernels/copy.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
+
 namespace tessera {
+namespace {
+
+// Both are of one kind.
+void follow(const Stream& later, const Stream& earlier) {
+    std::visit([&](const auto& s) { s.follow(std::get<std::remove_cvref_t<decltype(s)>>(earlier)); }, later);
+}
+
+} // namespace
 
 Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-                   Stream& stream)
+                   Stream& stream, bool replay)
     : graph_(graph), layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
-      tree_(layout.tree()) {
+      exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
+      replays_parts_(replay) {
     for (int slot = 0; slot < plan.slots; ++slot) {
-        actions_.emplace_back();
+        calls_.emplace_back();
         for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
             const bool once =
                 phase == static_cast<std::size_t>(Phase::prepare) || phase == static_cast<std::size_t>(Phase::update);
             if (once && slot > 0) continue;
-            for (const Action& action : plan.phases[phase])
-                actions_.back()[phase].push_back(bind(action, slot));
+            for (const Call& call : plan.phases[phase])
+                calls_.back()[phase].push_back(bind(call, slot));
         }
-        slots_.push_back(memory.view(MemoryKind::gradients, slot * plan.slot_bytes,
-                                     {{plan.slot_bytes / bytes_of(DType::f32)}, DType::f32}));
     }
-    summed_.reserve(static_cast<std::size_t>(plan.slots) + 1);
+    plan_merges();
+    find_what_is_not_exchanged();
+    find_step_inputs();
 }
 
 View Executor::bind(ValueId id, int slot) const {
@@ -32,11 +44,7 @@ View Executor::bind(ValueId id, int slot) const {
     return memory_.view(value.memory, offset + value.offset, value.local);
 }
 
-Executor::BoundAction Executor::bind(const Action& action, int slot) const {
-    if (const auto* exchange = std::get_if<Exchange>(&action))
-        return BoundExchange{exchange, memory_.view(MemoryKind::gradients, exchange->offset,
-                                                    {{exchange->bytes / bytes_of(DType::f32)}, DType::f32})};
-    const Call& call = std::get<Call>(action);
+Executor::BoundCall Executor::bind(const Call& call, int slot) const {
     const Node& node = graph_.nodes()[static_cast<std::size_t>(call.node)];
     BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes)};
     for (const ValueId input : node.inputs)
@@ -46,47 +54,152 @@ Executor::BoundAction Executor::bind(const Action& action, int slot) const {
     return bound;
 }
 
-void Executor::run(Phase phase, int slot, const StepState& state) {
-    for (const BoundAction& action : actions_[static_cast<std::size_t>(slot)][static_cast<std::size_t>(phase)]) {
-        if (const auto* call = std::get_if<BoundCall>(&action))
-            call->op->run(stream_, {call->inputs, call->outputs, call->workspace, state});
-        else
-            run(std::get<BoundExchange>(action));
-    }
-}
-
-void Executor::run(const BoundExchange& exchange) {
-    Communicator& communicator = groups_.axis(exchange.exchange->axis);
-    if (layout_.reproducible && exchange.exchange->axis == layout_.data_axis)
-        communicator.tree_reduce(stream_, exchange.buffer, tree_);
-    else
-        communicator.all_reduce(stream_, exchange.buffer, Reduction::sum);
-}
-
-void Executor::merge(std::size_t into, std::size_t from) {
-    std::visit([&](auto& stream) { kernels::add(stream, slots_[into], slots_[from], slots_[into]); }, stream_);
-    summed_[into] += summed_[from];
-    summed_.resize(from);
-}
-
 // A binary counter: each micro-batch goes to the first free slot; neighbours that sum equally many are merged. Without
 // the promise of equal bits, two slots do: a running sum and the newcomer.
+void Executor::plan_merges() {
+    replays_.resize(2);               // of prepare and update
+    std::vector<std::int64_t> summed; // micro-batches in each slot in use
+    const auto merge_two = [&](MicroBatch& after) {
+        after.merges.push_back({summed.size() - 2, summed.size() - 1});
+        summed[summed.size() - 2] += summed.back();
+        summed.pop_back();
+    };
+    for (std::int64_t i = 0; i < plan_.share.size(); ++i) {
+        MicroBatch& micro_batch =
+            micro_batches_.emplace_back(MicroBatch{summed.size(), {}, i + 1 == plan_.share.size(), replays_.size()});
+        summed.push_back(1);
+        while (summed.size() > 1 && (!layout_.reproducible || summed[summed.size() - 2] == summed.back()))
+            merge_two(micro_batch);
+        while (summed.size() > 1 && micro_batch.last)
+            merge_two(micro_batch);
+        const auto same = std::find_if(micro_batches_.begin(), micro_batches_.end() - 1, [&](const MicroBatch& other) {
+            return other.slot == micro_batch.slot && other.merges == micro_batch.merges && !micro_batch.last;
+        });
+        if (same < micro_batches_.end() - 1)
+            micro_batch.replay = same->replay;
+        else
+            replays_.emplace_back();
+    }
+}
+
+void Executor::find_what_is_not_exchanged() {
+    std::vector<Piece> exchanged;
+    for (const Exchange& exchange : plan_.exchanges)
+        exchanged.push_back({exchange.offset, exchange.bytes});
+    std::sort(exchanged.begin(), exchanged.end(), [](Piece a, Piece b) { return a.offset < b.offset; });
+    exchanged.push_back({plan_.slot_bytes, 0});
+    std::int64_t end = 0;
+    for (const Piece piece : exchanged) {
+        if (piece.offset > end) not_exchanged_.push_back({end, piece.offset - end});
+        end = std::max(end, piece.offset + piece.bytes);
+    }
+}
+
+void Executor::find_step_inputs() {
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < graph_.values().size(); ++i) {
+        const Value& value = graph_.values()[i];
+        if (!value.of_step || plan_.values[i].offset < 0) continue;
+        const View view = bind(static_cast<ValueId>(i), 0);
+        step_inputs_.push_back({&value.of_step, view, view});
+        bytes += align_up(view.bytes());
+    }
+    if (std::holds_alternative<CpuStream>(stream_)) return; // written where they lie
+    staging_ = std::visit([&](const auto& s) { return allocate_host(s, bytes); }, stream_);
+    std::byte* at = staging_.data();
+    for (StepInput& input : step_inputs_) {
+        input.host = View(at, input.view.shape, input.view.dtype);
+        at += align_up(input.view.bytes());
+    }
+}
+
+void Executor::write_step_inputs(const StepState& state) {
+    std::visit([](auto& s) { kernels::end_uploads(s); }, stream_); // of the last time
+    for (const StepInput& input : step_inputs_) {
+        (*input.of_step)(state, input.host);
+        if (staging_.bytes() > 0)
+            std::visit([&](auto& s) { kernels::begin_upload(s, input.host, input.view); }, stream_);
+    }
+}
+
+// The work is handed on by reference: a copy of its captures would allocate.
+template <class Work> void Executor::replay(Replay& part, const Work& work) {
+    if (replays_parts_)
+        std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
+    else
+        work();
+}
+
+void Executor::prepare(const StepState& state) {
+    write_step_inputs(state);
+    replay(replays_[0], [&] { run(bound(0, Phase::prepare), state); });
+}
+
+void Executor::update(const StepState& state) {
+    replay(replays_[1], [&] { run(bound(0, Phase::update), state); });
+}
+
+View Executor::slot_view(std::size_t slot, Piece piece) const {
+    return memory_.view(MemoryKind::gradients, static_cast<std::int64_t>(slot) * plan_.slot_bytes + piece.offset,
+                        {{piece.bytes / bytes_of(DType::f32)}, DType::f32});
+}
+
+void Executor::merge(const std::vector<Merge>& merges, Piece piece) {
+    for (const Merge& one : merges) {
+        const View into = slot_view(one.into, piece);
+        std::visit([&](auto& s) { kernels::add(s, into, slot_view(one.from, piece), into); }, stream_);
+    }
+}
+
+void Executor::reduce(const Exchange& exchange) {
+    const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
+    Communicator& communicator = groups_.axis(exchange.axis);
+    follow(exchange_stream_, stream_);
+    if (layout_.reproducible && exchange.axis == layout_.data_axis)
+        communicator.tree_reduce(exchange_stream_, buffer, tree_);
+    else
+        communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
+}
+
+void Executor::run(Calls calls, const StepState& state) {
+    for (const BoundCall& call : calls)
+        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state});
+}
+
+void Executor::run_last_backward(const MicroBatch& micro_batch, const StepState& state) {
+    const Calls backward = bound(micro_batch.slot, Phase::backward);
+    std::size_t done = 0;
+    for (const Exchange& exchange : plan_.exchanges) {
+        run(backward.subspan(done, exchange.after - done), state);
+        done = exchange.after;
+        merge(micro_batch.merges, {exchange.offset, exchange.bytes});
+        reduce(exchange);
+    }
+    run(backward.subspan(done), state);
+    for (const Piece piece : not_exchanged_)
+        merge(micro_batch.merges, piece);
+    if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
+}
+
+void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& state) {
+    run(bound(micro_batch.slot, Phase::forward), state);
+    if (micro_batch.last) {
+        run_last_backward(micro_batch, state);
+    } else {
+        run(bound(micro_batch.slot, Phase::backward), state);
+        merge(micro_batch.merges, {0, plan_.slot_bytes});
+    }
+}
+
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
-    summed_.clear();
-    for (std::int64_t micro_batch = plan_.share.begin; micro_batch < plan_.share.end; ++micro_batch) {
+    for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
-        state.first_sample = micro_batch * micro_batch_size;
-        const auto slot = static_cast<int>(summed_.size());
-        run(Phase::forward, slot, state);
-        run(Phase::backward, slot, state);
-        summed_.push_back(1);
-        while (summed_.size() > 1 &&
-               (!layout_.reproducible || summed_[summed_.size() - 2] == summed_[summed_.size() - 1]))
-            merge(summed_.size() - 2, summed_.size() - 1);
+        const MicroBatch& micro_batch = micro_batches_[i];
+        state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
+        write_step_inputs(state);
+        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
     }
-    while (summed_.size() > 1)
-        merge(summed_.size() - 2, summed_.size() - 1);
 }
 
 } // namespace tessera

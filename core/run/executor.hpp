@@ -4,6 +4,7 @@
 
 #include "core/plan/plan.hpp"
 #include "core/run/memory.hpp"
+#include "kernels/replay.hpp"
 #include "parallel/communication/groups.hpp"
 
 #include <functional>
@@ -12,22 +13,25 @@ namespace tessera {
 
 class Executor {
 public:
-    // All arguments must outlive the executor.
+    // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it.
     Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-             Stream& stream);
+             Stream& stream, bool replay = false);
+
+    Stream& stream() const { return stream_; }
 
     // A value's memory on this rank; of an accumulated value, in the slot that holds the finished sum.
     View view(ValueId id) const { return bind(id, 0); }
 
     // Runs what must be ready before the first micro-batch.
-    void prepare(const StepState& state) { run(Phase::prepare, 0, state); }
+    void prepare(const StepState& state);
 
-    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs, and
-    // sums what is accumulated in the order of the summation tree.
+    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs,
+    // sums what is accumulated in the order of the summation tree, and over the ranks: bucket by bucket, as soon as the
+    // backward pass of the last micro-batch has finished it, on a GPU beside the rest of that pass.
     void run_micro_batches(StepState state, std::int64_t micro_batch_size, const std::function<void()>& next_batch);
 
-    // Reduces over the ranks, then updates the weights.
-    void update(const StepState& state) { run(Phase::update, 0, state); }
+    // Updates the weights.
+    void update(const StepState& state);
 
 private:
     struct BoundCall {
@@ -36,17 +40,44 @@ private:
         std::vector<View> outputs;
         View workspace;
     };
-    struct BoundExchange {
-        const Exchange* exchange;
-        View buffer;
+    using Calls = std::span<const BoundCall>;
+    struct Piece { // of a slot
+        std::int64_t offset;
+        std::int64_t bytes;
     };
-    using BoundAction = std::variant<BoundCall, BoundExchange>;
+    struct Merge { // slot `into` += slot `from`
+        std::size_t into;
+        std::size_t from;
+        friend bool operator==(const Merge&, const Merge&) = default;
+    };
+    struct MicroBatch {
+        std::size_t slot;
+        std::vector<Merge> merges; // after it
+        bool last;
+        std::size_t replay; // of replays_: the same for micro-batches of which nothing differs
+    };
+
+    struct StepInput {
+        const StepFunction* of_step;
+        View view;
+        View host;
+    };
 
     View bind(ValueId id, int slot) const;
-    BoundAction bind(const Action& action, int slot) const;
-    void run(Phase phase, int slot, const StepState& state);
-    void run(const BoundExchange& exchange);
-    void merge(std::size_t into, std::size_t from);
+    BoundCall bind(const Call& call, int slot) const;
+    Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
+    void plan_merges();
+    void find_what_is_not_exchanged();
+    void find_step_inputs();
+    void write_step_inputs(const StepState& state);
+
+    void run(Calls calls, const StepState& state);
+    void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
+    void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
+    template <class Work> void replay(Replay& part, const Work& work);
+    void merge(const std::vector<Merge>& merges, Piece piece);
+    void reduce(const Exchange& exchange);
+    View slot_view(std::size_t slot, Piece piece) const;
 
     const Graph& graph_;
     const Layout& layout_;
@@ -54,10 +85,15 @@ private:
     const Memory& memory_;
     Groups& groups_;
     Stream& stream_;
+    Stream exchange_stream_; // on a GPU a queue of its own
     SummationTree tree_;
-    std::vector<std::array<std::vector<BoundAction>, 4>> actions_; // by slot and phase
-    std::vector<View> slots_;                                      // the accumulated values, whole
-    std::vector<std::int64_t> summed_;                             // micro-batches in each slot in use
+    std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
+    std::vector<MicroBatch> micro_batches_;                    // of this rank's share
+    std::vector<Piece> not_exchanged_;
+    Buffer staging_; // of the step inputs, on their way to a GPU
+    std::vector<StepInput> step_inputs_;
+    bool replays_parts_;
+    std::vector<Replay> replays_; // prepare, update, and what micro-batches need
 };
 
 } // namespace tessera

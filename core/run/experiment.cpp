@@ -35,7 +35,14 @@ Experiment common(const Config& config, std::int64_t vocabulary) {
     return experiment;
 }
 
-Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches) {
+std::int64_t bucket_bytes(const Config& config, const Stream& stream) {
+    const double cap = config.get(parallelism_bucket);
+    if (!(cap >= 0 && cap <= 1 << 20)) config.refuse(parallelism_bucket.name, "must be from 0 to 1048576");
+    if (cap == 0 && std::holds_alternative<CpuStream>(stream)) return std::numeric_limits<std::int64_t>::max();
+    return static_cast<std::int64_t>((cap == 0 ? 25 : cap) * (1 << 20));
+}
+
+Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
@@ -44,6 +51,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     layout.micro_batches = micro_batches;
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);
+    layout.bucket_bytes = bucket_bytes(config, stream);
     return layout;
 }
 
@@ -80,7 +88,7 @@ void check_same_weights(const Program& train, const Program& evaluate) {
 void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
-    program.layout = make_layout(config, view, experiment.evaluation_batches);
+    program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     check_same_weights(experiment.train, program);
     experiment.memory.grow_to(program.plan.memory);
@@ -138,10 +146,11 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.steps = at_least_one(config, training_steps);
     experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
-    program.layout = make_layout(config, view, 1);
+    program.layout = make_layout(config, view, 1, stream);
     experiment.batch = solve_batch(config, program.layout.mesh.axis(program.layout.data_axis).size);
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
+    experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
     const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);

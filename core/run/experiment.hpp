@@ -22,8 +22,13 @@ inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_d
                                                     "ranks that share out the samples; -1: what is left"};
 inline constexpr Key<bool> parallelism_shared_memory{
     "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
+inline constexpr Key<double> parallelism_bucket{
+    "parallelism.bucket_cap_mb", 0,
+    "MiB of gradients reduced at a time, during the backward pass; 0: 25 on GPUs, all at once on CPUs"};
 inline constexpr Key<bool> run_reproducible{
     "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
+inline constexpr Key<std::string> run_device{
+    "run.device", "auto", "cpu, cuda (a GPU for each rank of a host), or auto: cuda where there are as many GPUs"};
 inline constexpr Key<std::int64_t> run_threads{"run.threads", 0,
                                                "threads of each rank; 0: OMP_NUM_THREADS, or 1 without it"};
 inline constexpr Key<std::int64_t> evaluate_batches{

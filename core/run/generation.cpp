@@ -2,6 +2,7 @@
 // Generation by whole windows: attention is causal, so what stands behind the last token does not matter.
 #include "core/run/generation.hpp"
 
+#include "core/run/host_copy.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/random.hpp"
@@ -39,14 +40,16 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
     const Model& model = experiment.generate.model;
     const auto window = static_cast<std::size_t>(experiment.sizes.sequence_length);
     const auto vocabulary = static_cast<std::size_t>(experiment.sizes.vocabulary);
-    const View tokens = executor.view(model.tokens);
+    HostCopy tokens(executor.stream(), executor.view(model.tokens));
     const View logits = executor.view(model.logits);
     std::vector<float> row(vocabulary);
     const RandomKey key = random_key(options.seed, "generate");
     const auto next_batch = [&] {
         const std::size_t count = std::min(window, prompt.size());
-        std::fill_n(tokens.as<std::int32_t>(), window, 0);
-        std::copy(prompt.end() - static_cast<std::ptrdiff_t>(count), prompt.end(), tokens.as<std::int32_t>());
+        auto* ids = tokens.view().as<std::int32_t>();
+        std::fill_n(ids, window, 0);
+        std::copy(prompt.end() - static_cast<std::ptrdiff_t>(count), prompt.end(), ids);
+        tokens.store();
     };
     CpuStream host;
     executor.prepare({});
@@ -56,7 +59,9 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
         auto* from = static_cast<std::byte*>(logits.memory()) +
                      last * vocabulary * static_cast<std::size_t>(bytes_of(logits.dtype));
         const Shape shape{experiment.sizes.vocabulary};
-        kernels::cast(host, View(from, shape, logits.dtype), View(row.data(), shape, DType::f32));
+        HostCopy last_row(executor.stream(), View(from, shape, logits.dtype));
+        last_row.load();
+        kernels::cast(host, last_row.view(), View(row.data(), shape, DType::f32));
         prompt.push_back(
             sample_token(row, options.temperature, options.top_k, random_uniform(key, static_cast<std::uint64_t>(i))));
         take(prompt.back());

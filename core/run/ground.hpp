@@ -13,7 +13,8 @@ struct Ground {
     const Config& config;
     const Dataset& dataset;
     Groups& groups;
-    Stream& stream;
+    Stream& stream; // where the graph runs, and the axes of `groups` with it
+    Stream& host;   // where groups.all() exchanges what the host decides
 };
 
 } // namespace tessera

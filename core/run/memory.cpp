@@ -8,12 +8,14 @@
 
 namespace tessera {
 
-Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups) {
+Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, const Stream& stream) {
     Communicator& data_axis = groups.axis(layout.data_axis);
     for (std::size_t i = 0; i < memory_kinds; ++i) {
         const auto kind = static_cast<MemoryKind>(i);
         if (kind == MemoryKind::data) continue;
-        buffers_[i] = kind == MemoryKind::gradients ? data_axis.allocate(need[kind]) : Buffer(need[kind]);
+        buffers_[i] = kind == MemoryKind::gradients
+                          ? data_axis.allocate(stream, need[kind])
+                          : std::visit([&](const auto& s) { return tessera::allocate(s, need[kind]); }, stream);
         allocated_[kind] = buffers_[i].bytes();
     }
     const std::int64_t bytes = need[MemoryKind::communication];

@@ -10,9 +10,9 @@ namespace tessera {
 
 class Memory {
 public:
-    // Called by all ranks together: gradients lie where the data axis's communicator reaches them fastest. The kind
-    // `data` is not held here but by the loaders.
-    Memory(const MemoryNeed& need, const Layout& layout, Groups& groups);
+    // Called by all ranks together; the memory is where the stream works, and gradients lie where the data axis's
+    // communicator reaches them fastest. The kind `data` is not held here but by the loaders.
+    Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, const Stream& stream);
 
     View view(MemoryKind kind, std::int64_t offset, const TensorType& type) const;
     View workspace(std::int64_t bytes) const { return view(MemoryKind::workspace, 0, {{bytes / 4}, DType::f32}); }

@@ -12,7 +12,7 @@ namespace tessera {
 Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
              const std::filesystem::path& run_folder)
     : ground_(ground), experiment_(experiment), executor_(executor), log_(log),
-      team_(team_of(ground.groups.all(), ground.stream)), folder_((run_folder / "checkpoints").string()),
+      team_(team_of(ground.groups.all(), ground.host)), folder_((run_folder / "checkpoints").string()),
       interval_(ground.config.get(checkpoint_interval)), keep_(ground.config.get(checkpoint_keep)) {}
 
 void Saver::check_keys(const Config& config) {
@@ -44,7 +44,8 @@ void Saver::save(std::int64_t steps_done) {
                             {"seed", fmt::format("{}", experiment_.seed)}};
         if (tokenizer != nullptr) content.metadata["tokenizer"] = tokenizer->save();
     }
-    content.tensors = tensors_to_save(experiment_.train, executor_, team_.rank);
+    const SavedState state = state_to_save(experiment_.train, executor_, team_.rank);
+    content.tensors = state.parts;
     save_checkpoint(team_, folder_, content);
     if (team_.rank == 0 && keep_ > 0) remove_old_checkpoints(folder_, static_cast<int>(keep_));
     log_.info(fmt::format("saved {}/step-{:08d}", folder_, steps_done));

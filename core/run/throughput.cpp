@@ -4,15 +4,19 @@
 
 #include "kernels/peak.hpp"
 
+#include <cmath>
+#include <limits>
+
 namespace tessera {
 
-Throughput::Throughput(const Experiment& experiment, Groups& groups, Stream& stream)
+Throughput::Throughput(const Experiment& experiment, const Ground& ground)
     : flops_per_step_(experiment.train.plan.flops_per_micro_batch *
                       static_cast<double>(experiment.batch.micro_batches)),
       tokens_per_step_(static_cast<double>(experiment.batch.global * experiment.sizes.sequence_length)) {
-    groups.all().barrier(stream); // all ranks measure at once, as they will run
-    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::measured_peak_flops(s); }, stream));
-    groups.all().all_reduce(stream, View(&peak, {}, DType::f32), Reduction::sum);
+    ground.groups.all().barrier(ground.host); // all ranks measure at once, as they will run
+    auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::peak_flops(s); }, ground.stream));
+    if (peak == 0) peak = std::numeric_limits<float>::quiet_NaN(); // unknown on one rank is unknown of all
+    ground.groups.all().all_reduce(ground.host, View(&peak, {}, DType::f32), Reduction::sum);
     peak_flops_ = peak;
     restart();
 }
@@ -24,7 +28,7 @@ void Throughput::measure(StepRecord& record, double seconds_waited_so_far) {
     record.seconds = std::chrono::duration<double>(now - before_).count();
     record.tokens_per_second = tokens_per_step_ / record.seconds;
     record.tflops = flops_per_step_ / record.seconds / 1e12;
-    record.mfu = flops_per_step_ / record.seconds / peak_flops_;
+    if (!std::isnan(peak_flops_)) record.mfu = flops_per_step_ / record.seconds / peak_flops_;
     record.input_wait = seconds_waited_so_far - waited_;
     waited_ = seconds_waited_so_far;
     before_ = now;

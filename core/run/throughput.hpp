@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How fast the steps go: tokens and operations per second of all ranks, and their share of the measured peak.
+// How fast the steps go: tokens and operations per second of all ranks, and their share of the machine's peak.
 #pragma once
 
 #include "core/run/experiment.hpp"
+#include "core/run/ground.hpp"
 #include "core/run/metrics.hpp"
-#include "parallel/communication/groups.hpp"
 
 #include <chrono>
 
@@ -12,8 +12,9 @@ namespace tessera {
 
 class Throughput {
 public:
-    // Measures the peak of all ranks at once, for some hundredths of a second. Called by all ranks together.
-    Throughput(const Experiment& experiment, Groups& groups, Stream& stream);
+    // Asks for the peak of all ranks at once, which takes CPUs some hundredths of a second. Called by all ranks
+    // together.
+    Throughput(const Experiment& experiment, const Ground& ground);
 
     // Fills the fields of time and speed for the step that just ended.
     void measure(StepRecord& record, double seconds_waited_so_far);
@@ -24,7 +25,7 @@ private:
 
     double flops_per_step_; // of the model, over all ranks
     double tokens_per_step_;
-    double peak_flops_; // f32 multiply-adds of all ranks' threads
+    double peak_flops_; // kernels/peak.hpp, of all ranks; NaN: unknown
     double waited_ = 0;
     Clock::time_point before_ = Clock::now();
 };

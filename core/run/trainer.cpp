@@ -4,6 +4,7 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/run/host_copy.hpp"
 #include "kernels/error.hpp"
 
 #include <cmath>
@@ -16,7 +17,7 @@ bool Trainer::train() {
         train_step(step);
         const std::int64_t done = step + 1;
         const bool last = done == experiment_.steps;
-        const bool stop = stop_.anywhere(ground_.groups.all(), ground_.stream) && !last;
+        const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
         if (!stop && evaluation_.due(done, last)) evaluate(done);
         if (stop || saver_.due(done, last)) save(done);
         if (stop) return false;
@@ -26,18 +27,17 @@ bool Trainer::train() {
 
 void Trainer::train_step(std::int64_t step) {
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step)};
-    *executor_.view(experiment_.train.model.scale).as<float>() =
-        1.0f / static_cast<float>(experiment_.batch.global * experiment_.sizes.sequence_length);
     executor_.prepare(state);
-    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(inputs_); });
+    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, inputs_); });
     executor_.update(state);
     record_step(step, state.learning_rate);
 }
 
 void Trainer::record_step(std::int64_t step, double rate) {
     const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
-    const float loss = *executor_.view(experiment_.train.model.loss).as<float>();
-    const float norm = *executor_.view(experiment_.gradient_norm).as<float>();
+    ground_.groups.wait(ground_.stream);
+    const float loss = number(ground_.stream, executor_.view(experiment_.train.model.loss));
+    const float norm = number(ground_.stream, executor_.view(experiment_.gradient_norm));
     if (!std::isfinite(loss) || !std::isfinite(norm)) // every rank holds the same bits, so all stop here together
         throw SystemError(fmt::format("diverged at step {}: loss {}, gradient norm {}", step + 1, loss / tokens, norm));
     StepRecord record{.step = step + 1,
@@ -80,7 +80,8 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
 
 Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
                  const std::filesystem::path& folder)
-    : ground_(ground), experiment_(experiment), memory_(experiment.memory, experiment.train.layout, ground.groups),
+    : ground_(ground), experiment_(experiment),
+      memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),
       executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
@@ -89,8 +90,9 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
       loader_(ground.dataset,
               SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.sizes.sequence_length,
                                         experiment.seed)),
-              experiment.train_loader(first_step_)),
-      throughput_(experiment, ground.groups, ground.stream), allocated_(memory_.allocated()),
+              experiment.train_loader(first_step_),
+              loader_memory(ground.stream, experiment.fields, experiment.train_loader(first_step_))),
+      throughput_(experiment, ground), allocated_(memory_.allocated()),
       inputs_(batch_views(executor_, experiment.train.model)) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();

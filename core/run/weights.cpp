@@ -68,7 +68,8 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
         const Value& value = graph.value(id);
         const Initialization start = value.parameter->start;
         const RandomKey key = random_key(seed, value.name);
-        float* data = executor.view(id).as<float>();
+        HostCopy copy(executor.stream(), executor.view(id));
+        float* data = copy.view().as<float>();
         for_each_run(value.type.shape, program.plan.value(id).box,
                      [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
                          const View run(data + in_box, {count}, DType::f32);
@@ -78,20 +79,27 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
                              fill_normal(run, key, static_cast<float>(start.constant),
                                          static_cast<float>(start.deviation), static_cast<std::uint64_t>(in_whole));
                      });
+        copy.store();
     }
 }
 
-std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& executor, int rank) {
+SavedState state_to_save(const Program& program, const Executor& executor, int rank) {
     const Graph& graph = program.model.graph;
-    std::vector<TensorPart> parts;
+    SavedState state;
+    std::vector<TensorPart>& parts = state.parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
         const Shape& whole = value.type.shape;
         if (!same_on_all_ranks(program.plan.value(id)))
             throw InternalError(fmt::format("'{}' is sharded: no rule says which rank saves what", value.name));
+        const auto add = [&](const std::vector<std::int64_t>& start, const View& part) {
+            HostCopy& copy = state.copies.emplace_back(executor.stream(), part);
+            copy.load();
+            parts.push_back({value.name, whole, value.type.dtype, start, copy.view()});
+        };
         const View view = executor.view(id);
         if (whole.rank() == 0) {
-            if (rank == 0) parts.push_back({value.name, whole, value.type.dtype, {}, view});
+            if (rank == 0) add({}, view);
             continue;
         }
         const Range rows = shard_range(whole[0], program.layout.mesh.size(), rank);
@@ -99,11 +107,11 @@ std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& 
         shape.set(0, rows.size());
         std::vector<std::int64_t> start(static_cast<std::size_t>(whole.rank()));
         start[0] = rows.begin;
-        const auto* data = static_cast<const std::byte*>(view.data) +
-                           rows.begin * whole.count(1, whole.rank()) * bytes_of(value.type.dtype);
-        parts.push_back({value.name, whole, value.type.dtype, start, ConstView{data, shape, value.type.dtype}});
+        auto* first = static_cast<std::byte*>(view.memory()) +
+                      rows.begin * whole.count(1, whole.rank()) * bytes_of(value.type.dtype);
+        add(start, View(first, shape, value.type.dtype));
     }
-    return parts;
+    return state;
 }
 
 void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor) {
@@ -117,7 +125,9 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
         for (const Range& range : program.plan.value(id).box.ranges)
             start.push_back(range.begin);
         checkpoint.require(value.name, value.type.shape, value.type.dtype);
-        checkpoint.read(value.name, start, executor.view(id));
+        HostCopy copy(executor.stream(), executor.view(id));
+        checkpoint.read(value.name, start, copy.view());
+        copy.store();
     }
 }
 

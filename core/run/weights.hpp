@@ -5,6 +5,7 @@
 #include "core/checkpoint/checkpoint.hpp"
 #include "core/run/executor.hpp"
 #include "core/run/experiment.hpp"
+#include "core/run/host_copy.hpp"
 
 namespace tessera {
 
@@ -13,7 +14,11 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
 
 // The boxes of weights and optimizer states that `rank` writes. What several ranks hold alike is shared out among
 // them, along its first dim.
-std::vector<TensorPart> tensors_to_save(const Program& program, const Executor& executor, int rank);
+struct SavedState {
+    std::vector<TensorPart> parts;
+    std::vector<HostCopy> copies; // what the parts point to on a GPU
+};
+SavedState state_to_save(const Program& program, const Executor& executor, int rank);
 
 // Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError
 // when a tensor is missing or has another shape.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of one head, its gradient: softmax is found again from its logarithm, block by block of 64 keys and 64
-// queries, and each block gives its part of dq, dk and dv (FlashAttention-2, algorithm 2).
+// Attention of the heads that share keys, its gradient: softmax is found again from its logarithm, block by block of 64
+// keys and 64 queries, and each block gives its part of dq, dk and dv (FlashAttention-2, algorithm 2).
 #include "kernels/cpu/attention_head.hpp"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ struct Memory {
     float *queries, *keys, *dy, *dq;  // (padded T, padded D)
     float *key_panels, *value_panels; // panels of 32 keys, (D, 32) each
     float *logarithms, *deltas;       // (padded T)
-    float *dk, *dv;                   // (64, padded D)
+    float *dk, *dv;                   // (gradient_rows, padded D)
     float *softmax, *dscores;         // (64 queries, 64 keys)
     KeyMask mask;
 
@@ -31,8 +31,8 @@ struct Memory {
         logarithms = value_panels + panels;
         deltas = logarithms + sizes.padded_times();
         dk = deltas + sizes.padded_times();
-        dv = dk + gradient_block * sizes.padded_depth();
-        softmax = dv + gradient_block * sizes.padded_depth();
+        dv = dk + sizes.gradient_rows() * sizes.padded_depth();
+        softmax = dv + sizes.gradient_rows() * sizes.padded_depth();
         dscores = softmax + gradient_block * score_stride;
     }
 };
@@ -85,8 +85,9 @@ TESSERA_INLINE void add_product(const float* a, const float* b, std::int64_t cou
     if (d < depth) add(std::integral_constant<int, 1>{}, d);
 }
 
-// One block: queries [query, query + 64), keys [key, key + 64), as far as there are such.
-TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key) {
+// One block: queries [query, query + 64), keys [key, key + 64), as far as there are such. dk and dv: (64, padded D)
+TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key,
+                              float* dk, float* dv) {
     const std::int64_t depth = sizes.padded_depth();
     const bool diagonal = sizes.causal && query == key;
     const std::int64_t query_count = std::min(gradient_block, sizes.times - query);
@@ -105,9 +106,9 @@ TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std:
         const std::int64_t first = diagonal ? column : 0; // earlier queries do not see these keys
         const std::int64_t at = first * score_stride + column;
         add_product<true>(memory.softmax + at, memory.dy + (query + first) * depth, query_count - first, depth,
-                          memory.dv + column * depth);
+                          dv + column * depth);
         add_product<true>(memory.dscores + at, memory.queries + (query + first) * depth, query_count - first, depth,
-                          memory.dk + column * depth);
+                          dk + column * depth);
     }
 }
 
@@ -120,40 +121,58 @@ TESSERA_INLINE void write_rows(const HeadSizes& sizes, const float* from, std::i
                        simd::load(from + (row - first_row) * sizes.padded_depth() + d) * factor, sizes.depth - d);
 }
 
-template <class T> TESSERA_INLINE void prepare(const GradientHead<T>& head, const Memory& memory) {
+template <class T> TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const Memory& memory) {
     const HeadSizes& sizes = head.sizes;
-    const std::int64_t times = sizes.padded_times();
-    pack_rows(sizes, head.q, sizes.qkv_stride, 0, times, sizes.scale * log2_e, memory.queries);
-    pack_rows(sizes, head.k, sizes.qkv_stride, 0, times, 1, memory.keys);
-    pack_rows(sizes, head.dy, sizes.y_stride, 0, times, 1, memory.dy);
-    pack_keys(sizes, head.k, times, memory.key_panels);
-    pack_keys(sizes, head.v, times, memory.value_panels);
+    pack_rows(sizes, head.k, sizes.qkv_stride, 0, sizes.padded_times(), 1, memory.keys);
+    pack_keys(sizes, head.k, sizes.padded_times(), memory.key_panels);
+    pack_keys(sizes, head.v, sizes.padded_times(), memory.value_panels);
+}
+
+template <class T>
+TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, const Memory& memory, std::int64_t member) {
+    const HeadSizes& sizes = head.sizes;
+    const std::int64_t times = sizes.padded_times(), at = member * sizes.depth;
+    pack_rows(sizes, head.q + at, sizes.qkv_stride, 0, times, sizes.scale * log2_e, memory.queries);
+    pack_rows(sizes, head.dy + at, sizes.y_stride, 0, times, 1, memory.dy);
     std::memset(memory.dq, 0, static_cast<std::size_t>(times * sizes.padded_depth()) * sizeof(float));
     for (std::int64_t time = 0; time < times; ++time) {
         simd::Floats sum{};
         for (std::int64_t d = 0; time < sizes.times && d < sizes.depth; d += simd::lanes)
-            sum += load_part(head.y + time * sizes.y_stride + d, sizes.depth - d) *
+            sum += load_part(head.y + at + time * sizes.y_stride + d, sizes.depth - d) *
                    simd::load(memory.dy + time * sizes.padded_depth() + d);
         memory.deltas[time] = simd::sum(sum);
-        memory.logarithms[time] = time < sizes.times ? head.log_sum_exp[time] * log2_e : 0;
+        memory.logarithms[time] = time < sizes.times ? head.log_sum_exp[member * sizes.times + time] * log2_e : 0;
     }
 }
 
-template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
+// One query head: its dq, and its part of dk and dv, which the last of the group writes.
+template <class T>
+TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory& memory, std::int64_t member) {
     const HeadSizes& sizes = head.sizes;
-    const Memory memory(head);
-    prepare(head, memory);
     const auto block_bytes = static_cast<std::size_t>(gradient_block * sizes.padded_depth()) * sizeof(float);
     for (std::int64_t key = 0; key < sizes.times; key += gradient_block) {
-        std::memset(memory.dk, 0, block_bytes);
-        std::memset(memory.dv, 0, block_bytes);
+        const std::int64_t at = sizes.group == 1 ? 0 : key * sizes.padded_depth();
+        if (member == 0) {
+            std::memset(memory.dk + at, 0, block_bytes);
+            std::memset(memory.dv + at, 0, block_bytes);
+        }
         for (std::int64_t query = sizes.causal ? key : 0; query < sizes.times; query += gradient_block)
-            add_block(sizes, memory, query, key);
-        write_rows(sizes, memory.dk, key, ln_2, head.dk); // queries hold scale / ln 2 already
-        write_rows(sizes, memory.dv, key, 1, head.dv);
+            add_block(sizes, memory, query, key, memory.dk + at, memory.dv + at);
+        if (member + 1 < sizes.group) continue;
+        write_rows(sizes, memory.dk + at, key, ln_2, head.dk); // queries hold scale / ln 2 already
+        write_rows(sizes, memory.dv + at, key, 1, head.dv);
     }
     for (std::int64_t query = 0; query < sizes.times; query += gradient_block)
-        write_rows(sizes, memory.dq + query * sizes.padded_depth(), query, sizes.scale, head.dq);
+        write_rows(sizes, memory.dq + query * sizes.padded_depth(), query, sizes.scale, head.dq + member * sizes.depth);
+}
+
+template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
+    const Memory memory(head);
+    prepare_keys(head, memory);
+    for (std::int64_t member = 0; member < head.sizes.group; ++member) {
+        prepare_queries(head, memory, member);
+        differentiate(head, memory, member);
+    }
 }
 
 } // namespace

@@ -20,6 +20,7 @@ inline constexpr std::int64_t gradient_block = 64; // queries and keys whose sco
 struct HeadSizes {
     std::int64_t times, depth;         // T and D
     std::int64_t qkv_stride, y_stride; // elements from one time to the next
+    std::int64_t group;                // query heads that share one head of keys; their rows are neighbours in q and y
     float scale;
     bool causal;
 
@@ -28,13 +29,15 @@ struct HeadSizes {
     std::int64_t forward_floats() const { // of one head's memory
         return padded_times() * (depth + padded_depth() + 2) + tile_queries * (forward_stride + 2 * padded_depth());
     }
+    // Rows of dk and dv that wait for the other heads of the group, beyond those of one block.
+    std::int64_t gradient_rows() const { return group == 1 ? gradient_block : padded_times(); }
     std::int64_t gradient_floats() const {
-        return padded_times() * (5 * padded_depth() + 2 * depth + 2) +
-               2 * gradient_block * (padded_depth() + gradient_block + simd::lanes);
+        return padded_times() * (5 * padded_depth() + 2 * depth + 2) + 2 * gradient_rows() * padded_depth() +
+               2 * gradient_block * (gradient_block + simd::lanes);
     }
 };
 
-// Pointers to time 0 of one head. T is float or BFloat16.
+// Pointers to time 0 of one head; in a gradient, of a group's first head. T is float or BFloat16.
 template <class T> struct ForwardHead {
     HeadSizes sizes;
     const T *q, *k, *v;

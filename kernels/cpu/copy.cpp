@@ -37,6 +37,8 @@ void cast(CpuStream& stream, ConstView x, View y) {
 }
 
 void upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
+void begin_upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
+void end_uploads(CpuStream&) {}
 void download(CpuStream& stream, ConstView x, View host) { cast(stream, x, host); }
 
 void fill(CpuStream& stream, View y, float value) {

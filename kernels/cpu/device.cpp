@@ -3,11 +3,14 @@
 #include "kernels/stream.hpp"
 
 #include <algorithm>
+#include <fmt/core.h>
 #include <omp.h>
 
 namespace tessera {
 
 CpuStream::CpuStream(int threads) : threads_(std::max(threads, 1)) { omp_set_num_threads(threads_); }
+
+std::string CpuStream::text() const { return fmt::format("{} thread{}", threads_, threads_ == 1 ? "" : "s"); }
 
 void CpuStream::parallel(std::int64_t count, std::int64_t grain,
                          const std::function<void(std::int64_t, std::int64_t)>& work) const {

@@ -3,9 +3,6 @@
 #include "kernels/dropout.hpp"
 
 #include "kernels/cpu/philox.hpp"
-#include "kernels/error.hpp"
-
-#include <fmt/format.h>
 
 namespace tessera::kernels {
 namespace {
@@ -55,8 +52,7 @@ void run(const CpuStream& stream, const Mask& mask, std::uint64_t first_element,
 
 void dropout(CpuStream& stream, const Dropout& which, ConstView x, View y) {
     check_count("dropout", "the result", y, x.count());
-    if (!(which.probability >= 0 && which.probability <= 1))
-        throw InternalError(fmt::format("dropout: a probability of {}, expected one in [0, 1]", which.probability));
+    check_probability("dropout", which.probability);
     const Mask mask{philox_key(which.key), which.step, which.probability, 1.0f / (1.0f - which.probability)};
     with_float_type("dropout", x.dtype,
                     [&]<class T>() { run(stream, mask, which.first_element, x.count(), x.as<T>(), y.as<T>()); });

@@ -7,8 +7,6 @@
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
-#include <fmt/format.h>
-
 namespace tessera {
 namespace {
 
@@ -159,9 +157,8 @@ void scale(CpuStream& stream, ConstView x, float factor, View y) {
 
 void add_rows(CpuStream& stream, ConstView x, ConstView row, View y) {
     check_count("add_rows", "the result", y, x.count());
+    check_rows("add_rows", x, row);
     const std::int64_t columns = row.count();
-    if (columns == 0 ? x.count() != 0 : x.count() % columns != 0)
-        throw InternalError(fmt::format("add_rows: {} elements are no multiple of a row of {}", x.count(), columns));
     with_float_type("add_rows", x.dtype, [&]<class T>() {
         with_float_type("add_rows", row.dtype, [&]<class Row>() {
             const auto work = [&](std::int64_t begin, std::int64_t end) {

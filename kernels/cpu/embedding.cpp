@@ -63,7 +63,9 @@ void embedding(CpuStream& stream, ConstView tokens, ConstView table, View y) {
     });
 }
 
-void embedding_gradient(CpuStream& stream, ConstView tokens, ConstView dy, View dtable) {
+std::int64_t embedding_gradient_workspace_bytes(const CpuStream&, std::int64_t, std::int64_t) { return 0; }
+
+void embedding_gradient(CpuStream& stream, ConstView tokens, ConstView dy, View dtable, View) {
     const Sizes sizes = checked_sizes("embedding_gradient", tokens, dtable, dy);
     auto* table = dtable.as<float>();
     const auto clear = [&](std::int64_t begin, std::int64_t end) { std::fill(table + begin, table + end, 0.0f); };

@@ -6,6 +6,7 @@
 #include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/simd.hpp"
 #include "kernels/error.hpp"
+#include "kernels/matmul_check.hpp"
 #include "kernels/memory.hpp"
 
 #include <algorithm>
@@ -94,33 +95,6 @@ Cuts cuts_of(const Matmul& product, int threads) {
     return cuts;
 }
 
-void check_dtypes(const Matmul& product) {
-    const bool inputs = product.input == DType::f32 || product.input == DType::bf16;
-    const bool outputs =
-        product.output == DType::f32 || (product.output == DType::bf16 && product.input == DType::bf16);
-    if (!inputs || !outputs)
-        throw InternalError(fmt::format("no product of {} gives {}", name_of(product.input), name_of(product.output)));
-}
-
-void check_view(const char* name, const ConstView& view, std::int64_t count, DType dtype) {
-    if (view.count() != count || view.dtype != dtype || (view.data == nullptr && count > 0))
-        throw InternalError(fmt::format("matmul: {} is {} {}, the product has {} {}", name, view.shape.text(),
-                                        name_of(view.dtype), count, name_of(dtype)));
-}
-
-void check(const Matmul& product, const ConstView& a, const ConstView& b, const ConstView& bias, const View& c,
-           const View& workspace, std::int64_t workspace_bytes) {
-    check_dtypes(product);
-    check_view("a", a, product.m * product.k, product.input);
-    check_view("b", b, product.k * product.n, product.input);
-    check_view("c", c, product.m * product.n, product.output);
-    if (product.bias) check_view("bias", bias, product.n, DType::f32);
-    if (!product.bias && bias) throw InternalError("matmul: a bias is given to a product that has none");
-    if (workspace_bytes > 0 && (!workspace || workspace.bytes() < workspace_bytes))
-        throw InternalError(fmt::format("matmul: the workspace has {} bytes, {} are wanted",
-                                        workspace ? workspace.bytes() : 0, workspace_bytes));
-}
-
 // c of `rows` and `columns`, where packed_b holds those columns of b.
 void multiply_chunk(const Matmul& product, const Cuts& cuts, Range rows, Range columns, const float* packed_b,
                     float* packed_a, const float* bias, const View& c) {
@@ -177,6 +151,11 @@ void run_task(const Matmul& product, const Cuts& cuts, std::int64_t task, float*
     }
 }
 
+void refuse_f8(const Matmul& product) {
+    if (bytes_of(product.input) == 1)
+        throw InternalError(fmt::format("matmul: no product of {} on the CPU", name_of(product.input)));
+}
+
 } // namespace
 
 bool matmul_has_fast_bf16() {
@@ -186,14 +165,16 @@ bool matmul_has_fast_bf16() {
 
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product) {
     check_dtypes(product);
+    refuse_f8(product);
     const Cuts cuts = cuts_of(product, stream.threads());
     return cuts.tasks() * cuts.task_bytes();
 }
 
-void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c,
-            View workspace) {
+void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
+            const MatmulScales& scales) {
+    refuse_f8(product);
     Cuts cuts = cuts_of(product, stream.threads());
-    check(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes());
+    check_operands(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes(), scales);
     cuts.a.data = a.data;
     cuts.b.data = b.data;
     const float* bias_data = product.bias ? bias.as<float>() : nullptr;

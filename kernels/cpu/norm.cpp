@@ -139,6 +139,11 @@ template <bool centered> void backward(CpuStream& stream, std::string_view kerne
     check_count(kernel, "dscale", dscale, columns);
     if (dbias) check_count(kernel, "dbias", dbias, columns);
     check_workspace(kernel, workspace, norm_gradient_workspace_bytes(stream, rows, columns));
+    if (rows == 0) {
+        std::fill_n(dscale.as<float>(), columns, 0.0f);
+        if (dbias) std::fill_n(dbias.as<float>(), columns, 0.0f);
+        return;
+    }
     auto* partial = static_cast<float*>(workspace.memory());
     const std::int64_t block = rows_per_block(rows), blocks = row_blocks(rows);
     with_float_type(kernel, x.dtype, [&, rows = rows, columns = columns]<class T>() {

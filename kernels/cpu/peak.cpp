@@ -31,7 +31,7 @@ TESSERA_MULTIVERSION float multiply_add(float factor, float term) {
 
 } // namespace
 
-double measured_peak_flops(CpuStream& stream) {
+double peak_flops(CpuStream& stream) {
     const std::int64_t threads = stream.threads();
     double best = 0;
     for (int attempt = 0; attempt < 3; ++attempt) {

@@ -3,33 +3,9 @@
 #pragma once
 
 #include "kernels/cpu/loops.hpp"
-#include "kernels/random.hpp"
+#include "kernels/philox.hpp"
 
 namespace tessera {
-
-inline constexpr std::int64_t random_group = 64; // elements whose blocks are made together
-
-struct PhiloxKey {
-    std::uint32_t word[2];
-};
-
-// The seed is mixed (MurmurHash3's last step, a bijection that keeps 0), so that neighbouring seeds give unrelated
-// keys.
-inline PhiloxKey philox_key(RandomKey key) {
-    std::uint64_t mixed = key.seed;
-    mixed = (mixed ^ (mixed >> 33)) * 0xff51afd7ed558ccdull;
-    mixed = (mixed ^ (mixed >> 33)) * 0xc4ceb9fe1a85ec53ull;
-    mixed = (mixed ^ (mixed >> 33)) ^ key.stream;
-    return {{static_cast<std::uint32_t>(mixed), static_cast<std::uint32_t>(mixed >> 32)}};
-}
-
-namespace philox {
-
-inline constexpr std::uint32_t multiplier[2] = {0xd2511f53u, 0xcd9e8d57u};
-inline constexpr std::uint32_t key_step[2] = {0x9e3779b9u, 0xbb67ae85u};
-inline constexpr int rounds = 10;
-
-} // namespace philox
 
 namespace simd {
 
@@ -58,14 +34,15 @@ TESSERA_INLINE RandomGroup random_group(PhiloxKey key, std::uint64_t high, std::
     Words c = Words{} + static_cast<std::uint32_t>(high);
     Words d = Words{} + static_cast<std::uint32_t>(high >> 32);
     for (int round = 0; round < philox::rounds; ++round) {
-        const Words first_high = high_product(a, philox::multiplier[0]), first_low = a * philox::multiplier[0];
-        const Words second_high = high_product(c, philox::multiplier[1]), second_low = c * philox::multiplier[1];
+        const Words first_high = high_product(a, philox::first_multiplier), first_low = a * philox::first_multiplier;
+        const Words second_high = high_product(c, philox::second_multiplier),
+                    second_low = c * philox::second_multiplier;
         a = second_high ^ b ^ key.word[0];
         b = second_low;
         c = first_high ^ d ^ key.word[1];
         d = first_low;
-        key.word[0] += philox::key_step[0];
-        key.word[1] += philox::key_step[1];
+        key.word[0] += philox::first_key_step;
+        key.word[1] += philox::second_key_step;
     }
     return {{a, b, c, d}};
 }

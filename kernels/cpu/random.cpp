@@ -66,12 +66,12 @@ std::array<std::uint32_t, 4> random_words(RandomKey key, std::uint64_t high, std
     std::array<std::uint32_t, 4> word = {static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
                                          static_cast<std::uint32_t>(high), static_cast<std::uint32_t>(high >> 32)};
     for (int round = 0; round < philox::rounds; ++round) {
-        const std::uint64_t first = std::uint64_t{philox::multiplier[0]} * word[0];
-        const std::uint64_t second = std::uint64_t{philox::multiplier[1]} * word[2];
+        const std::uint64_t first = std::uint64_t{philox::first_multiplier} * word[0];
+        const std::uint64_t second = std::uint64_t{philox::second_multiplier} * word[2];
         word = {static_cast<std::uint32_t>(second >> 32) ^ word[1] ^ k.word[0], static_cast<std::uint32_t>(second),
                 static_cast<std::uint32_t>(first >> 32) ^ word[3] ^ k.word[1], static_cast<std::uint32_t>(first)};
-        k.word[0] += philox::key_step[0];
-        k.word[1] += philox::key_step[1];
+        k.word[0] += philox::first_key_step;
+        k.word[1] += philox::second_key_step;
     }
     return word;
 }

@@ -4,9 +4,6 @@
 
 #include "kernels/cpu/column_sums.hpp"
 #include "kernels/cpu/loops.hpp"
-#include "kernels/error.hpp"
-
-#include <fmt/format.h>
 
 namespace tessera::kernels {
 namespace {
@@ -122,21 +119,32 @@ void sum_rows(CpuStream& stream, ConstView x, View y, View workspace) {
     add_partial_sums(stream, partial, row_blocks(rows), columns, columns, y.as<float>());
 }
 
-void square_sums(CpuStream& stream, ConstView x, View blocks) {
-    const std::int64_t count = x.count();
-    check_count("square_sums", "blocks", blocks, (count + square_sum_block - 1) / square_sum_block);
-    const auto work = [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t b = begin; b < end; ++b) {
-            const std::int64_t first = b * square_sum_block;
-            blocks.as<float>()[b] = sum_of_squares(x.as<float>() + first, std::min(square_sum_block, count - first));
-        }
-    };
-    stream.parallel(blocks.count(), 131072 / square_sum_block, std::ref(work));
+void square_sums(CpuStream& stream, std::span<const View> x, std::span<const View> blocks) {
+    check_tensors("square_sums", "blocks", blocks.size(), x.size());
+    for (std::size_t tensor = 0; tensor < x.size(); ++tensor) {
+        const std::int64_t count = x[tensor].count();
+        check_count("square_sums", "blocks", blocks[tensor], (count + square_sum_block - 1) / square_sum_block);
+        const auto* from = x[tensor].as<float>();
+        auto* to = blocks[tensor].as<float>();
+        const auto work = [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t b = begin; b < end; ++b) {
+                const std::int64_t first = b * square_sum_block;
+                to[b] = sum_of_squares(from + first, std::min(square_sum_block, count - first));
+            }
+        };
+        stream.parallel(blocks[tensor].count(), 131072 / square_sum_block, std::ref(work));
+    }
 }
 
 void sum(CpuStream&, ConstView x, View y) {
     check_count("sum", "the result", y, 1);
     *y.as<float>() = x.count() == 0 ? 0.0f : sum_tree(x.as<float>(), x.count());
+}
+
+void sums(CpuStream& stream, std::span<const View> x, View y) {
+    check_count("sums", "the result", y, static_cast<std::int64_t>(x.size()));
+    for (std::size_t tensor = 0; tensor < x.size(); ++tensor)
+        sum(stream, x[tensor], View(y.as<float>() + tensor, {}, DType::f32));
 }
 
 } // namespace tessera::kernels

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/loops.hpp"
 #include "kernels/cpu/vector_math.hpp"
+#include "kernels/update_step.hpp"
 
 #include <cmath>
 
@@ -15,22 +16,12 @@ using simd::Floats;
 
 constexpr std::int64_t vectors_per_thread = 32768 / simd::lanes;
 
-struct AdamFactors {
-    float gradient;      // the clip factor
-    float coupled_decay; // of the weight, added to the gradient
-    float shrink;        // of the weight, for a decoupled decay
-    float first_share, second_share;
-    float step_size;   // learning rate / (1 - beta1^step)
-    float root_factor; // 1 / sqrt(1 - beta2^step)
-    float epsilon;
-};
-
-TESSERA_MULTIVERSION __attribute__((noinline)) void adam_lanes(const AdamFactors& f, std::int64_t count,
+TESSERA_MULTIVERSION __attribute__((noinline)) void adam_lanes(const AdamFactors& f, float clip, std::int64_t count,
                                                                const float* gradient, float* weight, float* first,
                                                                float* second, BFloat16* low) {
     for (std::int64_t i = 0; i < count; i += simd::lanes) {
         const Floats w = simd::load(weight + i);
-        const Floats g = w * f.coupled_decay + simd::load(gradient + i) * f.gradient;
+        const Floats g = w * f.coupled_decay + simd::load(gradient + i) * clip;
         Floats m = simd::load(first + i);
         Floats v = simd::load(second + i);
         m += (g - m) * f.first_share;
@@ -112,10 +103,8 @@ void for_vectors(const CpuStream& stream, std::int64_t count, const Step& step, 
     last(Padded<T>(advanced(memory, done), count - done)...);
 }
 
-BFloat16* copy_of(std::string_view kernel, const View& low_precision_copy, std::int64_t count) {
-    if (!low_precision_copy) return nullptr;
-    check_count(kernel, "the copy", low_precision_copy, count);
-    return low_precision_copy.as<BFloat16>();
+BFloat16* pointer(const View& low_precision_copy) {
+    return low_precision_copy ? low_precision_copy.as<BFloat16>() : nullptr;
 }
 
 } // namespace
@@ -130,44 +119,29 @@ void clip_factor(CpuStream&, ConstView square_sum, float max_norm, View norm, Vi
     *factor.as<float>() = max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
 }
 
-void adam(CpuStream& stream, const Adam& settings, ConstView gradient, ConstView factor, View weight, View first_moment,
-          View second_moment, View low_precision_copy) {
-    const std::int64_t count = weight.count();
-    check_count("adam", "the gradient", gradient, count);
-    check_count("adam", "the factor", factor, 1);
-    check_count("adam", "the first moment", first_moment, count);
-    check_count("adam", "the second moment", second_moment, count);
-    const double step = static_cast<double>(settings.step);
-    const double first_correction = 1 - std::pow(static_cast<double>(settings.beta1), step);
-    const double second_correction = 1 - std::pow(static_cast<double>(settings.beta2), step);
-    const double decay = static_cast<double>(settings.learning_rate) * settings.weight_decay;
-    const AdamFactors factors{.gradient = *factor.as<float>(),
-                              .coupled_decay = settings.decoupled ? 0.0f : settings.weight_decay,
-                              .shrink = settings.decoupled ? static_cast<float>(1 - decay) : 1.0f,
-                              .first_share = static_cast<float>(1 - static_cast<double>(settings.beta1)),
-                              .second_share = static_cast<float>(1 - static_cast<double>(settings.beta2)),
-                              .step_size = static_cast<float>(settings.learning_rate / first_correction),
-                              .root_factor = static_cast<float>(1 / std::sqrt(second_correction)),
-                              .epsilon = settings.epsilon};
-    for_vectors(
-        stream, count, [&](auto... arguments) { adam_lanes(factors, arguments...); }, gradient.as<float>(),
-        weight.as<float>(), first_moment.as<float>(), second_moment.as<float>(),
-        copy_of("adam", low_precision_copy, count));
+void adam(CpuStream& stream, const Adam& settings, ConstView factor, const AdamTensors& tensors) {
+    check(tensors, factor);
+    const AdamFactors factors = factors_of(settings);
+    const float clip = *factor.as<float>();
+    for (std::size_t i = 0; i < tensors.weights.size(); ++i)
+        for_vectors(
+            stream, tensors.weights[i].count(), [&](auto... arguments) { adam_lanes(factors, clip, arguments...); },
+            tensors.gradients[i].as<float>(), tensors.weights[i].as<float>(), tensors.first_moments[i].as<float>(),
+            tensors.second_moments[i].as<float>(), pointer(copy_of(tensors.low_precision_copies, i)));
 }
 
-void sgd(CpuStream& stream, const Sgd& settings, ConstView gradient, ConstView factor, View weight, View velocity,
-         View low_precision_copy) {
-    const std::int64_t count = weight.count();
-    check_count("sgd", "the gradient", gradient, count);
-    check_count("sgd", "the factor", factor, 1);
+void sgd(CpuStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors) {
     const bool stored = settings.momentum != 0;
-    if (stored) check_count("sgd", "the velocity", velocity, count);
+    check(tensors, factor, stored);
     const SgdFactors factors{*factor.as<float>(), settings.weight_decay, settings.momentum, settings.learning_rate};
     const auto run = [&]<Velocity state, bool nesterov>() {
-        for_vectors(
-            stream, count, [&](auto... arguments) { sgd_lanes<state, nesterov>(factors, arguments...); },
-            gradient.as<float>(), weight.as<float>(), stored ? velocity.as<float>() : nullptr,
-            copy_of("sgd", low_precision_copy, count));
+        for (std::size_t i = 0; i < tensors.weights.size(); ++i)
+            for_vectors(
+                stream, tensors.weights[i].count(),
+                [&](auto... arguments) { sgd_lanes<state, nesterov>(factors, arguments...); },
+                tensors.gradients[i].as<float>(), tensors.weights[i].as<float>(),
+                stored ? tensors.velocities[i].as<float>() : nullptr,
+                pointer(copy_of(tensors.low_precision_copies, i)));
     };
     if (!stored)
         run.operator()<Velocity::none, false>();

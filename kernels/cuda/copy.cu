@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies between element types and fills on the GPU: 16 bytes a thread where both ends allow it.
+// Copies between element types and fills on the GPU: 16 bytes at a time where both ends are aligned to that.
 #include "kernels/copy.hpp"
 #include "kernels/cuda/launch.cuh"
 
@@ -9,10 +9,10 @@ namespace {
 constexpr int threads = 256;
 constexpr int per_thread = 8; // elements: 16 bytes of bf16, 32 of f32
 
-template <class From, class To> __global__ void __launch_bounds__(threads)
+template <class From, class To, bool aligned> __global__ void __launch_bounds__(threads)
     cast_kernel(const From* __restrict__ x, To* __restrict__ y, std::int64_t count) {
     const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x) * per_thread;
-    if (first + per_thread <= count) {
+    if (aligned && first + per_thread <= count) {
         From in[per_thread];
         To out[per_thread];
         for (int i = 0; i < per_thread; i += cuda::Vector<From>::count)
@@ -23,7 +23,7 @@ template <class From, class To> __global__ void __launch_bounds__(threads)
             cuda::store_vector(y + first + i, *reinterpret_cast<const cuda::Vector<To>*>(out + i));
         return;
     }
-    for (std::int64_t i = first; i < count; ++i)
+    for (std::int64_t i = first; i < min(first + per_thread, count); ++i)
         y[i] = cuda::from_float<To>(cuda::to_float(x[i]));
 }
 
@@ -31,6 +31,8 @@ template <class T> __global__ void __launch_bounds__(threads) fill_kernel(T* y, 
     const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (i < count) y[i] = value;
 }
+
+bool is_aligned(const ConstView& view) { return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0; }
 
 } // namespace
 
@@ -45,8 +47,10 @@ void cast(CudaStream& stream, ConstView x, View y) {
     }
     cuda::with_float_type("cast", x.dtype, [&]<class From>() {
         cuda::with_float_type("cast", y.dtype, [&]<class To>() {
-            cuda::launch("cast", stream, cast_kernel<From, To>, cuda::blocks(x.count(), threads * per_thread), threads,
-                         0, cuda::pointer<From>(x), cuda::pointer<To>(y), x.count());
+            const auto kernel =
+                is_aligned(x) && is_aligned(y) ? cast_kernel<From, To, true> : cast_kernel<From, To, false>;
+            cuda::launch("cast", stream, kernel, cuda::blocks(x.count(), threads * per_thread), threads, 0,
+                         cuda::pointer<From>(x), cuda::pointer<To>(y), x.count());
         });
     });
 }

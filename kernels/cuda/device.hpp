@@ -28,15 +28,18 @@ struct Fault {
 } // namespace cuda
 
 struct CudaStream::State {
-    explicit State(int number);
+    State(int number, CudaOptions chosen);
     ~State();
     State(const State&) = delete;
     State& operator=(const State&) = delete;
 
     int device = 0;
+    CudaOptions options;
     cudaStream_t stream = nullptr;
+    cudaEvent_t uploaded = nullptr; // after the last upload that was begun
+    cudaEvent_t passed = nullptr;   // where another stream begins to follow
     cuda::Fault* fault = nullptr;   // where the host and, unified addresses being what they are, the GPU find it
-    std::shared_ptr<void> products; // of matmul.cpp: the library's handle and the algorithms chosen so far
+    std::shared_ptr<void> products; // of cublaslt.cpp: the library's handle and the algorithms chosen so far
 };
 
 } // namespace tessera

@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 
+#include <cstring>
 #include <fmt/format.h>
 #include <new>
 
@@ -27,9 +28,14 @@ int gpu_count() {
     return 0;
 }
 
-CudaStream::State::State(int number) : device(number) {
+Stream gpu_stream(int device) { return CudaStream(device); }
+Stream planning_gpu_stream() { return CudaStream::for_planning(); }
+
+CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    for (cudaEvent_t* event : {&uploaded, &passed})
+        cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
     void* memory = nullptr;
     cuda::check(cudaHostAlloc(&memory, sizeof(cuda::Fault), cudaHostAllocMapped), "cudaHostAlloc", sizeof(cuda::Fault));
     fault = new (memory) cuda::Fault;
@@ -39,16 +45,32 @@ CudaStream::State::~State() {
     cudaStreamSynchronize(stream); // a failed kernel is reported by wait(), or not at all
     products.reset();
     cudaFreeHost(fault);
+    cudaEventDestroy(uploaded);
+    cudaEventDestroy(passed);
     cudaStreamDestroy(stream);
 }
 
 CudaStream::CudaStream() = default;
-CudaStream::CudaStream(int device) : state_(std::make_unique<State>(device)) {}
+CudaStream::CudaStream(int device, CudaOptions options) : state_(std::make_unique<State>(device, options)) {}
 CudaStream::CudaStream(CudaStream&&) noexcept = default;
 CudaStream& CudaStream::operator=(CudaStream&&) noexcept = default;
 CudaStream::~CudaStream() = default;
 
 int CudaStream::device() const { return state_->device; }
+
+std::string CudaStream::text() const {
+    if (state_ == nullptr) return "a GPU";
+    cudaDeviceProp properties{};
+    cuda::check(cudaGetDeviceProperties(&properties, state_->device), "cudaGetDeviceProperties");
+    return fmt::format("GPU {} ({})", state_->device, properties.name);
+}
+
+void CudaStream::follow(const CudaStream& other) const {
+    cuda::check(cudaEventRecord(other.state_->passed, other.state_->stream), "cudaEventRecord");
+    cuda::check(cudaStreamWaitEvent(state_->stream, other.state_->passed, 0), "cudaStreamWaitEvent");
+}
+
+CudaStream CudaStream::sibling() const { return CudaStream(state_->device); }
 
 void CudaStream::wait() const {
     cuda::check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
@@ -60,6 +82,12 @@ void CudaStream::wait() const {
     throw ConfigError(text);
 }
 
+std::int64_t free_bytes(const CudaStream&) {
+    std::size_t available = 0, total = 0;
+    cuda::check(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
+    return static_cast<std::int64_t>(available);
+}
+
 Buffer allocate(const CudaStream& stream, std::int64_t bytes) {
     if (bytes == 0) return {};
     void* memory = nullptr;
@@ -68,6 +96,15 @@ Buffer allocate(const CudaStream& stream, std::int64_t bytes) {
         memory, bytes, [](void* data) { cudaFree(data); }, memory);
     cuda::check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(bytes), stream.state().stream), "cudaMemsetAsync");
     return buffer;
+}
+
+Buffer allocate_host(const CudaStream&, std::int64_t bytes) {
+    if (bytes == 0) return {};
+    void* memory = nullptr;
+    cuda::check(cudaHostAlloc(&memory, static_cast<std::size_t>(bytes), cudaHostAllocDefault), "cudaHostAlloc", bytes);
+    std::memset(memory, 0, static_cast<std::size_t>(bytes));
+    return Buffer(
+        memory, bytes, [](void* data) { cudaFreeHost(data); }, memory);
 }
 
 namespace kernels {
@@ -88,6 +125,15 @@ void copy_bytes(const CudaStream& stream, const char* kernel, ConstView from, Vi
 void upload(CudaStream& stream, ConstView host, View y) {
     copy_bytes(stream, "upload", host, y, cudaMemcpyHostToDevice);
     stream.wait();
+}
+
+void begin_upload(CudaStream& stream, ConstView host, View y) {
+    copy_bytes(stream, "begin_upload", host, y, cudaMemcpyHostToDevice);
+    cuda::check(cudaEventRecord(stream.state().uploaded, stream.state().stream), "cudaEventRecord");
+}
+
+void end_uploads(CudaStream& stream) {
+    cuda::check(cudaEventSynchronize(stream.state().uploaded), "cudaEventSynchronize");
 }
 
 void download(CudaStream& stream, ConstView x, View host) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the plan must know of communicators without having one.
+// What back ends have in common, and what the plan must know of communicators without having one.
 #include "parallel/communication/communicator.hpp"
 
 #include <algorithm>
@@ -7,13 +7,31 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t full_slice = std::int64_t{1} << 20; // bytes from each rank at a time: MPI is at full speed here
+constexpr std::int64_t mebibyte = std::int64_t{1} << 20;
+constexpr std::int64_t full_slice = mebibyte; // bytes from each rank at a time: MPI is at full speed here
+// Bytes from all ranks at a time: at 300 GB/s some 0.4 ms, beside which the launches of a piece (30 us) are small.
+constexpr std::int64_t full_piece = 128 * mebibyte;
 
 } // namespace
 
-std::int64_t tree_reduce_workspace_bytes(std::int64_t bytes, int ranks, bool one_host) {
-    if (one_host || ranks == 1) return 0;
-    return (ranks - 1) * std::min(full_slice, align_up((bytes + ranks - 1) / ranks));
+void Communicator::wait(Stream& stream, Seconds) {
+    std::visit([](const auto& s) { s.wait(); }, stream);
+}
+
+Buffer Communicator::allocate(const Stream& stream, std::int64_t bytes) {
+    return std::visit([&](const auto& s) { return tessera::allocate(s, bytes); }, stream);
+}
+
+BackEnd back_end_for(const Stream& stream, bool shares_memory) {
+    if (!std::holds_alternative<CpuStream>(stream)) return BackEnd::nccl;
+    return shares_memory ? BackEnd::shared_memory : BackEnd::mpi;
+}
+
+std::int64_t tree_reduce_workspace_bytes(std::int64_t bytes, int ranks, BackEnd back_end) {
+    if (back_end == BackEnd::shared_memory || ranks == 1) return 0;
+    const std::int64_t full =
+        back_end == BackEnd::nccl ? std::max(mebibyte, align_up(full_piece / (ranks - 1))) : full_slice;
+    return (ranks - 1) * std::min(full, align_up((bytes + ranks - 1) / ranks));
 }
 
 } // namespace tessera

@@ -2,26 +2,38 @@
 // The ranks of one axis of the mesh (or all ranks), and how they exchange views in a stream's order.
 #pragma once
 
+#include "kernels/combine.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
 #include "parallel/layout/redistribute.hpp"
 #include "parallel/layout/summation_tree.hpp"
 
+#include <chrono>
 #include <cstdint>
+#include <limits>
 
 namespace tessera {
 
-enum class Reduction { sum, max, min };
+// In which order all_reduce and reduce_scatter add floating types on a GPU (run.reproducible): that of the tree below,
+// or the library's own, which differs between rank counts and machines and rounds bf16 at every addition.
+enum class SumOrder { tree, library };
+
+using Seconds = std::chrono::duration<double>;
+inline constexpr Seconds forever{std::numeric_limits<double>::infinity()};
 
 // Every call is made by all ranks of the communicator, in the same order, with the same dtype and (but for uneven
-// parts) the same sizes. A mismatch throws InternalError where the back end can see it. On a CpuStream a call returns
-// when this rank's result is there and its inputs may be written again. Views may be empty. Nothing is allocated but in
-// `allocate`.
+// parts) the same sizes. A mismatch throws InternalError where the back end can see it. Views may be empty. Nothing is
+// allocated but in `allocate`.
+//
+// On a CpuStream the views lie in host memory, and a call returns when this rank's result is there and its inputs may
+// be written again. On a CudaStream they lie in the GPU's memory, and a call returns at once: its result is there for
+// the stream's next work. All calls of a communicator are on one stream. A back end that is handed the other kind of
+// stream throws InternalError.
 //
 // Sums have one order: floating types are added in a fixed tree over the ranks, so that the bits are the same on all
 // ranks, in every run and on every back end. bf16 is accumulated in f32 and rounded once. i32 wraps around. A NaN in
-// any rank makes a sum, max or min NaN.
+// any rank makes a sum, max or min NaN. SumOrder::library, which GPUs know, gives this up but in tree_reduce.
 class Communicator {
 public:
     virtual ~Communicator() = default;
@@ -56,10 +68,15 @@ public:
 
     virtual void barrier(Stream& stream) = 0;
 
-    // Zeroed memory that this communicator reaches fastest (inside a host: a window that all its ranks map). Called by
-    // all ranks together; sizes may differ. The memory may outlive the communicator. Throws SystemError on every rank
-    // when one cannot have it.
-    virtual Buffer allocate(std::int64_t bytes) { return Buffer(bytes); }
+    // Returns when the stream's work so far is done. A host that waits for work with collectives in it waits here: on a
+    // GPU, where a rank that is gone would mean to wait for ever, the wait ends with SystemError, which names axis and
+    // call, as soon as NCCL knows or `patience` is over. The communicators of the rank are unusable from then on.
+    virtual void wait(Stream& stream, Seconds patience = forever);
+
+    // Zeroed memory that this communicator reaches fastest (inside a host: a window that all its ranks map; else where
+    // the stream works). Called by all ranks together; sizes may differ. The memory may outlive the communicator.
+    // Throws SystemError on every rank when one cannot have it.
+    virtual Buffer allocate(const Stream& stream, std::int64_t bytes);
 
     // Bytes beyond the views with which this collective, on `whole_bytes`, runs at full speed. Every collective also
     // works with less, in smaller pieces.
@@ -78,8 +95,12 @@ protected:
     std::int64_t bytes_sent_ = 0;
 };
 
-// What tree_reduce (and all_reduce) on `bytes` asks as workspace: nothing inside one host or for one rank.
-// Pure: the plan calls it without MPI.
-std::int64_t tree_reduce_workspace_bytes(std::int64_t bytes, int ranks, bool one_host);
+// What carries the bytes of ranks that are not alone. The plan knows it beforehand, as groups.cpp will choose.
+enum class BackEnd { shared_memory, mpi, nccl };
+BackEnd back_end_for(const Stream& stream, bool shares_memory); // `shares_memory`: all ranks are on one host, which may
+
+// What tree_reduce (and all_reduce) on `bytes` asks as workspace: nothing for one rank or in shared memory.
+// Pure: the plan calls it without MPI and GPU.
+std::int64_t tree_reduce_workspace_bytes(std::int64_t bytes, int ranks, BackEnd back_end);
 
 } // namespace tessera

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <utility>
 
 namespace tessera {
 
@@ -53,6 +54,13 @@ void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks) {
 
 void check_rank(std::string_view call, int rank, int ranks) {
     if (rank < 0 || rank >= ranks) throw InternalError(fmt::format("{}: there is no rank {} of {}", call, rank, ranks));
+}
+
+CpuStream& cpu_stream(Stream& stream) { return const_cast<CpuStream&>(cpu_stream(std::as_const(stream))); }
+
+const CpuStream& cpu_stream(const Stream& stream) {
+    if (const auto* cpu = std::get_if<CpuStream>(&stream)) return *cpu;
+    throw InternalError("a communicator of CPU ranks, which exchanges host memory, was handed the stream of a GPU");
 }
 
 } // namespace tessera

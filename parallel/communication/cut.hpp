@@ -2,6 +2,7 @@
 // How collectives cut views into bytes, and what they refuse. The same for every back end.
 #pragma once
 
+#include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
 #include "parallel/layout/placement.hpp"
 #include "parallel/layout/summation_tree.hpp"
@@ -26,6 +27,10 @@ void check_part(std::string_view call, const ConstView& whole, const ConstView& 
 void check_blocks(const ConstView& send, const ConstView& receive, int ranks);
 void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks);
 void check_rank(std::string_view call, int rank, int ranks);
+
+// The stream of a back end that works on host memory. Throws InternalError for a GPU's.
+CpuStream& cpu_stream(Stream& stream);
+const CpuStream& cpu_stream(const Stream& stream);
 
 // Memory as bytes, and a copy that may be of nothing or onto itself.
 inline std::byte* bytes_at(const View& view) { return static_cast<std::byte*>(view.memory()); }

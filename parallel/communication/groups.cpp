@@ -5,6 +5,7 @@
 #include "kernels/error.hpp"
 #include "parallel/communication/local.hpp"
 #include "parallel/communication/mpi.hpp"
+#include "parallel/communication/nccl.hpp"
 #include "parallel/communication/shared_memory.hpp"
 #include "parallel/communication/world.hpp"
 
@@ -13,31 +14,56 @@
 namespace tessera {
 namespace {
 
-std::unique_ptr<Communicator> communicator_for(ProcessGroup group, bool shared_memory) {
+std::unique_ptr<Communicator> on_host(ProcessGroup group, bool shared_memory) {
     if (group.size() == 1) return make_local_communicator();
     const bool one_host = group.all(group.on_this_host().size() == group.size());
     if (shared_memory && one_host) return make_shared_memory_communicator(std::move(group));
     return make_mpi_communicator(std::move(group));
 }
 
+// The communicators of axes of more than one rank, for ranks that compute on such a stream.
+template <class AnyStream>
+std::vector<std::unique_ptr<Communicator>> along_axes(const AnyStream& stream, const World& world,
+                                                      std::vector<AxisRanks> axes, bool shared_memory, SumOrder order) {
+    if constexpr (std::is_same_v<AnyStream, CpuStream>) {
+        std::vector<std::unique_ptr<Communicator>> communicators;
+        for (AxisRanks& ranks : axes)
+            communicators.push_back(on_host(std::move(ranks.group), shared_memory));
+        return communicators;
+    } else {
+        check_one_gpu_per_rank(world, stream);
+        return make_nccl_communicators(stream, axes, order);
+    }
+}
+
 } // namespace
 
-Groups::Groups(const World& world, const Mesh& mesh, bool shared_memory) {
+Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory, SumOrder order) {
     if (mesh.size() != world.size())
         throw ConfigError(fmt::format("the mesh ({}) has {} ranks, but the launcher started {}", mesh.text(),
                                       mesh.size(), world.size()));
-    all_ = own(communicator_for(world.group().split(0, world.rank()), shared_memory));
+    all_ = own(on_host(world.group().split(0, world.rank()), shared_memory));
+    const bool on_cpus = std::holds_alternative<CpuStream>(stream);
     const std::vector<int> coordinate = mesh.coordinate(world.rank());
+    std::vector<AxisRanks> connected;
+    std::vector<std::size_t> places; // of these among the axes
     for (int axis = 0; axis < mesh.axis_count(); ++axis) {
         const int size = mesh.axis(axis).size;
-        if (size == mesh.size()) {
-            axes_.push_back(all_);
+        axes_.push_back(on_cpus && size == mesh.size() ? all_ : nullptr);
+        if (axes_.back() != nullptr) continue;
+        if (size == 1) {
+            axes_.back() = own(make_local_communicator());
             continue;
         }
         const int first = mesh.group(world.rank(), axis).front(); // names the group among its parallels
         const int place = coordinate[static_cast<std::size_t>(axis)];
-        axes_.push_back(own(communicator_for(world.group().split(first, place), shared_memory)));
+        connected.push_back({mesh.axis(axis).name, world.group().split(first, place)});
+        places.push_back(axes_.size() - 1);
     }
+    std::vector<std::unique_ptr<Communicator>> made = std::visit(
+        [&](const auto& s) { return along_axes(s, world, std::move(connected), shared_memory, order); }, stream);
+    for (std::size_t i = 0; i < made.size(); ++i)
+        axes_[places[i]] = own(std::move(made[i]));
 }
 
 Groups::Groups(const Mesh& mesh) {
@@ -57,6 +83,12 @@ Groups::Groups(const Mesh& mesh, Communicator& communicator) : all_(&communicato
             throw InternalError(fmt::format("one communicator cannot serve the mesh ({})", mesh.text()));
         axes_.push_back(size == mesh.size() ? all_ : own(make_local_communicator()));
     }
+}
+
+void Groups::wait(Stream& stream, Seconds patience) {
+    for (Communicator* const axis : axes_) // one rank alone knows no more than the stream does
+        if (axis->size() > 1) axis->wait(stream, patience);
+    std::visit([](const auto& s) { s.wait(); }, stream);
 }
 
 Communicator* Groups::own(std::unique_ptr<Communicator> communicator) {

@@ -12,13 +12,17 @@ namespace tessera {
 
 class World;
 
-// An axis of size 1 has a communicator of one rank. An axis that holds all ranks shares its communicator with all().
-// All ranks must submit their calls to all communicators in one order.
+// Tensors travel along an axis, in the memory of the stream that the rank computes on: over NCCL between GPUs.
+// Decisions, texts and small host data go to all(), which takes a CpuStream always. An axis of size 1 has a
+// communicator of one rank; on CPUs an axis that holds all ranks shares its communicator with all(). All ranks must
+// submit their calls to all communicators in one order.
 class Groups {
 public:
-    // Collective over the world. Uses shared memory for a communicator whose ranks are on one host where
-    // `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world differ in size.
-    Groups(const World& world, const Mesh& mesh, bool shared_memory);
+    // Collective over the world. `stream` is what this rank computes on. CPU ranks use shared memory for a communicator
+    // whose ranks are on one host where `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world
+    // differ in size, or two ranks use one GPU.
+    Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory,
+           SumOrder order = SumOrder::tree);
 
     // One rank alone, without MPI. Throws ConfigError when the mesh has more than one rank.
     explicit Groups(const Mesh& mesh);
@@ -28,6 +32,9 @@ public:
 
     Communicator& axis(int index) { return *axes_.at(static_cast<std::size_t>(index)); }
     Communicator& all() { return *all_; }
+
+    // Communicator::wait, with an eye on the communicators of all axes.
+    void wait(Stream& stream, Seconds patience = forever);
 
 private:
     Communicator* own(std::unique_ptr<Communicator> communicator);

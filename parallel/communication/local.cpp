@@ -2,6 +2,7 @@
 // One rank alone, and threads that act as ranks.
 #include "parallel/communication/local.hpp"
 
+#include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "parallel/communication/cut.hpp"
 #include "parallel/communication/shared_memory.hpp"
@@ -14,6 +15,11 @@
 namespace tessera {
 namespace {
 
+void copy(Stream& stream, ConstView from, View to) {
+    if (from.data == to.data) return;
+    std::visit([&](auto& s) { kernels::cast(s, from, to); }, stream);
+}
+
 class LocalCommunicator final : public Communicator {
 public:
     int rank() const override { return 0; }
@@ -21,17 +27,17 @@ public:
 
     void all_reduce(Stream&, View, Reduction) override {}
     void tree_reduce(Stream&, View buffer, const SummationTree& tree) override { check_tree(buffer, tree, 1); }
-    void all_gather(Stream&, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole) override {
         check_part("all_gather", whole, part, 1, 0);
-        copy_bytes(bytes_at(whole), bytes_at(part), part.bytes());
+        copy(stream, part, whole);
     }
-    void reduce_scatter(Stream&, ConstView whole, View part) override {
+    void reduce_scatter(Stream& stream, ConstView whole, View part) override {
         check_part("reduce_scatter", whole, part, 1, 0);
-        copy_bytes(bytes_at(part), bytes_at(whole), part.bytes());
+        copy(stream, whole, part);
     }
-    void all_to_all(Stream&, ConstView send, View receive) override {
+    void all_to_all(Stream& stream, ConstView send, View receive) override {
         check_blocks(send, receive, 1);
-        copy_bytes(bytes_at(receive), bytes_at(send), send.bytes());
+        copy(stream, send, receive);
     }
     void broadcast(Stream&, View, int root) override { check_rank("broadcast", root, 1); }
     void send(Stream&, ConstView, int) override { throw InternalError("send: there is no other rank"); }

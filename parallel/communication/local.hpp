@@ -9,7 +9,7 @@
 
 namespace tessera {
 
-// One rank: every collective is a copy or nothing. send and receive throw InternalError.
+// One rank, on either kind of stream: every collective is a copy or nothing. send and receive throw InternalError.
 std::unique_ptr<Communicator> make_local_communicator();
 
 // Runs `body` once per rank, each in a thread of its own, and waits for all. When a body throws, the others'

@@ -4,7 +4,6 @@
 #include "parallel/communication/mpi.hpp"
 
 #include "kernels/error.hpp"
-#include "parallel/communication/combine.hpp"
 #include "parallel/communication/cut.hpp"
 
 #include <algorithm>
@@ -15,8 +14,6 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t small_slice = std::int64_t{1} << 14; // bytes from each rank before a workspace is handed over
-
-const CpuStream& cpu(const Stream& stream) { return std::get<CpuStream>(stream); }
 
 class MpiCommunicator final : public Communicator {
 public:
@@ -33,15 +30,17 @@ public:
     int size() const override { return size_; }
 
     void all_reduce(Stream& stream, View buffer, Reduction reduction) override {
-        reduce(cpu(stream), buffer, reduction, ranks_tree_);
+        reduce(cpu_stream(stream), buffer, reduction, ranks_tree_);
     }
 
     void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_tree(buffer, tree, size_);
-        reduce(cpu(stream), buffer, Reduction::sum, tree);
+        reduce(cpu, buffer, Reduction::sum, tree);
     }
 
-    void all_gather(Stream&, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole) override {
+        cpu_stream(stream);
         check_part("all_gather", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         copy_bytes(bytes_at(whole) + own.begin, bytes_at(part), own.size());
@@ -54,6 +53,7 @@ public:
     }
 
     void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_part("reduce_scatter", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         const std::int64_t largest = part_bytes(whole, size_, 0).size();
@@ -65,12 +65,13 @@ public:
                 receive_later(incoming(peer), mine.size(), peer);
             }
             exchange();
-            combine_slice(cpu(stream), whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin,
-                          mine.size(), bytes_at(part) + (mine.begin - own.begin));
+            combine_slice(cpu, whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin, mine.size(),
+                          bytes_at(part) + (mine.begin - own.begin));
         }
     }
 
-    void all_to_all(Stream&, ConstView send, View receive) override {
+    void all_to_all(Stream& stream, ConstView send, View receive) override {
+        cpu_stream(stream);
         check_blocks(send, receive, size_);
         const std::int64_t block = send.bytes() / size_;
         copy_bytes(bytes_at(receive) + rank_ * block, bytes_at(send) + rank_ * block, block);
@@ -81,29 +82,35 @@ public:
         exchange();
     }
 
-    void broadcast(Stream&, View buffer, int root) override {
+    void broadcast(Stream& stream, View buffer, int root) override {
+        cpu_stream(stream);
         check_rank("broadcast", root, size_);
         group_.broadcast(buffer.memory(), buffer.bytes(), root);
         if (rank_ == root) bytes_sent_ += buffer.bytes() * (size_ - 1); // by whichever path MPI forwards it
     }
 
-    void send(Stream&, ConstView view, int to) override {
+    void send(Stream& stream, ConstView view, int to) override {
+        cpu_stream(stream);
         check_rank("send", to, size_);
         send_later(bytes_at(view), view.bytes(), to);
         exchange();
     }
 
-    void receive(Stream&, View view, int from) override {
+    void receive(Stream& stream, View view, int from) override {
+        cpu_stream(stream);
         check_rank("receive", from, size_);
         receive_later(bytes_at(view), view.bytes(), from);
         exchange();
     }
 
-    void barrier(Stream&) override { group_.barrier(); }
+    void barrier(Stream& stream) override {
+        cpu_stream(stream);
+        group_.barrier();
+    }
 
     std::int64_t workspace_bytes(Collective collective, std::int64_t whole_bytes) const override {
         const bool reduces = collective == Collective::all_reduce || collective == Collective::reduce_scatter;
-        return reduces ? tree_reduce_workspace_bytes(whole_bytes, size_, false) : 0;
+        return reduces ? tree_reduce_workspace_bytes(whole_bytes, size_, BackEnd::mpi) : 0;
     }
 
     void use_workspace(View workspace) override {
@@ -136,7 +143,7 @@ private:
     };
     Peers peers() const { return {rank_, size_}; }
 
-    void reduce(const CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree) {
+    void reduce(CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree) {
         for (std::int64_t at = 0; size_ > 1 && at < buffer.bytes(); at += slice_limit_ * size_) {
             std::byte* piece = bytes_at(buffer) + at;
             const std::int64_t bytes = std::min(slice_limit_ * size_, buffer.bytes() - at);
@@ -158,12 +165,12 @@ private:
     }
 
     // This rank's slice, and the other ranks' pieces that have arrived for it.
-    void combine_slice(const CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
+    void combine_slice(CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
                        const std::byte* own, std::int64_t bytes, std::byte* to) {
         for (const int peer : peers())
             sources_[static_cast<std::size_t>(peer)] = incoming(peer);
         sources_[static_cast<std::size_t>(rank_)] = own;
-        combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), {&to, 1});
+        kernels::combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), {&to, 1});
     }
 
     std::byte* incoming(int peer) const { return workspace_ + (peer < rank_ ? peer : peer - 1) * slice_limit_; }

@@ -3,7 +3,6 @@
 #include "parallel/communication/shared_memory.hpp"
 
 #include "kernels/error.hpp"
-#include "parallel/communication/combine.hpp"
 #include "parallel/communication/cut.hpp"
 #include "parallel/communication/meeting.hpp"
 #include "parallel/communication/shared_region.hpp"
@@ -16,8 +15,6 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t staging_bytes = 256 << 10; // per rank: two fit into a core's second-level cache
-
-const CpuStream& cpu(const Stream& stream) { return std::get<CpuStream>(stream); }
 
 class SharedMemoryCommunicator final : public Communicator {
 public:
@@ -41,17 +38,20 @@ public:
     int size() const override { return size_; }
 
     void all_reduce(Stream& stream, View buffer, Reduction reduction) override {
-        reduce(cpu(stream), buffer, reduction, ranks_tree_,
-               enter(CollectiveCall::all_reduce, static_cast<int>(reduction), buffer, buffer));
+        CpuStream& cpu = cpu_stream(stream);
+        const bool direct = enter(CollectiveCall::all_reduce, static_cast<int>(reduction), buffer, buffer);
+        reduce(cpu, buffer, reduction, ranks_tree_, direct);
     }
 
     void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_tree(buffer, tree, size_);
-        reduce(cpu(stream), buffer, Reduction::sum, tree,
-               enter(CollectiveCall::tree_reduce, tree.leaves(), buffer, buffer));
+        const bool direct = enter(CollectiveCall::tree_reduce, tree.leaves(), buffer, buffer);
+        reduce(cpu, buffer, Reduction::sum, tree, direct);
     }
 
-    void all_gather(Stream&, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole) override {
+        cpu_stream(stream);
         check_part("all_gather", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         const std::int64_t limit = enter(CollectiveCall::all_gather, 0, whole, part) ? whole.bytes() : staging_bytes;
@@ -69,6 +69,7 @@ public:
     }
 
     void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+        CpuStream& cpu = cpu_stream(stream);
         check_part("reduce_scatter", whole, part, size_, rank_);
         const Range own = part_bytes(whole, size_, rank_);
         const bool direct = enter(CollectiveCall::reduce_scatter, 0, whole, whole);
@@ -82,14 +83,15 @@ public:
             exposed();
             const Range mine = piece_of(own, at, limit);
             std::byte* to = bytes_at(part) + at;
-            combine_pieces(cpu(stream), whole.dtype, Reduction::sum, ranks_tree_, direct ? own.begin : rank_ * limit,
+            combine_pieces(cpu, whole.dtype, Reduction::sum, ranks_tree_, direct ? own.begin : rank_ * limit,
                            mine.size(), {&to, 1});
             meeting_.barrier();
         }
         bytes_sent_ += whole.bytes() - own.size();
     }
 
-    void all_to_all(Stream&, ConstView send, View receive) override {
+    void all_to_all(Stream& stream, ConstView send, View receive) override {
+        cpu_stream(stream);
         check_blocks(send, receive, size_);
         const std::int64_t block = send.bytes() / size_;
         const bool direct = enter(CollectiveCall::all_to_all, 0, send, send);
@@ -107,7 +109,8 @@ public:
         bytes_sent_ += block * (size_ - 1);
     }
 
-    void broadcast(Stream&, View buffer, int root) override {
+    void broadcast(Stream& stream, View buffer, int root) override {
+        cpu_stream(stream);
         check_rank("broadcast", root, size_);
         const std::int64_t limit =
             enter(CollectiveCall::broadcast, root, buffer, buffer) ? buffer.bytes() : staging_bytes;
@@ -121,7 +124,8 @@ public:
         if (rank_ == root) bytes_sent_ += buffer.bytes() * (size_ - 1);
     }
 
-    void send(Stream&, ConstView view, int to) override {
+    void send(Stream& stream, ConstView view, int to) override {
+        cpu_stream(stream);
         check_rank("send", to, size_);
         const Location location = locate(view);
         const bool direct = location.region != Location::nowhere;
@@ -134,7 +138,8 @@ public:
         bytes_sent_ += view.bytes();
     }
 
-    void receive(Stream&, View view, int from) override {
+    void receive(Stream& stream, View view, int from) override {
+        cpu_stream(stream);
         check_rank("receive", from, size_);
         for (std::int64_t at = 0; at < view.bytes();) {
             const Post& post = meeting_.await(from);
@@ -149,9 +154,13 @@ public:
         }
     }
 
-    void barrier(Stream&) override { meeting_.enter({CollectiveCall::barrier, 0, 0, {}}); }
+    void barrier(Stream& stream) override {
+        cpu_stream(stream);
+        meeting_.enter({CollectiveCall::barrier, 0, 0, {}});
+    }
 
-    Buffer allocate(std::int64_t bytes) override {
+    Buffer allocate(const Stream& stream, std::int64_t bytes) override {
+        cpu_stream(stream);
         meeting_.enter({CollectiveCall::allocate, 0, 0, {}});
         if (!group_) return Buffer(bytes);
         auto owner = std::make_unique<std::shared_ptr<SharedRegion>>(std::make_shared<SharedRegion>(*group_, bytes));
@@ -217,8 +226,7 @@ private:
 
     std::int64_t block_limit() const { return staging_bytes / size_ / alignment_bytes * alignment_bytes; }
 
-    void reduce(const CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree,
-                bool direct) {
+    void reduce(CpuStream& stream, const View& buffer, Reduction reduction, const SummationTree& tree, bool direct) {
         const std::int64_t limit = direct ? buffer.bytes() : staging_bytes;
         for (std::int64_t at = 0; at < buffer.bytes(); at += limit) {
             const std::int64_t bytes = std::min(limit, buffer.bytes() - at);
@@ -236,12 +244,12 @@ private:
     }
 
     // The pieces that begin `offset` bytes into what each rank exposes.
-    void combine_pieces(const CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
+    void combine_pieces(CpuStream& stream, DType dtype, Reduction reduction, const SummationTree& tree,
                         std::int64_t offset, std::int64_t bytes, std::span<std::byte* const> targets) {
         if (bytes == 0) return;
         for (std::size_t rank = 0; rank < peers_.size(); ++rank)
             sources_[rank] = peers_[rank] + offset;
-        combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), targets);
+        kernels::combine(stream, dtype, reduction, tree.merges_after(), sources_, bytes / bytes_of(dtype), targets);
     }
 
     int rank_;

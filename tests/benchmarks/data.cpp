@@ -56,8 +56,9 @@ void loader(benchmark::State& state) {
     std::vector<std::int32_t> targets = tokens;
     const std::array views = {View(tokens.data(), Shape{rows, length}, DType::i32),
                               View(targets.data(), Shape{rows, length}, DType::i32)};
+    Stream stream = CpuStream();
     for (auto _ : state)
-        loader.next(views);
+        loader.next(stream, views);
     state.SetItemsProcessed(state.iterations() * rows * length);
 }
 

@@ -112,7 +112,7 @@ void embedding(benchmark::State& state) {
 void embedding_gradient(benchmark::State& state) {
     const Sample tokens(Shape{state.range(0)}, DType::i32, 1, 0, 65);
     time(state, [&, table = Sample(Shape{65, state.range(1)}, DType::f32, 2)](Setting& s) {
-        kernels::embedding_gradient(s.stream, tokens.view(), s.dy.view(), table.view());
+        kernels::embedding_gradient(s.stream, tokens.view(), s.dy.view(), table.view(), {});
     });
 }
 
@@ -135,24 +135,28 @@ struct Parameters {
 void adam(benchmark::State& state) {
     Parameters p(state.range(0));
     kernels::Adam settings;
+    const View gradient = p.gradient.view(), weight = p.weight.view(), first = p.first.view();
+    const View second = p.second.view(), copy = state.range(1) == 1 ? p.copy.view() : View{};
     for (auto _ : state) {
-        kernels::adam(p.stream, settings, p.gradient.view(), p.factor.view(), p.weight.view(), p.first.view(),
-                      p.second.view(), state.range(1) == 1 ? p.copy.view() : View{});
+        kernels::adam(p.stream, settings, p.factor.view(),
+                      {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, {&copy, 1}});
         ++settings.step;
     }
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 void sgd(benchmark::State& state) {
     Parameters p(state.range(0));
+    const View gradient = p.gradient.view(), weight = p.weight.view(), first = p.first.view();
     for (auto _ : state)
-        kernels::sgd(p.stream, {.learning_rate = 1e-3f, .momentum = 0.9f}, p.gradient.view(), p.factor.view(),
-                     p.weight.view(), p.first.view(), {});
+        kernels::sgd(p.stream, {.learning_rate = 1e-3f, .momentum = 0.9f}, p.factor.view(),
+                     {{&gradient, 1}, {&weight, 1}, {&first, 1}, {}});
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 void square_sums_and_sum(benchmark::State& state) {
     Parameters p(state.range(0));
+    const View gradient = p.gradient.view(), sums = p.sums.view();
     for (auto _ : state) {
-        kernels::square_sums(p.stream, p.gradient.view(), p.sums.view());
+        kernels::square_sums(p.stream, {&gradient, 1}, {&sums, 1});
         kernels::sum(p.stream, p.sums.view(), p.total.view());
     }
     state.SetItemsProcessed(state.iterations() * state.range(0));

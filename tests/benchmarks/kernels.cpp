@@ -17,7 +17,7 @@ namespace {
 
 double peak() {
     static CpuStream stream;
-    static const double measured = kernels::measured_peak_flops(stream);
+    static const double measured = kernels::peak_flops(stream);
     return measured;
 }
 
@@ -93,19 +93,19 @@ void run_attention(benchmark::State& state, const Shape& qkv, DType dtype, bool 
     const std::int64_t count = qkv.count(), times = qkv[1], heads = qkv[0] * qkv[3];
     const Buffer in = random_values(count, dtype), y(count / 3 * bytes_of(dtype)), logarithms(heads * times * 4);
     const Buffer dy = random_values(count / 3, dtype), out(count * bytes_of(dtype));
-    const std::int64_t bytes = std::max(kernels::attention_workspace_bytes(stream, qkv, dtype),
-                                        kernels::attention_gradient_workspace_bytes(stream, qkv, dtype));
+    const kernels::AttentionShape shape{qkv[0], qkv[1], qkv[3], qkv[3], qkv[4], 0.1f, causal};
+    const std::int64_t bytes = std::max(kernels::attention_workspace_bytes(stream, shape, dtype),
+                                        kernels::attention_gradient_workspace_bytes(stream, shape, dtype));
     const Buffer memory(bytes);
     const View workspace(memory.data(), Shape{bytes / 4}, DType::f32), in_view(in.data(), qkv, dtype);
     const View y_view(y.data(), Shape{count / 3}, dtype), dy_view(dy.data(), Shape{count / 3}, dtype);
     const View logarithms_view(logarithms.data(), Shape{heads * times}, DType::f32), out_view(out.data(), qkv, dtype);
-    kernels::attention(stream, in_view, 0.1f, causal, y_view, logarithms_view, workspace);
+    kernels::attention(stream, shape, in_view, y_view, logarithms_view, workspace);
     for (auto _ : state) {
         if (gradient)
-            kernels::attention_gradient(stream, in_view, y_view, dy_view, logarithms_view, 0.1f, causal, out_view,
-                                        workspace);
+            kernels::attention_gradient(stream, shape, in_view, y_view, dy_view, logarithms_view, out_view, workspace);
         else
-            kernels::attention(stream, in_view, 0.1f, causal, y_view, logarithms_view, workspace);
+            kernels::attention(stream, shape, in_view, y_view, logarithms_view, workspace);
     }
     const std::int64_t scores = causal ? times * (times + 1) / 2 : times * times;
     report(state, (gradient ? 10.0 : 4.0) * static_cast<double>(heads * scores * qkv[4]), threads);

@@ -106,7 +106,7 @@ void compare(CpuStream& stream, const Shape3& shape, double peak) {
 int main(int argc, char** argv) {
     CpuStream stream(argc > 1 ? std::atoi(argv[1]) : 1);
     const std::string_view wanted = argc > 2 ? argv[2] : "";
-    const double peak = kernels::measured_peak_flops(stream);
+    const double peak = kernels::peak_flops(stream);
     fmt::print("{} thread(s), measured f32 peak {:.1f} GFLOP/s\n", stream.threads(), peak / 1e9);
     fmt::print("{:<14} {:>21} {:<8}  {:>6}  {:>6}  {:>5}  {}\n", "product", "m x n x k", "", "ours", "oneDNN", "ratio",
                "of f32 peak");

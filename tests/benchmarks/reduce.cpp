@@ -49,12 +49,12 @@ void measure(const World& world, std::int64_t bytes, int rounds, int repeats) {
     const Buffer workspace(messages->workspace_bytes(Collective::all_reduce, bytes));
     messages->use_workspace(View(workspace.data(), Shape{workspace.bytes() / 4}, DType::f32));
     const SummationTree tree(world.size(), world.size());
+    Stream stream = CpuStream(1);
 
-    const Buffer window = shared->allocate(bytes);
+    const Buffer window = shared->allocate(stream, bytes);
     const Buffer memory(bytes);
     const Shape shape{bytes / 4};
     std::fill_n(reinterpret_cast<float*>(memory.data()), bytes / 4, 0.0f); // zeros: sums stay finite
-    Stream stream = CpuStream(1);
     const View private_view(memory.data(), shape, DType::f32);
     std::vector<Variant> variants = {
         {"MPI_Allreduce",

@@ -53,14 +53,12 @@ std::vector<TimedCall> calls_of(const Program& program, const Executor& executor
         return result;
     };
     for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update})
-        for (const Action& action : program.plan.actions(phase)) {
-            const auto* call = std::get_if<Call>(&action);
-            if (call == nullptr) continue; // one rank exchanges nothing
-            const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call->node)];
+        for (const Call& call : program.plan.calls(phase)) {
+            const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call.node)];
             std::vector<TensorType> in, out;
             const std::vector<View> inputs = views(node.inputs, in), outputs = views(node.outputs, out);
             const bool each = phase == Phase::forward || phase == Phase::backward;
-            calls.push_back({&node, inputs, outputs, memory.workspace(call->workspace_bytes), node.op->flops(in, out),
+            calls.push_back({&node, inputs, outputs, memory.workspace(call.workspace_bytes), node.op->flops(in, out),
                              each ? static_cast<double>(program.plan.share.size()) : 1.0});
         }
     return calls;
@@ -120,7 +118,7 @@ void report(const std::vector<TimedCall>& calls, double peak) {
 
 int profile(const std::vector<std::string>& words) {
     const Config config = Config::load(words.at(0), {words.begin() + 1, words.end()}, known_keys());
-    Stream stream = make_stream(config);
+    Stream stream = make_stream(config, nullptr);
     DatasetOptions data;
     data.reader = "synthetic";
     data.synthetic_vocabulary = vocabulary;
@@ -129,15 +127,15 @@ int profile(const std::vector<std::string>& words) {
     const Experiment experiment = plan_training(config, {}, dataset.get(), stream);
     const Program& program = experiment.train;
     Groups groups(make_mesh(config, 1));
-    const Memory memory(experiment.memory, program.layout, groups);
-    const Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
+    const Memory memory(experiment.memory, program.layout, groups, stream);
+    Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
     initialize_weights(program, executor, experiment.seed);
-    *executor.view(program.model.scale).as<float>() =
-        1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
+
+    executor.prepare({}); // writes the step inputs
 
     std::vector<TimedCall> calls = calls_of(program, executor, memory);
     run(calls, {executor.view(program.model.tokens), executor.view(program.model.targets)}, stream, experiment.seed);
-    report(calls, std::visit([](auto& s) { return kernels::measured_peak_flops(s); }, stream));
+    report(calls, std::visit([](auto& s) { return kernels::peak_flops(s); }, stream));
     return 0;
 }
 

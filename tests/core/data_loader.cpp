@@ -45,7 +45,8 @@ std::vector<std::int64_t> take(Loader& loader, std::int64_t rows) {
     std::vector<std::int32_t> pairs(static_cast<std::size_t>(rows) * 2);
     const std::array<View, 2> views = {View(numbers.data(), Shape{rows}, DType::f32),
                                        View(pairs.data(), Shape{rows, 2}, DType::i32)};
-    loader.next(views);
+    Stream stream = CpuStream();
+    loader.next(stream, views);
     std::vector<std::int64_t> samples;
     for (std::size_t row = 0; row < numbers.size(); ++row) {
         EXPECT_EQ(numbers[row], static_cast<float>(pairs[row * 2]));
@@ -122,10 +123,11 @@ TEST(Loader, WindowsOfTextEqualDirectReads) {
     Loader loader(*dataset, order, one_rank(3, 2, 0, 20));
     std::array<std::vector<std::int32_t>, 2> batch = {std::vector<std::int32_t>(48), std::vector<std::int32_t>(48)};
     std::array<std::vector<std::int32_t>, 2> direct = batch;
+    Stream stream = CpuStream();
     std::int64_t index = 0;
     for (int micro_batch = 0; micro_batch < 40; ++micro_batch) {
-        loader.next(std::array{View(batch[0].data(), Shape{3, 16}, DType::i32),
-                               View(batch[1].data(), Shape{3, 16}, DType::i32)});
+        loader.next(stream, std::array{View(batch[0].data(), Shape{3, 16}, DType::i32),
+                                       View(batch[1].data(), Shape{3, 16}, DType::i32)});
         for (int row = 0; row < 3; ++row)
             dataset->read(Split::train, order.sample(index++),
                           std::array{View(direct[0].data() + row * 16, Shape{16}, DType::i32),
@@ -191,7 +193,8 @@ TEST(Loader, RefusesWrongSharesViewsAndOneTooMany) {
     EXPECT_THROW(Loader(dataset, order, one_rank(0, 1, 0, 1)), InternalError);
     EXPECT_THROW(Loader(dataset, order, one_rank(1, 1, 2, 1)), InternalError);
     Loader loader(dataset, order, one_rank(2, 1, 0, 1));
-    EXPECT_THROW(loader.next({}), InternalError);
+    Stream stream = CpuStream();
+    EXPECT_THROW(loader.next(stream, {}), InternalError);
     EXPECT_THROW(take(loader, 3), InternalError); // a view of another shape
     take(loader, 2);
     EXPECT_THROW(take(loader, 2), InternalError); // there was one

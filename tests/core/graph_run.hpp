@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/graph/graph.hpp"
+#include "kernels/copy.hpp"
 #include "tests/support/sample.hpp"
 
 #include <algorithm>
@@ -34,12 +35,51 @@ inline std::vector<TensorType> types_of(const std::vector<View>& views) {
     return types;
 }
 
+// The host's memory that a run touches, and its copies where the stream works.
+class Copies {
+public:
+    explicit Copies(Stream& stream) : stream_(stream) {}
+    View there(const View& here) { // the same memory twice has one copy, as an op in place expects
+        if (here.bytes() == 0 || std::holds_alternative<CpuStream>(stream_)) return here;
+        for (const auto& [view, buffer] : copies_)
+            if (view.data == here.data && view.bytes() == here.bytes()) return {buffer.data(), here.shape, here.dtype};
+        const auto& copy =
+            copies_.emplace_back(here, std::visit([&](const auto& s) { return allocate(s, here.bytes()); }, stream_));
+        const View view(copy.second.data(), here.shape, here.dtype);
+        std::visit([&](auto& s) { kernels::upload(s, here, view); }, stream_);
+        return view;
+    }
+    std::vector<View> there(const std::vector<View>& here) {
+        std::vector<View> views;
+        for (const View& view : here)
+            views.push_back(there(view));
+        return views;
+    }
+    void bring_back() {
+        for (const auto& [view, buffer] : copies_)
+            std::visit([&](auto& s) { kernels::download(s, View(buffer.data(), view.shape, view.dtype), view); },
+                       stream_);
+    }
+
+private:
+    Stream& stream_;
+    std::deque<std::pair<View, Buffer>> copies_;
+};
+
+inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs,
+                   const StepState& state, Stream& stream) {
+    const Sample workspace({(op.workspace_bytes(stream, types_of(inputs), types_of(outputs)) + 3) / 4}, DType::f32);
+    fill_with_nan(workspace.view());
+    Copies copies(stream);
+    const std::vector<View> in = copies.there(inputs), out = copies.there(outputs);
+    op.run(stream, {in, out, copies.there(workspace.view()), state});
+    std::visit([](auto& s) { s.wait(); }, stream);
+    copies.bring_back();
+}
 inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs,
                    const StepState& state) {
     Stream stream = CpuStream(1);
-    const Sample workspace({(op.workspace_bytes(stream, types_of(inputs), types_of(outputs)) + 3) / 4}, DType::f32);
-    fill_with_nan(workspace.view());
-    op.run(stream, {inputs, outputs, workspace.view(), state});
+    run_op(op, inputs, outputs, state, stream);
 }
 
 // Normal numbers around `offset`, or ids in [0, below).
@@ -53,7 +93,7 @@ inline void fill_randomly(Sample& sample, std::mt19937& generator, double offset
 
 class GraphRun {
 public:
-    explicit GraphRun(const Graph& graph) : graph_(graph) {
+    explicit GraphRun(const Graph& graph, Stream stream = CpuStream(1)) : graph_(graph), stream_(std::move(stream)) {
         for (const Value& value : graph.values())
             values_.emplace_back(value.type.shape, value.type.dtype);
     }
@@ -70,13 +110,15 @@ public:
     // Calls before(node), if given, when a node's inputs are there.
     void run(const StepState& state, const std::function<void(const Node&)>& before = {},
              const std::vector<Phase>& phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
+        for (std::size_t i = 0; i < graph_.values().size(); ++i)
+            if (const StepFunction& of_step = graph_.values()[i].of_step) of_step(state, values_[i].view());
         for (const Phase phase : phases)
             for (const Node& node : graph_.nodes()) {
                 if (node.phase != phase) continue;
                 if (before) before(node);
                 for (const ValueId output : node.outputs)
                     fill_with_nan((*this)[output].view());
-                run_op(*node.op, views(node.inputs), views(node.outputs), state);
+                run_op(*node.op, views(node.inputs), views(node.outputs), state, stream_);
             }
     }
 
@@ -89,6 +131,7 @@ private:
     }
 
     const Graph& graph_;
+    Stream stream_;
     std::deque<Sample> values_;
 };
 

@@ -60,7 +60,7 @@ TEST(RunMemory, IsWhatThePlanSays) {
                 TinyTraining training(variant.overrides, communicator);
                 const MemoryNeed& planned = training.experiment.memory;
                 const std::int64_t before = mapped_bytes;
-                const Memory memory(planned, training.program.layout, training.groups);
+                const Memory memory(planned, training.program.layout, training.groups, training.stream);
                 EXPECT_EQ(mapped_bytes - before, planned.total() - planned[MemoryKind::data]);
                 for (std::size_t i = 0; i < memory_kinds; ++i) {
                     const auto kind = static_cast<MemoryKind>(i);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <optional>
 #include <set>
 
 using namespace tessera;
@@ -122,6 +123,38 @@ std::string op_label(const testing::TestParamInfo<int>& info) {
 INSTANTIATE_TEST_SUITE_P(All, CatalogOp, testing::Range(0, static_cast<int>(op_catalog().size())), op_label);
 
 } // namespace
+
+// Forward and gradient, in f32 and in every choice of inputs in bf16.
+TEST_P(CatalogOp, CudaIsCpu) {
+    if constexpr (!built_with_cuda) GTEST_SKIP() << "built without CUDA";
+    std::vector<std::vector<bool>> choices = choices_in_bf16(example_);
+    choices.insert(choices.begin(), all_in_f32(op_));
+    for (const std::vector<bool>& choice : choices) {
+        std::optional<OpGraph> made;
+        try {
+            made = op_graph(op_, choice);
+        } catch (const ConfigError&) {
+            continue; // an op that does not take these types
+        }
+        GraphRun cpu(made->graph), cuda(made->graph, gpu_stream(0));
+        for (GraphRun* run : {&cpu, &cuda}) {
+            fill_leaves(*made, example_, *run);
+            run->run(some_state);
+        }
+        const bool low_precision = std::find(choice.begin(), choice.end(), true) != choice.end();
+        for (std::size_t i = 0; i < made->graph.values().size(); ++i) {
+            const auto id = static_cast<ValueId>(i);
+            if (low_precision && id == made->loss) continue; // sums the roundings of all others
+            const std::vector<double> expected = cpu[id].values();
+            double largest = 0;
+            for (const double value : expected)
+                largest = std::max(largest, std::abs(value));
+            const Tolerance allowed = tolerance(low_precision ? DType::bf16 : DType::f32, Kind::other_device);
+            EXPECT_TRUE(close_to(cuda[id], expected, allowed, std::vector<double>(expected.size(), largest)))
+                << made->graph.value(id).name << ", inputs in bf16: " << testing::PrintToString(choice);
+        }
+    }
+}
 
 TEST_P(CatalogOp, GradientIsFiniteDifferences) {
     ASSERT_FALSE(example_.empty());

@@ -178,31 +178,95 @@ TEST(Optimizers, HoldTheStatesTheyNeed) {
     EXPECT_NO_THROW(trained.graph.named("optimizer.second_moment/b"));
 }
 
+TEST(Optimizers, UpdateParametersWithTheSameSettingsInOneNode) {
+    const auto updates = [](const Settings& settings) {
+        const Trained trained(settings);
+        std::vector<std::pair<std::string, std::size_t>> found;
+        for (const Node& node : trained.graph.nodes())
+            if (!node.op->writes().empty()) found.emplace_back(node.name, node.inputs.size());
+        return found;
+    };
+    using Nodes = std::vector<std::pair<std::string, std::size_t>>;
+    EXPECT_EQ(updates({.name = "adamw", .decay = 0.1}), (Nodes{{"update.decaying", 5}, {"update", 5}}));
+    EXPECT_EQ(updates({.name = "adam"}), (Nodes{{"update", 9}}));
+    EXPECT_EQ(updates({.name = "sgd", .decay = 0.1}), (Nodes{{"update.decaying", 3}, {"update", 3}}));
+    EXPECT_EQ(updates({.name = "sgd", .momentum = 0.9}), (Nodes{{"update", 7}}));
+}
+
+namespace {
+
+struct UpdateCase {
+    const Node& node;
+    Samples inputs;
+    std::size_t tensors; // gradients, weights and each kind of state
+
+    UpdateCase(const Graph& graph, const Node& update)
+        : node(update), tensors(static_cast<std::size_t>(update.op->writes()[0]) - 1) {
+        std::mt19937 generator(3);
+        for (const ValueId input : node.inputs) {
+            inputs.emplace_back(graph.value(input).type.shape, DType::f32);
+            fill_randomly(inputs.back(), generator, 0.5);
+            for (std::int64_t i = 0; i < inputs.back().count(); ++i) // a second moment is positive
+                inputs.back().set(i, std::abs(inputs.back()[i]));
+        }
+    }
+    std::vector<TensorType> types() const { return types_of(views_of(inputs)); }
+
+    // Each tensor on every rank or cut along one of its dims, in all combinations.
+    std::vector<PlacementRule> rules() const {
+        std::vector<PlacementRule> found{{std::vector<Placement>(inputs.size()), {}}};
+        for (std::size_t tensor = 0; tensor < tensors; ++tensor) {
+            const std::vector<PlacementRule> before = found;
+            for (int dim = 0; dim < inputs[1 + tensor].view().shape.rank(); ++dim)
+                for (PlacementRule rule : before) {
+                    for (std::size_t i = 1 + tensor; i < inputs.size(); i += tensors)
+                        rule.inputs[i] = Placement::shard(dim);
+                    found.push_back(rule);
+                }
+        }
+        return found;
+    }
+};
+
+} // namespace
+
 TEST(Optimizers, UpdatesShardedAreUpdatesWhole) {
     for (const Settings& settings :
          std::vector<Settings>{{.name = "adam", .decay = 0.3},
+                               {.name = "adam"},
                                {.name = "adamw", .decay = 0.3},
                                {.name = "sgd"},
                                {.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true}}) {
         const Trained trained(settings);
         for (const Node& node : trained.graph.nodes()) {
             if (node.op->writes().empty()) continue;
-            std::mt19937 generator(3);
-            Samples inputs;
-            for (const ValueId input : node.inputs) {
-                inputs.emplace_back(trained.graph.value(input).type.shape, DType::f32);
-                fill_randomly(inputs.back(), generator, 0.5);
-                for (std::int64_t i = 0; i < inputs.back().count(); ++i) // a second moment is positive
-                    inputs.back().set(i, std::abs(inputs.back()[i]));
-            }
-            const std::vector<PlacementRule> rules = node.op->placements(types_of(views_of(inputs)));
-            EXPECT_EQ(rules.size(), trained.graph.value(node.inputs[2]).type.shape.rank());
-            for (const PlacementRule& rule : rules)
+            const UpdateCase test(trained.graph, node);
+            const std::vector<PlacementRule> rules = test.rules();
+            EXPECT_EQ(rules.size(), test.tensors == 2 ? 6 : 1 + test.inputs[1].view().shape.rank());
+            for (const PlacementRule& rule : rules) {
+                EXPECT_EQ(node.op->placed(test.types(), rule.inputs), rule.outputs);
                 for (const int ranks : {2, 3})
-                    expect_sharded_is_whole(*node.op, inputs, {}, rule, ranks,
+                    expect_sharded_is_whole(*node.op, test.inputs, {}, rule, ranks,
                                             {.seed = 1, .step = 3, .first_sample = 0, .learning_rate = 0.1});
+            }
         }
     }
+}
+
+TEST(Optimizers, UpdatesOnPartsThatDoNotMatchAreRefused) {
+    const Trained trained({.name = "adam"});
+    const Node& node = trained.graph.nodes().back();
+    const UpdateCase test(trained.graph, node);
+    for (const PlacementRule& rule : test.rules())
+        for (std::size_t i = 0; i < rule.inputs.size(); ++i)
+            for (const Placement other : {Placement::shard(2), Placement::partial(), Placement::at(0)}) {
+                PlacementRule wrong = rule;
+                wrong.inputs[i] = other;
+                EXPECT_EQ(node.op->placed(test.types(), wrong.inputs), std::nullopt);
+                for (std::size_t like = i; i > 0 && like < rule.inputs.size(); like += test.tensors)
+                    wrong.inputs[like] = other;
+                EXPECT_EQ(node.op->placed(test.types(), wrong.inputs), std::nullopt);
+            }
 }
 
 TEST(Optimizers, RefuseWhatTheyCannotUse) {

@@ -34,9 +34,8 @@ struct Lifetime {
 std::vector<const Node*> calls_of(const Graph& graph, const Plan& plan) {
     std::vector<const Node*> calls;
     for (const auto& phase : plan.phases)
-        for (const Action& action : phase)
-            if (const auto* call = std::get_if<Call>(&action))
-                calls.push_back(&graph.nodes()[static_cast<std::size_t>(call->node)]);
+        for (const Call& call : phase)
+            calls.push_back(&graph.nodes()[static_cast<std::size_t>(call.node)]);
     return calls;
 }
 
@@ -46,8 +45,7 @@ std::vector<Lifetime> lifetimes(const Graph& graph, const Plan& plan) {
     const std::vector<const Node*> calls = calls_of(graph, plan);
     for (std::size_t i = 0; i < lives.size(); ++i) {
         const Value& value = graph.values()[i];
-        const bool persists = value.kind == ValueKind::parameter || value.kind == ValueKind::optimizer_state ||
-                              (value.kind == ValueKind::input && value.type.shape.rank() == 0);
+        const bool persists = value.kind == ValueKind::parameter || value.kind == ValueKind::optimizer_state;
         if (value.producer < 0) lives[i] = {-1, persists ? for_ever : -1};
     }
     for (std::size_t time = 0; time < calls.size(); ++time) {
@@ -109,10 +107,8 @@ void expect_only_what_is_needed_runs(const Graph& graph, const Plan& plan) {
         if (graph.values()[i].accumulated) needed.insert(static_cast<ValueId>(i));
     std::set<std::int32_t> runs;
     for (const auto& phase : plan.phases)
-        for (const Action& action : phase)
-            if (const auto* call = std::get_if<Call>(&action)) {
-                EXPECT_TRUE(runs.insert(call->node).second);
-            }
+        for (const Call& call : phase)
+            EXPECT_TRUE(runs.insert(call.node).second);
     const auto wanted = [&](const Node& node) {
         return !node.op->writes().empty() ||
                std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) { return needed.contains(id); });
@@ -143,25 +139,24 @@ void expect_order_is_right(const Graph& graph, const Plan& plan) {
 void expect_exchanges_cover_what_is_owed(const Graph& graph, const Plan& plan, int ranks) {
     std::multiset<ValueId> exchanged;
     std::set<std::pair<std::int64_t, std::int64_t>> buckets;
-    bool updating = false;
-    for (std::size_t phase = 0; phase < plan.phases.size(); ++phase)
-        for (const Action& action : plan.phases[phase]) {
-            const auto* exchange = std::get_if<Exchange>(&action);
-            updating = updating || (exchange == nullptr && phase == 3);
-            if (exchange == nullptr) continue;
-            EXPECT_FALSE(updating) << "an exchange after the first update";
-            EXPECT_EQ(phase, 3);
-            EXPECT_EQ(exchange->collective, Collective::all_reduce);
-            EXPECT_LE(exchange->offset + exchange->bytes, plan.slot_bytes);
-            for (const auto& [begin, end] : buckets)
-                EXPECT_TRUE(exchange->offset >= end || exchange->offset + exchange->bytes <= begin);
-            buckets.emplace(exchange->offset, exchange->offset + exchange->bytes);
-            for (const ValueId id : exchange->values) {
-                exchanged.insert(id);
-                EXPECT_GE(plan.value(id).offset, exchange->offset);
-                EXPECT_LE(plan.value(id).offset + plan.value(id).local.bytes(), exchange->offset + exchange->bytes);
-            }
+    std::size_t after = 0;
+    for (const Exchange& exchange : plan.exchanges) {
+        EXPECT_GE(exchange.after, after) << "exchanges are in the order in which they may start";
+        after = exchange.after;
+        EXPECT_EQ(exchange.collective, Collective::all_reduce);
+        EXPECT_LE(exchange.offset + exchange.bytes, plan.slot_bytes);
+        for (const auto& [begin, end] : buckets)
+            EXPECT_TRUE(exchange.offset >= end || exchange.offset + exchange.bytes <= begin);
+        buckets.emplace(exchange.offset, exchange.offset + exchange.bytes);
+        for (const ValueId id : exchange.values) {
+            exchanged.insert(id);
+            EXPECT_GE(plan.value(id).offset, exchange.offset);
+            EXPECT_LE(plan.value(id).offset + plan.value(id).local.bytes(), exchange.offset + exchange.bytes);
+            const std::vector<Call>& calls = plan.calls(Phase::backward);
+            for (std::size_t i = exchange.after; i < calls.size(); ++i)
+                EXPECT_NE(calls[i].node, graph.value(id).producer) << "exchanged before it is there";
         }
+    }
     for (std::size_t i = 0; i < graph.values().size(); ++i) {
         const auto id = static_cast<ValueId>(i);
         EXPECT_EQ(exchanged.count(id), ranks > 1 && graph.values()[i].accumulated ? 1 : 0) << graph.values()[i].name;
@@ -178,17 +173,15 @@ void expect_memory_adds_up(const Graph& graph, const Plan& plan, const Stream& s
     EXPECT_EQ(plan.memory.total(), total);
     EXPECT_EQ(plan.memory[MemoryKind::gradients], plan.slots * plan.slot_bytes);
     for (const auto& phase : plan.phases)
-        for (const Action& action : phase) {
-            const auto* call = std::get_if<Call>(&action);
-            if (call == nullptr) continue;
-            const Node& node = graph.nodes()[static_cast<std::size_t>(call->node)];
+        for (const Call& call : phase) {
+            const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)];
             std::vector<TensorType> inputs, outputs;
             for (const ValueId id : node.inputs)
                 inputs.push_back(plan.value(id).local);
             for (const ValueId id : node.outputs)
                 outputs.push_back(plan.value(id).local);
-            EXPECT_GE(call->workspace_bytes, node.op->workspace_bytes(stream, inputs, outputs)) << node.name;
-            workspace = std::max(workspace, call->workspace_bytes);
+            EXPECT_GE(call.workspace_bytes, node.op->workspace_bytes(stream, inputs, outputs)) << node.name;
+            workspace = std::max(workspace, call.workspace_bytes);
         }
     EXPECT_EQ(plan.memory[MemoryKind::workspace], workspace);
 }
@@ -197,14 +190,11 @@ std::string text_of(const Plan& plan) { // all of it
     std::string text = fmt::format("{} {} {} {}-{} {}\n", fmt::join(plan.memory.bytes, " "), plan.slot_bytes,
                                    plan.slots, plan.share.begin, plan.share.end, plan.flops_per_micro_batch);
     for (const auto& phase : plan.phases)
-        for (const Action& action : phase)
-            if (const auto* call = std::get_if<Call>(&action)) {
-                text += fmt::format("call {} {}\n", call->node, call->workspace_bytes);
-            } else {
-                const auto& exchange = std::get<Exchange>(action);
-                text += fmt::format("{} {} {} {} {}\n", name_of(exchange.collective), exchange.axis, exchange.offset,
-                                    exchange.bytes, fmt::join(exchange.values, " "));
-            }
+        for (const Call& call : phase)
+            text += fmt::format("call {} {}\n", call.node, call.workspace_bytes);
+    for (const Exchange& exchange : plan.exchanges)
+        text += fmt::format("{} {} {} {} {} {}\n", name_of(exchange.collective), exchange.axis, exchange.offset,
+                            exchange.bytes, exchange.after, fmt::join(exchange.values, " "));
     for (const PlannedValue& value : plan.values)
         text += fmt::format("{} {} {} {} {}\n", value.placements[0].text(), value.local.shape.text(),
                             name_of(value.local.dtype), name_of(value.memory), value.offset);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/run/executor.hpp"
+#include "core/run/host_copy.hpp"
 #include "parallel/strategies/catalog.hpp"
 
 #include <algorithm>
@@ -26,14 +27,21 @@ inline std::vector<float> floats_of(const View& view) {
 
 // One rank alone. The graph outlives it.
 struct PlannedRun {
-    explicit PlannedRun(const Graph& graph, std::int64_t micro_batches = 1)
-        : layout(data_layout(1, micro_batches)), plan(make_plan(graph, layout, 0, stream)), groups(layout.mesh),
-          memory(plan.memory, layout, groups), executor(graph, layout, plan, memory, groups, stream) {}
+    explicit PlannedRun(const Graph& graph, std::int64_t micro_batches = 1, Stream where = CpuStream(1))
+        : stream(std::move(where)), layout(data_layout(1, micro_batches)), plan(make_plan(graph, layout, 0, stream)),
+          groups(layout.mesh), memory(plan.memory, layout, groups, stream),
+          executor(graph, layout, plan, memory, groups, stream) {}
 
     void set(ValueId id, std::span<const float> values) {
-        std::copy(values.begin(), values.end(), executor.view(id).as<float>());
+        HostCopy copy(stream, executor.view(id));
+        std::copy(values.begin(), values.end(), copy.view().as<float>());
+        copy.store();
     }
-    std::vector<float> get(ValueId id) const { return floats_of(executor.view(id)); }
+    std::vector<float> get(ValueId id) {
+        HostCopy copy(stream, executor.view(id));
+        copy.load();
+        return floats_of(copy.view());
+    }
 
     void step(
         const StepState& state, const std::function<void()>& next_batch = [] {}) {
@@ -42,7 +50,7 @@ struct PlannedRun {
         executor.update(state);
     }
 
-    Stream stream = CpuStream(1);
+    Stream stream;
     Layout layout;
     Plan plan;
     Groups groups;

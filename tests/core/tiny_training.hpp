@@ -22,11 +22,11 @@ inline std::vector<std::uint32_t> bits_of(const View& view) {
 
 class TinyTraining {
 public:
-    TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, int threads = 1)
-        : stream(CpuStream(threads)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
+    TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, Stream where = CpuStream(1))
+        : stream(std::move(where)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
           experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
           program(experiment.train), groups(program.layout.mesh, communicator),
-          memory(experiment.memory, program.layout, groups),
+          memory(experiment.memory, program.layout, groups, stream),
           executor(program.model.graph, program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
           loader(*dataset,
@@ -35,18 +35,16 @@ public:
                  experiment.train_loader(0)),
           inputs({executor.view(program.model.tokens), executor.view(program.model.targets)}) {
         initialize_weights(program, executor, experiment.seed);
-        set_scale();
     }
 
     StepState state_of(std::int64_t step) const { return {experiment.seed, step, 0, schedule.rate(step)}; }
     float scale() const {
         return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
     }
-    void set_scale() { *executor.view(program.model.scale).as<float>() = scale(); }
 
     void step(std::int64_t step) {
         executor.prepare(state_of(step));
-        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(inputs); });
+        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(stream, inputs); });
         executor.update(state_of(step));
     }
 
@@ -59,8 +57,7 @@ public:
         poison(whole(MemoryKind::gradients));
         executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] {
             poison_scratch();
-            set_scale();
-            loader.next(inputs);
+            loader.next(stream, inputs);
         });
         poison_scratch();
         executor.update(state_of(step));
@@ -68,15 +65,20 @@ public:
 
     View whole(MemoryKind kind) const { return memory.view(kind, 0, {{experiment.memory[kind] / 4}, DType::f32}); }
 
-    std::uint32_t loss() const { return bits_of(executor.view(program.model.loss))[0]; }
-    std::uint32_t norm() const { return bits_of(executor.view(experiment.gradient_norm))[0]; }
+    std::vector<std::uint32_t> bits(ValueId id) {
+        HostCopy copy(stream, executor.view(id));
+        copy.load();
+        return bits_of(copy.view());
+    }
+    std::uint32_t loss() { return bits(program.model.loss)[0]; }
+    std::uint32_t norm() { return bits(experiment.gradient_norm)[0]; }
     // Of all weights and optimizer states.
-    std::vector<std::uint32_t> weights() const {
+    std::vector<std::uint32_t> weights() {
         std::vector<std::uint32_t> all;
         for (const ValueKind kind : {ValueKind::parameter, ValueKind::optimizer_state})
             for (const ValueId id : program.model.graph.of_kind(kind)) {
-                const std::vector<std::uint32_t> bits = bits_of(executor.view(id));
-                all.insert(all.end(), bits.begin(), bits.end());
+                const std::vector<std::uint32_t> some = bits(id);
+                all.insert(all.end(), some.begin(), some.end());
             }
         return all;
     }

@@ -26,4 +26,7 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
         std::make_shared<emulation::KernelCall<Parameters...>>(kernel, std::forward<Arguments>(arguments)...));
 }
 
+// ex2.approx.ftz
+inline float power_of_two(float x) { return x < -126 ? 0 : std::exp2(x); }
+
 } // namespace tessera::cuda

@@ -1,176 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention and its gradient against plain loops in double, whose own gradient is checked by finite differences.
+// Attention and its gradient against plain loops in double (attention_plain.hpp), whose own gradient is checked by
+// finite differences.
 #include "kernels/attention.hpp"
+#include "kernels/cuda/attention_variants.hpp"
 #include "kernels/error.hpp"
-#include "kernels/memory.hpp"
+#include "tests/kernels/attention_plain.hpp"
+#include "tests/support/device.hpp"
 
 #include <cmath>
-#include <cstring>
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-#include <random>
 #include <rapidcheck.h>
-#include <vector>
 
 using namespace tessera;
 
 namespace {
 
-using Doubles = std::vector<double>;
+using kernels::AttentionVariant;
 
-struct Sizes {
-    std::int64_t batch, times, heads, depth;
-    bool causal;
-    double scale = 0.3;
-
-    Shape qkv() const { return Shape{batch, times, 3, heads, depth}; }
-    Shape y() const { return Shape{batch, times, heads, depth}; }
-    std::size_t at(std::int64_t b, std::int64_t t, int part, std::int64_t h, std::int64_t d) const {
-        return static_cast<std::size_t>((((b * times + t) * 3 + part) * heads + h) * depth + d);
-    }
-    std::size_t at(std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t d) const {
-        return static_cast<std::size_t>(((b * times + t) * heads + h) * depth + d);
-    }
-    std::int64_t keys(std::int64_t query) const { return causal ? query + 1 : times; }
-    std::string text() const {
-        return fmt::format("B {} T {} H {} D {} causal {}", batch, times, heads, depth, causal);
-    }
-};
-
-// p[s] of one query, and the logarithm of its denominator.
-double softmax(const Sizes& sizes, const Doubles& qkv, std::int64_t b, std::int64_t h, std::int64_t query, Doubles& p) {
-    p.assign(static_cast<std::size_t>(sizes.keys(query)), 0);
-    double largest = -1e300, sum = 0;
-    for (std::size_t s = 0; s < p.size(); ++s) {
-        for (std::int64_t d = 0; d < sizes.depth; ++d)
-            p[s] += sizes.scale * qkv[sizes.at(b, query, 0, h, d)] *
-                    qkv[sizes.at(b, static_cast<std::int64_t>(s), 1, h, d)];
-        largest = std::max(largest, p[s]);
-    }
-    for (double& score : p)
-        sum += score = std::exp(score - largest);
-    for (double& share : p)
-        share /= sum;
-    return largest + std::log(sum);
+void fill(Sample& sample, unsigned seed, double spread) {
+    std::mt19937 generator(seed);
+    std::normal_distribution<double> normal(0, spread);
+    for (std::int64_t i = 0; i < sample.count(); ++i)
+        sample.set(i, normal(generator));
 }
 
-struct Forward {
-    Doubles y, log_sum_exp;
-};
-
-template <class Visit> void for_each_query(const Sizes& sizes, const Visit& visit) {
-    for (std::int64_t b = 0; b < sizes.batch; ++b)
-        for (std::int64_t h = 0; h < sizes.heads; ++h)
-            for (std::int64_t query = 0; query < sizes.times; ++query)
-                visit(b, h, query);
+// What a kernel must overwrite, or may not read.
+void poison(Sample& sample) {
+    for (std::int64_t i = 0; i < sample.count(); ++i)
+        sample.set(i, std::nan(""));
 }
 
-Forward plain_attention(const Sizes& sizes, const Doubles& qkv) {
-    Forward result{Doubles(qkv.size() / 3), {}};
-    Doubles p;
-    for_each_query(sizes, [&](std::int64_t b, std::int64_t h, std::int64_t query) {
-        result.log_sum_exp.push_back(softmax(sizes, qkv, b, h, query, p));
-        for (std::size_t s = 0; s < p.size(); ++s)
-            for (std::int64_t d = 0; d < sizes.depth; ++d)
-                result.y[sizes.at(b, query, h, d)] += p[s] * qkv[sizes.at(b, static_cast<std::int64_t>(s), 2, h, d)];
-    });
-    return result;
+struct Workspace : Sample {
+    explicit Workspace(std::int64_t bytes) : Sample(Shape{bytes / 4}, DType::f32) { poison(*this); }
+};
+
+// Where the operands lie in their memory: `shift` elements behind an address that suits vectors.
+struct Operand : Sample {
+    std::int64_t shift;
+    Operand(const Shape& shape, DType dtype, std::int64_t elements)
+        : Sample(Shape{shape.count() + elements}, dtype), shift(elements) {
+        poison(*this);
+    }
+    View in(const View& view) const {
+        auto* memory = static_cast<std::byte*>(view.memory());
+        return {memory + shift * bytes_of(dtype()), Shape{count() - shift}, dtype()};
+    }
+    Doubles numbers() const {
+        const Doubles all = values();
+        return {all.begin() + shift, all.end()};
+    }
+};
+
+template <class Device> struct Result {
+    Operand qkv, y, log_sum_exp, dy, dqkv;
+
+    Result(Device& on, AttentionVariant variant, const AttentionSizes& sizes, DType dtype, double spread = 1,
+           std::int64_t shift = 0)
+        : qkv(sizes.qkv(), dtype, shift), y(sizes.y(), dtype, shift),
+          log_sum_exp(Shape{sizes.batch, sizes.heads, sizes.times}, DType::f32, shift), dy(sizes.y(), dtype, shift),
+          dqkv(sizes.qkv(), dtype, shift) {
+        fill(qkv, 1, spread);
+        fill(dy, 2, 1);
+        const kernels::AttentionShape shape = sizes.shape();
+        const Workspace forward(kernels::attention_workspace_bytes(on.stream(), shape, dtype));
+        const Workspace backward(kernels::attention_gradient_workspace_bytes(on.stream(), shape, dtype));
+        const View in = qkv.in(on(qkv)), out = y.in(on(y)), logarithms = log_sum_exp.in(on(log_sum_exp));
+        const View slopes = dy.in(on(dy)), gradient = dqkv.in(on(dqkv));
+        if (variant == AttentionVariant::fastest) {
+            kernels::attention(on.stream(), shape, in, out, logarithms, on(forward));
+            kernels::attention_gradient(on.stream(), shape, in, out, slopes, logarithms, gradient, on(backward));
+        } else if constexpr (!std::is_same_v<Device, OnCpu>) {
+            kernels::attention(on.stream(), variant, shape, in, out, logarithms);
+            kernels::attention_gradient(on.stream(), variant, shape, in, out, slopes, logarithms, gradient,
+                                        on(backward));
+        }
+        on.finish();
+    }
+};
+
+// The ways in which a device does it.
+template <class Device> std::vector<AttentionVariant> variants(DType dtype) {
+    if (std::is_same_v<Device, OnCpu> || dtype == DType::f32) return {AttentionVariant::fastest};
+    return {AttentionVariant::fastest, AttentionVariant::general};
 }
-
-Doubles plain_gradient(const Sizes& sizes, const Doubles& qkv, const Doubles& dy) {
-    Doubles gradient(qkv.size()), p;
-    for_each_query(sizes, [&](std::int64_t b, std::int64_t h, std::int64_t query) {
-        softmax(sizes, qkv, b, h, query, p);
-        Doubles dp(p.size());
-        double mean = 0;
-        for (std::size_t s = 0; s < p.size(); ++s)
-            for (std::int64_t d = 0; d < sizes.depth; ++d) {
-                const double slope = dy[sizes.at(b, query, h, d)];
-                const std::size_t value = sizes.at(b, static_cast<std::int64_t>(s), 2, h, d);
-                dp[s] += slope * qkv[value];
-                mean += p[s] * slope * qkv[value];
-                gradient[value] += p[s] * slope;
-            }
-        for (std::size_t s = 0; s < p.size(); ++s)
-            for (std::int64_t d = 0; d < sizes.depth; ++d) {
-                const double ds = sizes.scale * p[s] * (dp[s] - mean);
-                const std::size_t q = sizes.at(b, query, 0, h, d),
-                                  k = sizes.at(b, static_cast<std::int64_t>(s), 1, h, d);
-                gradient[q] += ds * qkv[k];
-                gradient[k] += ds * qkv[q];
-            }
-    });
-    return gradient;
-}
-
-// Memory of a kernel's operand; bf16 is what is left of the floats.
-struct Tensor {
-    Shape shape;
-    DType dtype;
-    Buffer memory;
-
-    Tensor(const Shape& sizes, DType type) : shape(sizes), dtype(type), memory(sizes.count() * bytes_of(type)) {}
-    View view() const { return View(memory.data(), shape, dtype); }
-    void set(std::int64_t i, double value) {
-        if (dtype == DType::f32)
-            view().as<float>()[i] = static_cast<float>(value);
-        else
-            view().as<BFloat16>()[i] = BFloat16(static_cast<float>(value));
-    }
-    Doubles values() const {
-        Doubles result;
-        for (std::int64_t i = 0; i < shape.count(); ++i)
-            result.push_back(dtype == DType::f32 ? view().as<float>()[i]
-                                                 : static_cast<float>(view().as<BFloat16>()[i]));
-        return result;
-    }
-    void fill(std::uint32_t seed, double spread) {
-        std::mt19937 generator(seed);
-        std::normal_distribution<double> normal(0, spread);
-        for (std::int64_t i = 0; i < shape.count(); ++i)
-            set(i, normal(generator));
-    }
-    bool same_bits(const Tensor& other) const {
-        return std::memcmp(memory.data(), other.memory.data(), static_cast<std::size_t>(memory.bytes())) == 0;
-    }
-};
-
-// A workspace full of NaNs, with a guard behind it.
-struct Workspace {
-    std::int64_t bytes;
-    Buffer memory;
-
-    explicit Workspace(std::int64_t wanted) : bytes(wanted), memory(wanted + 4096) {
-        std::memset(memory.data(), 0xff, static_cast<std::size_t>(wanted + 4096));
-    }
-    ~Workspace() {
-        for (std::int64_t i = bytes; i < bytes + 4096; ++i)
-            if (memory.data()[i] != std::byte{0xff}) {
-                ADD_FAILURE() << "written behind the workspace";
-                break;
-            }
-    }
-    View view() const { return View(memory.data(), Shape{bytes / 4}, DType::f32); }
-};
-
-struct Result {
-    Tensor qkv, y, log_sum_exp, dy, dqkv;
-
-    Result(const Sizes& sizes, DType dtype, int threads, double spread = 1)
-        : qkv(sizes.qkv(), dtype), y(sizes.y(), dtype),
-          log_sum_exp(Shape{sizes.batch, sizes.heads, sizes.times}, DType::f32), dy(sizes.y(), dtype),
-          dqkv(sizes.qkv(), dtype) {
-        qkv.fill(1, spread);
-        dy.fill(2, 1);
-        CpuStream stream(threads);
-        const auto scale = static_cast<float>(sizes.scale);
-        const Workspace forward(kernels::attention_workspace_bytes(stream, qkv.shape, dtype));
-        kernels::attention(stream, qkv.view(), scale, sizes.causal, y.view(), log_sum_exp.view(), forward.view());
-        const Workspace backward(kernels::attention_gradient_workspace_bytes(stream, qkv.shape, dtype));
-        kernels::attention_gradient(stream, qkv.view(), y.view(), dy.view(), log_sum_exp.view(), scale, sizes.causal,
-                                    dqkv.view(), backward.view());
-    }
-};
 
 // The largest difference, as a share of the tolerance, which is relative to the values' own size.
 double error(const Doubles& found, const Doubles& expected, double tolerance) {
@@ -187,114 +98,233 @@ double error(const Doubles& found, const Doubles& expected, double tolerance) {
 
 // A score's rounding error grows with the score, and the softmax's relative error is the score's absolute one. In bf16,
 // the rounding of y enters the gradient through the sum of dy * y over D.
-void expect_right(const Sizes& sizes, DType dtype, int threads, double spread = 1) {
-    const Result run(sizes, dtype, threads, spread);
-    const Doubles qkv = run.qkv.values();
-    const Forward expected = plain_attention(sizes, qkv);
+template <class Device> void expect_right(Device& on, AttentionVariant variant, const AttentionSizes& sizes,
+                                          DType dtype, double spread = 1, std::int64_t shift = 0) {
+    const Result<Device> run(on, variant, sizes, dtype, spread, shift);
+    const Doubles qkv = run.qkv.numbers();
+    const PlainAttention expected = plain_attention(sizes, qkv);
     double largest = 0;
     for (const double logarithm : expected.log_sum_exp)
         largest = std::max(largest, std::abs(logarithm));
     const double tolerance = 1e-6 * (8 + largest) + (dtype == DType::bf16 ? 1e-2 : 0);
     const double gradient_tolerance = 2e-6 * (8 + largest) + (dtype == DType::bf16 ? 6e-2 : 0);
-    EXPECT_LE(error(run.y.values(), expected.y, tolerance), 1) << sizes.text();
-    EXPECT_LE(error(run.log_sum_exp.values(), expected.log_sum_exp, 1e-6), 1) << sizes.text();
-    EXPECT_LE(error(run.dqkv.values(), plain_gradient(sizes, qkv, run.dy.values()), gradient_tolerance), 1)
+    EXPECT_LE(error(run.y.numbers(), expected.y, tolerance), 1) << sizes.text();
+    EXPECT_LE(error(run.log_sum_exp.numbers(), expected.log_sum_exp, 1e-6), 1) << sizes.text();
+    EXPECT_LE(error(run.dqkv.numbers(), plain_gradient(sizes, qkv, run.dy.numbers()), gradient_tolerance), 1)
         << sizes.text();
 }
 
+template <class Device> class Attention : public testing::Test {};
+TYPED_TEST_SUITE(Attention, Devices, DeviceNames);
+
 } // namespace
 
-TEST(Attention, ThePlainGradientIsThatOfThePlainFunction) {
-    for (const bool causal : {false, true}) {
-        const Sizes sizes{1, 5, 2, 3, causal};
-        Tensor qkv(sizes.qkv(), DType::f32), dy(sizes.y(), DType::f32);
-        qkv.fill(3, 1);
-        dy.fill(4, 1);
-        const Doubles point = qkv.values(), slopes = dy.values(), gradient = plain_gradient(sizes, point, slopes);
-        const auto loss = [&](std::size_t i, double step) {
-            Doubles moved = point;
-            moved[i] += step;
-            const Doubles y = plain_attention(sizes, moved).y;
-            double sum = 0;
-            for (std::size_t j = 0; j < y.size(); ++j)
-                sum += y[j] * slopes[j];
-            return sum;
-        };
-        for (std::size_t i = 0; i < point.size(); ++i)
-            EXPECT_NEAR(gradient[i], (loss(i, 1e-5) - loss(i, -1e-5)) / 2e-5, 1e-8);
-    }
+TEST(AttentionReference, ThePlainGradientIsThatOfThePlainFunction) {
+    for (const bool causal : {false, true})
+        for (const std::int64_t group : {1, 2}) {
+            const AttentionSizes sizes{1, 5, 2, 3, causal, 0.3, group};
+            Sample qkv(sizes.qkv(), DType::f32), dy(sizes.y(), DType::f32);
+            fill(qkv, 3, 1);
+            fill(dy, 4, 1);
+            const Doubles point = qkv.values(), slopes = dy.values(), gradient = plain_gradient(sizes, point, slopes);
+            const auto loss = [&](const Doubles& x) {
+                const Doubles y = plain_attention(sizes, x).y;
+                return product(y, 0, slopes, 0, static_cast<std::int64_t>(y.size()));
+            };
+            for (std::size_t i = 0; i < point.size(); ++i)
+                EXPECT_NEAR(gradient[i], slope(point, i, loss), 1e-8);
+        }
 }
 
-TEST(Attention, EqualsThePlainLoops) {
+TYPED_TEST(Attention, EqualsThePlainLoops) {
     for (const bool causal : {false, true})
         for (const DType dtype : {DType::f32, DType::bf16})
             for (const std::int64_t depth : {5, 32, 64, 80})
-                for (const std::int64_t times : {1, 7, 8, 33, 64, 130})
-                    expect_right({2, times, 2, depth, causal}, dtype, 1 + times % 3);
+                for (const std::int64_t times : {1, 7, 8, 33, 64, 130}) {
+                    TypeParam on;
+                    expect_right(on, AttentionVariant::fastest, {2, times, 2, depth, causal}, dtype);
+                }
 }
 
-TEST(Attention, EqualsThePlainLoopsForRandomSizes) {
+// Around the edges of tiles of 16, 64 and 128.
+TYPED_TEST(Attention, EqualsThePlainLoopsAtTheEdgesOfTiles) {
+    TypeParam on;
+    const std::int64_t depths[] = {8, 32, 64, 80, 96, 128};
+    int turn = 0;
+    for (const std::int64_t times : {1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 200})
+        for (const bool causal : {false, true})
+            for (const DType dtype : {DType::f32, DType::bf16})
+                for (const AttentionVariant variant : variants<TypeParam>(dtype))
+                    expect_right(on, variant, {1, times, 1, depths[turn++ % 6], causal}, dtype);
+}
+
+// bf16 with D = 64 and 128, several tiles in both directions: what training on a GPU runs.
+TYPED_TEST(Attention, EqualsThePlainLoopsForSeveralTiles) {
+    TypeParam on;
+    for (const std::int64_t depth : {32, 64, 96, 128})
+        for (const std::int64_t times : {127, 129, 200, 321})
+            for (const bool causal : {false, true})
+                if (depth % 64 == 0 || times == 200)
+                    expect_right(on, AttentionVariant::fastest, {1, times, 1, depth, causal}, DType::bf16);
+}
+
+TYPED_TEST(Attention, GroupsOfHeadsShareKeys) {
+    TypeParam on;
+    for (const bool causal : {false, true})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            for (const AttentionVariant variant : variants<TypeParam>(dtype)) {
+                expect_right(on, variant, {2, 70, 4, 16, causal, 0.3, 2}, dtype);
+                expect_right(on, variant, {1, 131, 3, 64, causal, 0.3, 3}, dtype);
+                expect_right(on, variant, {1, 20, 6, 128, causal, 0.3, 3}, dtype);
+            }
+}
+
+TYPED_TEST(Attention, AnyScaleWillDo) {
+    TypeParam on;
+    for (const double scale : {1.0, 0.05, 0.0, -0.2})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            expect_right(on, AttentionVariant::fastest, {1, 70, 1, 32, true, scale}, dtype);
+}
+
+TYPED_TEST(Attention, MemoryNeedNotSuitVectors) {
+    TypeParam on;
+    for (const DType dtype : {DType::f32, DType::bf16})
+        expect_right(on, AttentionVariant::fastest, {1, 70, 2, 64, true}, dtype, 1, 1);
+}
+
+TYPED_TEST(Attention, EqualsThePlainLoopsForRandomSizes) {
     rc::check("any head", [] {
-        const Sizes sizes{*rc::gen::inRange(1, 3), *rc::gen::inRange(1, 90), *rc::gen::inRange(1, 4),
-                          *rc::gen::inRange(1, 70), *rc::gen::arbitrary<bool>()};
-        expect_right(sizes, *rc::gen::element(DType::f32, DType::bf16), *rc::gen::inRange(1, 4));
+        TypeParam on;
+        const std::int64_t group = *rc::gen::inRange(1, 3);
+        const AttentionSizes sizes{*rc::gen::inRange(1, 3),
+                                   *rc::gen::inRange(1, 90),
+                                   group * *rc::gen::inRange(1, 3),
+                                   *rc::gen::inRange(1, 70),
+                                   *rc::gen::arbitrary<bool>(),
+                                   0.3,
+                                   group};
+        expect_right(on, AttentionVariant::fastest, sizes, *rc::gen::element(DType::f32, DType::bf16));
         RC_ASSERT(!testing::Test::HasFailure());
     });
 }
 
 // More keys than fit one block: the running maximum and sum.
-TEST(Attention, EqualsThePlainLoopsForManyKeys) {
+TYPED_TEST(Attention, EqualsThePlainLoopsForManyKeys) {
+    TypeParam on;
     for (const bool causal : {false, true}) {
-        expect_right({1, 1060, 1, 16, causal}, DType::f32, 1);
-        expect_right({1, 521, 1, 256, causal}, DType::f32, 1);
+        expect_right(on, AttentionVariant::fastest, {1, 1060, 1, 16, causal}, DType::f32);
+        expect_right(on, AttentionVariant::fastest, {1, 521, 1, 256, causal}, DType::f32);
     }
 }
 
 // Scores of several hundred overflow e^x without the largest taken off first.
-TEST(Attention, LargeScoresDoNotOverflow) {
+TYPED_TEST(Attention, LargeScoresDoNotOverflow) {
+    TypeParam on;
     for (const bool causal : {false, true})
-        expect_right({1, 600, 1, 8, causal}, DType::f32, 1, 12);
+        expect_right(on, AttentionVariant::fastest, {1, 600, 1, 8, causal}, DType::f32, 12);
 }
 
-TEST(Attention, NotANumberIsNotLost) {
-    const Sizes sizes{1, 9, 1, 16, true};
-    Tensor qkv(sizes.qkv(), DType::f32), y(sizes.y(), DType::f32), log_sum_exp(Shape{9}, DType::f32);
-    qkv.fill(1, 1);
-    qkv.set(static_cast<std::int64_t>(sizes.at(0, 4, 1, 0, 3)), std::nan("")); // a key that queries 4 to 8 see
-    CpuStream stream;
-    const Workspace workspace(kernels::attention_workspace_bytes(stream, qkv.shape, DType::f32));
-    kernels::attention(stream, qkv.view(), 1, true, y.view(), log_sum_exp.view(), workspace.view());
-    for (std::int64_t query = 0; query < 9; ++query)
-        EXPECT_EQ(std::isnan(y.values()[sizes.at(0, query, 0, 0)]), query >= 4) << query;
+TYPED_TEST(Attention, LargeScoresOfBf16DoNotOverflow) {
+    TypeParam on;
+    for (const bool causal : {false, true}) {
+        const AttentionSizes sizes{1, 200, 1, 32, causal, 1};
+        const Result<TypeParam> run(on, AttentionVariant::fastest, sizes, DType::bf16, 12);
+        for (const double value : run.dqkv.numbers())
+            EXPECT_TRUE(std::isfinite(value)) << sizes.text();
+        EXPECT_LE(error(run.y.numbers(), plain_attention(sizes, run.qkv.numbers()).y, 2e-2), 1) << sizes.text();
+    }
 }
 
-TEST(Attention, SameBitsForAnyNumberOfThreads) {
-    for (const bool causal : {false, true})
-        for (const DType dtype : {DType::f32, DType::bf16}) {
-            const Sizes sizes{3, 70, 3, 24, causal};
-            const Result one(sizes, dtype, 1);
-            for (const int threads : {2, 3, 16}) {
-                const Result several(sizes, dtype, threads);
-                EXPECT_TRUE(one.y.same_bits(several.y));
-                EXPECT_TRUE(one.log_sum_exp.same_bits(several.log_sum_exp));
-                EXPECT_TRUE(one.dqkv.same_bits(several.dqkv));
-            }
+TYPED_TEST(Attention, NotANumberIsNotLost) {
+    for (const DType dtype : {DType::f32, DType::bf16})
+        for (const AttentionVariant variant : variants<TypeParam>(dtype)) {
+            TypeParam on;
+            const AttentionSizes sizes{1, 9, 1, 16, true, 1};
+            Sample qkv(sizes.qkv(), dtype), y(sizes.y(), dtype), log_sum_exp(Shape{9}, DType::f32);
+            fill(qkv, 1, 1);
+            qkv.set(static_cast<std::int64_t>(sizes.k(0, 4, 0)) + 3, std::nan("")); // a key that queries 4 to 8 see
+            const Workspace workspace(kernels::attention_workspace_bytes(on.stream(), sizes.shape(), dtype));
+            if constexpr (std::is_same_v<TypeParam, OnCpu>)
+                kernels::attention(on.stream(), sizes.shape(), on(qkv), on(y), on(log_sum_exp), on(workspace));
+            else
+                kernels::attention(on.stream(), variant, sizes.shape(), on(qkv), on(y), on(log_sum_exp));
+            on.finish();
+            for (std::int64_t query = 0; query < 9; ++query)
+                EXPECT_EQ(std::isnan(y.values()[sizes.y(0, query, 0)]), query >= 4) << query;
         }
 }
 
-TEST(Attention, WrongViewsAreRefused) {
-    CpuStream stream;
-    const Sizes sizes{1, 4, 2, 8, true};
-    const Tensor qkv(sizes.qkv(), DType::f32), y(sizes.y(), DType::f32), log_sum_exp(Shape{8}, DType::f32);
-    const Tensor small(Shape{1, 4, 2, 7}, DType::f32), half(sizes.y(), DType::bf16);
-    const Workspace workspace(kernels::attention_workspace_bytes(stream, qkv.shape, DType::f32));
+TYPED_TEST(Attention, SameBitsInTwoRuns) {
+    for (const bool causal : {false, true})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            for (const AttentionVariant variant : variants<TypeParam>(dtype)) {
+                TypeParam on;
+                const AttentionSizes sizes{1, 150, 4, 64, causal, 0.3, 2};
+                const Result<TypeParam> one(on, variant, sizes, dtype), two(on, variant, sizes, dtype);
+                EXPECT_TRUE(one.y.same_bits(two.y));
+                EXPECT_TRUE(one.log_sum_exp.same_bits(two.log_sum_exp));
+                EXPECT_TRUE(one.dqkv.same_bits(two.dqkv));
+            }
+}
+
+TEST(AttentionThreads, SameBitsForAnyNumberOfThreads) {
+    for (const bool causal : {false, true})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            for (const std::int64_t group : {1, 3}) {
+                const AttentionSizes sizes{3, 70, 3, 24, causal, 0.3, group};
+                OnCpu first(1);
+                const Result<OnCpu> one(first, AttentionVariant::fastest, sizes, dtype);
+                for (const int threads : {2, 3, 16}) {
+                    OnCpu on(threads);
+                    const Result<OnCpu> several(on, AttentionVariant::fastest, sizes, dtype);
+                    EXPECT_TRUE(one.y.same_bits(several.y));
+                    EXPECT_TRUE(one.log_sum_exp.same_bits(several.log_sum_exp));
+                    EXPECT_TRUE(one.dqkv.same_bits(several.dqkv));
+                }
+            }
+}
+
+TYPED_TEST(Attention, NothingToDo) {
+    TypeParam on;
+    for (const AttentionSizes& sizes : {AttentionSizes{0, 5, 2, 8, true}, AttentionSizes{2, 0, 2, 8, true}})
+        for (const DType dtype : {DType::f32, DType::bf16})
+            expect_right(on, AttentionVariant::fastest, sizes, dtype);
+}
+
+TYPED_TEST(Attention, WrongViewsAreRefused) {
+    TypeParam on;
+    const AttentionSizes sizes{1, 4, 2, 8, true};
+    kernels::AttentionShape shape = sizes.shape();
+    const Sample qkv(sizes.qkv(), DType::f32), y(sizes.y(), DType::f32), log_sum_exp(Shape{8}, DType::f32);
+    const Sample small(Shape{1, 4, 2, 7}, DType::f32), half(sizes.y(), DType::bf16);
+    const Workspace forward(kernels::attention_workspace_bytes(on.stream(), shape, DType::f32));
+    const Workspace backward(kernels::attention_gradient_workspace_bytes(on.stream(), shape, DType::f32));
     const auto run = [&](const View& from, const View& to, const View& memory) {
-        kernels::attention(stream, from, 1, true, to, log_sum_exp.view(), memory);
+        kernels::attention(on.stream(), shape, from, to, on(log_sum_exp), memory);
     };
-    EXPECT_NO_THROW(run(qkv.view(), y.view(), workspace.view()));
-    EXPECT_THROW(run(y.view(), y.view(), workspace.view()), InternalError);
-    EXPECT_THROW(run(qkv.view(), small.view(), workspace.view()), InternalError);
-    EXPECT_THROW(run(qkv.view(), half.view(), workspace.view()), InternalError);
-    EXPECT_THROW(run(qkv.view(), y.view(), View()), InternalError);
-    EXPECT_THROW(kernels::attention_workspace_bytes(stream, Shape{1, 4, 3, 2, 257}, DType::f32), InternalError);
+    const auto differentiate = [&](const View& from, const View& dy, const View& to, const View& memory) {
+        kernels::attention_gradient(on.stream(), shape, from, on(y), dy, on(log_sum_exp), to, memory);
+    };
+    EXPECT_NO_THROW(run(on(qkv), on(y), on(forward)));
+    EXPECT_THROW(run(on(y), on(y), on(forward)), InternalError);
+    EXPECT_THROW(run(on(qkv), on(small), on(forward)), InternalError);
+    EXPECT_THROW(run(on(qkv), on(half), on(forward)), InternalError);
+    if (forward.count() > 0) {
+        EXPECT_THROW(run(on(qkv), on(y), View()), InternalError);
+    }
+    EXPECT_NO_THROW(differentiate(on(qkv), on(y), on(qkv), on(backward)));
+    EXPECT_THROW(differentiate(on(qkv), on(small), on(qkv), on(backward)), InternalError);
+    EXPECT_THROW(differentiate(on(qkv), on(y), on(y), on(backward)), InternalError);
+    EXPECT_THROW(differentiate(on(qkv), on(y), on(qkv), View()), InternalError);
+    const auto refused = [&](const kernels::AttentionShape& wrong, DType dtype) {
+        EXPECT_THROW(kernels::attention_workspace_bytes(on.stream(), wrong, dtype), InternalError);
+        EXPECT_THROW(kernels::attention_gradient_workspace_bytes(on.stream(), wrong, dtype), InternalError);
+    };
+    refused(AttentionSizes{1, 4, 2, 257, true}.shape(), DType::f32);
+    refused(sizes.shape(), DType::i32);
+    shape.kv_heads = 3;
+    refused(shape, DType::f32);
+    shape.kv_heads = 0;
+    refused(shape, DType::f32);
+    on.finish();
 }

@@ -31,6 +31,23 @@ TYPED_TEST(Copy, CastsEveryPairOfTypes) {
     }
 }
 
+// Memory that starts in the middle of a vector, at either end.
+TYPED_TEST(Copy, CastsUnalignedViews) {
+    TypeParam on;
+    constexpr std::int64_t size = 1000;
+    const auto behind = [](const View& whole, std::int64_t elements) {
+        return View(static_cast<std::byte*>(whole.memory()) + elements * bytes_of(whole.dtype), {size}, whole.dtype);
+    };
+    for (const std::int64_t before : {0, 1, 4})
+        for (const std::int64_t after : {0, 1, 8}) {
+            const Sample x(Shape{before + size}, DType::f32, 1), y(Shape{after + size}, DType::bf16);
+            kernels::cast(on.stream(), behind(on(x), before), behind(on(y), after));
+            on.finish();
+            for (std::int64_t i = 0; i < size; ++i)
+                ASSERT_EQ(y[after + i], static_cast<float>(BFloat16(static_cast<float>(x[before + i])))) << before;
+        }
+}
+
 TYPED_TEST(Copy, FillsWithOneValue) {
     TypeParam on;
     for (const DType type : {DType::f32, DType::bf16})

@@ -3,7 +3,8 @@
 #include "kernels/dropout.hpp"
 
 #include "kernels/error.hpp"
-#include "tests/support/sample.hpp"
+#include "tests/support/device.hpp"
+#include "tests/support/poisoned.hpp"
 
 using namespace tessera;
 using kernels::Dropout;
@@ -23,17 +24,21 @@ double uniform_of(const Dropout& which, std::uint64_t element) {
     return (words[static_cast<std::size_t>(place.word)] >> 8) / 16777216.0;
 }
 
+template <class Device> class DropoutOn : public testing::Test {};
+TYPED_TEST_SUITE(DropoutOn, Devices, DeviceNames);
+
 } // namespace
 
-TEST(Dropout, KeepsWhatTheGeneratorSays) {
-    CpuStream stream(2);
+TYPED_TEST(DropoutOn, KeepsWhatTheGeneratorSays) {
+    TypeParam on;
     for (const DType type : types)
         for (const std::uint64_t first : {0, 1, 64, 100})
             for (const std::int64_t size : {0, 1, 15, 63, 64, 65, 129, 1000}) {
                 const Dropout which = with(0.3f, 5, first);
                 const Sample x(Shape{size}, type, 1);
                 const Sample y(x);
-                kernels::dropout(stream, which, y.view(), y.view());
+                kernels::dropout(on.stream(), which, on(y), on(y));
+                on.finish();
                 std::vector<double> expected;
                 for (std::int64_t i = 0; i < size; ++i) {
                     const bool kept =
@@ -44,15 +49,16 @@ TEST(Dropout, KeepsWhatTheGeneratorSays) {
             }
 }
 
-TEST(Dropout, TheRateIsTheProbabilityAndStepsDiffer) {
-    CpuStream stream;
+TYPED_TEST(DropoutOn, TheRateIsTheProbabilityAndStepsDiffer) {
+    TypeParam on;
     constexpr std::int64_t size = 1000000;
     Sample x(Shape{size}, DType::f32);
     for (std::int64_t i = 0; i < size; ++i)
         x.set(i, 1);
-    const Sample first(Shape{size}, DType::f32), second(Shape{size}, DType::f32);
-    kernels::dropout(stream, with(0.1f, 1), x.view(), first.view());
-    kernels::dropout(stream, with(0.1f, 2), x.view(), second.view());
+    const Sample first = poisoned(Shape{size}, DType::f32), second(first);
+    kernels::dropout(on.stream(), with(0.1f, 1), on(x), on(first));
+    kernels::dropout(on.stream(), with(0.1f, 2), on(x), on(second));
+    on.finish();
     double dropped = 0, both = 0;
     for (std::int64_t i = 0; i < size; ++i) {
         dropped += first[i] == 0;
@@ -62,34 +68,53 @@ TEST(Dropout, TheRateIsTheProbabilityAndStepsDiffer) {
     EXPECT_NEAR(both / size, 0.01, 0.0005);
 }
 
-TEST(Dropout, TheEndsOfTheRange) {
-    CpuStream stream;
+TYPED_TEST(DropoutOn, TheEndsOfTheRange) {
+    TypeParam on;
     const Sample x(Shape{100}, DType::f32, 1), y(Shape{100}, DType::f32, 2);
-    kernels::dropout(stream, with(0), x.view(), y.view());
+    kernels::dropout(on.stream(), with(0), on(x), on(y));
+    on.finish();
     EXPECT_TRUE(y.same_bits(x));
-    kernels::dropout(stream, with(1), x.view(), y.view());
+    kernels::dropout(on.stream(), with(1), on(x), on(y));
+    on.finish();
     EXPECT_EQ(y.values(), std::vector<double>(100));
-    EXPECT_THROW(kernels::dropout(stream, with(1.5f), x.view(), y.view()), InternalError);
+    EXPECT_THROW(kernels::dropout(on.stream(), with(1.5f), on(x), on(y)), InternalError);
 }
 
-TEST(Dropout, TwoPartsEqualTheWhole) {
-    CpuStream stream(2);
+TYPED_TEST(DropoutOn, TwoPartsEqualTheWhole) {
+    TypeParam on;
     for (const DType type : types)
         for (const std::int64_t cut : {1, 16, 63, 64, 65, 700}) {
-            const Sample x(Shape{1001}, type, 1), whole(Shape{1001}, type), parts(Shape{1001}, type);
-            kernels::dropout(stream, with(0.5f, 1, 7), x.view(), whole.view());
+            const Sample x(Shape{1001}, type, 1), whole = poisoned(Shape{1001}, type), parts(whole);
+            kernels::dropout(on.stream(), with(0.5f, 1, 7), on(x), on(whole));
             const auto part = [&](const Sample& sample, std::int64_t begin, std::int64_t end) {
-                return View(static_cast<char*>(sample.view().memory()) + begin * bytes_of(type), Shape{end - begin},
-                            type);
+                return View(static_cast<char*>(on(sample).memory()) + begin * bytes_of(type), Shape{end - begin}, type);
             };
-            kernels::dropout(stream, with(0.5f, 1, 7), part(x, 0, cut), part(parts, 0, cut));
-            kernels::dropout(stream, with(0.5f, 1, 7 + static_cast<std::uint64_t>(cut)), part(x, cut, 1001),
+            kernels::dropout(on.stream(), with(0.5f, 1, 7), part(x, 0, cut), part(parts, 0, cut));
+            kernels::dropout(on.stream(), with(0.5f, 1, 7 + static_cast<std::uint64_t>(cut)), part(x, cut, 1001),
                              part(parts, cut, 1001));
+            on.finish();
             EXPECT_TRUE(parts.same_bits(whole)) << cut;
         }
 }
 
-TEST(Dropout, TheSameBitsForAnyThreads) {
+// The scalar generator decides in the same way on every device, so the bits are those of the CPU.
+TYPED_TEST(DropoutOn, TheBitsAreThoseOfTheCpu) {
+    TypeParam on;
+    for (const DType type : types)
+        for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{61},
+                                          (std::uint64_t{1} << 40) + 4, ~std::uint64_t{0} / 2})
+            for (const std::int64_t size : {1, 7, 200, 20'011}) {
+                const Sample x(Shape{size}, type, 1), y = poisoned(Shape{size}, type), expected(y);
+                const Dropout which = with(0.4f, ~std::uint64_t{0} - 1, first);
+                kernels::dropout(on.stream(), which, on(x), on(y));
+                on.finish();
+                CpuStream cpu(2);
+                kernels::dropout(cpu, which, x.view(), expected.view());
+                EXPECT_TRUE(y.same_bits(expected)) << first << " + " << size;
+            }
+}
+
+TEST(DropoutThreads, TheSameBitsForAnyThreads) {
     for (const DType type : types) {
         const Sample x(Shape{100003}, type, 1);
         expect_same_bits_for_any_threads([&](CpuStream& stream) {

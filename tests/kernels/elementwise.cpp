@@ -3,7 +3,8 @@
 #include "kernels/elementwise.hpp"
 
 #include "kernels/error.hpp"
-#include "tests/support/sample.hpp"
+#include "tests/support/device.hpp"
+#include "tests/support/poisoned.hpp"
 
 #include <cmath>
 
@@ -11,7 +12,7 @@ using namespace tessera;
 
 namespace {
 
-constexpr std::int64_t sizes[] = {0, 1, 15, 16, 17, 129, 1000};
+constexpr std::int64_t sizes[] = {0, 1, 15, 16, 17, 129, 1000, 5003};
 constexpr DType types[] = {DType::f32, DType::bf16};
 constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::silu};
 
@@ -29,9 +30,17 @@ double reference(Activation kind, double x) {
     return 0;
 }
 
+// The same elements, where no vector of them is aligned.
+View shifted(const View& all) {
+    return {static_cast<char*>(all.memory()) + bytes_of(all.dtype), Shape{all.count() - 1}, all.dtype};
+}
+
+template <class Device> class Elementwise : public testing::Test {};
+TYPED_TEST_SUITE(Elementwise, Devices, DeviceNames);
+
 } // namespace
 
-TEST(Elementwise, ActivationsHaveNames) {
+TEST(Activations, HaveNames) {
     for (const Activation kind : activations)
         EXPECT_EQ(activation_named(name_of(kind)), kind);
     try {
@@ -42,14 +51,15 @@ TEST(Elementwise, ActivationsHaveNames) {
     }
 }
 
-TEST(Elementwise, ActivationsEqualTheirFormulas) {
-    CpuStream stream(2);
+TYPED_TEST(Elementwise, ActivationsEqualTheirFormulas) {
+    TypeParam on;
     for (const Activation kind : activations)
         for (const DType type : types)
             for (const std::int64_t size : sizes) {
                 const Sample x(Shape{size}, type, 1, -8, 8);
-                const Sample y(Shape{size}, type);
-                kernels::activation(stream, kind, x.view(), y.view());
+                const Sample y = poisoned(Shape{size}, type);
+                kernels::activation(on.stream(), kind, on(x), on(y));
+                on.finish();
                 std::vector<double> expected;
                 for (const double value : x.values())
                     expected.push_back(reference(kind, value));
@@ -57,14 +67,15 @@ TEST(Elementwise, ActivationsEqualTheirFormulas) {
             }
 }
 
-TEST(Elementwise, GradientsEqualFiniteDifferences) {
-    CpuStream stream(2);
+TYPED_TEST(Elementwise, GradientsEqualFiniteDifferences) {
+    TypeParam on;
     for (const Activation kind : activations)
         for (const DType type : types)
             for (const std::int64_t size : sizes) {
                 const Sample x(Shape{size}, type, 1, -6, 6), dy(Shape{size}, type, 2);
                 const Sample dx(dy); // in place
-                kernels::activation_gradient(stream, kind, x.view(), dx.view(), dx.view());
+                kernels::activation_gradient(on.stream(), kind, on(x), on(dx), on(dx));
+                on.finish();
                 std::vector<double> expected;
                 for (std::int64_t i = 0; i < size; ++i) {
                     const auto of = [&](const std::vector<double>& value) { return reference(kind, value[0]); };
@@ -74,26 +85,28 @@ TEST(Elementwise, GradientsEqualFiniteDifferences) {
             }
 }
 
-TEST(Elementwise, NanStaysNan) {
-    CpuStream stream;
-    const Sample x(Shape{17}, DType::f32), y(Shape{17}, DType::f32);
-    const_cast<Sample&>(x).set(16, std::nan(""));
+TYPED_TEST(Elementwise, NanStaysNan) {
+    TypeParam on;
+    Sample x(Shape{17}, DType::f32), y(Shape{17}, DType::f32);
+    x.set(16, std::nan(""));
     for (const Activation kind : activations) {
-        kernels::activation(stream, kind, x.view(), y.view());
+        kernels::activation(on.stream(), kind, on(x), on(y));
+        on.finish();
         EXPECT_TRUE(std::isnan(y[16])) << name_of(kind);
         EXPECT_EQ(y[0], 0) << name_of(kind);
     }
 }
 
-TEST(Elementwise, SumsProductsAndFactors) {
-    CpuStream stream(3);
+TYPED_TEST(Elementwise, SumsProductsAndFactors) {
+    TypeParam on;
     for (const DType type : types)
         for (const std::int64_t size : sizes) {
             const Sample a(Shape{size}, type, 1), b(Shape{size}, type, 2);
-            const Sample total(a), product(b), scaled(Shape{size}, type);
-            kernels::add(stream, total.view(), b.view(), total.view());
-            kernels::multiply(stream, a.view(), product.view(), product.view());
-            kernels::scale(stream, a.view(), 0.37f, scaled.view());
+            const Sample total(a), product(b), scaled = poisoned(Shape{size}, type);
+            kernels::add(on.stream(), on(total), on(b), on(total));
+            kernels::multiply(on.stream(), on(a), on(product), on(product));
+            kernels::scale(on.stream(), on(a), 0.37f, on(scaled));
+            on.finish();
             std::vector<double> totals, products, factors;
             for (std::int64_t i = 0; i < size; ++i) {
                 totals.push_back(a[i] + b[i]);
@@ -106,15 +119,16 @@ TEST(Elementwise, SumsProductsAndFactors) {
         }
 }
 
-TEST(Elementwise, ARowIsAddedToEveryRow) {
-    CpuStream stream(3);
+TYPED_TEST(Elementwise, ARowIsAddedToEveryRow) {
+    TypeParam on;
     for (const DType type : types)
         for (const DType row_type : types)
-            for (const std::int64_t columns : {1, 15, 16, 17, 129})
+            for (const std::int64_t columns : {1, 4, 15, 16, 17, 129, 768})
                 for (const std::int64_t rows : {1, 3, 50}) {
                     const Sample x(Shape{rows, columns}, type, 1), row(Shape{columns}, row_type, 2);
                     const Sample y(x);
-                    kernels::add_rows(stream, y.view(), row.view(), y.view());
+                    kernels::add_rows(on.stream(), on(y), on(row), on(y));
+                    on.finish();
                     std::vector<double> expected;
                     for (std::int64_t i = 0; i < x.count(); ++i)
                         expected.push_back(x[i] + row[i % columns]);
@@ -122,7 +136,53 @@ TEST(Elementwise, ARowIsAddedToEveryRow) {
                 }
 }
 
-TEST(Elementwise, TheSameBitsForAnyThreads) {
+// Parts of tensors that begin at their second element.
+TYPED_TEST(Elementwise, ElementsAlignedToThemselvesOnly) {
+    TypeParam on;
+    for (const DType type : types) {
+        constexpr std::int64_t size = 2000;
+        const Sample a(Shape{size + 1}, type, 1), b(Shape{size + 1}, type, 2), row(Shape{41}, type, 3);
+        const Sample total = poisoned(Shape{size + 1}, type), rows = poisoned(Shape{size + 1}, type);
+        kernels::add(on.stream(), shifted(on(a)), shifted(on(b)), shifted(on(total)));
+        kernels::add_rows(on.stream(), shifted(on(a)), shifted(on(row)), shifted(on(rows)));
+        on.finish();
+        EXPECT_TRUE(std::isnan(total[0]) && std::isnan(rows[0]));
+        for (std::int64_t i = 1; i <= size; ++i) {
+            const Tolerance allowed = tolerance(type, Kind::rounding);
+            const double sum = a[i] + b[i], with_row = a[i] + row[1 + (i - 1) % 40];
+            ASSERT_NEAR(total[i], sum, allowed.relative * std::abs(sum) + allowed.absolute) << i;
+            ASSERT_NEAR(rows[i], with_row, allowed.relative * std::abs(with_row) + allowed.absolute) << i;
+        }
+    }
+}
+
+TYPED_TEST(Elementwise, TheSameBitsInTwoRuns) {
+    constexpr std::int64_t size = 300'001;
+    for (const DType type : types) {
+        const Sample x(Shape{size}, type, 1, -8, 8), first = poisoned(Shape{size}, type), second(first);
+        for (const Sample* y : {&first, &second}) {
+            TypeParam on;
+            kernels::activation(on.stream(), Activation::gelu, on(x), on(*y));
+            kernels::activation_gradient(on.stream(), Activation::silu, on(x), on(*y), on(*y));
+            on.finish();
+        }
+        EXPECT_TRUE(first.same_bits(second));
+        EXPECT_FALSE(std::isnan(first[size - 1]) || std::isnan(first[0]));
+    }
+}
+
+TYPED_TEST(Elementwise, WrongCountsAndTypesAreRefused) {
+    TypeParam on;
+    const Sample x(Shape{4}, DType::f32), y(Shape{5}, DType::f32), z(Shape{4}, DType::bf16),
+        number(Shape{4}, DType::i32);
+    EXPECT_THROW(kernels::activation(on.stream(), Activation::relu, on(x), on(y)), InternalError);
+    EXPECT_THROW(kernels::activation(on.stream(), Activation::relu, on(x), on(z)), InternalError);
+    EXPECT_THROW(kernels::add(on.stream(), on(x), on(y), on(x)), InternalError);
+    EXPECT_THROW(kernels::add(on.stream(), on(number), on(number), on(number)), InternalError);
+    EXPECT_THROW(kernels::add_rows(on.stream(), on(y), on(x), on(y)), InternalError);
+}
+
+TEST(ElementwiseThreads, TheSameBitsForAnyThreads) {
     constexpr std::int64_t size = 263 * 1000; // several pieces, an odd rest
     for (const DType type : types) {
         const Sample x(Shape{size - 1}, type, 1), other(Shape{size - 1}, type, 2);
@@ -148,15 +208,4 @@ TEST(Elementwise, TheSameBitsForAnyThreads) {
             return y;
         });
     }
-}
-
-TEST(Elementwise, WrongCountsAndTypesAreRefused) {
-    CpuStream stream;
-    const Sample x(Shape{4}, DType::f32), y(Shape{5}, DType::f32), z(Shape{4}, DType::bf16),
-        number(Shape{4}, DType::i32);
-    EXPECT_THROW(kernels::activation(stream, Activation::relu, x.view(), y.view()), InternalError);
-    EXPECT_THROW(kernels::activation(stream, Activation::relu, x.view(), z.view()), InternalError);
-    EXPECT_THROW(kernels::add(stream, x.view(), y.view(), x.view()), InternalError);
-    EXPECT_THROW(kernels::add(stream, number.view(), number.view(), number.view()), InternalError);
-    EXPECT_THROW(kernels::add_rows(stream, y.view(), x.view(), y.view()), InternalError);
 }

@@ -3,55 +3,132 @@
 #include "kernels/embedding.hpp"
 
 #include "kernels/error.hpp"
-#include "tests/support/sample.hpp"
+#include "tests/support/device.hpp"
+
+#include <limits>
 
 using namespace tessera;
 
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16};
-constexpr std::int64_t widths[] = {1, 15, 16, 17, 129};
+constexpr std::int64_t widths[] = {1, 8, 15, 16, 17, 129, 264, 768};
+
+// All but the first `skipped` elements, as rows: memory that is aligned to elements only.
+View rows_after(const View& view, std::int64_t skipped, std::int64_t columns) {
+    return {static_cast<std::byte*>(view.memory()) + skipped * bytes_of(view.dtype),
+            {(view.count() - skipped) / columns, columns},
+            view.dtype};
+}
+
+void poison(const Sample& sample) {
+    for (std::int64_t i = 0; i < sample.count(); ++i)
+        const_cast<Sample&>(sample).set(i, std::numeric_limits<double>::quiet_NaN());
+}
+
+template <class Device> void run_gradient(Device& on, const Sample& tokens, const View& dy, const View& dtable) {
+    const std::int64_t bytes =
+        kernels::embedding_gradient_workspace_bytes(on.stream(), tokens.count(), dtable.shape[0]);
+    const Sample workspace(Shape{(bytes + 3) / 4}, DType::f32, 9);
+    kernels::embedding_gradient(on.stream(), on(tokens), dy, dtable, on(workspace));
+    on.finish();
+}
+
+// By plain addition in the order of the tokens: the same order, so the same bits.
+std::vector<float> added_rows(const Sample& tokens, const Sample& dy, std::int64_t vocabulary, std::int64_t columns) {
+    std::vector<float> sums(static_cast<std::size_t>(vocabulary * columns));
+    for (std::int64_t i = 0; i < tokens.count() * columns; ++i)
+        sums[static_cast<std::size_t>(static_cast<std::int64_t>(tokens[i / columns]) * columns + i % columns)] +=
+            static_cast<float>(dy[i]);
+    return sums;
+}
+
+template <class Device>
+void expect_sums_in_order(const Sample& tokens, std::int64_t vocabulary, std::int64_t columns, DType type) {
+    SCOPED_TRACE(testing::Message() << tokens.count() << " tokens of " << vocabulary << ", " << columns << " columns");
+    const Sample dy(Shape{tokens.count(), columns}, type, 2), dtable(Shape{vocabulary, columns}, DType::f32);
+    poison(dtable);
+    Device on;
+    run_gradient(on, tokens, on(dy), on(dtable));
+    const std::vector<float> expected = added_rows(tokens, dy, vocabulary, columns);
+    for (std::int64_t i = 0; i < dtable.count(); ++i)
+        ASSERT_EQ(dtable[i], expected[static_cast<std::size_t>(i)]) << i;
+}
 
 } // namespace
 
-TEST(Embedding, CopiesTheRowsOfItsTokens) {
-    CpuStream stream(2);
+template <class Device> class Embedding : public testing::Test {};
+TYPED_TEST_SUITE(Embedding, Devices, DeviceNames);
+
+TYPED_TEST(Embedding, CopiesTheRowsOfItsTokens) {
+    TypeParam on;
     for (const DType from : types)
         for (const DType to : types)
             for (const std::int64_t columns : widths) {
                 const Sample tokens(Shape{3, 11}, DType::i32, 1, 0, 7), table(Shape{7, columns}, from, 2);
                 const Sample y(Shape{3, 11, columns}, to);
                 Sample expected(y);
-                kernels::embedding(stream, tokens.view(), table.view(), y.view());
+                poison(y);
+                kernels::embedding(on.stream(), on(tokens), on(table), on(y));
+                on.finish();
                 for (std::int64_t i = 0; i < y.count(); ++i)
                     expected.set(i, table[static_cast<std::int64_t>(tokens[i / columns]) * columns + i % columns]);
                 EXPECT_TRUE(y.same_bits(expected));
             }
 }
 
-TEST(Embedding, TheGradientAddsTheRowsInOrder) {
-    CpuStream stream(2);
+TYPED_TEST(Embedding, TheGradientAddsTheRowsInOrder) {
     for (const DType type : types)
-        for (const std::int64_t columns : widths) {
-            const Sample tokens(Shape{70}, DType::i32, 1, 0, 7), dy(Shape{70, columns}, type, 2);
-            const Sample dtable(Shape{9, columns}, DType::f32, 3); // tokens 7 and 8 never occur
-            std::vector<float> expected(static_cast<std::size_t>(dtable.count()));
-            kernels::embedding_gradient(stream, tokens.view(), dy.view(), dtable.view());
-            for (std::int64_t i = 0; i < dy.count(); ++i)
-                expected[static_cast<std::size_t>(static_cast<std::int64_t>(tokens[i / columns]) * columns +
-                                                  i % columns)] += static_cast<float>(dy[i]);
-            for (std::int64_t i = 0; i < dtable.count(); ++i)
-                ASSERT_EQ(dtable[i], expected[static_cast<std::size_t>(i)]) << i; // the same order, so the same bits
+        for (const std::int64_t columns : widths) // tokens 7 and 8 never occur
+            expect_sums_in_order<TypeParam>(Sample(Shape{70}, DType::i32, 1, 0, 7), 9, columns, type);
+}
+
+// Tokens of one, two and three digits of eight bits; more positions than one tile of the sort has, or all its tiles.
+TYPED_TEST(Embedding, TheGradientOfManyTokens) {
+    const Sample few(Shape{1}, DType::i32), none(Shape{0}, DType::i32);
+    for (const DType type : types) {
+        for (const std::int64_t vocabulary : {1, 2, 256, 257, 50257, 70000})
+            expect_sums_in_order<TypeParam>(Sample(Shape{5003}, DType::i32, 1, 0, static_cast<double>(vocabulary)),
+                                            vocabulary, 8, type);
+        expect_sums_in_order<TypeParam>(few, 1000, 12, type);
+        expect_sums_in_order<TypeParam>(none, 1000, 12, type);
+    }
+    expect_sums_in_order<TypeParam>(Sample(Shape{140001}, DType::i32, 1, 0, 65), 65, 3, DType::f32);
+    Sample frequent(Shape{3000}, DType::i32, 1, 0, 2000);
+    for (std::int64_t i = 0; i < 3000; i += 1 + i % 3)
+        frequent.set(i, 1234);
+    expect_sums_in_order<TypeParam>(frequent, 2000, 72, DType::bf16);
+}
+
+TYPED_TEST(Embedding, MemoryNeedNotBeAligned) {
+    const Sample tokens(Shape{50}, DType::i32, 1, 0, 9);
+    for (const DType type : types)
+        for (const std::int64_t skipped : {1, 2}) {
+            TypeParam on;
+            const Sample aligned(Shape{50, 16}, type, 2), there(Shape{9, 16}, DType::f32), y(Shape{50, 16}, type);
+            const Sample shifted(Shape{skipped + 50 * 16}, type), elsewhere(Shape{skipped + 9 * 16}, DType::f32);
+            const Sample other_y(Shape{skipped + 50 * 16}, type);
+            for (std::int64_t i = 0; i < aligned.count(); ++i)
+                const_cast<Sample&>(shifted).set(skipped + i, aligned[i]);
+            kernels::embedding(on.stream(), on(tokens), rows_after(on(shifted), skipped, 16),
+                               rows_after(on(other_y), skipped, 16));
+            kernels::embedding(on.stream(), on(tokens), on(aligned), on(y));
+            run_gradient(on, tokens, on(aligned), on(there));
+            run_gradient(on, tokens, rows_after(on(shifted), skipped, 16), rows_after(on(elsewhere), skipped, 16));
+            for (std::int64_t i = 0; i < there.count(); ++i)
+                ASSERT_EQ(elsewhere[skipped + i], there[i]);
+            for (std::int64_t i = 0; i < y.count(); ++i)
+                ASSERT_EQ(other_y[skipped + i], y[i]);
         }
 }
 
-TEST(Embedding, TheSameBitsForAnyThreads) {
+TEST(EmbeddingOnCpu, TheSameBitsForAnyThreads) {
     for (const DType type : types) {
         const Sample tokens(Shape{3000}, DType::i32, 1, 0, 65), dy(Shape{3000, 129}, type, 2);
         const Sample table(Shape{65, 129}, type, 3);
         expect_same_bits_for_any_threads([&](CpuStream& stream) {
             Sample dtable(Shape{65, 129}, DType::f32);
-            kernels::embedding_gradient(stream, tokens.view(), dy.view(), dtable.view());
+            kernels::embedding_gradient(stream, tokens.view(), dy.view(), dtable.view(), {});
             return dtable;
         });
         expect_same_bits_for_any_threads([&](CpuStream& stream) {
@@ -62,22 +139,34 @@ TEST(Embedding, TheSameBitsForAnyThreads) {
     }
 }
 
-TEST(Embedding, ATokenOutsideTheVocabularyIsNamed) {
-    CpuStream stream;
-    for (const int wrong : {7, -1}) {
+TYPED_TEST(Embedding, ATokenOutsideTheVocabularyIsNamed) {
+    for (const int wrong : {7, -1, 256, std::numeric_limits<int>::max()}) {
         Sample tokens(Shape{6}, DType::i32, 1, 0, 7);
         tokens.set(5, wrong);
         const Sample table(Shape{7, 3}, DType::f32), y(Shape{6, 3}, DType::f32);
         const std::string sentence = "token " + std::to_string(wrong) + " at position 5 is outside the vocabulary of 7";
         for (const bool gradient : {false, true})
             try {
-                if (gradient)
-                    kernels::embedding_gradient(stream, tokens.view(), y.view(), table.view());
-                else
-                    kernels::embedding(stream, tokens.view(), table.view(), y.view());
+                TypeParam on;
+                if (gradient) {
+                    run_gradient(on, tokens, on(y), on(table));
+                } else {
+                    kernels::embedding(on.stream(), on(tokens), on(table), on(y));
+                    on.finish();
+                }
                 FAIL();
             } catch (const ConfigError& error) {
                 EXPECT_EQ(error.what(), sentence);
             }
     }
+}
+
+TYPED_TEST(Embedding, WrongSizesAreRefused) {
+    TypeParam on;
+    const Sample tokens(Shape{6}, DType::i32), table(Shape{7, 3}, DType::f32), y(Shape{5, 3}, DType::f32);
+    EXPECT_THROW(kernels::embedding(on.stream(), on(tokens), on(table), on(y)), InternalError);
+    EXPECT_THROW(run_gradient(on, tokens, on(y), on(table)), InternalError);
+    if (kernels::embedding_gradient_workspace_bytes(on.stream(), 5, 7) == 0) return;
+    const Sample five(Shape{5}, DType::i32), workspace(Shape{8}, DType::f32);
+    EXPECT_THROW(kernels::embedding_gradient(on.stream(), on(five), on(y), on(table), on(workspace)), InternalError);
 }

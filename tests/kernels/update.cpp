@@ -3,9 +3,10 @@
 #include "kernels/update.hpp"
 
 #include "kernels/error.hpp"
-#include "tests/support/sample.hpp"
+#include "tests/support/device.hpp"
 
 #include <cmath>
+#include <deque>
 
 using namespace tessera;
 using kernels::Adam;
@@ -14,7 +15,7 @@ using kernels::Sgd;
 namespace {
 
 constexpr int steps = 5;
-constexpr std::int64_t sizes[] = {1, 15, 16, 17, 129, 1000};
+constexpr std::int64_t sizes[] = {1, 3, 15, 16, 17, 129, 1000, 4096, 9001};
 
 // Weight, gradient of each step, state and copy; the state starts at 0.
 struct Case {
@@ -28,25 +29,41 @@ struct Case {
         for (unsigned step = 0; step < steps; ++step)
             gradients.emplace_back(Shape{size}, DType::f32, 10 + step);
     }
-    View part(const Sample& sample, std::int64_t begin, std::int64_t end) const {
-        return {static_cast<char*>(sample.view().memory()) + begin * bytes_of(sample.dtype()), Shape{end - begin},
-                sample.dtype()};
+    // The views of one step, which a kernel is handed as lists of one.
+    struct Step {
+        View gradient, weight, first, second, copy;
+    };
+    template <class Device> Step part(Device& on, int step, std::int64_t begin, std::int64_t end) const {
+        const auto cut = [&](const Sample& sample) {
+            return View(static_cast<char*>(on(sample).memory()) + begin * bytes_of(sample.dtype()), Shape{end - begin},
+                        sample.dtype());
+        };
+        return {cut(gradients[static_cast<std::size_t>(step)]), cut(weight), cut(first), cut(second), cut(copy)};
     }
-    void run(CpuStream& stream, Adam settings, std::int64_t begin, std::int64_t end) {
+    template <class Device> void run(Device& on, Adam settings, std::int64_t begin, std::int64_t end) {
         for (int step = 0; step < steps; ++step) {
             settings.step = step + 1;
-            kernels::adam(stream, settings, part(gradients[static_cast<std::size_t>(step)], begin, end), factor.view(),
-                          part(weight, begin, end), part(first, begin, end), part(second, begin, end),
-                          part(copy, begin, end));
+            const Step p = part(on, step, begin, end);
+            kernels::adam(on.stream(), settings, on(factor),
+                          {{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {&p.copy, 1}});
         }
+        on.finish();
     }
-    void run(CpuStream& stream, Sgd settings, std::int64_t begin, std::int64_t end) {
+    template <class Device> void run(Device& on, Sgd settings, std::int64_t begin, std::int64_t end) {
         for (int step = 0; step < steps; ++step) {
             settings.first_step = step == 0;
-            kernels::sgd(stream, settings, part(gradients[static_cast<std::size_t>(step)], begin, end), factor.view(),
-                         part(weight, begin, end), settings.momentum == 0 ? View{} : part(first, begin, end),
-                         part(copy, begin, end));
+            const Step p = part(on, step, begin, end);
+            const View velocity = settings.momentum == 0 ? View{} : p.first;
+            kernels::sgd(on.stream(), settings, on(factor),
+                         {{&p.gradient, 1}, {&p.weight, 1}, {&velocity, 1}, {&p.copy, 1}});
         }
+        on.finish();
+    }
+    void expect_same(const Case& other) const {
+        EXPECT_TRUE(weight.same_bits(other.weight)) << weight.count();
+        EXPECT_TRUE(first.same_bits(other.first)) << weight.count();
+        EXPECT_TRUE(second.same_bits(other.second)) << weight.count();
+        EXPECT_TRUE(copy.same_bits(other.copy)) << weight.count();
     }
     void expect_copy() const {
         for (std::int64_t i = 0; i < weight.count(); ++i)
@@ -86,108 +103,168 @@ double sgd_reference(const Case& test, const Sgd& settings, std::int64_t i, doub
     return weight;
 }
 
-template <class Settings, class Reference> void expect_steps(const Settings& settings, const Reference& reference) {
-    CpuStream stream(2);
+template <class Device, class Settings, class Reference>
+void expect_steps(const Settings& settings, const Reference& reference) {
+    Device on;
     for (const std::int64_t size : sizes) {
         Case test(size);
         std::vector<double> expected;
         for (std::int64_t i = 0; i < size; ++i)
             expected.push_back(reference(test, settings, i, test.weight[i]));
-        test.run(stream, settings, 0, size);
+        test.run(on, settings, 0, size);
         EXPECT_TRUE(close_to(test.weight, expected, tolerance(DType::f32, Kind::update))) << size;
         test.expect_copy();
     }
 }
 
-template <class Settings> void expect_slices_equal_the_whole(const Settings& settings) {
-    CpuStream stream(2);
+template <class Device, class Settings> void expect_slices_equal_the_whole(const Settings& settings) {
+    Device on;
     for (const std::int64_t cut : {1, 7, 16, 100, 250}) {
         Case whole(263), parts(263);
-        whole.run(stream, settings, 0, 263);
-        parts.run(stream, settings, 0, cut);
-        parts.run(stream, settings, cut, 263);
-        EXPECT_TRUE(parts.weight.same_bits(whole.weight)) << cut;
-        EXPECT_TRUE(parts.first.same_bits(whole.first)) << cut;
-        EXPECT_TRUE(parts.second.same_bits(whole.second)) << cut;
-        EXPECT_TRUE(parts.copy.same_bits(whole.copy)) << cut;
+        whole.run(on, settings, 0, 263);
+        parts.run(on, settings, 0, cut);
+        parts.run(on, settings, cut, 263);
+        whole.expect_same(parts);
     }
 }
 
 const Adam adamw{.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f};
 const Sgd nesterov{.learning_rate = 0.1f, .momentum = 0.9f, .weight_decay = 0.01f, .nesterov = true};
 
+// Views of the same kind, one of each case.
+template <class Device> std::vector<View> views_of(Device& on, std::deque<Case>& cases, Sample Case::*kind) {
+    std::vector<View> views;
+    for (Case& test : cases)
+        views.push_back(on(test.*kind));
+    return views;
+}
+
+// All cases in one call.
+template <class Device> void run_together(Device& on, std::deque<Case>& cases, const Adam& settings, const Sgd* sgd) {
+    std::vector<View> gradients;
+    for (Case& test : cases)
+        gradients.push_back(on(test.gradients[0]));
+    const std::vector<View> weights = views_of(on, cases, &Case::weight), first = views_of(on, cases, &Case::first);
+    const std::vector<View> second = views_of(on, cases, &Case::second);
+    std::vector<View> copies = views_of(on, cases, &Case::copy);
+    for (std::size_t i = 0; i < copies.size(); i += 3)
+        copies[i] = {};
+    if (sgd == nullptr)
+        kernels::adam(on.stream(), settings, on(cases[0].factor), {gradients, weights, first, second, copies});
+    else
+        kernels::sgd(on.stream(), *sgd, on(cases[0].factor), {gradients, weights, first, copies});
+    on.finish();
+}
+
 } // namespace
 
-TEST(Update, AdamWithBothKindsOfDecay) {
+template <class Device> class Update : public testing::Test {};
+TYPED_TEST_SUITE(Update, Devices, DeviceNames);
+
+TYPED_TEST(Update, AdamWithBothKindsOfDecay) {
     Adam settings = adamw;
-    expect_steps(settings, adam_reference);
+    expect_steps<TypeParam>(settings, adam_reference);
     settings.decoupled = false;
-    expect_steps(settings, adam_reference);
+    expect_steps<TypeParam>(settings, adam_reference);
     settings.weight_decay = 0;
-    expect_steps(settings, adam_reference);
+    expect_steps<TypeParam>(settings, adam_reference);
 }
 
-TEST(Update, SgdPlainWithMomentumAndNesterov) {
+TYPED_TEST(Update, SgdPlainWithMomentumAndNesterov) {
     Sgd settings{.learning_rate = 0.1f};
-    expect_steps(settings, sgd_reference);
+    expect_steps<TypeParam>(settings, sgd_reference);
     settings.weight_decay = 0.05f;
-    expect_steps(settings, sgd_reference);
+    expect_steps<TypeParam>(settings, sgd_reference);
     settings.momentum = 0.9f;
-    expect_steps(settings, sgd_reference);
+    expect_steps<TypeParam>(settings, sgd_reference);
     settings.nesterov = true;
-    expect_steps(settings, sgd_reference);
+    expect_steps<TypeParam>(settings, sgd_reference);
 }
 
-TEST(Update, TheFirstStepDoesNotReadTheVelocity) {
-    CpuStream stream;
+TYPED_TEST(Update, TheFirstStepDoesNotReadTheVelocity) {
+    TypeParam on;
     Case test(20);
     for (std::int64_t i = 0; i < 20; ++i)
         test.first.set(i, std::nan(""));
-    test.run(stream, nesterov, 0, 20);
+    test.run(on, nesterov, 0, 20);
     for (const double value : test.weight.values())
         EXPECT_TRUE(std::isfinite(value));
 }
 
-TEST(Update, ANullCopyIsLeftOut) {
-    CpuStream stream;
+TYPED_TEST(Update, WithoutCopiesTheWeightsAreTheSame) {
+    TypeParam on;
     Case with(33), without(33);
-    with.run(stream, adamw, 0, 33);
+    with.run(on, adamw, 0, 33);
     for (int step = 0; step < steps; ++step) {
         Adam settings = adamw;
         settings.step = step + 1;
-        kernels::adam(stream, settings, without.gradients[static_cast<std::size_t>(step)].view(), without.factor.view(),
-                      without.weight.view(), without.first.view(), without.second.view(), {});
+        const Case::Step p = without.part(on, step, 0, 33);
+        kernels::adam(on.stream(), settings, on(without.factor),
+                      {{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {}});
     }
+    on.finish();
     EXPECT_TRUE(with.weight.same_bits(without.weight));
 }
 
-TEST(Update, SlicesEqualTheWhole) {
-    expect_slices_equal_the_whole(adamw);
-    expect_slices_equal_the_whole(nesterov);
+TYPED_TEST(Update, SlicesEqualTheWhole) {
+    expect_slices_equal_the_whole<TypeParam>(adamw);
+    expect_slices_equal_the_whole<TypeParam>(nesterov);
 }
 
-TEST(Update, TheSameBitsForAnyThreads) {
+// More tensors than one launch takes, some of them empty.
+TYPED_TEST(Update, ManyTensorsAreUpdatedAsEachAlone) {
+    for (const Sgd* sgd : {static_cast<const Sgd*>(nullptr), &nesterov}) {
+        TypeParam on;
+        std::deque<Case> together, alone;
+        for (std::int64_t i = 0; i < 150; ++i) {
+            const std::int64_t size = i % 50 == 49 ? 10000 : i * 7 % 40;
+            together.emplace_back(size);
+            alone.emplace_back(size);
+        }
+        run_together(on, together, adamw, sgd);
+        for (std::size_t i = 0; i < alone.size(); ++i) {
+            std::deque<Case> one;
+            one.emplace_back(alone[i].weight.count());
+            run_together(on, one, adamw, sgd);
+            EXPECT_TRUE(one[0].weight.same_bits(together[i].weight)) << i;
+            EXPECT_TRUE(one[0].first.same_bits(together[i].first)) << i;
+            EXPECT_TRUE(one[0].second.same_bits(together[i].second)) << i;
+            if (i % 3 == 0)
+                EXPECT_TRUE(together[i].copy.same_bits(alone[i].copy)) << i;
+            else
+                together[i].expect_copy();
+        }
+        run_together(on, alone, adamw, sgd);
+        for (std::size_t i = 0; i < alone.size(); ++i)
+            alone[i].expect_same(together[i]);
+    }
+}
+
+TEST(UpdateOnCpu, TheSameBitsForAnyThreads) {
     for (Sample Case::*result : {&Case::weight, &Case::first, &Case::second, &Case::copy}) {
         expect_same_bits_for_any_threads([&](CpuStream& stream) {
             Case test(100003);
-            test.run(stream, adamw, 0, 100003);
+            OnCpu on(stream.threads());
+            test.run(on, adamw, 0, 100003);
             return test.*result;
         });
         expect_same_bits_for_any_threads([&](CpuStream& stream) {
             Case test(100003);
-            test.run(stream, nesterov, 0, 100003);
+            OnCpu on(stream.threads());
+            test.run(on, nesterov, 0, 100003);
             return test.*result;
         });
     }
 }
 
-TEST(Update, TheClipFactor) {
-    CpuStream stream;
+TYPED_TEST(Update, TheClipFactor) {
+    TypeParam on;
     Sample square_sum(Shape{}, DType::f32);
     const Sample norm(Shape{}, DType::f32), factor(Shape{}, DType::f32);
     const auto clip = [&](double sum, float max_norm) {
         square_sum.set(0, sum);
-        kernels::clip_factor(stream, square_sum.view(), max_norm, norm.view(), factor.view());
+        kernels::clip_factor(on.stream(), on(square_sum), max_norm, on(norm), on(factor));
+        on.finish();
         return factor[0];
     };
     EXPECT_NEAR(clip(16, 1), 0.25, 1e-6);
@@ -198,13 +275,20 @@ TEST(Update, TheClipFactor) {
     EXPECT_TRUE(std::isnan(clip(std::nan(""), 1)));
 }
 
-TEST(Update, WrongCountsAreRefused) {
-    CpuStream stream;
+TYPED_TEST(Update, WrongCountsAreRefused) {
+    TypeParam on;
     Case test(4);
     const Sample five(Shape{5}, DType::f32);
-    EXPECT_THROW(kernels::adam(stream, adamw, five.view(), test.factor.view(), test.weight.view(), test.first.view(),
-                               test.second.view(), {}),
+    const Case::Step p = test.part(on, 0, 0, 4);
+    const View wrong = on(five), none;
+    const auto adam = [&](const kernels::AdamTensors& tensors) {
+        kernels::adam(on.stream(), adamw, on(test.factor), tensors);
+    };
+    EXPECT_THROW(adam({{&wrong, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {}}), InternalError);
+    EXPECT_THROW(adam({{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {}, {}}), InternalError);
+    EXPECT_THROW(adam({{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {&wrong, 1}}), InternalError);
+    EXPECT_THROW(kernels::sgd(on.stream(), nesterov, on(test.factor), {{&p.first, 1}, {&p.weight, 1}, {&none, 1}, {}}),
                  InternalError);
-    EXPECT_THROW(kernels::sgd(stream, nesterov, test.first.view(), test.factor.view(), test.weight.view(), {}, {}),
+    EXPECT_THROW(kernels::sgd(on.stream(), nesterov, wrong, {{&p.first, 1}, {&p.weight, 1}, {&p.second, 1}, {}}),
                  InternalError);
 }

@@ -3,6 +3,7 @@
 // a function of (seed, rank, index), so the expected bits are known everywhere. Used with threads and under mpirun.
 #pragma once
 
+#include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "parallel/communication/communicator.hpp"
@@ -18,12 +19,14 @@
 
 namespace tessera::test {
 
-// A communicator and where its buffers come from. Each check must be called by all ranks; a failure is GoogleTest's,
-// and never makes a rank leave a collective out.
+// A communicator, where its buffers come from, and the stream that both are for. Each check must be called by all
+// ranks; a failure is GoogleTest's, and never makes a rank leave a collective out.
 struct Arrangement {
     std::string name;
     Communicator& communicator;
     std::function<Buffer(std::int64_t bytes)> allocate;
+    Stream& stream;
+    bool on_cpu() const { return std::holds_alternative<CpuStream>(stream); }
 };
 
 inline constexpr std::int64_t sizes[] = {0, 1, 7, 64, 1000, 40'003};
@@ -49,25 +52,42 @@ template <class T> T value(std::int64_t seed, std::int64_t rank, std::int64_t in
 
 template <class T> bool same_bits(T a, T b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
-// A tensor in memory of the arrangement, off a cache line by `shift` elements.
+// A tensor in memory of the arrangement, off a cache line by `shift` elements. The host writes and reads `data`, which
+// for a GPU is a copy that travels with hand_over() and fetch().
 template <class T> struct Tensor {
-    Tensor(const Arrangement& ranks, const Shape& dims, std::int64_t shift = 0)
-        : buffer(ranks.allocate((dims.count() + shift) * std::int64_t{sizeof(T)})), shape(dims),
-          data(reinterpret_cast<T*>(buffer.data()) + shift) {}
-    View view() const { return View(data, shape, dtype_of<T>()); }
+    Tensor(const Arrangement& arrangement, const Shape& dims, std::int64_t shift = 0)
+        : ranks(arrangement), buffer(ranks.allocate((dims.count() + shift) * std::int64_t{sizeof(T)})), shape(dims),
+          there(reinterpret_cast<T*>(buffer.data()) + shift) {
+        if (!ranks.on_cpu()) copy.resize(static_cast<std::size_t>(shape.count()));
+        data = ranks.on_cpu() ? there : copy.data();
+    }
+    View view() const { return View(there, shape, dtype_of<T>()); }
+    View part(std::int64_t first, const Shape& dims) const { return View(there + first, dims, dtype_of<T>()); }
+    View hand_over() const {
+        if (!ranks.on_cpu()) std::visit([&](auto& s) { kernels::upload(s, host(), view()); }, ranks.stream);
+        return view();
+    }
+    void fetch() const {
+        if (!ranks.on_cpu()) std::visit([&](auto& s) { kernels::download(s, view(), host()); }, ranks.stream);
+    }
     void fill(std::int64_t seed, std::int64_t rank) {
         for (std::int64_t i = 0; i < shape.count(); ++i)
             data[i] = value<T>(seed, rank, i);
     }
     // The number of elements whose bits are not those of expected(i).
     template <class F> std::int64_t wrong(const F& expected) const {
+        fetch();
         std::int64_t count = 0;
         for (std::int64_t i = 0; i < shape.count(); ++i)
             count += same_bits(data[i], expected(i)) ? 0 : 1;
         return count;
     }
+    View host() const { return View(data, shape, dtype_of<T>()); }
+    const Arrangement& ranks;
     Buffer buffer;
     Shape shape;
+    T* there;
+    std::vector<T> copy;
     T* data;
 };
 
@@ -93,11 +113,10 @@ template <class T> T expected_reduction(Reduction reduction, std::int64_t seed, 
 }
 
 template <class T> void check_all_reduce_of(const Arrangement& ranks, std::int64_t size, Reduction reduction) {
-    Stream stream = CpuStream(1);
     Communicator& all = ranks.communicator;
     Tensor<T> tensor(ranks, Shape{size}, size % 3);
     tensor.fill(size, all.rank());
-    all.all_reduce(stream, tensor.view(), reduction);
+    all.all_reduce(ranks.stream, tensor.hand_over(), reduction);
     EXPECT_EQ(tensor.wrong([&](std::int64_t i) { return expected_reduction<T>(reduction, size, all.size(), i); }), 0)
         << ranks.name << ", rank " << all.rank() << ", " << size << " of " << name_of(dtype_of<T>());
 }
@@ -112,20 +131,19 @@ inline void check_all_reduce(const Arrangement& ranks) {
     check_all_reduce_of<BFloat16>(ranks, large_size, Reduction::sum);
 
     // A NaN on any rank, in any operation, reaches all ranks.
-    Stream stream = CpuStream(1);
     Communicator& all = ranks.communicator;
     for (int rank = 0; rank < all.size(); ++rank)
         for (const Reduction reduction : {Reduction::sum, Reduction::max, Reduction::min}) {
             Tensor<float> tensor(ranks, Shape{3});
             if (all.rank() == rank) tensor.data[1] = std::numeric_limits<float>::quiet_NaN();
-            all.all_reduce(stream, tensor.view(), reduction);
+            all.all_reduce(ranks.stream, tensor.hand_over(), reduction);
+            tensor.fetch();
             EXPECT_TRUE(std::isnan(tensor.data[1]) && tensor.data[0] == 0) << ranks.name;
         }
 }
 
 // Ranks sum their shares of `leaves` micro-batches; the reduction must end with the bits of one rank's sum of all.
-inline void check_tree_reduce_of(const Arrangement& ranks, std::int64_t size, std::int64_t leaves, int threads) {
-    Stream stream = CpuStream(threads);
+inline void check_tree_reduce_of(const Arrangement& ranks, std::int64_t size, std::int64_t leaves) {
     Communicator& all = ranks.communicator;
     const SummationTree tree(leaves, all.size());
     const Range share = tree.share(all.rank());
@@ -136,7 +154,7 @@ inline void check_tree_reduce_of(const Arrangement& ranks, std::int64_t size, st
     Tensor<float> tensor(ranks, Shape{size});
     for (std::int64_t i = 0; i < size; ++i)
         tensor.data[i] = sum(share, i);
-    all.tree_reduce(stream, tensor.view(), tree);
+    all.tree_reduce(ranks.stream, tensor.hand_over(), tree);
     EXPECT_EQ(tensor.wrong([&](std::int64_t i) {
         return sum({0, leaves}, i);
     }),
@@ -145,22 +163,24 @@ inline void check_tree_reduce_of(const Arrangement& ranks, std::int64_t size, st
 }
 
 inline void check_tree_reduce(const Arrangement& ranks) {
+    Stream two_threads = CpuStream(2);
+    const Arrangement threaded{ranks.name + ", threaded", ranks.communicator, ranks.allocate, two_threads};
     for (const std::int64_t size : sizes)
         for (const std::int64_t leaves : {5, 7, 8, 12})
-            check_tree_reduce_of(ranks, size, leaves, 1 + static_cast<int>(leaves % 2));
-    check_tree_reduce_of(ranks, large_size, 8, 1);
+            check_tree_reduce_of(ranks.on_cpu() && leaves % 2 != 0 ? threaded : ranks, size, leaves);
+    check_tree_reduce_of(ranks, large_size, 8);
 }
 
 template <class T> void check_all_gather_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
-    Stream stream = CpuStream(1);
     Communicator& all = ranks.communicator;
     const Range own = shard_range(rows, all.size(), all.rank());
     Tensor<T> whole(ranks, Shape{rows, 3});
     Tensor<T> apart(ranks, Shape{own.size(), 3});
-    const View part = in_place ? View(whole.data + own.begin * 3, apart.shape, dtype_of<T>()) : apart.view();
-    for (std::int64_t i = 0; i < part.count(); ++i)
-        static_cast<T*>(part.memory())[i] = value<T>(rows, 0, own.begin * 3 + i);
-    all.all_gather(stream, part, whole.view());
+    T* const data = in_place ? whole.data + own.begin * 3 : apart.data;
+    for (std::int64_t i = 0; i < apart.shape.count(); ++i)
+        data[i] = value<T>(rows, 0, own.begin * 3 + i);
+    const View part = in_place ? whole.part(own.begin * 3, apart.shape) : apart.hand_over();
+    all.all_gather(ranks.stream, part, whole.hand_over());
     EXPECT_EQ(whole.wrong([&](std::int64_t i) { return value<T>(rows, 0, i); }), 0)
         << ranks.name << ", rank " << all.rank() << ", " << rows << " rows of " << name_of(dtype_of<T>());
 }
@@ -176,20 +196,19 @@ inline void check_all_gather(const Arrangement& ranks) {
 }
 
 template <class T> void check_reduce_scatter_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
-    Stream stream = CpuStream(1);
     Communicator& all = ranks.communicator;
     const Range own = shard_range(rows, all.size(), all.rank());
     Tensor<T> whole(ranks, Shape{rows, 3});
     Tensor<T> apart(ranks, Shape{own.size(), 3});
-    const View part = in_place ? View(whole.data + own.begin * 3, apart.shape, dtype_of<T>()) : apart.view();
     whole.fill(rows, all.rank());
-    all.reduce_scatter(stream, whole.view(), part);
+    all.reduce_scatter(ranks.stream, whole.hand_over(),
+                       in_place ? whole.part(own.begin * 3, apart.shape) : apart.view());
+    whole.fetch();
+    apart.fetch();
+    const T* const part = in_place ? whole.data + own.begin * 3 : apart.data;
     std::int64_t wrong = 0;
-    for (std::int64_t i = 0; i < part.count(); ++i)
-        wrong += same_bits(static_cast<const T*>(part.data)[i],
-                           expected_reduction<T>(Reduction::sum, rows, all.size(), own.begin * 3 + i))
-                     ? 0
-                     : 1;
+    for (std::int64_t i = 0; i < apart.shape.count(); ++i)
+        wrong += same_bits(part[i], expected_reduction<T>(Reduction::sum, rows, all.size(), own.begin * 3 + i)) ? 0 : 1;
     if (!in_place) wrong += whole.wrong([&](std::int64_t i) { return value<T>(rows, all.rank(), i); });
     EXPECT_EQ(wrong, 0) << ranks.name << ", rank " << all.rank() << ", " << rows << " rows of "
                         << name_of(dtype_of<T>());
@@ -206,13 +225,12 @@ inline void check_reduce_scatter(const Arrangement& ranks) {
 }
 
 template <class T> void check_all_to_all_of(const Arrangement& ranks, std::int64_t block_rows) {
-    Stream stream = CpuStream(1);
     Communicator& all = ranks.communicator;
     const std::int64_t block = block_rows * 3;
     Tensor<T> send(ranks, Shape{block_rows * all.size(), 3});
     Tensor<T> receive(ranks, send.shape);
     send.fill(block, all.rank());
-    all.all_to_all(stream, send.view(), receive.view());
+    all.all_to_all(ranks.stream, send.hand_over(), receive.view());
     const auto expected = [&](std::int64_t i) { return value<T>(block, i / block, all.rank() * block + i % block); };
     EXPECT_EQ(receive.wrong(expected), 0) << ranks.name << ", rank " << all.rank() << ", blocks of " << block;
 }
@@ -226,10 +244,9 @@ inline void check_all_to_all(const Arrangement& ranks) {
 }
 
 template <class T> void check_broadcast_of(const Arrangement& ranks, std::int64_t size, int root) {
-    Stream stream = CpuStream(1);
     Tensor<T> tensor(ranks, Shape{size});
     tensor.fill(size, ranks.communicator.rank());
-    ranks.communicator.broadcast(stream, tensor.view(), root);
+    ranks.communicator.broadcast(ranks.stream, tensor.hand_over(), root);
     EXPECT_EQ(tensor.wrong([&](std::int64_t i) { return value<T>(size, root, i); }), 0)
         << ranks.name << ", rank " << ranks.communicator.rank() << ", " << size << " from " << root;
 }
@@ -247,13 +264,15 @@ inline void check_broadcast(const Arrangement& ranks) {
 
 // A chain: each rank passes on what it received, two messages at a time, which must not overtake each other.
 inline void check_send_and_receive(const Arrangement& ranks) {
-    Stream stream = CpuStream(1);
+    Stream& stream = ranks.stream;
     Communicator& all = ranks.communicator;
     for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, large_size}) {
         Tensor<float> first(ranks, Shape{size}), second(ranks, Shape{size});
         if (all.rank() == 0) {
             first.fill(size, 0);
             second.fill(size, 1);
+            first.hand_over();
+            second.hand_over();
         } else {
             all.receive(stream, first.view(), all.rank() - 1);
             all.receive(stream, second.view(), all.rank() - 1);
@@ -270,7 +289,7 @@ inline void check_send_and_receive(const Arrangement& ranks) {
 
 // Where sizes divide evenly, no rank sends a byte more than the lower bound.
 inline void check_bytes_sent(const Arrangement& ranks) {
-    Stream stream = CpuStream(1);
+    Stream& stream = ranks.stream;
     Communicator& all = ranks.communicator;
     const std::int64_t bytes = 64 * all.size() * all.size() * 40;
     Tensor<float> whole(ranks, Shape{bytes / 4}), other(ranks, Shape{bytes / 4}),
@@ -301,12 +320,11 @@ inline void check_bytes_sent(const Arrangement& ranks) {
 }
 
 inline void check_refusals(const Arrangement& ranks) {
-    Stream stream = CpuStream(1);
+    Stream& stream = ranks.stream;
     Communicator& all = ranks.communicator;
     Tensor<float> whole(ranks, Shape{all.size() * 2});
     Tensor<BFloat16> half(ranks, Shape{4});
-    EXPECT_THROW(all.all_gather(stream, whole.view(), View(whole.data, Shape{all.size() * 2 + 1}, DType::f32)),
-                 InternalError);
+    EXPECT_THROW(all.all_gather(stream, whole.view(), whole.part(0, Shape{all.size() * 2 + 1})), InternalError);
     EXPECT_THROW(all.reduce_scatter(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.all_to_all(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.broadcast(stream, whole.view(), all.size()), InternalError);

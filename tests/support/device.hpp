@@ -24,6 +24,7 @@ private:
 // that a write beyond an end is seen when they come back.
 class OnCuda {
 public:
+    explicit OnCuda(CudaOptions options = {}) : stream_(0, options) {}
     CudaStream& stream() { return stream_; }
     View operator()(const Sample& sample) {
         for (const Copy& copy : copies_)
@@ -50,7 +51,7 @@ private:
         }
     };
 
-    CudaStream stream_{0};
+    CudaStream stream_;
     std::deque<Copy> copies_;
 };
 

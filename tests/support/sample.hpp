@@ -3,6 +3,7 @@
 // read back as doubles, and the comparison with an expected value.
 #pragma once
 
+#include "kernels/float8.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
@@ -45,6 +46,8 @@ public:
 
     double operator[](std::int64_t i) const {
         if (dtype_ == DType::i32) return view().as<std::int32_t>()[i];
+        double value = 0;
+        if (with_float8_type(dtype_, [&]<class T>() { value = static_cast<float>(view().as<T>()[i]); })) return value;
         return dtype_ == DType::f32 ? view().as<float>()[i] : static_cast<float>(view().as<BFloat16>()[i]);
     }
     void set(std::int64_t i, double value) {
@@ -52,7 +55,7 @@ public:
             view().as<std::int32_t>()[i] = static_cast<std::int32_t>(value);
         else if (dtype_ == DType::f32)
             view().as<float>()[i] = static_cast<float>(value);
-        else
+        else if (!with_float8_type(dtype_, [&]<class T>() { view().as<T>()[i] = T(static_cast<float>(value)); }))
             view().as<BFloat16>()[i] = BFloat16(static_cast<float>(value));
     }
     std::vector<double> values() const {

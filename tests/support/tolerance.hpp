@@ -14,6 +14,7 @@ enum class Kind {
     function,          // an elementary function: some units in the last place
     sum,               // a sum of many elements, against the sum of their magnitudes
     product,           // a matrix product, against the product of the magnitudes
+    product_tf32,      // the same with f32 factors of 10 bits of mantissa
     norm,              // statistics of a row and what is scaled by them
     loss,              // the difference of a logarithm and a logit
     random,            // a random number mapped to a range or a distribution
@@ -21,6 +22,8 @@ enum class Kind {
     finite_difference, // a gradient against central differences of a double reference
     directional,       // a slope along a random direction, against differences of f32 results and the gradient's norm
     sharded,           // parts computed apart against the whole and its largest element: sums in another order
+    other_device,      // the GPU against the CPU, relative to the largest element: other functions, sums in another order
+    training,          // losses of 20 steps on another device, and norms to ten times as much
     reordered,         // some training steps whose gradients are summed in another order
     low_precision,     // a whole op in bf16 against f32, as the norm of the difference over the norm
 };
@@ -33,7 +36,11 @@ struct Tolerance {
 
 inline Tolerance tolerance(DType dtype, Kind kind) {
     constexpr double bf16_rounding = 1.0 / 256; // half a unit in the last place of 8 bits
-    const bool f32 = dtype == DType::f32;
+    const bool f32 = dtype == DType::f32, e4m3 = dtype == DType::f8e4m3;
+    if (e4m3 || dtype == DType::f8e5m2) {
+        if (kind == Kind::low_precision) return {e4m3 ? 1.0 / 16 : 1.0 / 8, 0}; // half a unit in the last place
+        if (kind == Kind::product) return {1.0 / 2048, 1e-6}; // Hopper adds a few of these products with 14 bits
+    }
     if (!f32 && dtype != DType::bf16) return {0, 0};
     switch (kind) {
     case Kind::rounding:
@@ -44,6 +51,8 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{bf16_rounding, 1e-6};
     case Kind::product:
         return f32 ? Tolerance{2e-6, 1e-6} : Tolerance{2 * bf16_rounding, 1e-5};
+    case Kind::product_tf32: // two factors, each cut rather than rounded at worst: 2^-10 each
+        return f32 ? Tolerance{1.0 / 512, 1e-6} : Tolerance{0, 0};
     case Kind::norm:
         return f32 ? Tolerance{2e-6, 2e-6} : Tolerance{bf16_rounding, 1e-5};
     case Kind::loss:
@@ -58,6 +67,10 @@ inline Tolerance tolerance(DType dtype, Kind kind) {
         return f32 ? Tolerance{1e-4, 0} : Tolerance{0, 0};
     case Kind::sharded:
         return f32 ? Tolerance{1e-6, 1e-12} : Tolerance{2 * bf16_rounding, 1e-6};
+    case Kind::other_device: // bf16: an intermediate result on the other side of a rounding
+        return f32 ? Tolerance{5e-6, 1e-12} : Tolerance{2 * bf16_rounding, 1e-6};
+    case Kind::training:
+        return f32 ? Tolerance{2e-5, 0} : Tolerance{5e-3, 0};
     case Kind::reordered:
         return f32 ? Tolerance{1e-5, 0} : Tolerance{0, 0};
     case Kind::low_precision:

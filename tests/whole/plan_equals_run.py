@@ -25,7 +25,7 @@ CASES = [
     (["training.local_batch_size=16"], 1), (["training.local_batch_size=0", "training.gradient_accumulation_steps=4"], 2),
     (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
-    (["parallelism.shared_memory=false"], 4), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
+    (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
 ]
 

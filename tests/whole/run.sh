@@ -45,8 +45,15 @@ if [[ $1 == --build ]]; then
     chmod +x build/tessera
 else
     touch build/build.ninja
-    printf 'CMAKE_HOME_DIRECTORY:INTERNAL=%s\nBUILD_TESTING:BOOL=%s\n' "$PWD" "$(sed 's/.*BUILD_TESTING=//' <<<"$*")" >build/CMakeCache.txt
+    value() { grep -oP -- "-D$1=\\K\\w+" <<<"$2" || sed -n "s/^$1:[A-Z]*=//p" build/CMakeCache.txt; }
+    printf 'CMAKE_HOME_DIRECTORY:INTERNAL=%s\nBUILD_TESTING:BOOL=%s\nTESSERA_WITH_CUDA:STRING=%s\n' "$PWD" \
+        "$(value BUILD_TESTING "$*")" "$(value TESSERA_WITH_CUDA "$*")" >build/cache.new
+    mv build/cache.new build/CMakeCache.txt
+    echo '-- With GPU kernels for 90: CUDA 99'
 fi
+SH
+fake nvidia-smi <<'SH'
+[ -z "${GPU:-}" ] || echo "GPU 0: $GPU"
 SH
 fake ctest <<'SH'
 echo "ctest $*" >>"$NOTES"
@@ -73,8 +80,6 @@ noted() { grep -qE -- "$1" "$NOTES" || fail "expected '$1', found: $(cat "$NOTES
 not_noted() { ! grep -E -- "$1" "$NOTES" || fail "unexpected: $1"; }
 
 printf '%s\n' ninja-build bash >"$INSTALLED"
-run 2 quickstart --cuda
-said 'this version trains on CPUs only'
 run 2 qickstart
 said "no command named 'qickstart'; there are: build, quickstart, test"
 run 2 quickstart --fast
@@ -89,7 +94,8 @@ run 0 build --yes
 noted '^apt-get update$'
 noted '^apt-get install .*g\+\+.*openmpi-bin'
 not_noted 'install .*(ninja-build|gtest|torch|bible)'
-noted '^cmake --fresh .*-DBUILD_TESTING=OFF$'
+noted '^cmake --fresh .*-DBUILD_TESTING=OFF -DTESSERA_WITH_CUDA=OFF$'
+said 'With GPU kernels for 90: CUDA 99' # what CMake says of it, whatever that is
 noted '^cmake --build build --target tessera'
 run 0 build --yes
 not_noted 'apt-get|cmake (-S|--fresh)'
@@ -106,13 +112,30 @@ not_noted 'apt-get|cmake (-S|--fresh)'
 
 run 0 test
 noted '^apt-get install .*libgtest-dev'
-noted '^cmake -S . -B build -DBUILD_TESTING=ON$'
+noted '^cmake -S . -B build -DBUILD_TESTING=ON -DTESSERA_WITH_CUDA=AUTO$'
 noted '^cmake --build build --target all'
 noted '^ctest --test-dir build --output-on-failure -j 2$'
 run 0 test
 not_noted 'apt-get|cmake -S'
 run 0 build
 not_noted 'apt-get|cmake -S' # a build folder with tests serves both
+
+# GPU kernels: where a GPU is seen, or asked for; a build folder that has them also serves who does not ask.
+run 0 build --cuda
+noted '^cmake -S . -B build -DTESSERA_WITH_CUDA=ON$'
+for words in build 'build --cuda' test; do
+    run 0 $words
+    not_noted 'cmake -S'
+done
+rm -rf "$folder/tree/build"
+GPU='NVIDIA H200' run 0 build
+noted '^cmake --fresh .*-DBUILD_TESTING=OFF -DTESSERA_WITH_CUDA=AUTO$'
+rm -rf "$folder/tree/build"
+run 0 quickstart --cuda training.steps=3
+noted '^cmake --fresh .*-DBUILD_TESTING=OFF -DTESSERA_WITH_CUDA=ON$'
+noted '^tessera launch -n 2 configs/quickstart.toml training.steps=3$'
+run 0 test
+noted '^cmake -S . -B build -DBUILD_TESTING=ON -DTESSERA_WITH_CUDA=AUTO$'
 
 # A build folder that was made for another place is configured afresh.
 sed -i 's|^CMAKE_HOME_DIRECTORY.*|CMAKE_HOME_DIRECTORY:INTERNAL=/elsewhere|' "$folder/tree/build/CMakeCache.txt"

@@ -71,11 +71,11 @@ with runs.folder():
         ("4-ranks", [], {"ranks": 4}),
         ("2-threads", ["run.threads=2"], {}),
         ("3-ranks-2-threads-messages", ["parallelism.shared_memory=false"], {"ranks": 3, "extra": two_threads}),
-        ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
+        ("4-ranks-messages-buckets", ["parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
     ])
     bf16 = check_spread("bf16", [
         ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
-        ("3-ranks", [], {"ranks": 3}),
+        ("3-ranks-buckets", ["parallelism.bucket_cap_mb=0.02"], {"ranks": 3}),
         ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
     ])
     assert any(line.startswith("losses:") for line in runs.differences(f32, bf16)), "bf16 computes in f32"

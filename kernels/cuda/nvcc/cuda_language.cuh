@@ -34,6 +34,13 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
     return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
+// 2^x to 2 units in the last place, 0 where that is below 2^-126: one instruction, where exp2f takes five.
+__device__ __forceinline__ float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // Tensor-core instructions (PTX ISA, "Matrix Fragments for mma.m16n8k16", "ldmatrix", "cp.async").
 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
@@ -73,6 +80,12 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t 
 // 16 bytes from global to shared memory, behind the thread's back: there after wait_for_copies and a barrier.
 __device__ __forceinline__ void copy_16_bytes(void* to_shared, const void* from_global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
+                 : "memory");
+}
+// The same, or 16 zeros, for which nothing is read.
+__device__ __forceinline__ void copy_16_bytes_if(bool there, void* to_shared, const void* from_global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from_global),
+                 "r"(there ? 16 : 0)
                  : "memory");
 }
 __device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -21,6 +21,10 @@ ProcessGroup everyone() { return test::world().group().split(0, test::world().ra
 
 Buffer private_memory(std::int64_t bytes) { return Buffer(bytes); }
 
+test::Arrangement arrange(const char* name, Communicator& communicator, Stream& stream) {
+    return {name, communicator, private_memory, stream};
+}
+
 // What MPI itself says of the same inputs: exact but for float sums, whose order is its own.
 void compare_with_mpi(Communicator& communicator, std::int64_t size) {
     Stream stream = CpuStream(1);
@@ -65,18 +69,21 @@ void compare_with_mpi(Communicator& communicator, std::int64_t size) {
 
 TEST(MpiCommunicator, EveryCollective) {
     const auto communicator = make_mpi_communicator(everyone());
-    test::check_all({"mpi", *communicator, private_memory});
+    Stream stream = CpuStream(1);
+    test::check_all(arrange("mpi", *communicator, stream));
 }
 
 TEST(MpiCommunicator, EveryCollectiveWithAWorkspace) {
     const auto communicator = make_mpi_communicator(everyone());
     const std::int64_t bytes = communicator->workspace_bytes(Collective::all_reduce, 4 * test::large_size);
-    EXPECT_EQ(bytes, tree_reduce_workspace_bytes(4 * test::large_size, communicator->size(), false));
+    EXPECT_EQ(bytes, tree_reduce_workspace_bytes(4 * test::large_size, communicator->size(), BackEnd::mpi));
     const Buffer workspace(bytes);
     communicator->use_workspace(View(workspace.data(), Shape{bytes / 4}, DType::f32));
-    test::check_all_reduce({"mpi with a workspace", *communicator, private_memory});
-    test::check_tree_reduce({"mpi with a workspace", *communicator, private_memory});
-    test::check_reduce_scatter({"mpi with a workspace", *communicator, private_memory});
+    Stream stream = CpuStream(1);
+    const test::Arrangement arrangement = arrange("mpi with a workspace", *communicator, stream);
+    test::check_all_reduce(arrangement);
+    test::check_tree_reduce(arrangement);
+    test::check_reduce_scatter(arrangement);
 }
 
 TEST(MpiCommunicator, AgreesWithMpi) {
@@ -87,13 +94,15 @@ TEST(MpiCommunicator, AgreesWithMpi) {
 
 TEST(SharedMemoryCommunicator, EveryCollectiveInSharedBuffers) {
     const auto communicator = make_shared_memory_communicator(everyone());
-    test::check_all(
-        {"shared memory", *communicator, [&](std::int64_t bytes) { return communicator->allocate(bytes); }});
+    Stream stream = CpuStream(1);
+    test::check_all({"shared memory", *communicator,
+                     [&](std::int64_t bytes) { return communicator->allocate(stream, bytes); }, stream});
 }
 
 TEST(SharedMemoryCommunicator, EveryCollectiveInPrivateBuffers) {
     const auto communicator = make_shared_memory_communicator(everyone());
-    test::check_all({"shared memory, staged", *communicator, private_memory});
+    Stream stream = CpuStream(1);
+    test::check_all(arrange("shared memory, staged", *communicator, stream));
 }
 
 TEST(SharedMemoryCommunicator, AgreesWithMpi) {
@@ -105,19 +114,22 @@ TEST(SharedMemoryCommunicator, AgreesWithMpi) {
 // One rank's buffer within reach, the others' private: all must choose the same way.
 TEST(SharedMemoryCommunicator, MixedBuffers) {
     const auto communicator = make_shared_memory_communicator(everyone());
+    Stream stream = CpuStream(1);
     std::vector<Buffer> shared; // kept: a shared buffer is freed by all ranks or by none
-    const test::Arrangement mixed{"mixed", *communicator, [&](std::int64_t bytes) {
-                                      shared.push_back(communicator->allocate(bytes));
-                                      return communicator->rank() == 0 ? std::move(shared.back()) : Buffer(bytes);
-                                  }};
-    test::check_tree_reduce_of(mixed, 100'000, 8, 1);
+    const auto allocate = [&](std::int64_t bytes) {
+        shared.push_back(communicator->allocate(stream, bytes));
+        return communicator->rank() == 0 ? std::move(shared.back()) : Buffer(bytes);
+    };
+    const test::Arrangement mixed{"mixed", *communicator, allocate, stream};
+    test::check_tree_reduce_of(mixed, 100'000, 8);
     test::check_all_gather_of<float>(mixed, 100'000, false);
     test::check_send_and_receive(mixed);
 }
 
 TEST(SharedMemoryCommunicator, SharedBuffersMayDifferInSizeAndOutliveTheCommunicator) {
     auto communicator = make_shared_memory_communicator(everyone());
-    Buffer buffer = communicator->allocate((communicator->rank() + 1) * std::int64_t{3'000'000});
+    const Stream stream = CpuStream(1);
+    Buffer buffer = communicator->allocate(stream, (communicator->rank() + 1) * std::int64_t{3'000'000});
     EXPECT_EQ(buffer.bytes(), (communicator->rank() + 1) * std::int64_t{3'000'000});
     communicator.reset();
     for (std::int64_t i = 0; i < buffer.bytes(); i += 999'999)
@@ -142,7 +154,8 @@ TEST(SharedMemoryCommunicator, RanksOutOfStepAreNamed) {
 
 TEST(SharedMemoryCommunicator, ImpossibleSizesAreASentenceOnEveryRank) {
     const auto communicator = make_shared_memory_communicator(everyone());
-    EXPECT_THAT([&] { communicator->allocate(communicator->rank() == 0 ? std::int64_t{1} << 50 : 64); },
+    const Stream stream = CpuStream(1);
+    EXPECT_THAT([&] { communicator->allocate(stream, communicator->rank() == 0 ? std::int64_t{1} << 50 : 64); },
                 ThrowsMessage<SystemError>(HasSubstr("parallelism.shared_memory=false")));
 }
 
@@ -166,10 +179,10 @@ TEST(Groups, OneCommunicatorPerAxis) {
         World& world = test::world();
         const Mesh mesh =
             world.size() == 4 ? Mesh({{"data", 2}, {"stage", 1}, {"tensor", 2}}) : Mesh({{"data", world.size()}});
-        Groups groups(world, mesh, shared_memory);
+        Stream stream = CpuStream(1);
+        Groups groups(world, mesh, stream, shared_memory);
         EXPECT_EQ(groups.all().size(), world.size());
         EXPECT_EQ(groups.all().rank(), world.rank());
-        Stream stream = CpuStream(1);
         for (int axis = 0; axis < mesh.axis_count(); ++axis) {
             const std::vector<int> expected = mesh.group(world.rank(), axis);
             ASSERT_EQ(groups.axis(axis).size(), static_cast<int>(expected.size()));
@@ -183,6 +196,6 @@ TEST(Groups, OneCommunicatorPerAxis) {
                 stream, part, View(ranks.data(), Shape{static_cast<std::int64_t>(ranks.size())}, DType::i32));
             EXPECT_EQ(ranks, expected);
         }
-        EXPECT_THROW(Groups(world, Mesh({{"data", world.size() + 1}}), shared_memory), ConfigError);
+        EXPECT_THROW(Groups(world, Mesh({{"data", world.size() + 1}}), stream, shared_memory), ConfigError);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Combines a block at a time: what is between source and target stays in the first-level cache.
-#include "parallel/communication/combine.hpp"
+#include "kernels/combine.hpp"
 
 #include "kernels/cpu/simd.hpp"
 #include "kernels/error.hpp"
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <fmt/format.h>
 
-namespace tessera {
+namespace tessera::kernels {
 namespace {
 
 constexpr int block = 64;       // elements combined together: 4 AVX-512 registers of f32
@@ -131,16 +131,35 @@ Loop loop_for(DType dtype, Reduction reduction) {
         return pick(combine_bf16_sum, combine_bf16_max, combine_bf16_min);
     case DType::i32:
         return pick(combine_i32_sum, combine_i32_max, combine_i32_min);
+    case DType::f8e4m3:
+    case DType::f8e5m2: // of products only
+        break;
     }
-    throw InternalError(fmt::format("cannot reduce dtype number {}", static_cast<int>(dtype)));
+    throw InternalError(fmt::format("cannot reduce {}", name_of(dtype)));
 }
 
 } // namespace
 
-void combine(const CpuStream& stream, DType dtype, Reduction reduction, std::span<const int> merges_after,
+int stack_levels(std::span<const int> merges_after, std::size_t sources, CombineLimits limits) {
+    int depth = 0, levels = 0;
+    bool possible = merges_after.size() == sources && sources > 0;
+    for (const int merges : merges_after) {
+        levels = std::max(levels, ++depth);
+        depth -= merges;
+        possible = possible && merges >= 0 && depth >= 1;
+    }
+    if (!possible || depth != 1)
+        throw InternalError(fmt::format("combine: {} pieces in an order of {} that leaves {} values", sources,
+                                        merges_after.size(), depth));
+    if (sources > limits.pieces || levels > limits.levels)
+        throw InternalError(fmt::format("combine: {} pieces in a tree of {} levels, this device takes {} and {}",
+                                        sources, levels, limits.pieces, limits.levels));
+    return levels;
+}
+
+void combine(CpuStream& stream, DType dtype, Reduction reduction, std::span<const int> merges_after,
              std::span<const std::byte* const> sources, std::int64_t count, std::span<std::byte* const> targets) {
-    if (merges_after.size() != sources.size())
-        throw InternalError(fmt::format("{} pieces in an order for {}", sources.size(), merges_after.size()));
+    stack_levels(merges_after, sources.size(), {SIZE_MAX, most_levels});
     const Work work{merges_after.data(), sources.data(), static_cast<int>(sources.size()), targets.data(),
                     static_cast<int>(targets.size())};
     const Loop loop = loop_for(dtype, reduction);
@@ -148,4 +167,4 @@ void combine(const CpuStream& stream, DType dtype, Reduction reduction, std::spa
     stream.parallel(count, 16384, std::ref(pieces)); // a reference: std::function then allocates nothing
 }
 
-} // namespace tessera
+} // namespace tessera::kernels

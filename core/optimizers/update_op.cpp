@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shapes and placements of an update, tensor by tensor.
+#include "core/optimizers/update_op.hpp"
+
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace tessera {
+
+std::vector<TensorType> UpdateOp::infer(std::span<const TensorType> inputs) const {
+    if (inputs.size() != 1 + lists_ * tensors_)
+        throw InternalError(fmt::format("{}: {} inputs, expected {}", name(), inputs.size(), 1 + lists_ * tensors_));
+    return {};
+}
+
+// The rules would be all combinations of what can be said of one tensor: its gradient, its weight and its states are on
+// every rank, or all are cut alike.
+std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorType> types,
+                                                       std::span<const Placement> inputs) const {
+    if (inputs[0] != Placement::replicate()) return std::nullopt;
+    const std::span<const Placement> of_gradients = list(inputs, 0);
+    for (std::size_t i = 0; i < lists_; ++i)
+        if (!std::ranges::equal(list(inputs, i), of_gradients)) return std::nullopt;
+    for (std::size_t i = 0; i < tensors_; ++i) {
+        const Placement& placement = of_gradients[i];
+        const bool cut = placement.kind == Placement::Kind::shard && placement.value < types[1 + i].shape.rank();
+        if (placement != Placement::replicate() && !cut) return std::nullopt;
+    }
+    return std::vector<Placement>();
+}
+
+std::vector<int> UpdateOp::writes() const {
+    std::vector<int> positions;
+    for (std::size_t i = 1 + tensors_; i < 1 + lists_ * tensors_; ++i)
+        positions.push_back(static_cast<int>(i));
+    return positions;
+}
+
+} // namespace tessera

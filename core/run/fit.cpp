@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans cost milliseconds, so what would fit is found by planning it.
+#include "core/run/fit.hpp"
+
+#include "core/with_thousands.hpp"
+#include "kernels/error.hpp"
+#include "kernels/memory.hpp"
+
+#include <fmt/format.h>
+#include <optional>
+
+namespace tessera {
+namespace {
+
+std::string in_mebibytes(std::int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / 1048576); }
+
+std::int64_t on_device(const MemoryNeed& need) { return need.total() - need[MemoryKind::data]; }
+
+struct Change {
+    std::string_view key;
+    ConfigValue value;
+};
+
+// Cheapest first: what costs only speed, then what costs a promise, then what changes the experiment.
+std::vector<std::vector<Change>> possible_changes(const Experiment& experiment) {
+    std::vector<std::vector<Change>> ways(4);
+    for (std::int64_t rows = experiment.batch.micro_batch / 2; rows >= 1; rows /= 2)
+        ways[0].push_back({training_local_batch.name, rows});
+    if (experiment.sizes.compute == DType::f32) ways[1].push_back({training_dtype.name, std::string("bf16")});
+    if (experiment.train.plan.slots > 2) ways[2].push_back({run_reproducible.name, false});
+    for (std::int64_t tokens = experiment.sizes.sequence_length / 2; tokens >= 16; tokens /= 2)
+        ways[3].push_back({training_sequence.name, tokens});
+    return ways;
+}
+
+// What the run would need with the change; nothing when the other keys do not allow it.
+std::optional<std::int64_t> need_with(Config config, const Change& change, const RankView& view, const Dataset* dataset,
+                                      const Stream& stream) {
+    config.settle(change.key, change.value);
+    if (change.key == training_local_batch.name) config.settle(training_accumulation.name, std::int64_t{0});
+    try {
+        return on_device(plan_training(config, view, dataset, stream).memory);
+    } catch (const ConfigError&) {
+        return std::nullopt;
+    }
+}
+
+} // namespace
+
+std::string memory_table(const MemoryNeed& need) {
+    std::string text;
+    const auto line = [&](std::string_view name, std::int64_t bytes) {
+        fmt::format_to(std::back_inserter(text), "  {:<14}{:>18}  {:>14}\n", name, with_thousands(bytes),
+                       in_mebibytes(bytes));
+    };
+    for (std::size_t i = 0; i < memory_kinds; ++i)
+        line(name_of(static_cast<MemoryKind>(i)), need[static_cast<MemoryKind>(i)]);
+    line("total", need.total());
+    return text;
+}
+
+std::string ways_to_fit(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream,
+                        std::int64_t bytes) {
+    const Experiment now = plan_training(config, view, dataset, stream);
+    std::string text;
+    int found = 0;
+    for (const std::vector<Change>& way : possible_changes(now))
+        for (const Change& change : way) { // the smallest that does
+            const std::optional<std::int64_t> need = need_with(config, change, view, dataset, stream);
+            if (!need || *need > bytes) continue;
+            if (++found <= 3)
+                fmt::format_to(std::back_inserter(text), "  {}={}: {}\n", change.key, toml_text(change.value),
+                               in_mebibytes(*need));
+            break;
+        }
+    return text;
+}
+
+void check_fits(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
+                const Stream& stream) {
+    const std::int64_t free = std::visit([](const auto& s) { return free_bytes(s); }, stream);
+    const std::int64_t need = on_device(experiment.memory);
+    if (need <= free) return;
+    const std::string ways = ways_to_fit(config, view, dataset, stream, free);
+    throw ConfigError(fmt::format(
+        "rank {} needs {} on its GPU, of which {} are free:\n{}{}{}", view.rank, in_mebibytes(need), in_mebibytes(free),
+        memory_table(experiment.memory),
+        ways.empty() ? "no change of one key makes it fit: use a smaller model, or more than one of training.dtype, "
+                       "training.local_batch_size and training.seq_len\n"
+                     : "what makes it fit, the cheapest first:\n",
+        ways));
+}
+
+} // namespace tessera

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What attention refuses, on whatever machine it is to run.
+#include "kernels/attention.hpp"
+
+#include "kernels/error.hpp"
+
+#include <fmt/format.h>
+#include <limits>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t largest_head_dim = 256;
+
+void check_view(const char* name, const ConstView& view, std::int64_t count, DType dtype) {
+    if (view.count() != count || view.dtype != dtype || (view.data == nullptr && count > 0))
+        throw InternalError(fmt::format("attention: {} is {} {}, expected {} {}", name, view.shape.text(),
+                                        name_of(view.dtype), count, name_of(dtype)));
+}
+
+} // namespace
+
+void check_attention(const AttentionShape& shape, DType dtype) {
+    if (shape.batch < 0 || shape.tokens < 0 || shape.tokens > std::numeric_limits<std::int32_t>::max())
+        throw InternalError(fmt::format("attention: a batch of {} with {} tokens", shape.batch, shape.tokens));
+    if (shape.kv_heads < 1 || shape.heads < shape.kv_heads || shape.heads % shape.kv_heads != 0)
+        throw InternalError(
+            fmt::format("attention: {} heads cannot share {} heads of keys", shape.heads, shape.kv_heads));
+    if (shape.head_dim < 1 || shape.head_dim > largest_head_dim)
+        throw InternalError(
+            fmt::format("attention: a head has {} numbers, expected 1..{}", shape.head_dim, largest_head_dim));
+    if (dtype != DType::f32 && dtype != DType::bf16)
+        throw InternalError(fmt::format("attention of {}: only f32 and bf16", name_of(dtype)));
+}
+
+void check_attention(const AttentionShape& shape, const ConstView& qkv, const ConstView& y,
+                     const ConstView& log_sum_exp) {
+    check_attention(shape, qkv.dtype);
+    check_view("qkv", qkv, shape.qkv_count(), qkv.dtype);
+    check_view("y", y, shape.y_count(), qkv.dtype);
+    check_view("log_sum_exp", log_sum_exp, shape.row_count(), DType::f32);
+}
+
+void check_attention_gradient(const AttentionShape& shape, const ConstView& qkv, const ConstView& y,
+                              const ConstView& dy, const ConstView& log_sum_exp, const ConstView& dqkv) {
+    check_attention(shape, qkv, y, log_sum_exp);
+    check_view("dy", dy, shape.y_count(), qkv.dtype);
+    check_view("dqkv", dqkv, shape.qkv_count(), qkv.dtype);
+}
+
+} // namespace tessera::kernels

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on the GPU: checks, the choice between the variants, and the deltas that both gradients need.
+#include "kernels/attention.hpp"
+#include "kernels/cuda/attention_heads.cuh"
+#include "kernels/cuda/attention_variants.hpp"
+#include "kernels/cuda/launch.cuh"
+
+#include <algorithm>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr int delta_threads = 256;
+constexpr std::int64_t largest_tensor_core_dim = 128;
+
+// deltas[b,h,t] = sum_d dy[b,t,h,d] * y[b,t,h,d] (Dao 2023, "D"); `lanes` neighbours share a row, a power of two.
+template <class T, int width> __global__ void __launch_bounds__(delta_threads)
+    delta_kernel(const T* __restrict__ y, const T* __restrict__ dy, float* __restrict__ deltas, AttentionHeads heads,
+                 int lanes, std::int64_t row_count) {
+    const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * delta_threads + threadIdx.x;
+    const std::int64_t row = thread / lanes;
+    const int lane = static_cast<int>(thread % lanes);
+    float sum = 0;
+    if (row < row_count)
+        for (int d = lane * width; d < heads.head_dim; d += lanes * width) {
+            cuda::Vector<T> left, right;
+            if constexpr (width == 1) {
+                left.element[0] = y[row * heads.head_dim + d];
+                right.element[0] = dy[row * heads.head_dim + d];
+            } else {
+                left = cuda::load_vector(y + row * heads.head_dim + d);
+                right = cuda::load_vector(dy + row * heads.head_dim + d);
+            }
+#pragma unroll
+            for (int i = 0; i < width; ++i)
+                sum += cuda::to_float(left.element[i]) * cuda::to_float(right.element[i]);
+        }
+    for (int distance = lanes / 2; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(cuda::all_lanes, sum, distance);
+    if (row >= row_count || lane != 0) return;
+    const std::int64_t token = row / heads.heads; // of all sequences
+    const std::int64_t head = token / heads.tokens * heads.heads + row % heads.heads;
+    deltas[head * heads.tokens + token % heads.tokens] = sum;
+}
+
+template <class T, int width> void launch_deltas(CudaStream& stream, const AttentionShape& shape, const ConstView& y,
+                                                 const ConstView& dy, const View& deltas) {
+    int lanes = 1;
+    while (lanes < 32 && lanes * width < shape.head_dim)
+        lanes *= 2;
+    const std::int64_t rows = shape.row_count();
+    cuda::launch("attention_deltas", stream, delta_kernel<T, width>, cuda::blocks(rows * lanes, delta_threads),
+                 delta_threads, 0, cuda::pointer<T>(y), cuda::pointer<T>(dy), cuda::pointer<float>(deltas),
+                 AttentionHeads(shape), lanes, rows);
+}
+
+bool aligned(const ConstView& view) { return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0; }
+
+void find_deltas(CudaStream& stream, const AttentionShape& shape, const ConstView& y, const ConstView& dy,
+                 const View& deltas) {
+    cuda::with_float_type("attention_gradient", y.dtype, [&]<class T>() {
+        constexpr int width = cuda::Vector<T>::count;
+        if (shape.head_dim % width == 0 && aligned(y) && aligned(dy))
+            launch_deltas<T, width>(stream, shape, y, dy, deltas);
+        else
+            launch_deltas<T, 1>(stream, shape, y, dy, deltas);
+    });
+}
+
+// The largest score is the largest product only where the scale is above 0.
+bool takes_tensor_cores(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
+    return variant == AttentionVariant::fastest && dtype == DType::bf16 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
+           shape.head_dim <= largest_tensor_core_dim;
+}
+
+} // namespace
+
+std::int64_t attention_workspace_bytes(const CudaStream&, const AttentionShape& shape, DType dtype) {
+    check_attention(shape, dtype);
+    return 0;
+}
+
+std::int64_t attention_gradient_workspace_bytes(const CudaStream&, const AttentionShape& shape, DType dtype) {
+    check_attention(shape, dtype);
+    return shape.row_count() * 4; // the deltas
+}
+
+void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
+               View log_sum_exp) {
+    check_attention(shape, qkv, y, log_sum_exp);
+    if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(y))
+        attention_on_tensor_cores(stream, shape, qkv, y, log_sum_exp);
+    else
+        attention_general(stream, shape, qkv, y, log_sum_exp);
+}
+
+void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
+                        ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace) {
+    check_attention_gradient(shape, qkv, y, dy, log_sum_exp, dqkv);
+    check_workspace("attention_gradient", workspace, attention_gradient_workspace_bytes(stream, shape, qkv.dtype));
+    const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
+    find_deltas(stream, shape, y, dy, deltas);
+    if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(dy) && aligned(dqkv))
+        attention_gradient_on_tensor_cores(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
+    else
+        attention_gradient_general(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
+}
+
+void attention(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp, View) {
+    attention(stream, AttentionVariant::fastest, shape, qkv, y, log_sum_exp);
+}
+
+void attention_gradient(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView y, ConstView dy,
+                        ConstView log_sum_exp, View dqkv, View workspace) {
+    attention_gradient(stream, AttentionVariant::fastest, shape, qkv, y, dy, log_sum_exp, dqkv, workspace);
+}
+
+} // namespace tessera::kernels

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the heads of an attention call lie, and which keys a query sees: what all its kernels share.
+#pragma once
+
+#include "kernels/attention.hpp"
+#include "kernels/cuda/launch.cuh"
+
+namespace tessera::kernels {
+
+constexpr float log2_e = 1.44269504088896341f;
+constexpr float ln_2 = 0.693147180559945309f;
+
+// Query heads count 0..B H, heads of keys 0..B G. Offsets are in elements.
+struct AttentionHeads {
+    int tokens, heads, kv_heads, head_dim;
+    float scale;
+    bool causal;
+
+    explicit AttentionHeads(const AttentionShape& shape)
+        : tokens(static_cast<int>(shape.tokens)), heads(static_cast<int>(shape.heads)),
+          kv_heads(static_cast<int>(shape.kv_heads)), head_dim(static_cast<int>(shape.head_dim)), scale(shape.scale),
+          causal(shape.causal) {}
+
+    __device__ int group() const { return heads / kv_heads; }
+    // From one token to the next.
+    __device__ std::int64_t qkv_stride() const { return static_cast<std::int64_t>(heads + 2 * kv_heads) * head_dim; }
+    __device__ std::int64_t y_stride() const { return static_cast<std::int64_t>(heads) * head_dim; }
+    // Token 0 of a query head, in q, in y and among the rows of scores.
+    __device__ std::int64_t q(int head) const { return first_token(head / heads) * qkv_stride() + at(head % heads); }
+    __device__ std::int64_t y(int head) const { return first_token(head / heads) * y_stride() + at(head % heads); }
+    __device__ std::int64_t row(int head) const { return first_token(head); }
+    // Token 0 of a head of keys, and of its values.
+    __device__ std::int64_t k(int kv_head) const {
+        return first_token(kv_head / kv_heads) * qkv_stride() + at(heads + kv_head % kv_heads);
+    }
+    __device__ std::int64_t v(int kv_head) const { return k(kv_head) + at(kv_heads); }
+    // Keys that the queries below `end_query` see are [0, end_key).
+    __device__ int end_key(int end_query) const { return causal && end_query < tokens ? end_query : tokens; }
+
+private:
+    __device__ std::int64_t first_token(int sequence) const { return static_cast<std::int64_t>(sequence) * tokens; }
+    __device__ std::int64_t at(int head) const { return static_cast<std::int64_t>(head) * head_dim; }
+};
+
+} // namespace tessera::kernels

