@@ -114,8 +114,7 @@ void Scheduler::run_block(std::uint64_t number) {
     current_thread = first;
     switch_fiber(host, fiber_of(*first));
     current_thread = nullptr;
-    if (error.empty() && done_count != thread_count)
-        error = "deadlock in block " + std::to_string(number) + ":" + who_waits();
+    if (error.empty() && done_count != thread_count) error = deadlock();
     if (!error.empty()) throw Error(std::exchange(error, {}));
 }
 
@@ -143,14 +142,19 @@ void Scheduler::give_up() {
     __builtin_unreachable();
 }
 
-std::string Scheduler::who_waits() const {
+void Scheduler::end_in_deadlock() {
+    error = deadlock();
+    give_up();
+}
+
+std::string Scheduler::deadlock() const {
     const auto state = [this](std::uint32_t i) -> std::string {
         if (threads[i].done) return "returned";
         if (threads[i].waits_in == nullptr) return "running";
         return std::string(threads[i].waits_in) + " at " + threads[i].site.file_name() + ":" +
                std::to_string(threads[i].site.line());
     };
-    std::string result;
+    std::string result = "deadlock in block " + std::to_string(current_block.number) + ":";
     for (std::uint32_t first = 0; first < thread_count;) {
         std::uint32_t last = first;
         while (last + 1 < thread_count && state(last + 1) == state(first))

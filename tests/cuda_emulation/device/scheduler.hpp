@@ -95,7 +95,8 @@ struct Scheduler {
     void wait_here(const char* name, Site site);
     void step_aside(const char* name, Site site); // lets others go first
     [[noreturn]] void give_up();                  // back to run_block, which throws `error`
-    std::string who_waits() const;
+    [[noreturn, gnu::cold]] void end_in_deadlock();
+    std::string deadlock() const; // says who waits where
 
     Order order;
     Thread threads[1024];
@@ -116,7 +117,7 @@ struct Scheduler {
 
 extern constinit thread_local Scheduler* scheduler;
 
-// The same code runs with and without a choice of order, so that the common order costs a few instructions.
+// In line, as what follows: every barrier of every thread comes through here.
 [[gnu::always_inline]] inline Thread* Scheduler::take_ready() {
     if (!ready_warps) return nullptr;
     std::uint32_t warp = current_warp, lane = 0;
@@ -144,10 +145,7 @@ extern constinit thread_local Scheduler* scheduler;
     Thread* self = current_thread;
     self->waits_in = name, self->site = site;
     Thread* next = take_ready();
-    if (next == nullptr) {
-        error = "deadlock in block " + std::to_string(current_block.number) + ":" + who_waits();
-        give_up();
-    }
+    if (next == nullptr) end_in_deadlock();
     current_thread = next;
     if (next != self) switch_fiber(*self->fiber, fiber_of(*next));
     self->waits_in = nullptr;
