@@ -79,8 +79,9 @@ class Gpt(reference_gpt.Gpt):
 
 def make_model(settings):
     if settings.checkpoint is None:
-        return Gpt(settings.n_layers, settings.n_heads, settings.dim, settings.block, settings.vocabulary, settings.bias,
-                   gelu=settings.gelu)
+        with torch.device(settings.device):
+            return Gpt(settings.n_layers, settings.n_heads, settings.dim, settings.block, settings.vocabulary, settings.bias,
+                       gelu=settings.gelu)
     return reference_gpt.load(settings.checkpoint, gelu=settings.gelu, kind=Gpt)
 
 
