@@ -59,7 +59,6 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
 std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
                                       int ranks) {
     const std::int64_t most = config.get(evaluate_batches);
-    if (most < 0) config.refuse(evaluate_batches.name, "must be at least 0");
     const std::int64_t samples = dataset.samples(Split::validation);
     if (samples == 0) return 0;
     const std::int64_t windows = (samples - 1) / sizes.sequence_length + 1;

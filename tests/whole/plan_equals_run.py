@@ -74,6 +74,14 @@ def check_meaning(plans):
     assert "by messages" in messages and "in shared memory" not in messages, messages
 
 
+def check_configs():
+    """The large models of configs/ are planned on any machine, without data."""
+    for name, parameters, ranks in (("gpt2_124m", 124_439_808, 16), ("gpt2_1558m", 1_557_611_200, 64)):
+        config = os.path.join(os.environ["TESSERA_SOURCE"], "configs", f"{name}.toml")
+        out = runs.tessera("plan", "-n", ranks, config, "run.device=cpu").out
+        assert f"Parameters {parameters:,}" in out, out
+
+
 def peak_of(name, words):
     """The greatest resident size of a run, in bytes, from the kernel's account of an ended child. A child begins with the
     size of its parent: so it is started by a small one, which holds no numpy."""
@@ -100,4 +108,5 @@ with runs.folder():
     plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
     check_meaning(plans_of_rank_0)
     check_process()
+    check_configs()
 print(f"{len(CASES)} runs allocate what was planned")
