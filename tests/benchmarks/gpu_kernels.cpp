@@ -118,6 +118,7 @@ void add_matmuls(Bench& bench) {
 
 // Causal; the operations that are needed: two products forward, five backward, over half of the scores.
 void add_attention(Bench& bench, const Shape& qkv, bool gradient) {
+    const kernels::AttentionShape shape{qkv[0], qkv[1], qkv[3], qkv[3], qkv[4], 0.01f, true};
     const auto name =
         fmt::format("attention{}/bf16/B{}xT{}xH{}xD{}", gradient ? "_gradient" : "", qkv[0], qkv[1], qkv[3], qkv[4]);
     add(bench, name, [=](Bench& b, CudaStream& stream) {
@@ -126,16 +127,16 @@ void add_attention(Bench& bench, const Shape& qkv, bool gradient) {
         const View y = b.numbers(heads, DType::bf16), dy = b.numbers(heads, DType::bf16);
         const View logarithms = b.numbers({qkv[0], qkv[3], qkv[1]}, DType::f32);
         const View workspace =
-            b.workspace(gradient ? kernels::attention_gradient_workspace_bytes(stream, qkv, DType::bf16)
-                                 : kernels::attention_workspace_bytes(stream, qkv, DType::bf16));
+            b.workspace(gradient ? kernels::attention_gradient_workspace_bytes(stream, shape, DType::bf16)
+                                 : kernels::attention_workspace_bytes(stream, shape, DType::bf16));
         const auto scores = static_cast<double>(qkv[0] * qkv[3] * (qkv[1] * (qkv[1] + 1) / 2) * qkv[4]);
-        Prepared forward{[=](CudaStream& s) { kernels::attention(s, in, 0.01f, true, y, logarithms, workspace); },
-                         4 * scores, static_cast<double>(in.bytes() + y.bytes())};
+        Prepared forward{[=](CudaStream& s) { kernels::attention(s, shape, in, y, logarithms, workspace); }, 4 * scores,
+                         static_cast<double>(in.bytes() + y.bytes())};
         if (!gradient) return forward;
-        const View scratch = b.workspace(kernels::attention_workspace_bytes(stream, qkv, DType::bf16));
-        kernels::attention(stream, in, 0.01f, true, y, logarithms, scratch);
+        const View scratch = b.workspace(kernels::attention_workspace_bytes(stream, shape, DType::bf16));
+        kernels::attention(stream, shape, in, y, logarithms, scratch);
         return Prepared{
-            [=](CudaStream& s) { kernels::attention_gradient(s, in, y, dy, logarithms, 0.01f, true, out, workspace); },
+            [=](CudaStream& s) { kernels::attention_gradient(s, shape, in, y, dy, logarithms, out, workspace); },
             10 * scores, static_cast<double>(2 * in.bytes() + 2 * y.bytes())};
     });
 }
@@ -188,8 +189,11 @@ void add_adam(Bench& bench, std::int64_t count) {
         const View weight = b.numbers({count}, DType::f32), gradient = b.numbers({count}, DType::f32);
         const View first = b.numbers({count}, DType::f32), second = b.numbers({count}, DType::f32);
         const View copy = b.numbers({count}, DType::bf16), factor = b.numbers({}, DType::f32);
-        return Prepared{[=](CudaStream& s) { kernels::adam(s, {}, gradient, factor, weight, first, second, copy); }, 0,
-                        30.0 * static_cast<double>(count)};
+        const auto adam = [=](CudaStream& s) {
+            const std::span<const View> copies(&copy, 1);
+            kernels::adam(s, {}, factor, {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, copies});
+        };
+        return Prepared{adam, 0, 30.0 * static_cast<double>(count)};
     });
 }
 

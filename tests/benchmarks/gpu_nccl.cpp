@@ -44,7 +44,8 @@ Device open_device() {
     ncclUniqueId id;
     if (rank == 0) check(ncclGetUniqueId(&id), "ncclGetUniqueId");
     MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, MPI_COMM_WORLD);
-    check(ncclCommInitRank(&device.communicator, ranks, id, rank), "ncclCommInitRank");
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    check(ncclCommInitRankConfig(&device.communicator, ranks, id, rank, &config), "ncclCommInitRankConfig");
     return device;
 }
 
