@@ -26,13 +26,7 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
         std::make_shared<emulation::KernelCall<Parameters...>>(kernel, std::forward<Arguments>(arguments)...));
 }
 
+// ex2.approx.ftz
 inline float power_of_two(float x) { return x < -126 ? 0 : std::exp2(x); }
-
-inline void copy_16_bytes_if(bool there, void* to_shared, const void* from_global) {
-    if (there)
-        copy_16_bytes(to_shared, from_global);
-    else
-        std::memset(to_shared, 0, 16);
-}
 
 } // namespace tessera::cuda

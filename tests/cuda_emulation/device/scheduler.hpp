@@ -40,8 +40,7 @@ struct Warp {
 struct Copies { // cp.async of one thread
     struct Copy {
         void* to;
-        const void* from;
-        std::size_t bytes;
+        const void* from; // null: zeros
     };
     std::vector<Copy> copies;        // not yet done
     std::vector<std::size_t> groups; // how many copies lie in each group; the copies behind them are in none

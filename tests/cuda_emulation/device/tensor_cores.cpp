@@ -71,6 +71,21 @@ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_
         d[i] += all.product[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
 
+constexpr std::size_t copied_bytes = 16; // by one cp.async
+
+void begin_copy(void* to, const void* from, const void* code) { // from null: zeros
+    if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % copied_bytes != 0)
+        fail("cp.async: an address is not 16-byte aligned");
+    if (watch.access != nullptr) {
+        if (from != nullptr) watch.access(from, copied_bytes, Access::read, code);
+        watch.access(to, copied_bytes, Access::write, code);
+    }
+    if (!scheduler->shared.holds(to, copied_bytes)) fail("cp.async: the target is not in shared memory");
+    std::memset(to, settings().fill, copied_bytes);
+    scheduler->copies[current_thread->number].copies.push_back({to, from});
+    scheduler->copies_used = true;
+}
+
 } // namespace
 
 void wait_for_copies(std::size_t groups_left) {
@@ -79,8 +94,11 @@ void wait_for_copies(std::size_t groups_left) {
         const auto end = own.copies.begin() + static_cast<std::ptrdiff_t>(own.groups.front());
         for (auto copy = own.copies.begin(); copy != end; ++copy) {
             if (watch.access != nullptr)
-                watch.access(copy->to, copy->bytes, Access::write, __builtin_return_address(0));
-            std::memcpy(copy->to, copy->from, copy->bytes);
+                watch.access(copy->to, copied_bytes, Access::write, __builtin_return_address(0));
+            if (copy->from != nullptr)
+                std::memcpy(copy->to, copy->from, copied_bytes);
+            else
+                std::memset(copy->to, 0, copied_bytes);
         }
         own.copies.erase(own.copies.begin(), end);
         own.groups.erase(own.groups.begin());
@@ -108,17 +126,10 @@ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_
 }
 
 void copy_16_bytes(void* to_shared, const void* from_global) {
-    constexpr std::size_t bytes = 16;
-    if ((reinterpret_cast<std::uintptr_t>(to_shared) | reinterpret_cast<std::uintptr_t>(from_global)) % bytes != 0)
-        fail("cp.async: an address is not 16-byte aligned");
-    if (watch.access != nullptr) {
-        watch.access(from_global, bytes, Access::read, __builtin_return_address(0));
-        watch.access(to_shared, bytes, Access::write, __builtin_return_address(0));
-    }
-    if (!scheduler->shared.holds(to_shared, bytes)) fail("cp.async: the target is not in shared memory");
-    std::memset(to_shared, settings().fill, bytes);
-    scheduler->copies[current_thread->number].copies.push_back({to_shared, from_global, bytes});
-    scheduler->copies_used = true;
+    begin_copy(to_shared, from_global, __builtin_return_address(0));
+}
+void copy_16_bytes_if(bool there, void* to_shared, const void* from_global) {
+    begin_copy(to_shared, there ? from_global : nullptr, __builtin_return_address(0));
 }
 
 void end_copy_group() {

@@ -21,6 +21,7 @@ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_
 
 // The target is garbage until its group is waited for, and the source is read only then.
 void copy_16_bytes(void* to_shared, const void* from_global);
+void copy_16_bytes_if(bool there, void* to_shared, const void* from_global); // or zeros, no sooner
 void end_copy_group();
 template <int groups_left> void wait_for_copies() { emulation::wait_for_copies(groups_left); }
 
