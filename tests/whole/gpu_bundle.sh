@@ -29,7 +29,7 @@ bare tessera_gpu/run_all --rehearse --out results machine kernels text sanitizer
 for expected in '^machine +ok ' '^text +ok .*evaluation: step: 6 ' '^0 of 4 parts failed'; do
     grep -qE "$expected" out || fail "expected '$expected': $(cat out)"
 done
-tar -tzf results/logs.tgz | grep -q text/log.txt || fail "no logs"
+tar -tzf results/logs.tgz >list && grep -q text/log.txt list || fail "no logs: $(cat list)"
 bare tessera_gpu/run_all --out results/none --seconds 4 text >out 2>&1 || true
 grep -qE '^text +no time ' out || fail "expected no time: $(cat out)"
 code=0
