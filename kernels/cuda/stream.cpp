@@ -28,7 +28,7 @@ int gpu_count() {
     return 0;
 }
 
-Stream gpu_stream(int device) { return CudaStream(device); }
+Stream gpu_stream(int device, CudaOptions options) { return CudaStream(device, options); }
 Stream planning_gpu_stream() { return CudaStream::for_planning(); }
 
 CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {

@@ -39,15 +39,16 @@ def expect_close(one, other, what, allowed):
         assert gap <= allowed * float(loss), f"{what}: step {step}: {loss} and {other.losses[step]}"
 
 
-def check_dtype(dtype, allowed):
-    word = f"training.dtype={dtype}"
-    cpu = run(f"{dtype}-cpu", word, "run.device=cpu")
-    one = run(f"{dtype}-1", word)
+def check_dtype(dtype, allowed, *more):
+    """Without dropout, micro-batches are recorded and replayed as CUDA graphs."""
+    words = (f"training.dtype={dtype}", *more)
+    cpu = run(f"{dtype}-cpu", "training.dtype=f32" if dtype == "tf32" else words[0], *more, "run.device=cpu")
+    one = run(f"{dtype}-1", *words)
     expect_close(cpu, one, f"{dtype}: CPU and GPU", allowed)
     assert float(one.losses[20]) < float(one.losses[1]) - 0.3, f"it does not learn: {one.losses}"
-    runs.expect_same(one, run(f"{dtype}-again", word), f"{dtype}: twice the same run")
+    runs.expect_same(one, run(f"{dtype}-again", *words), f"{dtype}: twice the same run")
     for ranks in RANKS:
-        runs.expect_same(one, run(f"{dtype}-{ranks}", word, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
+        runs.expect_same(one, run(f"{dtype}-{ranks}", *words, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
 
 
 def check_resume():
@@ -61,6 +62,10 @@ def check_resume():
 
 
 def check_refusals():
+    found = runs.train("gpt.toml", "run.device=cpu", "training.dtype=tf32", code=2).err
+    assert "is a way that GPUs multiply" in found, found
+    found = runs.train("gpt.toml", "run.cuda_graph=true", code=2).err  # with dropout
+    assert "differs from step to step, so no step can be recorded" in found, found
     found = runs.train("gpt.toml", "run.device=gpu", code=2).err
     assert "no device named 'gpu'" in found, found
     found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
@@ -77,7 +82,10 @@ with runs.folder():
     runs.write_text("text.txt", 20_000)
     runs.write_config("gpt.toml", KEYS)
     check_dtype("f32", 2e-5)
-    check_dtype("bf16", 5e-3)
+    check_dtype("tf32", 5e-3, "model.dropout=0")
+    check_dtype("bf16", 5e-3, "model.dropout=0")
+    recorded = run("recorded", "model.dropout=0", ranks=1)
+    runs.expect_same(recorded, run("not-recorded", "model.dropout=0", "run.cuda_graph=false"), "recorded and not")
     check_resume()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")
