@@ -57,6 +57,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_bucket),
         key_info(parallelism_data),
         key_info(parallelism_shared_memory),
+        key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),
         key_info(run_name),

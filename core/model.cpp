@@ -57,10 +57,10 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
     const std::int64_t width = block.attention.width;
     const layers::Embedded embedded =
         layers::embedding(builder, {sizes.vocabulary, width, block.mlp.dropout, block.mlp.deviation}, tokens);
-    ValueId x = embedded.x;
+    layers::ResidualStream stream{embedded.x, no_value};
     for (int layer = 0; layer < blocks; ++layer)
-        x = layers::transformer_block(builder, layer, block, x);
-    x = layers::norm(builder, "norm", block.norm, block.mlp.bias, x);
+        layers::transformer_block(builder, layer, block, stream);
+    const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
     const ValueId head = config.get(model_tied_head) ? embedded.table
                                                      : builder.matrix("head.weight", {sizes.vocabulary, width},
                                                                       "vocabulary", block.mlp.deviation);

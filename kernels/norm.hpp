@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer norm and root-mean-square norm over rows, with their gradients.
+// Layer norm and root-mean-square norm over rows, alone or of a sum that is made in the same pass, with their
+// gradients.
 #pragma once
 
 #include "kernels/stream.hpp"
@@ -36,6 +37,28 @@ void rms_norm_gradient(CpuStream& stream, ConstView x, ConstView scale, ConstVie
                        View dscale, View workspace);
 void rms_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
                        View dscale, View workspace);
+
+// sum = a + b, rounded to its type, and the norm of it in the same pass: the bits of add and then the norm.
+// a, b, sum: as x; sum may be a's or b's memory
+void add_layer_norm(CpuStream& stream, ConstView a, ConstView b, ConstView scale, ConstView bias, float epsilon,
+                    View sum, View y, View mean, View rstd);
+void add_layer_norm(CudaStream& stream, ConstView a, ConstView b, ConstView scale, ConstView bias, float epsilon,
+                    View sum, View y, View mean, View rstd);
+void add_rms_norm(CpuStream& stream, ConstView a, ConstView b, ConstView scale, float epsilon, View sum, View y,
+                  View rstd);
+void add_rms_norm(CudaStream& stream, ConstView a, ConstView b, ConstView scale, float epsilon, View sum, View y,
+                  View rstd);
+
+// The norm's gradient plus dsum, which reaches the sum by other ways: dx is the gradient of a and of b.
+// dsum: as dy; dx may be its memory, too
+void add_layer_norm_gradient(CpuStream& stream, ConstView sum, ConstView scale, ConstView mean, ConstView rstd,
+                             ConstView dy, ConstView dsum, View dx, View dscale, View dbias, View workspace);
+void add_layer_norm_gradient(CudaStream& stream, ConstView sum, ConstView scale, ConstView mean, ConstView rstd,
+                             ConstView dy, ConstView dsum, View dx, View dscale, View dbias, View workspace);
+void add_rms_norm_gradient(CpuStream& stream, ConstView sum, ConstView scale, ConstView rstd, ConstView dy,
+                           ConstView dsum, View dx, View dscale, View workspace);
+void add_rms_norm_gradient(CudaStream& stream, ConstView sum, ConstView scale, ConstView rstd, ConstView dy,
+                           ConstView dsum, View dx, View dscale, View workspace);
 
 // Depends on the sizes only, never on the number of threads.
 std::int64_t norm_gradient_workspace_bytes(const CpuStream& stream, std::int64_t rows, std::int64_t columns);

@@ -88,7 +88,7 @@ inline constexpr bool built_with_cuda = false;
 // GPUs of this host that this process may use; 0 without a driver, or in a build without CUDA.
 int gpu_count();
 // Streams on a GPU: see CudaStream. InternalError in a build without CUDA.
-Stream gpu_stream(int device);
+Stream gpu_stream(int device, CudaOptions options = {});
 Stream planning_gpu_stream();
 
 } // namespace tessera

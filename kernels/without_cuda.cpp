@@ -7,7 +7,7 @@
 namespace tessera {
 
 int gpu_count() { return 0; }
-Stream gpu_stream(int) { throw InternalError("gpu_stream: built without CUDA"); }
+Stream gpu_stream(int, CudaOptions) { throw InternalError("gpu_stream: built without CUDA"); }
 Stream planning_gpu_stream() { throw InternalError("planning_gpu_stream: built without CUDA"); }
 
 struct Replay::Record {};

@@ -62,7 +62,7 @@ Stream make_stream(const Config& config, const World* world) {
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    return gpu_stream(world == nullptr ? 0 : world->local_rank());
+    return gpu_stream(world == nullptr ? 0 : world->local_rank(), {.tf32 = config.get(training_dtype) == "tf32"});
 }
 
 Stream make_planning_stream(const Config& config) {

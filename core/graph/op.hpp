@@ -29,8 +29,8 @@ struct TensorType {
     friend bool operator==(const TensorType&, const TensorType&) = default;
 };
 
-// What changes from step to step and from micro-batch to micro-batch. It reaches the graph as step inputs
-// (Graph::step_input) only, so that a recorded step can be replayed.
+// What changes from step to step and from micro-batch to micro-batch. It reaches a graph as step inputs
+// (Graph::step_input), or goes straight to the ops that say so (Op::depends_on_step).
 struct StepState {
     std::uint64_t seed = 1;
     std::int64_t step = 0;         // 0-based
@@ -86,6 +86,8 @@ public:
                                                          std::span<const Placement> inputs) const;
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
+    // run() looks at operands.state, so that it cannot be recorded once and replayed in every step.
+    virtual bool depends_on_step() const { return false; }
 
     // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
     virtual std::vector<ExampleInput> example() const { return {}; }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/layers/builder.hpp"
-#include "kernels/elementwise.hpp"
+#include "core/ops/ops.hpp"
 
 namespace tessera::layers {
 
@@ -45,17 +45,24 @@ struct MlpOptions {
 // Parameters "up.weight" (F, C), "down.weight" (C, F) and their biases.
 ValueId mlp(Builder&, std::string_view name, const MlpOptions&, ValueId x);
 
-enum class Norm { layer_norm, rms_norm };
+// What flows from block to block: sum + branch, the branch not yet added where there is one.
+struct ResidualStream {
+    ValueId sum = no_value;
+    ValueId branch = no_value;
+};
+
 Norm norm_named(std::string_view name); // ConfigError for an unknown one
+// The norm of the stream, whose branch is added to its sum in the same pass.
 // Parameters "scale" (C), starting at one, and for layer_norm with bias "bias" (C).
-ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ValueId x);
+ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ResidualStream& stream);
 
 struct TransformerBlockOptions {
     AttentionOptions attention;
     MlpOptions mlp;
     Norm norm = Norm::layer_norm;
 };
-// x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020).
-ValueId transformer_block(Builder&, int layer, const TransformerBlockOptions&, ValueId x);
+// x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020). The last sum is left to the norm
+// that follows.
+void transformer_block(Builder&, int layer, const TransformerBlockOptions&, ResidualStream& x);
 
 } // namespace tessera::layers

@@ -22,6 +22,8 @@ std::vector<OpPointer> op_catalog() {
         make_layer_norm(1e-5),
         make_linear(1),
         make_linear(2),
+        make_residual_norm(Norm::layer_norm, 1e-5),
+        make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),
         make_sum_rows(2),
     };

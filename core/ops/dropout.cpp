@@ -27,6 +27,7 @@ public:
         return {{{Placement::shard(0)}, {Placement::shard(0)}}};
     }
     int in_place_input() const override { return 0; }
+    bool depends_on_step() const override { return true; }
     void run(Stream& stream, const Operands& a) const override {
         const Shape& shape = a.inputs[0].shape;
         const auto first = static_cast<std::uint64_t>(a.state.first_sample * shape.count(1, shape.rank()));

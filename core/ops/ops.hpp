@@ -8,6 +8,8 @@
 
 namespace tessera {
 
+enum class Norm { layer_norm, rms_norm };
+
 namespace ops {
 
 // y = f(x), element by element.
@@ -33,6 +35,12 @@ ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId b
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
 // bias (N...) f32 may be no_value.
 ValueId linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, int contracted = 1);
+// sum = a + b and y = its norm, as layer_norm (bias may be no_value) or rms_norm (without bias) of the sum.
+struct ResidualNorm {
+    ValueId sum, y;
+};
+ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, ValueId b, ValueId scale, ValueId bias,
+                           double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
@@ -52,6 +60,7 @@ OpPointer make_dropout(double probability, std::string stream_name);
 OpPointer make_embedding();
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);
+OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
 OpPointer make_sum_rows(int dims);
 

@@ -16,6 +16,7 @@ public:
     std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
                                                  std::span<const Placement> inputs) const override;
     std::vector<int> writes() const override;
+    bool depends_on_step() const override { return true; } // the learning rate
 
 protected:
     static ConstView factor(const Operands& operands) { return operands.inputs[0]; }

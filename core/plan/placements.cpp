@@ -68,9 +68,11 @@ private:
     std::vector<Placement> placed(const Node& node, const std::vector<TensorType>& types,
                                   const std::vector<Placement>& inputs) const {
         if (auto outputs = node.op->placed(types, inputs)) return *std::move(outputs);
+        constexpr std::size_t most = 8; // of an update's inputs, say
         std::vector<std::string> found;
-        for (std::size_t i = 0; i < inputs.size(); ++i)
+        for (std::size_t i = 0; i < std::min(inputs.size(), most); ++i)
             found.push_back(fmt::format("{} {}", graph_.value(node.inputs[i]).name, inputs[i].text()));
+        if (inputs.size() > most) found.push_back(fmt::format("and {} more", inputs.size() - most));
         throw ConfigError(fmt::format("{} '{}' cannot run on mesh axis '{}' with its inputs placed so: {}",
                                       node.op->name(), node.name, strategy_.axis(), fmt::join(found, ", ")));
     }

@@ -17,7 +17,8 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
 }
 
 void Evaluation::check_keys(const Config& config) {
-    if (config.get(evaluate_every) < 0) config.refuse(evaluate_every.name, "must be at least 0");
+    for (const Key<std::int64_t>& key : {evaluate_every, evaluate_batches})
+        if (config.get(key) < 0) config.refuse(key.name, "must be at least 0");
 }
 
 bool Evaluation::due(std::int64_t steps_done, bool last) const {

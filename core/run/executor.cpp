@@ -18,11 +18,19 @@ void follow(const Stream& later, const Stream& earlier) {
 
 } // namespace
 
+const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases) {
+    for (const Phase phase : phases)
+        for (const Call& call : plan.calls(phase))
+            if (const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)]; node.op->depends_on_step())
+                return &node;
+    return nullptr;
+}
+
 Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
                    Stream& stream, bool replay)
     : graph_(graph), layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
       exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
-      replays_parts_(replay) {
+      records_(replay) {
     for (int slot = 0; slot < plan.slots; ++slot) {
         calls_.emplace_back();
         for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
@@ -123,8 +131,8 @@ void Executor::write_step_inputs(const StepState& state) {
 }
 
 // The work is handed on by reference: a copy of its captures would allocate.
-template <class Work> void Executor::replay(Replay& part, const Work& work) {
-    if (replays_parts_)
+template <class Work> void Executor::replay(bool recordable, Replay& part, const Work& work) {
+    if (records_ && recordable)
         std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
     else
         work();
@@ -132,11 +140,13 @@ template <class Work> void Executor::replay(Replay& part, const Work& work) {
 
 void Executor::prepare(const StepState& state) {
     write_step_inputs(state);
-    replay(replays_[0], [&] { run(bound(0, Phase::prepare), state); });
+    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::prepare}) == nullptr;
+    replay(recordable, replays_[0], [&] { run(bound(0, Phase::prepare), state); });
 }
 
 void Executor::update(const StepState& state) {
-    replay(replays_[1], [&] { run(bound(0, Phase::update), state); });
+    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::update}) == nullptr;
+    replay(recordable, replays_[1], [&] { run(bound(0, Phase::update), state); });
 }
 
 View Executor::slot_view(std::size_t slot, Piece piece) const {
@@ -193,12 +203,13 @@ void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& s
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
+    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::forward, Phase::backward}) == nullptr;
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
         write_step_inputs(state);
-        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
+        replay(recordable, replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
     }
 }
 

@@ -11,9 +11,13 @@
 
 namespace tessera {
 
+// The first call of these phases whose op depends on the step, so that they cannot be recorded; null: there is none.
+const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases);
+
 class Executor {
 public:
-    // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it.
+    // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it:
+    // prepare, each kind of micro-batch, and update, but for parts with an op that depends on the step.
     Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
              Stream& stream, bool replay = false);
 
@@ -74,7 +78,7 @@ private:
     void run(Calls calls, const StepState& state);
     void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
     void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
-    template <class Work> void replay(Replay& part, const Work& work);
+    template <class Work> void replay(bool recordable, Replay& part, const Work& work);
     void merge(const std::vector<Merge>& merges, Piece piece);
     void reduce(const Exchange& exchange);
     View slot_view(std::size_t slot, Piece piece) const;
@@ -92,7 +96,7 @@ private:
     std::vector<Piece> not_exchanged_;
     Buffer staging_; // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
-    bool replays_parts_;
+    bool records_;
     std::vector<Replay> replays_; // prepare, update, and what micro-batches need
 };
 

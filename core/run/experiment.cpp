@@ -21,7 +21,7 @@ std::int64_t at_least_one(const Config& config, const Key<std::int64_t>& key) {
     return value;
 }
 
-Experiment common(const Config& config, std::int64_t vocabulary) {
+Experiment common(const Config& config, std::int64_t vocabulary, const Stream& stream) {
     Experiment experiment;
     const std::int64_t seed = config.get(training_seed);
     if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
@@ -29,9 +29,11 @@ Experiment common(const Config& config, std::int64_t vocabulary) {
     experiment.sizes.sequence_length = at_least_one(config, training_sequence);
     experiment.sizes.vocabulary = vocabulary;
     const std::string dtype = config.get(training_dtype);
-    if (dtype != "f32" && dtype != "bf16")
-        config.refuse(training_dtype.name, no_such_name("dtype of a computation", dtype, {"bf16", "f32"}));
-    experiment.sizes.compute = dtype_named(dtype);
+    if (dtype != "f32" && dtype != "bf16" && dtype != "tf32")
+        config.refuse(training_dtype.name, no_such_name("dtype of a computation", dtype, {"bf16", "f32", "tf32"}));
+    if (dtype == "tf32" && std::holds_alternative<CpuStream>(stream))
+        config.refuse(training_dtype.name, "is a way that GPUs multiply: on CPUs say f32 or bf16");
+    experiment.sizes.compute = dtype == "tf32" ? DType::f32 : dtype_named(dtype);
     return experiment;
 }
 
@@ -59,7 +61,6 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
 std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
                                       int ranks) {
     const std::int64_t most = config.get(evaluate_batches);
-    if (most < 0) config.refuse(evaluate_batches.name, "must be at least 0");
     const std::int64_t samples = dataset.samples(Split::validation);
     if (samples == 0) return 0;
     const std::int64_t windows = (samples - 1) / sizes.sequence_length + 1;
@@ -142,7 +143,7 @@ LoaderOptions Experiment::evaluation_loader() const {
 }
 
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
-    Experiment experiment = common(config, vocabulary_of(config, dataset));
+    Experiment experiment = common(config, vocabulary_of(config, dataset), stream);
     experiment.steps = at_least_one(config, training_steps);
     experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
@@ -168,7 +169,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 }
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
-    Experiment experiment = common(config, dataset.vocabulary_size());
+    Experiment experiment = common(config, dataset.vocabulary_size(), stream);
     experiment.fields = dataset.fields();
     experiment.sizes.batch = evaluation_rows(config);
     experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, view.ranks);
@@ -178,7 +179,7 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
 }
 
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream) {
-    Experiment experiment = common(config, vocabulary);
+    Experiment experiment = common(config, vocabulary, stream);
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);
     program.layout.mesh = Mesh({{"data", 1}});

@@ -16,7 +16,8 @@ namespace tessera {
 inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "optimizer steps of the whole run"};
 inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample"};
 inline constexpr Key<std::string> training_dtype{
-    "training.dtype", "f32", "type of activations and of weights in use: f32 or bf16; weights rest in f32"};
+    "training.dtype", "f32",
+    "type of activations and weights in use: f32, bf16, or tf32: f32 whose products a GPU rounds to 10 bits"};
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
@@ -29,6 +30,8 @@ inline constexpr Key<bool> run_reproducible{
     "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
 inline constexpr Key<std::string> run_device{
     "run.device", "auto", "cpu, cuda (a GPU for each rank of a host), or auto: cuda where there are as many GPUs"};
+inline constexpr Key<bool> run_cuda_graph{
+    "run.cuda_graph", true, "GPUs record a micro-batch once and replay it in one launch; not with dropout"};
 inline constexpr Key<std::int64_t> run_threads{"run.threads", 0,
                                                "threads of each rank; 0: OMP_NUM_THREADS, or 1 without it"};
 inline constexpr Key<std::int64_t> evaluate_batches{

@@ -18,21 +18,21 @@ template <class T> __host__ __device__ Planes<T> planes(T* memory, std::int64_t 
 
 template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_team<team>)
     shard_statistics_kernel(const T* __restrict__ logits, const std::int32_t* __restrict__ targets,
-                            VocabularyShard shard, std::int64_t rows, std::int64_t columns, bool vectors,
-                            Planes<float> to, cuda::Fault* fault) {
+                            std::int64_t first_class, std::int64_t classes, std::int64_t rows, std::int64_t columns,
+                            bool vectors, Planes<float> to, cuda::Fault* fault) {
     const int thread = static_cast<int>(threadIdx.x) % team;
     const std::int64_t r = cuda::row_of_team<team>();
     if (r >= rows) return;
     const std::int32_t target = targets[r];
     cuda::LogitStatistics found;
     float logit = 0;
-    if (target >= 0 && target < shard.classes) {
+    if (target >= 0 && target < classes) {
         const cuda::LogitRow<const T> row(logits, r, columns, vectors);
-        const std::int64_t column = target - shard.first;
+        const std::int64_t column = target - first_class;
         if (thread == 0 && column >= 0 && column < columns) logit = cuda::to_float(row.element[column]);
         found = cuda::statistics_of<team>(row, thread);
     } else if (target != ignore_index && thread == 0) {
-        cuda::report(fault, cuda::Fault::target, target, r, shard.classes);
+        cuda::report(fault, cuda::Fault::target, target, r, classes);
     }
     if (thread != 0) return;
     to.maxima[r] = found.maximum;
@@ -61,20 +61,21 @@ __global__ void __launch_bounds__(threads)
 
 // dlogits may be null: losses alone.
 template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_team<team>)
-    shard_gradient_kernel(T* logits, const std::int32_t* __restrict__ targets, VocabularyShard shard,
-                          const float* __restrict__ scale, Planes<const float> combined, std::int64_t rows,
-                          std::int64_t columns, bool vectors, float* __restrict__ losses, T* dlogits) {
+    shard_gradient_kernel(T* logits, const std::int32_t* __restrict__ targets, std::int64_t first_class,
+                          std::int64_t classes, const float* __restrict__ scale, Planes<const float> combined,
+                          std::int64_t rows, std::int64_t columns, bool vectors, float* __restrict__ losses,
+                          T* dlogits) {
     const int thread = static_cast<int>(threadIdx.x) % team;
     const std::int64_t r = cuda::row_of_team<team>();
     if (r >= rows) return;
     const std::int32_t target = targets[r];
-    const bool known = target >= 0 && target < shard.classes;
+    const bool known = target >= 0 && target < classes;
     const cuda::LogitStatistics statistics{combined.maxima[r], combined.sums[r]};
     if (thread == 0) losses[r] = known ? logf(statistics.sum) + (statistics.maximum - combined.logits[r]) : 0.0f;
     if (dlogits == nullptr) return;
     const cuda::LogitRow<T> row(logits, r, columns, vectors), gradient(dlogits, r, columns, vectors);
     if (known)
-        cuda::write_logit_gradient<team>(row, gradient, thread, target - shard.first, statistics, *scale);
+        cuda::write_logit_gradient<team>(row, gradient, thread, target - first_class, statistics, *scale);
     else
         cuda::write_logit_zeros<team>(gradient, thread);
 }
@@ -99,7 +100,7 @@ void cross_entropy_shard_statistics(CudaStream& stream, ConstView logits, ConstV
         cuda::with_logit_team(columns, [&]<int team>() {
             cuda::launch(kernel, stream, shard_statistics_kernel<T, team>, cuda::blocks_of_teams<team>(rows),
                          cuda::threads_of_team<team>, 0, cuda::pointer<T>(logits), cuda::pointer<std::int32_t>(targets),
-                         shard, rows, columns, cuda::aligned({logits.data}),
+                         shard.first, shard.classes, rows, columns, cuda::aligned({logits.data}),
                          planes(cuda::pointer<float>(statistics), rows), stream.state().fault);
         });
     });
@@ -129,7 +130,7 @@ void cross_entropy_shard_gradient(CudaStream& stream, ConstView logits, ConstVie
         cuda::with_logit_team(columns, [&]<int team>() {
             cuda::launch(kernel, stream, shard_gradient_kernel<T, team>, cuda::blocks_of_teams<team>(rows),
                          cuda::threads_of_team<team>, 0, const_cast<T*>(cuda::pointer<T>(logits)),
-                         cuda::pointer<std::int32_t>(targets), shard, cuda::pointer<float>(scale),
+                         cuda::pointer<std::int32_t>(targets), shard.first, shard.classes, cuda::pointer<float>(scale),
                          planes(cuda::pointer<float>(combined), rows), rows, columns,
                          cuda::aligned({logits.data, dlogits.data}), cuda::pointer<float>(losses),
                          cuda::pointer<T>(dlogits));

@@ -21,7 +21,8 @@ template <class T> struct Backward {
     const float* mean; // where centered
     const float* rstd;
     const T* dy;
-    T* dx;          // may be dy
+    const T* dsum;  // where summed: added to dx
+    T* dx;          // may be dy or dsum
     float* partial; // (blocks, 2, columns): sums for dscale and, where centered, dbias
     std::int64_t rows, columns;
 };
@@ -32,7 +33,7 @@ template <class Team> struct ParameterSums {
     cuda::Piece<float, Team::width> bias[Team::pieces];
 };
 
-template <bool centered, class Team, class T>
+template <bool centered, bool summed, class Team, class T>
 __device__ __forceinline__ void gradient_of_row(const Backward<T>& a, std::int64_t row, ParameterSums<Team>& sums) {
     constexpr int width = Team::width, pieces = Team::pieces;
     const std::int64_t start = row * a.columns;
@@ -66,50 +67,52 @@ __device__ __forceinline__ void gradient_of_row(const Backward<T>& a, std::int64
     for (int k = 0; k < pieces; ++k) {
         if (Team::column(k) >= a.columns) continue;
         const auto scale = cuda::load_piece<width>(a.scale + Team::column(k));
-        cuda::Piece<T, width> out;
+        cuda::Piece<T, width> dsum = {}, out;
+        if constexpr (summed) dsum = cuda::load_piece<width>(a.dsum + start + Team::column(k));
 #pragma unroll
         for (int i = 0; i < width; ++i) {
             const float h = (cuda::to_float(x[k].element[i]) - mean) * rstd;
             const float scaled = cuda::to_float(dy[k].element[i]) * scale.element[i];
-            out.element[i] = cuda::from_float<T>((scaled - mean_of_g - h * mean_of_product) * rstd);
+            const float dx = (scaled - mean_of_g - h * mean_of_product) * rstd;
+            out.element[i] = cuda::from_float<T>(summed ? dx + cuda::to_float(dsum.element[i]) : dx);
         }
         cuda::store_piece(a.dx + start + Team::column(k), out);
     }
 }
 
-// The sums of the block's warps, first to last, into `total` (columns) in shared memory; then to `partial`.
+// partial = the sum of what the block's warps have summed, first to last, by way of shared memory.
 template <class Team> __device__ __forceinline__ void
-add_warps(const cuda::Piece<float, Team::width> (&sums)[Team::pieces], float* total, int columns, float* partial) {
+add_warps(const cuda::Piece<float, Team::width> (&sums)[Team::pieces], float4* parts, int columns, float* partial) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    for (int turn = 0; turn < cuda::norm_warps; ++turn) {
-        if (warp == turn)
 #pragma unroll
-            for (int k = 0; k < Team::pieces; ++k) {
-                const int column = Team::column(k);
-                if (column >= columns) continue;
-                auto piece = sums[k];
-                if (turn > 0)
+    for (int k = 0; k < Team::pieces; ++k)
+        if (const int column = Team::column(k); column < columns)
 #pragma unroll
-                    for (int i = 0; i < Team::width; ++i)
-                        piece.element[i] += total[column + i];
+            for (int i = 0; i < Team::width; i += 4)
+                parts[(warp * columns + column + i) / 4] = make_float4(sums[k].element[i], sums[k].element[i + 1],
+                                                                       sums[k].element[i + 2], sums[k].element[i + 3]);
+    __syncthreads();
+    const auto* part = reinterpret_cast<const float*>(parts);
+    for (int c = static_cast<int>(threadIdx.x); c < columns; c += static_cast<int>(blockDim.x)) {
+        float total = 0;
 #pragma unroll
-                for (int i = 0; i < Team::width; ++i)
-                    total[column + i] = piece.element[i];
-            }
-        __syncthreads();
+        for (int w = 0; w < cuda::norm_warps; ++w)
+            total += part[w * columns + c];
+        partial[c] = total;
     }
-    for (int c = static_cast<int>(threadIdx.x); c < columns; c += static_cast<int>(blockDim.x))
-        partial[c] = total[c];
     __syncthreads();
 }
 
-template <bool centered, class T, int groups, bool whole_block>
-__global__ void __launch_bounds__(cuda::Team<T, groups, whole_block>::largest_block)
+// Blocks on one multiprocessor: two where 128 registers a thread suffice without spilling.
+template <int groups, bool whole_block> constexpr int side_by_side = whole_block || groups == 4 ? 1 : 2;
+
+template <bool centered, bool summed, class T, int groups, bool whole_block>
+__global__ void __launch_bounds__(cuda::Team<T, groups, whole_block>::largest_block, side_by_side<groups, whole_block>)
     norm_gradient_kernel(Backward<T> a) {
     using Team = cuda::Team<T, groups, whole_block>;
     ParameterSums<Team> sums = {};
     for (std::int64_t row = Team::number(); row < a.rows; row += Team::count())
-        gradient_of_row<centered>(a, row, sums);
+        gradient_of_row<centered, summed>(a, row, sums);
     float* partial = a.partial + static_cast<std::int64_t>(blockIdx.x) * 2 * a.columns;
     if constexpr (whole_block) {
 #pragma unroll
@@ -119,9 +122,9 @@ __global__ void __launch_bounds__(cuda::Team<T, groups, whole_block>::largest_bl
                 if constexpr (centered) cuda::store_piece(partial + a.columns + column, sums.bias[k]);
             }
     } else {
-        TESSERA_SHARED(float, total, [cuda::widest_warp_row]);
-        add_warps<Team>(sums.scale, total, static_cast<int>(a.columns), partial);
-        if constexpr (centered) add_warps<Team>(sums.bias, total, static_cast<int>(a.columns), partial + a.columns);
+        TESSERA_SHARED(float4, parts, [cuda::norm_warps * cuda::widest_warp_row / 4]);
+        add_warps<Team>(sums.scale, parts, static_cast<int>(a.columns), partial);
+        if constexpr (centered) add_warps<Team>(sums.bias, parts, static_cast<int>(a.columns), partial + a.columns);
     }
 }
 
@@ -143,7 +146,7 @@ template <bool centered, class T> __global__ void __launch_bounds__(cuda::norm_l
     if constexpr (centered) partial[a.columns + column] = bias;
 }
 
-template <bool centered, class T> __global__ void __launch_bounds__(cuda::norm_loop_threads)
+template <bool centered, bool summed, class T> __global__ void __launch_bounds__(cuda::norm_loop_threads)
     norm_gradient_loop_kernel(Backward<T> a) {
     const std::int64_t row = blockIdx.x, start = row * a.columns;
     const float mean = centered ? a.mean[row] : 0.0f, rstd = a.rstd[row];
@@ -159,7 +162,8 @@ template <bool centered, class T> __global__ void __launch_bounds__(cuda::norm_l
     for (std::int64_t c = threadIdx.x; c < a.columns; c += blockDim.x) {
         const float h = (cuda::to_float(a.x[start + c]) - mean) * rstd;
         const float scaled = cuda::to_float(a.dy[start + c]) * a.scale[c];
-        a.dx[start + c] = cuda::from_float<T>((scaled - mean_of_g - h * mean_of_product) * rstd);
+        const float dx = (scaled - mean_of_g - h * mean_of_product) * rstd;
+        a.dx[start + c] = cuda::from_float<T>(summed ? dx + cuda::to_float(a.dsum[start + c]) : dx);
     }
 }
 
@@ -181,23 +185,26 @@ __global__ void __launch_bounds__(1024) add_blocks_kernel(const float* __restric
     if (lane == 0 && tile + warp < columns) y[tile + warp] = total;
 }
 
-template <bool centered, class T> void launch_gradient(CudaStream& stream, const char* kernel, const Backward<T>& a) {
+template <bool centered, bool summed, class T>
+void launch_gradient(CudaStream& stream, const char* kernel, const Backward<T>& a) {
     const auto blocks = static_cast<unsigned>(row_blocks(a.rows));
-    if (cuda::rows_fit<T>(a.columns, {a.x, a.dy, a.dx, a.scale, a.partial}))
+    if (cuda::rows_fit<T>(a.columns, {a.x, a.dy, a.dsum, a.dx, a.scale, a.partial}))
         return cuda::with_team(a.columns, [&]<int groups, bool whole_block>(int threads) {
-            cuda::launch(kernel, stream, norm_gradient_kernel<centered, T, groups, whole_block>, blocks, threads, 0, a);
+            cuda::launch(kernel, stream, norm_gradient_kernel<centered, summed, T, groups, whole_block>, blocks,
+                         threads, 0, a);
         });
     const dim3 tiles(cuda::blocks(a.columns, cuda::norm_loop_threads), blocks);
     cuda::launch(kernel, stream, parameter_sums_kernel<centered, T>, tiles, cuda::norm_loop_threads, 0, a);
-    cuda::launch(kernel, stream, norm_gradient_loop_kernel<centered, T>, cuda::blocks(a.rows, 1),
+    cuda::launch(kernel, stream, norm_gradient_loop_kernel<centered, summed, T>, cuda::blocks(a.rows, 1),
                  cuda::norm_loop_threads, 0, a);
 }
 
-template <bool centered> void backward(CudaStream& stream, const char* kernel, ConstView x, ConstView scale,
-                                       ConstView mean, ConstView rstd, ConstView dy, View dx, View dscale, View dbias,
-                                       View workspace) {
+template <bool centered, bool summed> void backward(CudaStream& stream, const char* kernel, ConstView x,
+                                                    ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
+                                                    ConstView dsum, View dx, View dscale, View dbias, View workspace) {
     const auto [rows, columns] = cuda::norm_sizes(kernel, x, scale);
     check_count(kernel, "dy", dy, x.count());
+    if (summed) check_count(kernel, "dsum", dsum, x.count());
     check_count(kernel, "dx", dx, x.count());
     check_count(kernel, "rstd", rstd, rows);
     if (centered) check_count(kernel, "mean", mean, rows);
@@ -206,10 +213,17 @@ template <bool centered> void backward(CudaStream& stream, const char* kernel, C
     check_workspace(kernel, workspace, norm_gradient_workspace_bytes(stream, rows, columns));
     auto* partial = static_cast<float*>(workspace.memory());
     cuda::with_float_type(kernel, x.dtype, [&, rows = rows, columns = columns]<class T>() {
-        launch_gradient<centered>(stream, kernel,
-                                  Backward<T>{cuda::pointer<T>(x), cuda::pointer<float>(scale),
-                                              cuda::pointer<float>(mean), cuda::pointer<float>(rstd),
-                                              cuda::pointer<T>(dy), cuda::pointer<T>(dx), partial, rows, columns});
+        const Backward<T> a{cuda::pointer<T>(x),
+                            cuda::pointer<float>(scale),
+                            cuda::pointer<float>(mean),
+                            cuda::pointer<float>(rstd),
+                            cuda::pointer<T>(dy),
+                            summed ? cuda::pointer<T>(dsum) : nullptr,
+                            cuda::pointer<T>(dx),
+                            partial,
+                            rows,
+                            columns};
+        launch_gradient<centered, summed>(stream, kernel, a);
     });
     cuda::launch(kernel, stream, add_blocks_kernel, dim3(cuda::blocks(columns, 32), dbias ? 2 : 1), 1024, 0, partial,
                  row_blocks(rows), columns, cuda::pointer<float>(dscale), cuda::pointer<float>(dbias));
@@ -219,12 +233,23 @@ template <bool centered> void backward(CudaStream& stream, const char* kernel, C
 
 void layer_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView mean, ConstView rstd, ConstView dy,
                          View dx, View dscale, View dbias, View workspace) {
-    backward<true>(stream, "layer_norm_gradient", x, scale, mean, rstd, dy, dx, dscale, dbias, workspace);
+    backward<true, false>(stream, "layer_norm_gradient", x, scale, mean, rstd, dy, {}, dx, dscale, dbias, workspace);
 }
 
 void rms_norm_gradient(CudaStream& stream, ConstView x, ConstView scale, ConstView rstd, ConstView dy, View dx,
                        View dscale, View workspace) {
-    backward<false>(stream, "rms_norm_gradient", x, scale, {}, rstd, dy, dx, dscale, {}, workspace);
+    backward<false, false>(stream, "rms_norm_gradient", x, scale, {}, rstd, dy, {}, dx, dscale, {}, workspace);
+}
+
+void add_layer_norm_gradient(CudaStream& stream, ConstView sum, ConstView scale, ConstView mean, ConstView rstd,
+                             ConstView dy, ConstView dsum, View dx, View dscale, View dbias, View workspace) {
+    backward<true, true>(stream, "add_layer_norm_gradient", sum, scale, mean, rstd, dy, dsum, dx, dscale, dbias,
+                         workspace);
+}
+
+void add_rms_norm_gradient(CudaStream& stream, ConstView sum, ConstView scale, ConstView rstd, ConstView dy,
+                           ConstView dsum, View dx, View dscale, View workspace) {
+    backward<false, true>(stream, "add_rms_norm_gradient", sum, scale, {}, rstd, dy, dsum, dx, dscale, {}, workspace);
 }
 
 std::int64_t norm_gradient_workspace_bytes(const CudaStream&, std::int64_t rows, std::int64_t columns) {

@@ -19,7 +19,8 @@ template <int width, class T> __device__ __forceinline__ Piece<T, width> load_pi
     return *reinterpret_cast<const Piece<T, width>*>(from);
 }
 
-// Through the intrinsic, which stays one instruction: plain stores of structures are seen to be taken apart.
+// To global memory. Through the intrinsic, which stays one instruction: plain stores of structures are seen to be taken
+// apart.
 template <class T, int width> __device__ __forceinline__ void store_piece(T* to, const Piece<T, width>& piece) {
     if constexpr (sizeof piece % sizeof(uint4) == 0) {
 #pragma unroll

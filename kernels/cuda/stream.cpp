@@ -28,10 +28,15 @@ int gpu_count() {
     return 0;
 }
 
-Stream gpu_stream(int device) { return CudaStream(device); }
+Stream gpu_stream(int device, CudaOptions options) { return CudaStream(device, options); }
 Stream planning_gpu_stream() { return CudaStream::for_planning(); }
 
 CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {
+    int count = 0;
+    if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || count == 0) {
+        cudaGetLastError();
+        throw SystemError(fmt::format("there is no GPU: {}", cudaGetErrorString(code)));
+    }
     cuda::check(cudaSetDevice(device), "cudaSetDevice");
     cuda::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     for (cudaEvent_t* event : {&uploaded, &passed})

@@ -94,6 +94,7 @@ file(GLOB TESSERA_CUDA_KERNELS CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/c
 add_library(tessera_cuda OBJECT ${TESSERA_CUDA_KERNELS})
 target_include_directories(tessera_cuda PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/kernels/cuda/nvcc)
 target_compile_definitions(tessera_cuda PRIVATE TESSERA_CUDA=1)
-target_compile_options(tessera_cuda PRIVATE -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
+# -lineinfo: compute-sanitizer and profilers name the lines of kernels; the code is the same.
+target_compile_options(tessera_cuda PRIVATE -lineinfo -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
   $<$<BOOL:${TESSERA_WARNINGS_AS_ERRORS}>:-Werror=all-warnings>)
 target_link_libraries(tessera_cuda PUBLIC CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY} ${NCCL_LIBRARY})

@@ -42,8 +42,11 @@ Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool 
     if (mesh.size() != world.size())
         throw ConfigError(fmt::format("the mesh ({}) has {} ranks, but the launcher started {}", mesh.text(),
                                       mesh.size(), world.size()));
-    all_ = own(on_host(world.group().split(0, world.rank()), shared_memory));
     const bool on_cpus = std::holds_alternative<CpuStream>(stream);
+    if (!world.group().all(on_cpus) && !world.group().all(!on_cpus))
+        throw ConfigError(fmt::format("rank {} on {} computes on a {}, which not all ranks do", world.rank(),
+                                      world.host(), on_cpus ? "CPU" : "GPU"));
+    all_ = own(on_host(world.group().split(0, world.rank()), shared_memory));
     const std::vector<int> coordinate = mesh.coordinate(world.rank());
     std::vector<AxisRanks> connected;
     std::vector<std::size_t> places; // of these among the axes

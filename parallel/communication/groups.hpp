@@ -20,7 +20,7 @@ class Groups {
 public:
     // Collective over the world. `stream` is what this rank computes on. CPU ranks use shared memory for a communicator
     // whose ranks are on one host where `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world
-    // differ in size, or two ranks use one GPU.
+    // differ in size, two ranks use one GPU, or some compute on a CPU and others on a GPU.
     Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory,
            SumOrder order = SumOrder::tree);
 

@@ -52,6 +52,19 @@ void layer_norm_gradient(benchmark::State& state) {
                                      s.dy.view(), s.y.view(), s.row.view(), s.other_row.view(), s.workspace.view());
     });
 }
+void add_layer_norm(benchmark::State& state) {
+    time(state, [](Setting& s) {
+        kernels::add_layer_norm(s.stream, s.x.view(), s.dy.view(), s.row.view(), s.other_row.view(), 1e-5f, s.dy.view(),
+                                s.y.view(), s.statistic.view(), s.other_statistic.view());
+    });
+}
+void add_layer_norm_gradient(benchmark::State& state) {
+    time(state, [](Setting& s) {
+        kernels::add_layer_norm_gradient(s.stream, s.x.view(), s.row.view(), s.statistic.view(),
+                                         s.other_statistic.view(), s.dy.view(), s.y.view(), s.y.view(), s.row.view(),
+                                         s.other_row.view(), s.workspace.view());
+    });
+}
 void rms_norm(benchmark::State& state) {
     time(state, [](Setting& s) {
         kernels::rms_norm(s.stream, s.x.view(), s.row.view(), 1e-5f, s.y.view(), s.statistic.view());
@@ -185,6 +198,8 @@ void weights(benchmark::internal::Benchmark* b) {
 
 BENCHMARK(layer_norm)->Apply(narrow);
 BENCHMARK(layer_norm_gradient)->Apply(narrow);
+BENCHMARK(add_layer_norm)->Apply(narrow);
+BENCHMARK(add_layer_norm_gradient)->Apply(narrow);
 BENCHMARK(rms_norm)->Apply(narrow);
 BENCHMARK(rms_norm_gradient)->Apply(narrow);
 BENCHMARK(add)->Apply(narrow);

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the time of a training step goes: bench_step_profile CONFIG [section.key=value …]. Runs the calls of the plan
-// of one rank on random tokens, without MPI, and prints milliseconds by op and by node, with their share of the peak.
+// Where the time of a training step goes: bench_step_profile CONFIG [section.key=value …]. Runs the plan of one rank on
+// random tokens, without MPI, on the device of the config: whole steps; then call by call, each between two marks; then
+// each call five times in a row. Prints milliseconds by op and by node, and what they are a share of.
 #include "core/config_catalog.hpp"
+#include "core/data/options.hpp"
 #include "core/run/weights.hpp"
 #include "kernels/error.hpp"
-#include "kernels/peak.hpp"
 #include "launcher/setup.hpp"
+#include "tests/benchmarks/peaks.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
+#include <limits>
 #include <map>
 #include <random>
 
@@ -17,37 +20,95 @@ using namespace tessera;
 
 namespace {
 
-constexpr int warm_up = 10, repeats = 51;
-constexpr std::int64_t vocabulary = 65;
+constexpr int warm_up = 10, most_steps = 51, alone_runs = 5;
+constexpr double most_seconds = 15; // of each of the three parts
+constexpr std::int64_t usual_vocabulary = 65;
+
+double median(std::vector<double> values) {
+    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
 
 struct TimedCall {
     const Node* node;
     std::vector<View> inputs, outputs;
     View workspace;
-    double flops;
-    double times; // a step runs it
-    std::vector<double> seconds = {};
-
-    double median() const {
-        std::vector<double> sorted = seconds;
-        std::nth_element(sorted.begin(), sorted.begin() + repeats / 2, sorted.end());
-        return sorted[repeats / 2];
-    }
+    double flops, bytes; // of one run: each operand read or written once
+    double times;        // a step runs it
+    std::vector<double> in_step = {};
+    double alone = std::numeric_limits<double>::infinity();
 };
 
 struct Row {
     std::string name;
     int calls = 0;
-    double seconds = 0;
-    double flops = 0;
+    double seconds = 0, alone = 0, flops = 0, bytes = 0;
+
+    void add(const TimedCall& call) {
+        calls += static_cast<int>(call.times);
+        seconds += call.times * median(call.in_step);
+        alone += call.times * call.alone;
+        flops += call.times * call.flops;
+        bytes += call.times * call.bytes;
+    }
 };
 
-std::vector<TimedCall> calls_of(const Program& program, const Executor& executor, const Memory& memory) {
+// What is timed, and what it needs to run.
+struct Setting {
+    Experiment experiment;
+    Stream& stream;
+    Groups groups;
+    Memory memory;
+    Executor executor;
+    Timer& timer;
+    std::vector<View> inputs;
+    Buffer tokens; // of the host, for one input
+    std::mt19937 random{1};
+
+    Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks)
+        : experiment(std::move(planned)), stream(where), groups(mesh),
+          memory(experiment.memory, experiment.train.layout, groups, stream),
+          executor(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory, groups,
+                   stream),
+          timer(marks),
+          inputs({executor.view(experiment.train.model.tokens), executor.view(experiment.train.model.targets)}),
+          tokens(std::visit([&](const auto& s) { return allocate_host(s, align_up(inputs[0].bytes())); }, stream)) {
+        initialize_weights(experiment.train, executor, experiment.seed);
+        const View host(tokens.data(), inputs[0].shape, DType::i32);
+        std::generate_n(host.as<std::int32_t>(), host.count(), [&] {
+            return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(experiment.sizes.vocabulary));
+        });
+    }
+
+    StepState state(int step) const { return {.seed = experiment.seed, .step = step, .learning_rate = 1e-4}; }
+
+    // Each time: the plan gives the inputs' memory to others once they are used.
+    void next_batch() {
+        for (const View& input : inputs)
+            std::visit(
+                [&](auto& s) { kernels::begin_upload(s, ConstView(tokens.data(), input.shape, DType::i32), input); },
+                stream);
+    }
+};
+
+// Calls step(i) until there are enough of them.
+template <class Step> void repeat(int at_least, const Step& step) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < most_steps; ++i) {
+        if (i >= at_least &&
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > most_seconds)
+            return;
+        step(i);
+    }
+}
+
+std::vector<TimedCall> calls_of(const Setting& setting) {
+    const Program& program = setting.experiment.train;
     std::vector<TimedCall> calls;
     const auto views = [&](const std::vector<ValueId>& ids, std::vector<TensorType>& types) {
         std::vector<View> result;
         for (const ValueId id : ids) {
-            result.push_back(executor.view(id));
+            result.push_back(setting.executor.view(id));
             types.push_back(program.plan.value(id).local);
         }
         return result;
@@ -57,85 +118,131 @@ std::vector<TimedCall> calls_of(const Program& program, const Executor& executor
             const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call.node)];
             std::vector<TensorType> in, out;
             const std::vector<View> inputs = views(node.inputs, in), outputs = views(node.outputs, out);
+            std::int64_t bytes = 0;
+            for (const std::vector<TensorType>& types : {in, out})
+                for (const TensorType& type : types)
+                    bytes += type.bytes();
+            for (const int written : node.op->writes())
+                bytes += in[static_cast<std::size_t>(written)].bytes();
             const bool each = phase == Phase::forward || phase == Phase::backward;
-            calls.push_back({&node, inputs, outputs, memory.workspace(call.workspace_bytes), node.op->flops(in, out),
+            calls.push_back({&node, inputs, outputs, setting.memory.workspace(call.workspace_bytes),
+                             node.op->flops(in, out), static_cast<double>(bytes),
                              each ? static_cast<double>(program.plan.share.size()) : 1.0});
         }
     return calls;
 }
 
-void run(std::vector<TimedCall>& calls, const std::vector<View>& inputs, Stream& stream, std::uint64_t seed) {
-    using Clock = std::chrono::steady_clock;
-    std::mt19937 random(1);
-    for (int step = 0; step < warm_up + repeats; ++step) {
-        for (const View& input : inputs) // each time: the plan gives their memory to others once they are used
-            std::generate_n(input.as<std::int32_t>(), input.shape.count(),
-                            [&] { return static_cast<std::int32_t>(random() % vocabulary); });
-        const StepState state{.seed = seed, .step = step, .learning_rate = 1e-4};
-        for (TimedCall& call : calls) {
-            const auto start = Clock::now();
-            call.node->op->run(stream, {call.inputs, call.outputs, call.workspace, state});
-            if (step >= warm_up) call.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-        }
-    }
+// The median seconds of a step, as training runs it.
+double time_steps(Setting& setting) {
+    std::vector<double> seconds;
+    const auto step = [&](int number) {
+        const StepState state = setting.state(number);
+        setting.timer.mark();
+        setting.executor.prepare(state);
+        setting.executor.run_micro_batches(state, setting.experiment.batch.micro_batch, [&] { setting.next_batch(); });
+        setting.executor.update(state);
+        setting.timer.mark();
+        seconds.push_back(setting.timer.take().at(0));
+    };
+    for (int i = 0; i < warm_up; ++i)
+        step(i);
+    seconds.clear();
+    repeat(5, step);
+    return median(seconds);
 }
 
-void print(const std::string& title, std::vector<Row> rows, double total, double peak, std::size_t most) {
+// Runs every call `runs` times in a row, with marks around each run; an op that works in place does so each time.
+std::vector<double> run_marked(Setting& setting, const std::vector<TimedCall>& calls, int number, int runs) {
+    setting.next_batch();
+    const StepState state = setting.state(number);
+    setting.timer.mark();
+    for (const TimedCall& call : calls)
+        for (int i = 0; i < runs; ++i) {
+            call.node->op->run(setting.stream, {call.inputs, call.outputs, call.workspace, state});
+            setting.timer.mark();
+        }
+    return setting.timer.take();
+}
+
+void time_calls(Setting& setting, std::vector<TimedCall>& calls) {
+    repeat(5, [&](int number) {
+        const std::vector<double> seconds = run_marked(setting, calls, number, 1);
+        for (std::size_t i = 0; i < calls.size(); ++i)
+            calls[i].in_step.push_back(seconds[i]);
+    });
+    repeat(2, [&](int number) {
+        const std::vector<double> seconds = run_marked(setting, calls, number, alone_runs);
+        for (std::size_t i = 0; i < seconds.size(); ++i)
+            calls[i / alone_runs].alone = std::min(calls[i / alone_runs].alone, seconds[i]);
+    });
+}
+
+void print(const std::string& title, std::vector<Row> rows, double total, const Peaks& peaks, std::size_t most) {
     std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds > b.seconds; });
-    fmt::print("{:<52} {:>6} {:>9} {:>7} {:>9} {:>8}\n", title, "calls", "ms", "share", "GFLOP/s", "of peak");
+    fmt::print("{:<60} {:>6} {:>9} {:>7} {:>9} {:>9} {:>8} {:>8} {:>8}\n", title, "calls", "ms", "share", "alone ms",
+               "GFLOP/s", "of peak", "GB/s", "of peak");
     for (std::size_t i = 0; i < std::min(most, rows.size()); ++i) {
         const Row& row = rows[i];
-        fmt::print("{:<52} {:>6} {:>9.3f} {:>6.1f}%", row.name, row.calls, 1e3 * row.seconds,
-                   100 * row.seconds / total);
+        fmt::print("{:<60} {:>6} {:>9.3f} {:>6.1f}% {:>9.3f}", row.name, row.calls, 1e3 * row.seconds,
+                   100 * row.seconds / total, 1e3 * row.alone);
         if (row.flops > 0)
-            fmt::print(" {:>9.1f} {:>7.1f}%", row.flops / row.seconds / 1e9, 100 * row.flops / row.seconds / peak);
-        fmt::print("\n");
+            fmt::print(" {:>9.1f} {:>7.1f}%", row.flops / row.seconds / 1e9,
+                       100 * row.flops / row.seconds / peaks.flops);
+        else
+            fmt::print(" {:>18}", "");
+        fmt::print(" {:>8.1f} {:>7.1f}%\n", row.bytes / row.seconds / 1e9, 100 * row.bytes / row.seconds / peaks.bytes);
     }
     fmt::print("\n");
 }
 
-void report(const std::vector<TimedCall>& calls, double peak) {
+void report(const std::vector<TimedCall>& calls, double step, const Peaks& peaks) {
     std::map<std::string, Row> kinds;
-    std::vector<Row> nodes;
-    double total = 0;
+    std::vector<Row> nodes, rows;
+    Row all;
+    double floor = 0;
     for (const TimedCall& call : calls) {
-        const double seconds = call.times * call.median(), flops = call.times * call.flops;
         const std::string kind(call.node->op->name());
-        Row& row = kinds.try_emplace(kind, Row{kind}).first->second;
-        row.calls += static_cast<int>(call.times);
-        row.seconds += seconds;
-        row.flops += flops;
-        nodes.push_back({fmt::format("{} {}", kind, call.node->name), static_cast<int>(call.times), seconds, flops});
-        total += seconds;
+        kinds.try_emplace(kind, Row{kind}).first->second.add(call);
+        nodes.push_back({fmt::format("{} {}", kind, call.node->name)});
+        nodes.back().add(call);
+        all.add(call);
+        floor += call.times * std::max(call.flops / peaks.flops, call.bytes / peaks.bytes);
     }
-    std::vector<Row> rows;
     for (const auto& [kind, row] : kinds)
         rows.push_back(row);
-    fmt::print("step: {:.3f} ms in {} calls; f32 peak {:.0f} GFLOP/s\n\n", 1e3 * total, calls.size(), peak / 1e9);
-    print("op", rows, total, peak, rows.size());
-    print("the slowest nodes", nodes, total, peak, 20);
+    fmt::print("step: {:.3f} ms in {} calls\n", 1e3 * step, calls.size());
+    fmt::print("the calls in their places: {:.3f} ms, {:.2f} of the step\n", 1e3 * all.seconds, all.seconds / step);
+    fmt::print("the best of each call alone: {:.3f} ms; the step takes {:.2f} times as long\n", 1e3 * all.alone,
+               step / all.alone);
+    fmt::print("each call at one of the peaks: {:.3f} ms; the step takes {:.2f} times as long\n", 1e3 * floor,
+               step / floor);
+    fmt::print("peaks: {:.0f} GFLOP/s ({}), {:.0f} GB/s (a copy)\n\n", peaks.flops / 1e9, peaks.flops_of,
+               peaks.bytes / 1e9);
+    print("op", rows, all.seconds, peaks, rows.size());
+    print("the slowest nodes", nodes, all.seconds, peaks, 30);
 }
 
 int profile(const std::vector<std::string>& words) {
     const Config config = Config::load(words.at(0), {words.begin() + 1, words.end()}, known_keys());
     Stream stream = make_stream(config, nullptr);
+    const auto timer = std::visit([](const auto& s) { return make_timer(s); }, stream);
     DatasetOptions data;
     data.reader = "synthetic";
-    data.synthetic_vocabulary = vocabulary;
+    const std::int64_t vocabulary = vocabulary_without_data(config);
+    data.synthetic_vocabulary = vocabulary > 0 ? vocabulary : usual_vocabulary;
     data.sequence_length = config.get(training_sequence);
     const auto dataset = open_dataset(data);
-    const Experiment experiment = plan_training(config, {}, dataset.get(), stream);
-    const Program& program = experiment.train;
-    Groups groups(make_mesh(config, 1));
-    const Memory memory(experiment.memory, program.layout, groups, stream);
-    Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
-    initialize_weights(program, executor, experiment.seed);
+    const Peaks peaks = measured_peaks(stream, dtype_named(config.get(training_dtype)));
+    Setting setting(plan_training(config, {}, dataset.get(), stream), make_mesh(config, 1), stream, *timer);
+    fmt::print("{}, {}: {} parameters, {} micro-batches of {} x {} tokens\n", words[0],
+               std::visit([](const auto& s) { return s.text(); }, stream),
+               parameter_count(setting.experiment.train.model.graph), setting.experiment.batch.micro_batches,
+               setting.experiment.batch.micro_batch, setting.experiment.sizes.sequence_length);
 
-    executor.prepare({}); // writes the step inputs
-
-    std::vector<TimedCall> calls = calls_of(program, executor, memory);
-    run(calls, {executor.view(program.model.tokens), executor.view(program.model.targets)}, stream, experiment.seed);
-    report(calls, std::visit([](auto& s) { return kernels::peak_flops(s); }, stream));
+    const double step = time_steps(setting);
+    std::vector<TimedCall> calls = calls_of(setting);
+    time_calls(setting, calls);
+    report(calls, step, peaks);
     return 0;
 }
 

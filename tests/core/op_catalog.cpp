@@ -28,6 +28,7 @@ struct OpGraph {
     std::vector<ValueId> parameters; // of these
     std::vector<ValueId> gradients;
     std::vector<ValueId> outputs;
+    ValueId result = no_value;       // what the loss is a function of, where the op is no loss itself
     ValueId loss = no_value;         // of which the gradient is taken
     ValueId coefficients = no_value; // of the loss; none where the op is a loss itself
 };
@@ -53,7 +54,10 @@ OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16) {
         made.loss = made.outputs[1];
     } else {
         made.coefficients = graph.input("coefficients", {graph.value(made.outputs[0]).type.shape, DType::f32});
-        made.loss = graph.apply(std::make_shared<Functional>(), "functional", {made.outputs[0], made.coefficients})[1];
+        made.result = made.outputs[0];
+        if (op->name() == "residual_norm") // both of its results are used
+            made.result = ops::add(graph, "results", made.outputs[0], made.outputs[1]);
+        made.loss = graph.apply(std::make_shared<Functional>(), "functional", {made.result, made.coefficients})[1];
     }
     made.gradients = differentiate(graph, made.loss);
     return made;
@@ -82,7 +86,7 @@ double loss_of(const OpGraph& made, GraphRun& run) {
     if (made.coefficients == no_value) return run[made.leaves[2]][0] * run[made.loss][0]; // scale * loss
     double sum = 0;
     for (std::int64_t i = 0; i < run[made.coefficients].count(); ++i)
-        sum += run[made.coefficients][i] * run[made.outputs[0]][i];
+        sum += run[made.coefficients][i] * run[made.result][i];
     return sum;
 }
 
@@ -344,6 +348,14 @@ std::vector<Refusal> refusals() {
         {"linear", make_linear(1), {f32({4, 8}), bf16}, "weight is bf16, expected f32"},
         {"linear", make_linear(1), {f32({4, 8}), f32({5, 8}), f32({4})}, "bias is (4), expected (5)"},
         {"linear", make_linear(2), {f32({4, 8}), f32({5, 8})}, "input is (4, 8), expected at least 3 dims"},
+        {"residual_norm",
+         make_residual_norm(Norm::layer_norm, 1e-5),
+         {f32({4, 24}), f32({3, 24}), f32({24})},
+         "b is (3, 24), expected (4, 24)"},
+        {"residual_norm",
+         make_residual_norm(Norm::rms_norm, 1e-5),
+         {f32({4, 24}), f32({4, 24}), f32({23})},
+         "scale is (23), expected (24)"},
         {"rms_norm", make_rms_norm(1e-5), {f32({4, 24}), f32({4})}, "scale is (4), expected (24)"},
         {"sum_rows", make_sum_rows(3), {f32({4, 24})}, "x is (4, 24), expected at least 3 dims"},
     };

@@ -130,13 +130,13 @@ class Gpt(nn.Module):
                 parameter.copy_(torch.from_numpy(np.asarray(arrays[name], np.float64)).reshape(parameter.shape))
 
 
-def load(folder, gelu="exact"):
-    """The model of a checkpoint folder. Tensors in groups ("optimizer.first_moment/…") are left alone."""
+def load(folder, gelu="exact", kind=Gpt):
+    """The model of a checkpoint folder, of the class `kind`. Tensors in groups ("optimizer.first_moment/…") are left alone."""
     arrays = {name: array for name, array in read_tensors(folder).items() if "/" not in name}
     _, n_heads, head_dim, dim = arrays["layers.0.attention.qkv.weight"].shape
     if n_heads * head_dim != dim:
         raise ValueError(f"{n_heads} heads of {head_dim} do not make {dim}")
-    model = Gpt(
+    model = kind(
         n_layers=1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers.")),
         n_heads=n_heads,
         dim=dim,

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program on GPUs, here emulated ones: losses are the CPU's within a tolerance, the same bits come out on 1, 2 and 4
-ranks that reduce through NCCL, checkpoints go from GPUs to CPUs and back, and what a rank allocates is what was planned."""
+"""The program on GPUs, here emulated ones: losses are the CPU's within a tolerance, the same bits come out of two runs and
+on 1, 2 and 4 ranks that reduce through NCCL, and checkpoints go from GPUs to CPUs and back.
+
+On real GPUs TESSERA and TESSERA_EMULATED are one program, and TESSERA_GPU_RANKS says which rank counts there are GPUs for
+beside one: "2 4", or "" on a machine with one GPU."""
 import os
 import sys
 
@@ -12,9 +15,10 @@ if not os.environ.get("TESSERA_EMULATED"):
     print("built without CUDA: nothing to test")
     sys.exit(77)
 cpu_program, runs.PROGRAM = runs.PROGRAM, os.environ["TESSERA_EMULATED"]
+RANKS = [int(word) for word in os.environ.get("TESSERA_GPU_RANKS", "2 4").split()]
 
 KEYS = {
-    "data.files": ["text.txt"],
+    "data.files": ["text.txt"], "run.device": "cuda",
     "model.n_layers": 2, "model.n_heads": 2, "model.dim": 32, "model.dropout": 0.1,
     "training.steps": 20, "training.seq_len": 16, "training.global_batch_size": 8, "training.local_batch_size": 2,
     "lr_scheduler.warmup_steps": 5, "optimizer.lr": 3e-3,
@@ -35,19 +39,21 @@ def expect_close(one, other, what, allowed):
         assert gap <= allowed * float(loss), f"{what}: step {step}: {loss} and {other.losses[step]}"
 
 
-def check_dtype(dtype, allowed):
-    word = f"training.dtype={dtype}"
-    cpu = run(f"{dtype}-cpu", word, "run.device=cpu")
-    one = run(f"{dtype}-1", word)
+def check_dtype(dtype, allowed, *more):
+    """Without dropout, micro-batches are recorded and replayed as CUDA graphs."""
+    words = (f"training.dtype={dtype}", *more)
+    cpu = run(f"{dtype}-cpu", "training.dtype=f32" if dtype == "tf32" else words[0], *more, "run.device=cpu")
+    one = run(f"{dtype}-1", *words)
     expect_close(cpu, one, f"{dtype}: CPU and GPU", allowed)
     assert float(one.losses[20]) < float(one.losses[1]) - 0.3, f"it does not learn: {one.losses}"
-    for ranks in (2, 4):
-        runs.expect_same(one, run(f"{dtype}-{ranks}", word, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
+    runs.expect_same(one, run(f"{dtype}-again", *words), f"{dtype}: twice the same run")
+    for ranks in RANKS:
+        runs.expect_same(one, run(f"{dtype}-{ranks}", *words, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
 
 
 def check_resume():
-    """Ten steps on two GPUs, then ten on one: the bits of twenty on one. And on a CPU from there."""
-    runs.train("gpt.toml", "run.folder=part", "training.steps=10", "lr_scheduler.decay_steps=20", ranks=2)
+    """Ten steps on as many GPUs as there are, then ten on one: the bits of twenty on one. And on CPUs from there."""
+    runs.train("gpt.toml", "run.folder=part", "training.steps=10", "lr_scheduler.decay_steps=20", ranks=RANKS[0] if RANKS else 1)
     runs.expect_same(run("whole", "lr_scheduler.decay_steps=20"), run("part", "lr_scheduler.decay_steps=20"), "resumed")
     runs.train("gpt.toml", "run.folder=part", "training.steps=22", "lr_scheduler.decay_steps=20", "run.device=cpu", ranks=2)
     assert np.isfinite(float(runs.read("part").losses[22]))
@@ -56,10 +62,16 @@ def check_resume():
 
 
 def check_refusals():
+    found = runs.train("gpt.toml", "run.device=cpu", "training.dtype=tf32", code=2).err
+    assert "is a way that GPUs multiply" in found, found
+    found = runs.train("gpt.toml", "run.cuda_graph=true", code=2).err  # with dropout
+    assert "differs from step to step, so no step can be recorded" in found, found
     found = runs.train("gpt.toml", "run.device=gpu", code=2).err
     assert "no device named 'gpu'" in found, found
     found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
     assert "this host has 1 GPU for its 2 ranks" in found, found
+    if cpu_program == runs.PROGRAM:
+        return
     runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
     found = runs.train("gpt.toml", "run.device=cuda", code=2).err
     assert "this host has 0 GPUs for its 1 rank" in found, found
@@ -70,7 +82,10 @@ with runs.folder():
     runs.write_text("text.txt", 20_000)
     runs.write_config("gpt.toml", KEYS)
     check_dtype("f32", 2e-5)
-    check_dtype("bf16", 5e-3)
+    check_dtype("tf32", 5e-3, "model.dropout=0")
+    check_dtype("bf16", 5e-3, "model.dropout=0")
+    recorded = run("recorded", "model.dropout=0", ranks=1)
+    runs.expect_same(recorded, run("not-recorded", "model.dropout=0", "run.cuda_graph=false"), "recorded and not")
     check_resume()
     check_refusals()
-print("GPUs give the CPU's losses, and the same bits on 1, 2 and 4 of them")
+print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")

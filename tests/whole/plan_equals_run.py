@@ -14,7 +14,7 @@ KEYS = {
     "data.files": ["text.txt"], "data.tokenizer": "byte",
     "model.n_layers": 2, "model.n_heads": 4, "model.dim": 48,
     "training.steps": 1, "training.seq_len": 24, "training.global_batch_size": 16, "training.local_batch_size": 2,
-    "checkpoint.interval": -1,
+    "checkpoint.interval": -1, "run.device": "cpu",
 }
 KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "communication", "data"]
 
@@ -74,12 +74,22 @@ def check_meaning(plans):
     assert "by messages" in messages and "in shared memory" not in messages, messages
 
 
+def check_configs():
+    """The large models of configs/ are planned on any machine, without data."""
+    for name, parameters, ranks in (("gpt2_124m", 124_439_808, 16), ("gpt2_1558m", 1_557_611_200, 64)):
+        config = os.path.join(os.environ["TESSERA_SOURCE"], "configs", f"{name}.toml")
+        out = runs.tessera("plan", "-n", ranks, config, "run.device=cpu").out
+        assert f"Parameters {parameters:,}" in out, out
+
+
 def peak_of(name, words):
     """The greatest resident size of a run, in bytes, from the kernel's account of an ended child. A child begins with the
     size of its parent: so it is started by a small one, which holds no numpy."""
     small_parent = """import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
+    # CUDA's libraries take 200 MB while they are loaded: the program with the emulated GPU has none.
+    runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
     command = runs.command(["train", "gpt.toml", f"run.folder={name}", *words], 0)
     return 1024 * int(subprocess.run([sys.executable, "-c", small_parent, *command], env=runs.environment(), check=True,
                                      capture_output=True, timeout=runs.TIMEOUT).stdout)
@@ -100,4 +110,5 @@ with runs.folder():
     plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
     check_meaning(plans_of_rank_0)
     check_process()
+    check_configs()
 print(f"{len(CASES)} runs allocate what was planned")

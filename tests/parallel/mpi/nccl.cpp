@@ -321,3 +321,13 @@ TEST_F(Nccl, TwoRanksOnOneGpuAreNamed) {
         ThrowsMessage<ConfigError>(AllOf(HasSubstr("ranks 0 and 1 on " + world.host() + " both use GPU 0"),
                                          HasSubstr("NCCL needs one GPU per rank"))));
 }
+
+TEST_F(Nccl, CpusAndGpusDoNotMix) {
+    if (world.size() == 1) GTEST_SKIP();
+    const Stream host = CpuStream(1);
+    EXPECT_THAT(
+        [&] {
+            Groups(world, Mesh({{"data", world.size()}}), world.rank() == 0 ? host : stream, true);
+        },
+        ThrowsMessage<ConfigError>(HasSubstr(world.rank() == 0 ? "computes on a CPU" : "computes on a GPU")));
+}
