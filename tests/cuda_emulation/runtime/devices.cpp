@@ -8,7 +8,11 @@
 
 namespace tessera::emulation {
 
-thread_local int current_device = 0;
+// Behind a function: g++ 12's undefined-behaviour sanitizer takes the address of another file's thread_local for null.
+int& current_device() {
+    static thread_local int number = 0;
+    return number;
+}
 
 } // namespace tessera::emulation
 
@@ -124,12 +128,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
     if (settings().devices == 0) return report(cudaErrorNoDevice);
     if (!exists(device)) return report(cudaErrorInvalidDevice);
-    current_device = device;
+    current_device() = device;
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-    *device = current_device;
+    *device = current_device();
     return report(settings().devices == 0 ? cudaErrorNoDevice : cudaSuccess);
 }
 

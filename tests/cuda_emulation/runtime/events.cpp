@@ -38,7 +38,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
     const Locked locked;
     if (state().broken) return report(state().broken);
     *event = new CUevent_st;
-    (*event)->device = current_device;
+    (*event)->device = current_device();
     (*event)->timed = !(flags & cudaEventDisableTiming);
     state().events.insert(*event);
     return cudaSuccess;

@@ -29,7 +29,7 @@ cudaError_t launch(const void* function, const Shape& shape, cudaStream_t stream
                    std::shared_ptr<const Kernel> kernel) {
     const Locked locked;
     const cudaStream_t on = find_stream(stream);
-    if (on == nullptr || on->device != current_device) return report(cudaErrorInvalidResourceHandle);
+    if (on == nullptr || on->device != current_device()) return report(cudaErrorInvalidResourceHandle);
     if (!fits(shape)) return report(cudaErrorInvalidConfiguration);
     const std::size_t limit = shared_limit(function);
     if (shape.shared_bytes > limit) return report(cudaErrorInvalidValue);

@@ -23,7 +23,7 @@ cudaError_t allocate(void** memory, std::size_t bytes) {
     *memory = nullptr;
     if (state().broken) return report(state().broken);
     if (bytes == 0) return cudaSuccess;
-    *memory = state().memory.allocate(bytes, current_device);
+    *memory = state().memory.allocate(bytes, current_device());
     return report(*memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 
@@ -85,7 +85,7 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
     const Locked locked;
     *total = settings().memory;
-    *free = *total - state().memory.used(current_device);
+    *free = *total - state().memory.used(current_device());
     return cudaSuccess;
 }
 
@@ -109,7 +109,7 @@ cudaError_t cudaFreeHost(void* memory) {
     const Locked locked;
     if (const cudaError_t error = refuse_in_capture()) return error;
     if (memory == nullptr) return cudaSuccess;
-    const cudaError_t error = finish_device(current_device);
+    const cudaError_t error = finish_device(current_device());
     if (state().pinned.erase(static_cast<char*>(memory)) == 0) return report(cudaErrorInvalidValue);
     std::free(memory);
     return error;

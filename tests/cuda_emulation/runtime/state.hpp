@@ -96,7 +96,7 @@ struct Locked { // while it lives
     Locked& operator=(const Locked&) = delete;
 };
 
-extern thread_local int current_device;
+int& current_device(); // of the calling thread
 
 // Makes it what cudaGetLastError answers, and returns it.
 cudaError_t report(cudaError_t error);

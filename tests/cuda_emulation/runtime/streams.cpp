@@ -150,9 +150,9 @@ cudaError_t finish_device(int device) {
 cudaStream_t find_stream(cudaStream_t stream) {
     State& all = state();
     if (stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread) {
-        CUstream_st& own = all.default_streams[current_device];
+        CUstream_st& own = all.default_streams[current_device()];
         if (std::find(all.streams.begin(), all.streams.end(), &own) == all.streams.end()) {
-            own.device = current_device;
+            own.device = current_device();
             all.streams.push_back(&own);
         }
         return &own;
@@ -199,7 +199,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
     if ((flags & ~static_cast<unsigned>(cudaStreamNonBlocking)) != 0) return report(cudaErrorInvalidValue);
     find_stream(nullptr); // the default stream comes first
     *stream = new CUstream_st;
-    (*stream)->device = current_device;
+    (*stream)->device = current_device();
     (*stream)->blocking = flags != cudaStreamNonBlocking;
     state().streams.push_back(*stream);
     return cudaSuccess;
@@ -246,7 +246,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaDeviceSynchronize() {
     const Locked locked;
     if (!state().captures.empty()) return break_capture(*state().captures.begin(), cudaErrorStreamCaptureUnsupported);
-    return finish_device(current_device);
+    return finish_device(current_device());
 }
 
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
