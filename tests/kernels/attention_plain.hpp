@@ -86,6 +86,7 @@ inline double softmax(const AttentionSizes& sizes, const Doubles& qkv, std::int6
 
 struct PlainAttention {
     Doubles y, log_sum_exp;
+    double largest_score = 0; // what a score would be without cancellation: its rounding error is a share of that
 };
 
 template <class Visit> void for_each_query(const AttentionSizes& sizes, const Visit& visit) {
@@ -97,11 +98,17 @@ template <class Visit> void for_each_query(const AttentionSizes& sizes, const Vi
 
 inline PlainAttention plain_attention(const AttentionSizes& sizes, const Doubles& qkv) {
     PlainAttention result{Doubles(static_cast<std::size_t>(sizes.y().count())), {}};
-    Doubles p;
+    Doubles p, magnitudes;
+    for (const double value : qkv)
+        magnitudes.push_back(std::abs(value));
     for_each_query(sizes, [&](std::int64_t b, std::int64_t h, std::int64_t query) {
         result.log_sum_exp.push_back(softmax(sizes, qkv, b, h, query, p));
-        for (std::size_t s = 0; s < p.size(); ++s)
+        for (std::size_t s = 0; s < p.size(); ++s) {
             add(result.y, sizes.y(b, query, h), p[s], qkv, sizes.v(b, s, h), sizes.depth);
+            const double score = std::abs(sizes.scale) * product(magnitudes, sizes.q(b, query, h), magnitudes,
+                                                                 sizes.k(b, s, h), sizes.depth);
+            result.largest_score = std::max(result.largest_score, score);
+        }
     });
     return result;
 }
