@@ -5,16 +5,12 @@
 #pragma once
 
 #include "kernels/cross_entropy.hpp"
+#include "kernels/vocabulary_shard.hpp"
 
 // logits, dlogits: (N, Vs) f32 or bf16, the columns [first, first + Vs) of the whole; Vs may be 0. Targets are classes
 // of the whole vocabulary, or ignore_index; N is their count. The statistics name one that is out of range as
 // cross_entropy does; for the gradient it is like ignore_index.
 namespace tessera::kernels {
-
-struct VocabularyShard {
-    std::int64_t first = 0;
-    std::int64_t classes = 0; // V of the whole
-};
 
 // statistics: (3, N) f32. statistics[0,n] = the largest logit, but at least the lowest float; statistics[1,n] = sum_v
 // exp(logits[n,v] - statistics[0,n]); statistics[2,n] = the logit of the target, or 0 when the shard does not have it.

@@ -23,7 +23,7 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     const Program& program = experiment.evaluate;
     const Memory memory(experiment.memory, program.layout, groups, stream);
     restore_tensors(checkpoint, program,
-                    Executor(program.model.graph, program.layout, program.plan, memory, groups, stream));
+                    Executor(program.layout, program.plan, memory, groups, stream));
     const EvaluationRecord record =
         Evaluation({config, *dataset, groups, stream, host}, experiment, memory).run(checkpoint.step());
     if (world.rank() == 0)

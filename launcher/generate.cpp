@@ -35,7 +35,7 @@ int run_generate(const Arguments& arguments, Process&) {
     const Program& program = experiment.generate;
     Groups groups(program.layout.mesh);
     const Memory memory(experiment.memory, program.layout, groups, stream);
-    Executor executor(program.model.graph, program.layout, program.plan, memory, groups, stream);
+    Executor executor(program.layout, program.plan, memory, groups, stream);
     restore_tensors(checkpoint, program, executor);
 
     const SamplingOptions options{.tokens = arguments.integer("tokens", 1, 1 << 30).value_or(200),

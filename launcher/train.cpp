@@ -55,7 +55,7 @@ int run_train(const Arguments& arguments, Process& process) {
                          std::visit([](const auto& s) { return s.text(); }, stream)));
     log.info(fmt::format("model: {} parameters, vocabulary {}",
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
-    log.info(experiment.batch.text(world.size()));
+    log.info(experiment.batch.text(experiment.train.layout.data_ranks()));
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);
     log.info(memory_text(experiment.memory, trainer.allocated()));

@@ -72,6 +72,26 @@ void Graph::accumulate(ValueId id, ValueId gradient_of) {
     value.gradient_of = gradient_of;
 }
 
+ValueId Graph::computed(std::string name, const TensorType& type, Phase phase) {
+    return append({.name = std::move(name), .type = type, .phase = phase});
+}
+
+void Graph::replace_nodes(std::deque<Node> nodes) {
+    nodes_ = std::move(nodes);
+    for (Value& value : values_)
+        value.producer = -1;
+    for (std::size_t i = 0; i < nodes_.size(); ++i)
+        for (const ValueId output : nodes_[i].outputs)
+            values_[static_cast<std::size_t>(output)].producer = static_cast<std::int32_t>(i);
+}
+
+void Graph::accumulate_instead(ValueId from, ValueId to) {
+    Value& value = values_[static_cast<std::size_t>(from)];
+    accumulate(to, value.gradient_of);
+    value.accumulated = false;
+    value.gradient_of = no_value;
+}
+
 std::vector<ValueId> Graph::of_kind(ValueKind kind) const {
     std::vector<ValueId> found;
     for (std::size_t i = 0; i < values_.size(); ++i)

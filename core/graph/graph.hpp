@@ -93,6 +93,13 @@ public:
     std::vector<ValueId> of_kind(ValueKind kind) const;
     ValueId named(std::string_view name) const; // InternalError when there is none
 
+    // For passes that rewrite a graph. A value without a producer, to be made by a node of replace_nodes.
+    ValueId computed(std::string name, const TensorType& type, Phase phase);
+    // Other nodes in place of all, in the order in which they run within their phases. Values keep their ids.
+    void replace_nodes(std::deque<Node> nodes);
+    // `to` is accumulated in place of `from`.
+    void accumulate_instead(ValueId from, ValueId to);
+
 private:
     ValueId append(Value value);
 

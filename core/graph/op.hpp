@@ -5,6 +5,7 @@
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
 #include "parallel/layout/placement.hpp"
+#include "parallel/layout/redistribute.hpp"
 
 #include <memory>
 #include <optional>
@@ -16,6 +17,7 @@
 namespace tessera {
 
 class Graph;
+class Groups;
 struct Node;
 
 using ValueId = std::int32_t;
@@ -38,6 +40,15 @@ struct StepState {
     double learning_rate = 0;
 };
 
+// What a rank's operands are parts of. The values of a micro-batch are whole along the data axis.
+struct Locality {
+    std::vector<Shape> wholes; // the inputs' logical shapes
+    std::vector<Box> inputs;   // this rank's parts of them
+    // Whether this rank adds an input to output 0 where that is a sum over the ranks of an axis. One of the ranks that
+    // hold the same input does, the others must leave it out.
+    std::vector<bool> counts;
+};
+
 // What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says
 // so.
 struct Operands {
@@ -45,6 +56,10 @@ struct Operands {
     std::span<const View> outputs;
     View workspace;
     const StepState& state;
+    const Locality* locality = nullptr; // null: all tensors are whole
+    Groups* groups = nullptr;           // for collectives; null where there are none
+
+    bool counts(std::size_t input) const { return locality == nullptr || locality->counts[input]; }
 };
 
 // One way to run an op on the ranks of one mesh axis without communication: where each input must be, where each output
@@ -84,6 +99,23 @@ public:
     // own, answers for itself.
     virtual std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
                                                          std::span<const Placement> inputs) const;
+
+    // Two ops that do the same on ranks over which the inputs are placed so, but for a collective between them: the
+    // first makes one tensor of the op's inputs, the second has the op's outputs and takes that tensor as last input.
+    // Each has rules of its own. Nothing when there is no such way.
+    struct Halves {
+        std::shared_ptr<const Op> first, second;
+    };
+    virtual std::optional<Halves> halves(std::span<const TensorType>, std::span<const Placement>, int /*ranks*/) const {
+        return std::nullopt;
+    }
+
+    // Of an op that the plan has inserted: what it does between the ranks of an axis of the mesh.
+    struct Transfer {
+        int axis;
+        Collective collective;
+    };
+    virtual std::optional<Transfer> transfer() const { return std::nullopt; }
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
     // run() looks at operands.state, so that it cannot be recorded once and replayed in every step.

@@ -2,6 +2,7 @@
 // cross_entropy: softmax and negative log likelihood in one; the training form writes the logits' gradient in their
 // place.
 #include "kernels/cross_entropy.hpp"
+#include "core/ops/cross_entropy_shard.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/reduce.hpp"
@@ -34,6 +35,11 @@ public:
         for (int dim = 0; dim + 1 < in[0].shape.rank(); ++dim)
             rules.push_back({{Placement::shard(dim), Placement::shard(dim)}, {Placement::partial()}});
         return rules;
+    }
+    std::optional<Halves> halves(std::span<const TensorType> in, std::span<const Placement> placements,
+                                 int ranks) const override {
+        if (!classes_are_cut(in[0].shape, placements)) return std::nullopt;
+        return cross_entropy_halves(ranks, false);
     }
     std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
@@ -72,6 +78,11 @@ public:
             rules.push_back({{Placement::shard(dim), Placement::shard(dim), Placement::replicate()},
                              {Placement::shard(dim), Placement::partial()}});
         return rules;
+    }
+    std::optional<Halves> halves(std::span<const TensorType> in, std::span<const Placement> placements,
+                                 int ranks) const override {
+        if (!classes_are_cut(in[0].shape, placements)) return std::nullopt;
+        return cross_entropy_halves(ranks, true);
     }
     int in_place_input() const override { return 0; }
     std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,

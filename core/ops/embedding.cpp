@@ -7,16 +7,26 @@
 namespace tessera {
 namespace {
 
-class EmbeddingGradient final : public Op { // tokens, dy -> dtable
+// The rows that this rank holds of a table, which is one of the inputs.
+kernels::VocabularyShard shard_of(const Operands& a, std::size_t table) {
+    if (a.locality == nullptr) return {0, a.inputs[table].shape[0]};
+    return {a.locality->inputs[table].ranges[0].begin, a.locality->wholes[table][0]};
+}
+
+class EmbeddingGradient final : public Op { // tokens, dy, table (where it is, not what it holds) -> dtable
 public:
-    explicit EmbeddingGradient(const Shape& table) : table_(table) {}
     std::string_view name() const override { return "embedding_gradient"; }
-    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {{table_, DType::f32}}; }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override {
+        return {{in[2].shape, DType::f32}};
+    }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
+        const Placement replicate = Placement::replicate();
         std::vector<PlacementRule> rules;
         for (int dim = 0; dim < in[0].shape.rank(); ++dim)
-            rules.push_back({{Placement::shard(dim), Placement::shard(dim)}, {Placement::partial()}});
-        rules.push_back({{Placement::replicate(), Placement::shard(in[0].shape.rank())}, {Placement::shard(1)}});
+            rules.push_back({{Placement::shard(dim), Placement::shard(dim), replicate}, {Placement::partial()}});
+        rules.push_back({{replicate, replicate, Placement::shard(0)}, {Placement::shard(0)}});
+        rules.push_back(
+            {{replicate, Placement::shard(in[0].shape.rank()), Placement::shard(1)}, {Placement::shard(1)}});
         return rules;
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
@@ -29,12 +39,12 @@ public:
     }
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
-            [&](auto& s) { kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], a.outputs[0], a.workspace); },
+            [&](auto& s) {
+                kernels::embedding_gradient(s, a.inputs[0], a.inputs[1], shard_of(a, 2), a.outputs[0],
+                                            a.workspace);
+            },
             stream);
     }
-
-private:
-    Shape table_;
 };
 
 class Embedding final : public Op { // tokens, table -> y
@@ -50,19 +60,19 @@ public:
         return {{shape, in[1].dtype}};
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
-        const Shape& table = graph.value(node.inputs[1]).type.shape;
-        return {no_value, graph.apply_one(std::make_shared<EmbeddingGradient>(table), node.name + ".gradient",
-                                          {node.inputs[0], dy[0]})};
+        return {no_value, graph.apply_one(std::make_shared<EmbeddingGradient>(), node.name + ".gradient",
+                                          {node.inputs[0], dy[0], node.inputs[1]})};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         std::vector<PlacementRule> rules;
         for (int dim = 0; dim < in[0].shape.rank(); ++dim)
             rules.push_back({{Placement::shard(dim), Placement::replicate()}, {Placement::shard(dim)}});
+        rules.push_back({{Placement::replicate(), Placement::shard(0)}, {Placement::partial()}});
         rules.push_back({{Placement::replicate(), Placement::shard(1)}, {Placement::shard(in[0].shape.rank())}});
         return rules;
     }
     void run(Stream& stream, const Operands& a) const override {
-        std::visit([&](auto& s) { kernels::embedding(s, a.inputs[0], a.inputs[1], a.outputs[0]); }, stream);
+        std::visit([&](auto& s) { kernels::embedding(s, a.inputs[0], a.inputs[1], shard_of(a, 1), a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override {
         return {{{{4, 6}, DType::i32}, false, 11}, {{{11, 18}, DType::f32}}};

@@ -71,29 +71,28 @@ private:
     int contracted_;
 };
 
-// dw = dy^T x   dy: (..., N...)   x: (..., K...)   dw: (N..., K...) f32
+// dw = dy^T x   dy: (..., N...)   x: (..., K...)   w: (N..., K...), where it is, not what it holds   dw: like w, f32
 class LinearWeightGradient final : public Op {
 public:
     explicit LinearWeightGradient(int contracted) : contracted_(contracted) {}
     std::string_view name() const override { return "linear_weight_gradient"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        const int leading = in[1].shape.rank() - contracted_;
-        Shape shape = in[0].shape.slice(leading, in[0].shape.rank());
-        for (int dim = leading; dim < in[1].shape.rank(); ++dim)
-            shape.append(in[1].shape[dim]);
-        return {{shape, DType::f32}};
+        return {{in[2].shape, DType::f32}};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         const int leading = in[1].shape.rank() - contracted_;
         const int out_dims = in[0].shape.rank() - leading;
+        const Placement replicate = Placement::replicate();
         std::vector<PlacementRule> rules;
         for (int dim = 0; dim < leading; ++dim)
-            rules.push_back({{Placement::shard(dim), Placement::shard(dim)}, {Placement::partial()}});
+            rules.push_back({{Placement::shard(dim), Placement::shard(dim), replicate}, {Placement::partial()}});
         for (int dim = 0; dim < out_dims; ++dim)
-            rules.push_back({{Placement::shard(leading + dim), Placement::replicate()}, {Placement::shard(dim)}});
-        for (int dim = 0; dim < contracted_; ++dim)
             rules.push_back(
-                {{Placement::replicate(), Placement::shard(leading + dim)}, {Placement::shard(out_dims + dim)}});
+                {{Placement::shard(leading + dim), replicate, Placement::shard(dim)}, {Placement::shard(dim)}});
+        for (int dim = 0; dim < contracted_; ++dim) {
+            const Placement there = Placement::shard(out_dims + dim);
+            rules.push_back({{replicate, Placement::shard(leading + dim), there}, {there}});
+        }
         return rules;
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
@@ -152,7 +151,7 @@ public:
         std::vector<ValueId> gradients{graph.apply_one(std::make_shared<LinearInputGradient>(contracted_),
                                                        node.name + ".input_gradient", {dy[0], node.inputs[1]}),
                                        graph.apply_one(std::make_shared<LinearWeightGradient>(contracted_),
-                                                       node.name + ".weight_gradient", {dy[0], node.inputs[0]})};
+                                                       node.name + ".weight_gradient", {dy[0], node.inputs[0], node.inputs[1]})};
         if (node.inputs.size() == 3)
             gradients.push_back(ops::sum_rows(graph, node.name + ".bias_gradient", dy[0], out_dims));
         return gradients;
@@ -171,10 +170,9 @@ public:
             add_rule(Placement::shard(dim), replicate, replicate, Placement::shard(dim));
         for (int dim = 0; dim < out_dims; ++dim)
             add_rule(replicate, Placement::shard(dim), Placement::shard(dim), Placement::shard(leading + dim));
-        if (in.size() == 2) // a bias would be added once per rank
-            for (int dim = 0; dim < contracted_; ++dim)
-                add_rule(Placement::shard(leading + dim), Placement::shard(out_dims + dim), replicate,
-                         Placement::partial());
+        for (int dim = 0; dim < contracted_; ++dim) // one of the ranks adds the bias
+            add_rule(Placement::shard(leading + dim), Placement::shard(out_dims + dim), replicate,
+                     Placement::partial());
         return rules;
     }
 
@@ -186,9 +184,9 @@ public:
         return flops_of(product(in[0], in[1], in.size() == 3, out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
-        const ConstView bias = a.inputs.size() == 3 ? ConstView(a.inputs[2]) : ConstView();
-        multiply(stream, product(a.inputs[0], a.inputs[1], a.inputs.size() == 3, a.outputs[0].dtype), a.inputs[0],
-                 a.inputs[1], bias, a);
+        const bool bias = a.inputs.size() == 3 && a.counts(2);
+        multiply(stream, product(a.inputs[0], a.inputs[1], bias, a.outputs[0].dtype), a.inputs[0], a.inputs[1],
+                 bias ? ConstView(a.inputs[2]) : ConstView(), a);
     }
     std::vector<ExampleInput> example() const override {
         if (contracted_ == 2) return {{{{4, 6, 4, 8}, DType::f32}}, {{{10, 4, 8}, DType::f32}}};

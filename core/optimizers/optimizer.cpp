@@ -3,48 +3,111 @@
 // a fixed order, so that it has the same bits however the work is spread.
 #include "core/optimizers/optimizer.hpp"
 
+#include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "kernels/reduce.hpp"
 #include "kernels/update.hpp"
 
+#include <array>
 #include <fmt/format.h>
+#include <span>
 
 namespace tessera {
 namespace {
 
-class SquareSums final : public Op { // gradients -> for each, sums of squares of its blocks
+std::int64_t blocks_of(std::int64_t count) {
+    return (count + kernels::square_sum_block - 1) / kernels::square_sum_block;
+}
+
+// Hands tensors to a kernel that takes lists of them, a batch at a time: a step allocates nothing.
+template <std::size_t lists, class Work> class Batches {
+public:
+    explicit Batches(const Work& work) : work_(work) {}
+    void add(const std::array<View, lists>& views) {
+        for (std::size_t list = 0; list < lists; ++list)
+            views_[list][size_] = views[list];
+        if (++size_ == most) flush();
+    }
+    void flush() {
+        std::array<std::span<const View>, lists> spans;
+        for (std::size_t list = 0; list < lists; ++list)
+            spans[list] = std::span(views_[list]).first(size_);
+        if (size_ > 0) work_(spans);
+        size_ = 0;
+    }
+
+private:
+    static constexpr std::size_t most = 64;
+    const Work& work_;
+    std::array<std::array<View, most>, lists> views_;
+    std::size_t size_ = 0;
+};
+
+// gradients -> the sums of squares of all their blocks, one gradient after another. A rank that holds a part of a
+// gradient sums over blocks of its part, and leaves what it does not count at 0.
+class SquareSums final : public Op {
 public:
     std::string_view name() const override { return "square_sums"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        const std::int64_t block = kernels::square_sum_block;
-        std::vector<TensorType> sums;
+        std::int64_t blocks = 0;
         for (const TensorType& gradient : in)
-            sums.push_back({{(gradient.shape.count() + block - 1) / block}, DType::f32});
-        return sums;
+            blocks += blocks_of(gradient.shape.count());
+        return {{{blocks}, DType::f32}};
+    }
+    std::optional<std::vector<Placement>> placed(std::span<const TensorType>,
+                                                 std::span<const Placement> inputs) const override {
+        for (const Placement& placement : inputs)
+            if (placement.kind != Placement::Kind::replicate && placement.kind != Placement::Kind::shard)
+                return std::nullopt;
+        return std::vector<Placement>{Placement::partial()}; // not all of them are on every rank
     }
     void run(Stream& stream, const Operands& a) const override {
-        std::visit([&](auto& s) { kernels::square_sums(s, a.inputs, a.outputs); }, stream);
+        auto* next = a.outputs[0].as<float>();
+        if (a.locality != nullptr) std::visit([&](auto& s) { kernels::fill(s, a.outputs[0], 0); }, stream);
+        const auto sum = [&](const auto& lists) {
+            std::visit([&](auto& s) { kernels::square_sums(s, lists[0], lists[1]); }, stream);
+        };
+        Batches<2, decltype(sum)> batch(sum);
+        for (std::size_t i = 0; i < a.inputs.size(); ++i) {
+            const View& gradient = a.inputs[i];
+            if (a.counts(i)) batch.add({gradient, View(next, {blocks_of(gradient.count())}, DType::f32)});
+            next += blocks_of(a.locality == nullptr ? gradient.count() : a.locality->wholes[i].count());
+        }
+        batch.flush();
     }
 };
 
-class Total final : public Op { // any number of vectors -> the sum of all their elements
+// The sums of the blocks of tensors with so many elements -> the sum of all: first of each tensor, then of those.
+class Total final : public Op {
 public:
+    explicit Total(std::vector<std::int64_t> counts) : counts_(std::move(counts)) {}
     std::string_view name() const override { return "total"; }
     std::vector<TensorType> infer(std::span<const TensorType>) const override { return {{{}, DType::f32}}; }
-    std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
+    std::int64_t workspace_bytes(const Stream&, std::span<const TensorType>,
                                  std::span<const TensorType>) const override {
-        return static_cast<std::int64_t>(in.size()) * bytes_of(DType::f32);
+        return static_cast<std::int64_t>(counts_.size()) * bytes_of(DType::f32);
     }
     void run(Stream& stream, const Operands& a) const override {
-        const View sums(a.workspace.memory(), {static_cast<std::int64_t>(a.inputs.size())}, DType::f32);
-        std::visit(
-            [&](auto& s) {
-                kernels::sums(s, a.inputs, sums);
-                kernels::sum(s, sums, a.outputs[0]);
-            },
-            stream);
+        const View sums(a.workspace.memory(), {static_cast<std::int64_t>(counts_.size())}, DType::f32);
+        auto* next = a.inputs[0].as<float>();
+        auto* sum = sums.as<float>();
+        const auto add = [&](const auto& lists) {
+            const auto count = static_cast<std::int64_t>(lists[0].size());
+            std::visit([&](auto& s) { kernels::sums(s, lists[0], View(sum, {count}, DType::f32)); }, stream);
+            sum += count;
+        };
+        Batches<1, decltype(add)> batch(add);
+        for (const std::int64_t count : counts_) {
+            batch.add({View(next, {blocks_of(count)}, DType::f32)});
+            next += blocks_of(count);
+        }
+        batch.flush();
+        std::visit([&](auto& s) { kernels::sum(s, sums, a.outputs[0]); }, stream);
     }
+
+private:
+    std::vector<std::int64_t> counts_;
 };
 
 class ClipFactor final : public Op { // square sum -> norm, factor
@@ -115,8 +178,12 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
                          double max_norm) {
     const Graph::PhaseGuard guard(graph, Phase::update);
     const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
-    const std::vector<ValueId> block_sums = graph.apply(std::make_shared<SquareSums>(), "square_sums", gradients);
-    const ValueId square_sum = graph.apply_one(std::make_shared<Total>(), "gradient_square_sum", block_sums);
+    std::vector<std::int64_t> counts;
+    for (const ValueId gradient : gradients)
+        counts.push_back(graph.value(gradient).type.shape.count());
+    const ValueId block_sums = graph.apply_one(std::make_shared<SquareSums>(), "square_sums", gradients);
+    const ValueId square_sum =
+        graph.apply_one(std::make_shared<Total>(std::move(counts)), "gradient_square_sum", {block_sums});
     const std::vector<ValueId> clip = graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
     append_updates(graph, parameters, gradients, optimizer, clip[1]);
     graph.keep(clip[0]);

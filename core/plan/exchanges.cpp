@@ -21,8 +21,9 @@ std::size_t calls_before(const Value& value, const Plan& plan) {
 
 } // namespace
 
-std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, const ValuePlacements& placements,
-                                     const Plan& plan) {
+std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan) {
+    const Graph& graph = placed.graph;
+    const ValuePlacements& placements = placed.placements;
     std::vector<Exchange> exchanges;
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         for (std::size_t i = 0; i < graph.values().size(); ++i) {

@@ -13,8 +13,14 @@ struct ValuePlacements {
     std::vector<Placements> used;
 };
 
+// The graph with the collectives that its ops need to run where the strategies want them.
+struct PlacedGraph {
+    Graph graph;
+    ValuePlacements placements;
+};
+
 // 1. Propagates placements through the graph by each op's own rules, one mesh axis at a time.
-ValuePlacements propagate_placements(const Graph& graph, const Layout& layout);
+PlacedGraph place_graph(const Graph& graph, const Layout& layout);
 
 // 2. The nodes that run, in order: by phase, then as appended. A node whose outputs nobody needs is left out.
 std::vector<std::int32_t> live_nodes(const Graph& graph);
@@ -23,7 +29,6 @@ std::vector<std::int32_t> live_nodes(const Graph& graph);
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
 
 // 4. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
-std::vector<Exchange> plan_exchanges(const Graph& graph, const Layout& layout, const ValuePlacements& placements,
-                                     const Plan& plan);
+std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan);
 
 } // namespace tessera

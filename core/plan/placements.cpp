@@ -1,27 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Placement propagation: strategies say where parameters and inputs live, ops say what follows for their outputs.
+// Placement propagation, one mesh axis at a time: strategies say where parameters and inputs live, ops say what follows
+// for their outputs; where an op wants an input elsewhere, the one collective that leads there is inserted.
 #include "core/plan/passes.hpp"
+#include "core/plan/redistribute.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <fmt/format.h>
+#include <limits>
+#include <map>
 
 namespace tessera {
 namespace {
 
-// One axis of the mesh; placements by ValueId.
-class AxisPlacements {
-public:
-    AxisPlacements(const Graph& graph, const Strategy& strategy)
-        : graph_(graph), strategy_(strategy), produced_(graph.values().size()), used_(graph.values().size()) {
-        for (std::size_t i = 0; i < graph.values().size(); ++i)
-            if (graph.values()[i].kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(graph.values()[i]));
-        for (const Node& node : graph.nodes())
-            place(node);
-    }
+constexpr double impossible = std::numeric_limits<double>::infinity();
 
-    Placement produced(std::size_t value) const { return produced_[value]; }
-    Placement used(std::size_t value) const { return used_[value]; }
+class AxisPass {
+public:
+    AxisPass(const Layout& layout, int axis, PlacedGraph& placed)
+        : layout_(layout), axis_(axis), ranks_(layout.mesh.axis(axis).size),
+          strategy_(*layout.strategies.at(static_cast<std::size_t>(axis))), graph_(placed.graph),
+          placements_(placed.placements) {}
+
+    void run() {
+        for (std::size_t i = 0; i < graph_.values().size(); ++i)
+            if (graph_.values()[i].kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(graph_.values()[i]));
+        for (const Node& node : graph_.nodes())
+            place(node);
+        graph_.replace_nodes(std::move(nodes_));
+    }
 
 private:
     ParameterPlacement of_parameter(const Value& value) const {
@@ -31,7 +39,7 @@ private:
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
         case ValueKind::input:
-            return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.activation();
+            return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.input();
         case ValueKind::optimizer_state:
             return of_parameter(value).state;
         default:
@@ -39,35 +47,100 @@ private:
         }
     }
 
-    void set(ValueId id, Placement placement) {
-        const Value& value = graph_.value(id);
-        produced_[static_cast<std::size_t>(id)] = placement;
-        used_[static_cast<std::size_t>(id)] = value.accumulated ? wanted(value) : placement;
-    }
+    Placement& produced(ValueId id) { return placements_.produced[static_cast<std::size_t>(id)][at()]; }
+    Placement& used(ValueId id) { return placements_.used[static_cast<std::size_t>(id)][at()]; }
+    std::size_t at() const { return static_cast<std::size_t>(axis_); }
+
+    void set(ValueId id, Placement placement) { produced(id) = used(id) = placement; }
 
     Placement wanted(const Value& value) const {
         return value.gradient_of == no_value ? Placement::replicate()
                                              : of_parameter(graph_.value(value.gradient_of)).gradient;
     }
 
-    void place(const Node& node) {
+    std::vector<TensorType> types_of(const std::vector<ValueId>& ids) const {
         std::vector<TensorType> types;
-        std::vector<Placement> inputs;
-        for (const ValueId input : node.inputs) {
-            types.push_back(graph_.value(input).type);
-            inputs.push_back(used_[static_cast<std::size_t>(input)]);
-        }
-        const bool whole = std::all_of(inputs.begin(), inputs.end(),
-                                       [](Placement placement) { return placement == Placement::replicate(); });
-        std::vector<Placement> outputs(node.outputs.size(), Placement::replicate());
-        if (!whole) outputs = placed(node, types, inputs);
-        for (std::size_t i = 0; i < node.outputs.size(); ++i)
-            set(node.outputs[i], outputs.at(i));
+        for (const ValueId id : ids)
+            types.push_back(graph_.value(id).type);
+        return types;
     }
 
-    std::vector<Placement> placed(const Node& node, const std::vector<TensorType>& types,
-                                  const std::vector<Placement>& inputs) const {
-        if (auto outputs = node.op->placed(types, inputs)) return *std::move(outputs);
+    void place(Node node) {
+        for (ValueId& input : node.inputs)
+            if (const auto found = replaced_.find(input); found != replaced_.end()) input = found->second;
+        const std::vector<TensorType> types = types_of(node.inputs);
+        std::vector<Placement> inputs;
+        for (const ValueId input : node.inputs)
+            inputs.push_back(used(input));
+        const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
+        if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
+        if (auto outputs = node.op->placed(types, inputs)) return append(std::move(node), *std::move(outputs));
+        if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
+        PlacementRule rule = cheapest_rule(node, types, inputs);
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
+        append(std::move(node), std::move(rule.outputs));
+    }
+
+    void place_halves(const Node& node, const std::vector<TensorType>& types, const Op::Halves& halves) {
+        const TensorType between = halves.first->infer(types).at(0);
+        const ValueId shared = new_value(node.name + ".shards", between, node.phase);
+        Node second{halves.second, node.name, node.phase, node.inputs, node.outputs};
+        second.inputs.push_back(shared);
+        place({halves.first, node.name + ".shards", node.phase, node.inputs, {shared}});
+        place(std::move(second));
+    }
+
+    // The rule to which the inputs are led by the fewest bytes; of equals the first.
+    PlacementRule cheapest_rule(const Node& node, const std::vector<TensorType>& types,
+                                const std::vector<Placement>& inputs) const {
+        std::vector<PlacementRule> rules = node.op->placements(types);
+        rules.insert(rules.begin(), {std::vector<Placement>(inputs.size()), std::vector<Placement>(node.outputs.size())});
+        const PlacementRule* best = nullptr;
+        double least = impossible;
+        for (const PlacementRule& rule : rules) {
+            double cost = 0;
+            for (std::size_t i = 0; i < inputs.size(); ++i)
+                cost += cost_of_moving(node.inputs[i], inputs[i], rule.inputs[i]);
+            for (std::size_t i = 0; i < node.outputs.size(); ++i)
+                cost += cost_of_accumulating(graph_.value(node.outputs[i]), rule.outputs[i]);
+            if (cost < least) {
+                least = cost;
+                best = &rule;
+            }
+        }
+        if (best == nullptr) refuse(node, inputs);
+        return *best;
+    }
+
+    // In bytes of the whole value, without the factor (ranks - 1) / ranks that all have.
+    double cost_of_moving(ValueId id, Placement from, Placement to) const {
+        using Kind = Placement::Kind;
+        if (from == to) return 0;
+        const Value& value = graph_.value(id);
+        const bool of_step = value.kind == ValueKind::computed && value.phase != Phase::prepare;
+        const bool cut = from.kind == Kind::replicate && to.kind == Kind::shard;
+        if (cut) return to.value < value.type.shape.rank() ? 1e-3 : impossible;
+        // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
+        if (!of_step || (axis_ == layout_.data_axis && value.phase != Phase::update)) return impossible;
+        const auto bytes = static_cast<double>(value.type.bytes());
+        if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
+        if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
+        if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
+        if (from.kind == Kind::shard && to.kind == Kind::shard && value.type.shape[from.value] % ranks_ == 0 &&
+            value.type.shape[to.value] % ranks_ == 0)
+            return bytes / ranks_;
+        return impossible;
+    }
+
+    // What an accumulated value costs that the update wants elsewhere. A weight's gradient is never made whole on ranks
+    // that update a part of it.
+    double cost_of_accumulating(const Value& value, Placement at) const {
+        if (!value.accumulated || at == wanted(value)) return 0;
+        return wanted(value) == Placement::replicate() ? static_cast<double>(value.type.bytes()) : impossible;
+    }
+
+    [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {
         constexpr std::size_t most = 8; // of an update's inputs, say
         std::vector<std::string> found;
         for (std::size_t i = 0; i < std::min(inputs.size(), most); ++i)
@@ -77,29 +150,116 @@ private:
                                       node.op->name(), node.name, strategy_.axis(), fmt::join(found, ", ")));
     }
 
-    const Graph& graph_;
+    // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward one.
+    ValueId moved(ValueId id, Placement to, Phase phase) {
+        if (used(id) == to) return id;
+        const auto key = std::make_tuple(id, to.kind, to.value, phase);
+        if (const auto found = moved_.find(key); found != moved_.end()) return found->second;
+        auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
+        const Value& value = graph_.value(id);
+        std::string name = fmt::format("{}.{}", value.name, op->name());
+        const ValueId there = new_value(name, value.type, phase);
+        placements_.produced[static_cast<std::size_t>(there)] = placements_.produced[static_cast<std::size_t>(id)];
+        placements_.used[static_cast<std::size_t>(there)] = placements_.used[static_cast<std::size_t>(id)];
+        set(there, to);
+        nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}});
+        moved_.emplace(key, there);
+        return there;
+    }
+
+    ValueId new_value(std::string name, const TensorType& type, Phase phase) {
+        const ValueId id = graph_.computed(std::move(name), type, phase);
+        const Placements whole(static_cast<std::size_t>(layout_.mesh.axis_count()));
+        placements_.produced.push_back(whole);
+        placements_.used.push_back(whole);
+        return id;
+    }
+
+    void append(Node node, std::vector<Placement> outputs) {
+        for (std::size_t i = 0; i < node.outputs.size(); ++i)
+            set(node.outputs[i], outputs.at(i));
+        const bool is_new = std::ranges::any_of(
+            node.outputs, [&](ValueId id) { return graph_.value(id).producer < 0; }); // made in this pass
+        if (is_new) place_on_outer_axes(node);
+        nodes_.push_back(node);
+        for (const ValueId output : node.outputs)
+            if (graph_.value(output).accumulated) place_accumulated(output);
+    }
+
+    // The axes that were placed before this node existed.
+    void place_on_outer_axes(const Node& node) {
+        const std::vector<TensorType> types = types_of(node.inputs);
+        for (std::size_t axis = 0; axis < at(); ++axis) {
+            std::vector<Placement> inputs;
+            for (const ValueId input : node.inputs)
+                inputs.push_back(placements_.used[static_cast<std::size_t>(input)][axis]);
+            if (std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); })) continue;
+            const auto outputs = node.op->placed(types, inputs);
+            if (!outputs) refuse(node, inputs);
+            for (std::size_t i = 0; i < node.outputs.size(); ++i) {
+                const auto output = static_cast<std::size_t>(node.outputs[i]);
+                placements_.produced[output][axis] = placements_.used[output][axis] = (*outputs)[i];
+            }
+        }
+    }
+
+    // A sum over the ranks is taken once, after the last micro-batch. What is cut otherwise than the update wants it is
+    // led there in every micro-batch, and accumulated there.
+    void place_accumulated(ValueId id) {
+        const Placement there = wanted(graph_.value(id));
+        if (used(id) == there) return;
+        if (used(id).kind == Placement::Kind::partial) {
+            used(id) = there;
+            return;
+        }
+        const ValueId instead = moved(id, there, graph_.value(id).phase);
+        graph_.accumulate_instead(id, instead);
+        placements_.used[static_cast<std::size_t>(id)] = placements_.produced[static_cast<std::size_t>(id)];
+        replaced_.emplace(id, instead);
+    }
+
+    const Layout& layout_;
+    int axis_;
+    int ranks_;
     const Strategy& strategy_;
-    std::vector<Placement> produced_;
-    std::vector<Placement> used_;
+    Graph& graph_;
+    ValuePlacements& placements_;
+    std::deque<Node> nodes_;
+    std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
+    std::map<ValueId, ValueId> replaced_; // accumulated values
 };
+
+// A dim that two axes cut can be put together again from the inner axis outwards only.
+void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout) {
+    for (const Node& node : placed.graph.nodes()) {
+        const std::optional<Op::Transfer> transfer = node.op->transfer();
+        if (!transfer) continue;
+        for (int inner = transfer->axis + 1; inner < layout.mesh.axis_count(); ++inner)
+            for (const ValueId id : {node.inputs[0], node.outputs[0]}) {
+                const Placements& at = placed.placements.used[static_cast<std::size_t>(id)];
+                const Placement &outer_cut = at[static_cast<std::size_t>(transfer->axis)],
+                                &inner_cut = at[static_cast<std::size_t>(inner)];
+                if (outer_cut.kind == Placement::Kind::shard && outer_cut == inner_cut)
+                    throw ConfigError(fmt::format("'{}' is cut along one dim by the mesh axes '{}' and '{}': {} over "
+                                                  "the outer one has no way",
+                                                  placed.graph.value(id).name,
+                                                  layout.mesh.axis(transfer->axis).name, layout.mesh.axis(inner).name,
+                                                  node.op->name()));
+            }
+    }
+}
 
 } // namespace
 
-ValuePlacements propagate_placements(const Graph& graph, const Layout& layout) {
-    ValuePlacements placements;
-    placements.produced.resize(graph.values().size());
-    placements.used.resize(graph.values().size());
-    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis) {
-        const bool alone = layout.mesh.axis(axis).size == 1; // nothing to say: all is where it is
-        const auto placed =
-            alone ? std::nullopt
-                  : std::make_optional<AxisPlacements>(graph, *layout.strategies.at(static_cast<std::size_t>(axis)));
-        for (std::size_t value = 0; value < graph.values().size(); ++value) {
-            placements.produced[value].push_back(placed ? placed->produced(value) : Placement::replicate());
-            placements.used[value].push_back(placed ? placed->used(value) : Placement::replicate());
-        }
-    }
-    return placements;
+PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
+    PlacedGraph placed{graph, {}};
+    const Placements whole(static_cast<std::size_t>(layout.mesh.axis_count()));
+    placed.placements.produced.assign(graph.values().size(), whole);
+    placed.placements.used = placed.placements.produced;
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        if (layout.mesh.axis(axis).size > 1) AxisPass(layout, axis, placed).run();
+    check_order_of_cuts(placed, layout);
+    return placed;
 }
 
 } // namespace tessera

@@ -57,17 +57,66 @@ std::vector<TensorType> local_types(const Plan& plan, const std::vector<ValueId>
     return types;
 }
 
-void append_calls(const Graph& graph, const std::vector<std::int32_t>& order, const Stream& stream, Plan& plan) {
+// Of the ranks that hold the same summand, the first of their axis counts it.
+Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& plan, const std::vector<int>& coordinate) {
+    Locality locality;
+    const auto produced = [&](ValueId id) -> const Placements& {
+        return placed.placements.produced[static_cast<std::size_t>(id)];
+    };
+    for (const ValueId input : node.inputs) {
+        locality.wholes.push_back(placed.graph.value(input).type.shape);
+        locality.inputs.push_back(plan.value(input).box);
+        bool counts = true;
+        const Placements& at = placed.placements.used[static_cast<std::size_t>(input)];
+        for (std::size_t axis = 0; !node.outputs.empty() && axis < at.size(); ++axis)
+            counts = counts && (produced(node.outputs[0])[axis] != Placement::partial() ||
+                                at[axis] != Placement::replicate() || coordinate[axis] == 0);
+        locality.counts.push_back(counts);
+    }
+    return locality;
+}
+
+std::vector<TensorType> whole_types(const Graph& graph, const std::vector<ValueId>& ids) {
+    std::vector<TensorType> types;
+    for (const ValueId id : ids)
+        types.push_back(graph.value(id).type);
+    return types;
+}
+
+void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& order, const Stream& stream,
+                  const std::vector<int>& coordinate, Plan& plan) {
     for (const std::int32_t index : order) {
-        const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
+        const Node& node = placed.graph.nodes()[static_cast<std::size_t>(index)];
         const std::vector<TensorType> inputs = local_types(plan, node.inputs);
         const std::vector<TensorType> outputs = local_types(plan, node.outputs);
         const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
-        plan.phases[static_cast<std::size_t>(node.phase)].push_back({index, workspace});
+        plan.phases[static_cast<std::size_t>(node.phase)].push_back(
+            {index, workspace, locality_of(node, placed, plan, coordinate)});
         if (node.phase == Phase::forward || node.phase == Phase::backward)
-            plan.flops_per_micro_batch += node.op->flops(inputs, outputs);
+            plan.flops_per_micro_batch +=
+                node.op->flops(whole_types(placed.graph, node.inputs), whole_types(placed.graph, node.outputs));
     }
+}
+
+// Every axis of more than one rank gets workspace for the largest reduction over any of them (see Memory).
+std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const Stream& stream, const Plan& plan) {
+    std::int64_t most = 0;
+    const auto reduced = [&](int axis, std::int64_t bytes) {
+        most = std::max(most, align_up(tree_reduce_workspace_bytes(bytes, layout.mesh.axis(axis).size,
+                                                                   back_end_for(stream, layout.one_host))));
+    };
+    for (const Exchange& exchange : plan.exchanges)
+        reduced(exchange.axis, exchange.bytes);
+    for (const auto& phase : plan.phases)
+        for (const Call& call : phase) {
+            const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)];
+            const auto transfer = node.op->transfer();
+            if (transfer && (transfer->collective == Collective::all_reduce ||
+                             transfer->collective == Collective::reduce_scatter))
+                reduced(transfer->axis, plan.value(node.inputs[0]).local.bytes());
+        }
+    return most * layout.mesh.shared_axes();
 }
 
 } // namespace
@@ -81,19 +130,17 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
 
-    const ValuePlacements placements = propagate_placements(graph, layout);
-    for (std::size_t i = 0; i < graph.values().size(); ++i)
+    PlacedGraph placed = place_graph(graph, layout);
+    const ValuePlacements& placements = placed.placements;
+    for (std::size_t i = 0; i < placed.graph.values().size(); ++i)
         plan.values.push_back(
-            plan_value(graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
-    const std::vector<std::int32_t> order = live_nodes(graph);
-    assign_memory(graph, order, plan);
-    append_calls(graph, order, stream, plan);
-    plan.exchanges = plan_exchanges(graph, layout, placements, plan);
-    for (const Exchange& exchange : plan.exchanges)
-        plan.memory[MemoryKind::communication] =
-            std::max(plan.memory[MemoryKind::communication],
-                     align_up(tree_reduce_workspace_bytes(exchange.bytes, layout.mesh.axis(exchange.axis).size,
-                                                          back_end_for(stream, layout.one_host))));
+            plan_value(placed.graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
+    const std::vector<std::int32_t> order = live_nodes(placed.graph);
+    assign_memory(placed.graph, order, plan);
+    append_calls(placed, order, stream, coordinate, plan);
+    plan.exchanges = plan_exchanges(placed, layout, plan);
+    plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
+    plan.graph = std::move(placed.graph);
     return plan;
 }
 

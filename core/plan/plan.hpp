@@ -40,7 +40,8 @@ struct Layout {
     bool reproducible = true;                                             // sums in the order of the summation tree
     std::int64_t bucket_bytes = std::numeric_limits<std::int64_t>::max(); // a bucket is closed once it holds as much
 
-    SummationTree tree() const { return {micro_batches, mesh.axis(data_axis).size}; }
+    int data_ranks() const { return mesh.axis(data_axis).size; }
+    SummationTree tree() const { return {micro_batches, data_ranks()}; }
 };
 
 // A value on this rank.
@@ -52,9 +53,10 @@ struct PlannedValue {
     std::int64_t offset = -1; // within that memory; -1: nobody ever needs it
 };
 
-struct Call { // of a node of the graph
+struct Call { // of a node of the plan's graph
     std::int32_t node = 0;
     std::int64_t workspace_bytes = 0;
+    Locality locality;
 };
 
 // A collective on neighbouring tensors of the gradients' memory: one bucket. It may start in the backward phase of the
@@ -69,6 +71,7 @@ struct Exchange {
 };
 
 struct Plan {
+    Graph graph;                             // the graph that was planned, and the collectives that its ops need
     std::array<std::vector<Call>, 4> phases; // by Phase
     std::vector<Exchange> exchanges;         // in the order in which they may start
     std::vector<PlannedValue> values;        // by ValueId
@@ -76,7 +79,7 @@ struct Plan {
     std::int64_t slot_bytes = 0;             // of the gradients' memory: one sum over micro-batches
     int slots = 1;                           // sums kept at once: see SummationTree
     Range share;                             // this rank's micro-batches
-    double flops_per_micro_batch = 0;        // of the model, forward and backward
+    double flops_per_micro_batch = 0;        // of the whole model, forward and backward
 
     const std::vector<Call>& calls(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
     const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }

@@ -95,7 +95,7 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
     const Lines out(text);
     fmt::format_to(out, "Mesh: {} ({} ranks), rank {} shown, {} each\n", program.layout.mesh.text(), view.ranks,
                    view.rank, std::visit([](const auto& s) { return s.text(); }, stream));
-    fmt::format_to(out, "Batch: {}\n", experiment.batch.text(view.ranks));
+    fmt::format_to(out, "Batch: {}\n", experiment.batch.text(program.layout.data_ranks()));
     fmt::format_to(out, "Work: {:.4g} GFLOP per step of {} tokens\n",
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.batch.global * experiment.sizes.sequence_length));

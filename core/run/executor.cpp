@@ -18,17 +18,17 @@ void follow(const Stream& later, const Stream& earlier) {
 
 } // namespace
 
-const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases) {
+const Node* first_that_depends_on_step(const Plan& plan, std::initializer_list<Phase> phases) {
     for (const Phase phase : phases)
         for (const Call& call : plan.calls(phase))
-            if (const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)]; node.op->depends_on_step())
+            if (const Node& node = plan.graph.nodes()[static_cast<std::size_t>(call.node)]; node.op->depends_on_step())
                 return &node;
     return nullptr;
 }
 
-Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-                   Stream& stream, bool replay)
-    : graph_(graph), layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
+Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
+                   bool replay)
+    : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
       exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
       records_(replay) {
     for (int slot = 0; slot < plan.slots; ++slot) {
@@ -42,7 +42,7 @@ Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, c
         }
     }
     plan_merges();
-    find_what_is_not_exchanged();
+    plan_merges_of_pieces();
     find_step_inputs();
 }
 
@@ -53,8 +53,8 @@ View Executor::bind(ValueId id, int slot) const {
 }
 
 Executor::BoundCall Executor::bind(const Call& call, int slot) const {
-    const Node& node = graph_.nodes()[static_cast<std::size_t>(call.node)];
-    BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes)};
+    const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
+    BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
     for (const ValueId input : node.inputs)
         bound.inputs.push_back(bind(input, slot));
     for (const ValueId output : node.outputs)
@@ -90,23 +90,31 @@ void Executor::plan_merges() {
     }
 }
 
-void Executor::find_what_is_not_exchanged() {
-    std::vector<Piece> exchanged;
-    for (const Exchange& exchange : plan_.exchanges)
-        exchanged.push_back({exchange.offset, exchange.bytes});
-    std::sort(exchanged.begin(), exchanged.end(), [](Piece a, Piece b) { return a.offset < b.offset; });
-    exchanged.push_back({plan_.slot_bytes, 0});
-    std::int64_t end = 0;
-    for (const Piece piece : exchanged) {
-        if (piece.offset > end) not_exchanged_.push_back({end, piece.offset - end});
-        end = std::max(end, piece.offset + piece.bytes);
+// A sum that is exchanged over two axes is merged once, before the first of them.
+void Executor::plan_merges_of_pieces() {
+    std::vector<Piece> open{{0, plan_.slot_bytes}}; // not merged yet
+    for (const Exchange& exchange : plan_.exchanges) {
+        const std::int64_t begin = exchange.offset, end = exchange.offset + exchange.bytes;
+        std::vector<Piece> inside, outside;
+        const auto add = [](std::vector<Piece>& pieces, std::int64_t from, std::int64_t to) {
+            if (to > from) pieces.push_back({from, to - from});
+        };
+        for (const Piece piece : open) {
+            const std::int64_t piece_end = piece.offset + piece.bytes;
+            add(outside, piece.offset, std::min(piece_end, begin));
+            add(inside, std::max(piece.offset, begin), std::min(piece_end, end));
+            add(outside, std::max(piece.offset, end), piece_end);
+        }
+        merged_before_.push_back(std::move(inside));
+        open = std::move(outside);
     }
+    merged_before_.push_back(std::move(open));
 }
 
 void Executor::find_step_inputs() {
     std::int64_t bytes = 0;
-    for (std::size_t i = 0; i < graph_.values().size(); ++i) {
-        const Value& value = graph_.values()[i];
+    for (std::size_t i = 0; i < graph().values().size(); ++i) {
+        const Value& value = graph().values()[i];
         if (!value.of_step || plan_.values[i].offset < 0) continue;
         const View view = bind(static_cast<ValueId>(i), 0);
         step_inputs_.push_back({&value.of_step, view, view});
@@ -140,12 +148,12 @@ template <class Work> void Executor::replay(bool recordable, Replay& part, const
 
 void Executor::prepare(const StepState& state) {
     write_step_inputs(state);
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::prepare}) == nullptr;
+    const bool recordable = first_that_depends_on_step(plan_, {Phase::prepare}) == nullptr;
     replay(recordable, replays_[0], [&] { run(bound(0, Phase::prepare), state); });
 }
 
 void Executor::update(const StepState& state) {
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::update}) == nullptr;
+    const bool recordable = first_that_depends_on_step(plan_, {Phase::update}) == nullptr;
     replay(recordable, replays_[1], [&] { run(bound(0, Phase::update), state); });
 }
 
@@ -161,11 +169,16 @@ void Executor::merge(const std::vector<Merge>& merges, Piece piece) {
     }
 }
 
+// The data axis has a stream of its own; on the others the micro-batches' own collectives are under way.
 void Executor::reduce(const Exchange& exchange) {
     const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
     Communicator& communicator = groups_.axis(exchange.axis);
+    if (exchange.axis != layout_.data_axis) {
+        follow(stream_, exchange_stream_); // which may be at the same sums
+        return communicator.all_reduce(stream_, buffer, Reduction::sum);
+    }
     follow(exchange_stream_, stream_);
-    if (layout_.reproducible && exchange.axis == layout_.data_axis)
+    if (layout_.reproducible)
         communicator.tree_reduce(exchange_stream_, buffer, tree_);
     else
         communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
@@ -173,20 +186,22 @@ void Executor::reduce(const Exchange& exchange) {
 
 void Executor::run(Calls calls, const StepState& state) {
     for (const BoundCall& call : calls)
-        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state});
+        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state, call.locality, &groups_});
 }
 
 void Executor::run_last_backward(const MicroBatch& micro_batch, const StepState& state) {
     const Calls backward = bound(micro_batch.slot, Phase::backward);
     std::size_t done = 0;
-    for (const Exchange& exchange : plan_.exchanges) {
+    for (std::size_t i = 0; i < plan_.exchanges.size(); ++i) {
+        const Exchange& exchange = plan_.exchanges[i];
         run(backward.subspan(done, exchange.after - done), state);
         done = exchange.after;
-        merge(micro_batch.merges, {exchange.offset, exchange.bytes});
+        for (const Piece piece : merged_before_[i])
+            merge(micro_batch.merges, piece);
         reduce(exchange);
     }
     run(backward.subspan(done), state);
-    for (const Piece piece : not_exchanged_)
+    for (const Piece piece : merged_before_.back())
         merge(micro_batch.merges, piece);
     if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
 }
@@ -203,7 +218,7 @@ void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& s
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::forward, Phase::backward}) == nullptr;
+    const bool recordable = first_that_depends_on_step(plan_, {Phase::forward, Phase::backward}) == nullptr;
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];

@@ -12,14 +12,14 @@
 namespace tessera {
 
 // The first call of these phases whose op depends on the step, so that they cannot be recorded; null: there is none.
-const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases);
+const Node* first_that_depends_on_step(const Plan& plan, std::initializer_list<Phase> phases);
 
 class Executor {
 public:
     // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it:
     // prepare, each kind of micro-batch, and update, but for parts with an op that depends on the step.
-    Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
-             Stream& stream, bool replay = false);
+    Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
+             bool replay = false);
 
     Stream& stream() const { return stream_; }
 
@@ -43,6 +43,7 @@ private:
         std::vector<View> inputs;
         std::vector<View> outputs;
         View workspace;
+        const Locality* locality;
     };
     using Calls = std::span<const BoundCall>;
     struct Piece { // of a slot
@@ -71,7 +72,7 @@ private:
     BoundCall bind(const Call& call, int slot) const;
     Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
     void plan_merges();
-    void find_what_is_not_exchanged();
+    void plan_merges_of_pieces();
     void find_step_inputs();
     void write_step_inputs(const StepState& state);
 
@@ -81,9 +82,9 @@ private:
     template <class Work> void replay(bool recordable, Replay& part, const Work& work);
     void merge(const std::vector<Merge>& merges, Piece piece);
     void reduce(const Exchange& exchange);
+    const Graph& graph() const { return plan_.graph; }
     View slot_view(std::size_t slot, Piece piece) const;
 
-    const Graph& graph_;
     const Layout& layout_;
     const Plan& plan_;
     const Memory& memory_;
@@ -93,7 +94,7 @@ private:
     SummationTree tree_;
     std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
     std::vector<MicroBatch> micro_batches_;                    // of this rank's share
-    std::vector<Piece> not_exchanged_;
+    std::vector<std::vector<Piece>> merged_before_; // each exchange; and what no exchange has
     Buffer staging_; // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
     bool records_;

@@ -10,6 +10,7 @@
 #include "parallel/strategies/catalog.hpp"
 
 #include <algorithm>
+#include <array>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -37,6 +38,17 @@ Experiment common(const Config& config, std::int64_t vocabulary, const Stream& s
     return experiment;
 }
 
+struct AxisDegree {
+    std::string_view name;
+    const Key<std::int64_t>* key;
+};
+
+// The axes of the mesh from the outside in: neighbouring ranks exchange most.
+constexpr std::array mesh_axes = {
+    AxisDegree{"data", &parallelism_data},
+    AxisDegree{"tensor", &parallelism_tensor},
+};
+
 std::int64_t bucket_bytes(const Config& config, const Stream& stream) {
     const double cap = config.get(parallelism_bucket);
     if (!(cap >= 0 && cap <= 1 << 20)) config.refuse(parallelism_bucket.name, "must be from 0 to 1048576");
@@ -49,7 +61,8 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis).name));
+        layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
+                                                  {.sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);
@@ -113,13 +126,32 @@ std::int64_t vocabulary_of(const Config& config, const Dataset* dataset) {
 } // namespace
 
 Mesh make_mesh(const Config& config, int ranks) {
-    std::int64_t degree = config.get(parallelism_data);
-    if (degree == -1) degree = ranks;
-    if (degree < 1) config.refuse(parallelism_data.name, "must be at least 1, or -1 for what is left");
-    if (degree != ranks)
-        config.refuse(parallelism_data.name, fmt::format("the mesh has data_parallel_degree {} = {} ranks, but {} run",
-                                                         degree, degree, ranks));
-    return Mesh({{"data", static_cast<int>(degree)}});
+    std::vector<MeshAxis> axes;
+    std::int64_t product = 1;
+    const Key<std::int64_t>* rest = nullptr; // the axis that takes what is left
+    for (const auto& [name, key] : mesh_axes) {
+        const std::int64_t degree = config.get(*key);
+        if (degree < 1 && degree != -1) config.refuse(key->name, "must be at least 1, or -1 for what is left");
+        if (degree == -1 && rest != nullptr)
+            config.refuse(key->name, fmt::format("what is left goes to {} already", rest->name));
+        if (degree == -1) rest = key;
+        axes.push_back({std::string(name), static_cast<int>(degree)});
+        if (degree != -1) product *= degree;
+        if (product > ranks) break;
+    }
+    const auto left = static_cast<int>(product <= ranks ? ranks / product : 0);
+    std::vector<std::string> factors;
+    for (std::size_t i = 0; i < axes.size(); ++i) {
+        if (axes[i].size == -1) axes[i].size = left;
+        factors.push_back(fmt::format("{} {}", mesh_axes[i].key->name.substr(mesh_axes[i].key->name.find('.') + 1),
+                                      axes[i].size));
+    }
+    if (rest != nullptr) product *= left;
+    if (product != ranks)
+        config.refuse(rest != nullptr ? rest->name : parallelism_data.name,
+                      fmt::format("the mesh has {} = {} ranks, but {} run", fmt::join(factors, " x "), product, ranks));
+    std::erase_if(axes, [](const MeshAxis& axis) { return axis.size == 1 && axis.name != "data"; });
+    return Mesh(std::move(axes));
 }
 
 LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
@@ -148,7 +180,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
     program.layout = make_layout(config, view, 1, stream);
-    experiment.batch = solve_batch(config, program.layout.mesh.axis(program.layout.data_axis).size);
+    experiment.batch = solve_batch(config, program.layout.data_ranks());
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
     experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
@@ -161,9 +193,9 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));
     if (dataset != nullptr)
-        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes, view.ranks);
+        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
     else if (has_validation(config))
-        experiment.evaluation_batches = view.ranks; // what it needs does not depend on how long it goes on
+        experiment.evaluation_batches = program.layout.data_ranks(); // what it needs does not depend on how long it goes on
     if (experiment.evaluation_batches > 0) plan_evaluation_program(config, view, stream, experiment);
     return experiment;
 }
@@ -172,7 +204,9 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     Experiment experiment = common(config, dataset.vocabulary_size(), stream);
     experiment.fields = dataset.fields();
     experiment.sizes.batch = evaluation_rows(config);
-    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, view.ranks);
+    const Mesh mesh = make_mesh(config, view.ranks);
+    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes,
+                                                             mesh.axis(mesh.axis_named("data")).size);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     plan_evaluation_program(config, view, stream, experiment);
     return experiment;
@@ -183,7 +217,7 @@ Experiment plan_generation(const Config& config, std::int64_t vocabulary, const 
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);
     program.layout.mesh = Mesh({{"data", 1}});
-    program.layout.strategies.push_back(make_strategy("data", "data"));
+    program.layout.strategies.push_back(make_strategy("data", {"data", 1}));
     program.plan = make_plan(program.model.graph, program.layout, 0, stream);
     experiment.memory = program.plan.memory;
     return experiment;

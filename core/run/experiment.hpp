@@ -21,6 +21,11 @@ inline constexpr Key<std::string> training_dtype{
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_tensor{
+    "parallelism.tensor_parallel_degree", 1, "ranks that share out heads, hidden units and vocabulary; -1: what is left"};
+inline constexpr Key<bool> parallelism_sequence{
+    "parallelism.sequence_parallel", false,
+    "the ranks of tensor parallelism share out the sequence, too, between the layers that they share"};
 inline constexpr Key<bool> parallelism_shared_memory{
     "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
 inline constexpr Key<double> parallelism_bucket{

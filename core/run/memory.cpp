@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -18,8 +19,13 @@ Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, con
                           : std::visit([&](const auto& s) { return tessera::allocate(s, need[kind]); }, stream);
         allocated_[kind] = buffers_[i].bytes();
     }
-    const std::int64_t bytes = need[MemoryKind::communication];
-    data_axis.use_workspace(view(MemoryKind::communication, 0, {{bytes / 4}, DType::f32}));
+    const std::int64_t bytes = need[MemoryKind::communication] / std::max(layout.mesh.shared_axes(), 1);
+    std::int64_t offset = 0;
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis) {
+        if (layout.mesh.axis(axis).size == 1) continue;
+        groups.axis(axis).use_workspace(view(MemoryKind::communication, offset, {{bytes / 4}, DType::f32}));
+        offset += bytes;
+    }
 }
 
 View Memory::view(MemoryKind kind, std::int64_t offset, const TensorType& type) const {

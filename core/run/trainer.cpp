@@ -75,7 +75,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Saver::check_keys(config);
     Evaluation::check_keys(config);
     Metrics::log_every(config);
-    const Node* node = first_that_depends_on_step(experiment.train.model.graph, experiment.train.plan,
+    const Node* node = first_that_depends_on_step(experiment.train.plan,
                                                   {Phase::forward, Phase::backward});
     if (config.get(run_cuda_graph) && config.is_set(run_cuda_graph.name) && node != nullptr)
         config.refuse(run_cuda_graph.name,
@@ -88,7 +88,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
                  const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment),
       memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),
-      executor_(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory_, ground.groups,
+      executor_(experiment.train.layout, experiment.train.plan, memory_, ground.groups,
                 ground.stream, ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),

@@ -55,9 +55,21 @@ View view_of_words(const std::vector<std::int32_t>& words) {
     return {const_cast<std::int32_t*>(words.data()), {static_cast<std::int64_t>(words.size())}, DType::i32};
 }
 
-bool same_on_all_ranks(const PlannedValue& value) {
-    return std::all_of(value.placements.begin(), value.placements.end(),
-                       [](Placement placement) { return placement == Placement::replicate(); });
+// Which of the ranks that hold the same box a rank is.
+struct Copy {
+    int number = 0;
+    int count = 1;
+};
+
+Copy copy_of(const PlannedValue& value, const Mesh& mesh, int rank) {
+    const std::vector<int> coordinate = mesh.coordinate(rank);
+    Copy copy;
+    for (std::size_t axis = 0; axis < value.placements.size(); ++axis) {
+        if (value.placements[axis] != Placement::replicate()) continue;
+        const int size = mesh.axis(static_cast<int>(axis)).size;
+        copy = {copy.number * size + coordinate[axis], copy.count * size};
+    }
+    return copy;
 }
 
 } // namespace
@@ -89,26 +101,27 @@ SavedState state_to_save(const Program& program, const Executor& executor, int r
     std::vector<TensorPart>& parts = state.parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const Shape& whole = value.type.shape;
-        if (!same_on_all_ranks(program.plan.value(id)))
-            throw InternalError(fmt::format("'{}' is sharded: no rule says which rank saves what", value.name));
+        const PlannedValue& planned = program.plan.value(id);
         const auto add = [&](const std::vector<std::int64_t>& start, const View& part) {
             HostCopy& copy = state.copies.emplace_back(executor.stream(), part);
             copy.load();
-            parts.push_back({value.name, whole, value.type.dtype, start, copy.view()});
+            parts.push_back({value.name, value.type.shape, value.type.dtype, start, copy.view()});
         };
         const View view = executor.view(id);
-        if (whole.rank() == 0) {
-            if (rank == 0) add({}, view);
+        const Copy copy = copy_of(planned, program.layout.mesh, rank);
+        if (view.shape.rank() == 0) {
+            if (copy.number == 0) add({}, view);
             continue;
         }
-        const Range rows = shard_range(whole[0], program.layout.mesh.size(), rank);
-        Shape shape = whole;
+        const Range rows = shard_range(view.shape[0], copy.count, copy.number);
+        Shape shape = view.shape;
         shape.set(0, rows.size());
-        std::vector<std::int64_t> start(static_cast<std::size_t>(whole.rank()));
-        start[0] = rows.begin;
+        std::vector<std::int64_t> start;
+        for (const Range& range : planned.box.ranges)
+            start.push_back(range.begin);
+        start[0] += rows.begin;
         auto* first = static_cast<std::byte*>(view.memory()) +
-                      rows.begin * whole.count(1, whole.rank()) * bytes_of(value.type.dtype);
+                      rows.begin * view.shape.count(1, view.shape.rank()) * bytes_of(value.type.dtype);
         add(start, View(first, shape, value.type.dtype));
     }
     return state;

@@ -5,6 +5,8 @@
 #include "kernels/cpu/loops.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
+#include <cstddef>
 #include <fmt/format.h>
 
 namespace tessera::kernels {
@@ -40,6 +42,17 @@ void upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); 
 void begin_upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
 void end_uploads(CpuStream&) {}
 void download(CpuStream& stream, ConstView x, View host) { cast(stream, x, host); }
+
+void copy_blocks(CpuStream& stream, const Blocks& blocks, ConstView from, View to) {
+    if (blocks.bytes == 0) return;
+    const auto work = [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            std::memcpy(static_cast<std::byte*>(to.memory()) + i * blocks.to_step,
+                        static_cast<const std::byte*>(from.data) + i * blocks.from_step,
+                        static_cast<std::size_t>(blocks.bytes));
+    };
+    stream.parallel(blocks.count, std::max<std::int64_t>(1, 4 * grain / blocks.bytes), std::ref(work));
+}
 
 void fill(CpuStream& stream, View y, float value) {
     with_float_type("fill", y.dtype, [&]<class T>() {

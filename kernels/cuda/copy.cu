@@ -55,6 +55,15 @@ void cast(CudaStream& stream, ConstView x, View y) {
     });
 }
 
+void copy_blocks(CudaStream& stream, const Blocks& blocks, ConstView from, View to) {
+    if (blocks.bytes == 0 || blocks.count == 0) return;
+    cuda::check(cudaMemcpy2DAsync(to.memory(), static_cast<std::size_t>(blocks.to_step), from.data,
+                                  static_cast<std::size_t>(blocks.from_step), static_cast<std::size_t>(blocks.bytes),
+                                  static_cast<std::size_t>(blocks.count), cudaMemcpyDeviceToDevice,
+                                  stream.state().stream),
+                "cudaMemcpy2DAsync", blocks.count * blocks.bytes);
+}
+
 void fill(CudaStream& stream, View y, float value) {
     cuda::with_float_type("fill", y.dtype, [&]<class T>() {
         cuda::launch("fill", stream, fill_kernel<T>, cuda::blocks(y.count(), threads), threads, 0, cuda::pointer<T>(y),

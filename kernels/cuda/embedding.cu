@@ -19,9 +19,18 @@ constexpr int digit_bits = 8;
 constexpr int digits = 1 << digit_bits;
 static_assert(digits == threads, "a thread of the sort looks after one digit");
 
+// The rows [first, first + rows) of a table.
+struct Rows {
+    std::int64_t first;
+    std::int64_t count;
+
+    __device__ __forceinline__ bool have(std::int64_t token) const { return token >= first && token < first + count; }
+};
+
 template <class From, class To, int width> __global__ void __launch_bounds__(threads)
     embedding_kernel(const std::int32_t* __restrict__ tokens, const From* __restrict__ table, To* __restrict__ y,
-                     std::int64_t count, std::int64_t vocabulary, std::int64_t columns, cuda::Fault* fault) {
+                     std::int64_t count, std::int64_t vocabulary, Rows rows, std::int64_t columns,
+                     cuda::Fault* fault) {
     const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (n >= count) return;
@@ -30,14 +39,16 @@ template <class From, class To, int width> __global__ void __launch_bounds__(thr
         if (lane == 0) cuda::report(fault, cuda::Fault::token, token, n, vocabulary);
         return;
     }
-    const From* from = table + token * columns;
+    const bool here = rows.have(token);
+    const From* from = table + (token - rows.first) * columns;
     To* to = y + n * columns;
     for (std::int64_t c = lane * width; c < columns; c += 32 * width) {
-        const auto in = cuda::load_piece<width>(from + c);
+        cuda::Piece<From, width> in{};
+        if (here) in = cuda::load_piece<width>(from + c);
         cuda::Piece<To, width> out;
 #pragma unroll
         for (int i = 0; i < width; ++i)
-            out.element[i] = cuda::from_float<To>(cuda::to_float(in.element[i]));
+            out.element[i] = cuda::from_float<To>(here ? cuda::to_float(in.element[i]) : 0.0f);
         cuda::store_piece(to + c, out);
     }
 }
@@ -132,20 +143,20 @@ __global__ void __launch_bounds__(threads)
     });
 }
 
-// ranges[2 v], ranges[2 v + 1]: where token v begins and ends in the sorted positions; all are 0 before.
+// ranges[2 v], ranges[2 v + 1]: where the token of row v begins and ends in the sorted positions; all are 0 before.
 __global__ void __launch_bounds__(threads)
     find_ranges(const std::int32_t* __restrict__ tokens, const std::int32_t* __restrict__ sorted, std::int64_t count,
-                std::int64_t vocabulary, std::int32_t* __restrict__ ranges) {
+                Rows rows, std::int32_t* __restrict__ ranges) {
     const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (i >= count) return;
     const std::int32_t token = tokens[sorted[i]];
-    if (token < 0 || token >= vocabulary) return;
-    if (i == 0 || tokens[sorted[i - 1]] != token) ranges[2 * static_cast<std::int64_t>(token)] = static_cast<int>(i);
-    if (i + 1 == count || tokens[sorted[i + 1]] != token)
-        ranges[2 * static_cast<std::int64_t>(token) + 1] = static_cast<int>(i) + 1;
+    if (!rows.have(token)) return;
+    const std::int64_t row = token - rows.first;
+    if (i == 0 || tokens[sorted[i - 1]] != token) ranges[2 * row] = static_cast<int>(i);
+    if (i + 1 == count || tokens[sorted[i + 1]] != token) ranges[2 * row + 1] = static_cast<int>(i) + 1;
 }
 
-// A token with more rows than these is left to add_rows_of_frequent_token.
+// From here on a token is the row of its shard. One with more rows of dy than these is left to add_rows_of_frequent_token.
 constexpr int few_rows = 32;
 
 // A warp adds the rows of one token, in 32 * width columns. Most tokens have none or one.
@@ -174,16 +185,16 @@ constexpr int staged_columns = 64;
 
 template <class T, int width> __global__ void __launch_bounds__(threads)
     add_rows_of_frequent_token(const std::int32_t* __restrict__ tokens, const std::int32_t* __restrict__ sorted,
-                               const std::int32_t* __restrict__ ranges, const T* __restrict__ dy,
-                               std::int64_t vocabulary, std::int64_t columns, float* __restrict__ dtable) {
+                               const std::int32_t* __restrict__ ranges, const T* __restrict__ dy, Rows rows,
+                               std::int64_t columns, float* __restrict__ dtable) {
     constexpr int threads_per_row = staged_columns / width;
     constexpr int rows_at_once = threads / threads_per_row;
     constexpr int pieces = staged_rows / rows_at_once;
     using Stage = cuda::Piece<T, staged_columns>;
     TESSERA_SHARED(Stage, stage, [staged_rows]);
     const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * few_rows;
-    const std::int64_t token = tokens[sorted[i]];
-    if (token < 0 || token >= vocabulary) return;
+    if (!rows.have(tokens[sorted[i]])) return;
+    const std::int64_t token = tokens[sorted[i]] - rows.first;
     const int begin = ranges[2 * token], end = ranges[2 * token + 1];
     if (end - begin <= few_rows || i - few_rows >= begin) return;
 
@@ -223,12 +234,14 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
 struct Sizes {
     std::int64_t tokens;
     std::int64_t vocabulary;
+    Rows rows;
     std::int64_t columns;
 };
 
-Sizes checked_sizes(const char* kernel, const ConstView& tokens, const ConstView& table, const ConstView& rows) {
-    const std::int64_t vocabulary = table.shape.rank() == 0 ? 0 : table.shape[0];
-    const Sizes sizes{tokens.count(), vocabulary, vocabulary == 0 ? 0 : table.count() / vocabulary};
+Sizes checked_sizes(const char* kernel, const ConstView& tokens, const ConstView& table, VocabularyShard shard,
+                    const ConstView& rows) {
+    const Sizes sizes{tokens.count(), shard.classes, {shard.first, table.shape[0]},
+                      table.shape.count(1, table.shape.rank())};
     check_count(kernel, "the rows", rows, sizes.tokens * sizes.columns);
     if (sizes.tokens > std::numeric_limits<std::int32_t>::max())
         throw InternalError(std::string(kernel) + ": at most 2^31 - 1 tokens are expected");
@@ -282,14 +295,15 @@ const std::int32_t* sort_positions(CudaStream& stream, const char* kernel, const
 
 } // namespace
 
-void embedding(CudaStream& stream, ConstView tokens, ConstView table, View y) {
-    const Sizes sizes = checked_sizes("embedding", tokens, table, y);
+void embedding(CudaStream& stream, ConstView tokens, ConstView table, VocabularyShard shard, View y) {
+    const Sizes sizes = checked_sizes("embedding", tokens, table, shard, y);
     cuda::with_float_type("embedding", table.dtype, [&]<class From>() {
         cuda::with_float_type("embedding", y.dtype, [&]<class To>() {
             const auto run = [&]<int width>() {
                 cuda::launch("embedding", stream, embedding_kernel<From, To, width>, cuda::blocks(sizes.tokens, warps),
                              threads, 0, cuda::pointer<std::int32_t>(tokens), cuda::pointer<From>(table),
-                             cuda::pointer<To>(y), sizes.tokens, sizes.vocabulary, sizes.columns, stream.state().fault);
+                             cuda::pointer<To>(y), sizes.tokens, sizes.vocabulary, sizes.rows, sizes.columns,
+                             stream.state().fault);
             };
             if (sizes.columns % 8 == 0 && cuda::aligned({table.data, y.data}))
                 run.template operator()<8>();
@@ -303,28 +317,29 @@ std::int64_t embedding_gradient_workspace_bytes(const CudaStream&, std::int64_t 
     return Workspace::bytes(tokens, vocabulary);
 }
 
-void embedding_gradient(CudaStream& stream, ConstView tokens, ConstView dy, View dtable, View workspace) {
+void embedding_gradient(CudaStream& stream, ConstView tokens, ConstView dy, VocabularyShard shard, View dtable,
+                        View workspace) {
     constexpr const char* name = "embedding_gradient";
-    const Sizes sizes = checked_sizes(name, tokens, dtable, dy);
-    check_workspace(name, workspace, Workspace::bytes(sizes.tokens, sizes.vocabulary));
+    const Sizes sizes = checked_sizes(name, tokens, dtable, shard, dy);
+    check_workspace(name, workspace, Workspace::bytes(sizes.tokens, sizes.rows.count));
     auto* table = cuda::pointer<float>(dtable);
     const auto* numbers = cuda::pointer<std::int32_t>(tokens);
-    const Workspace parts(workspace.memory(), sizes.tokens, sizes.vocabulary);
-    const std::int64_t range_bytes = 2 * sizes.vocabulary * bytes_of(DType::i32);
+    const Workspace parts(workspace.memory(), sizes.tokens, sizes.rows.count);
+    const std::int64_t range_bytes = 2 * sizes.rows.count * bytes_of(DType::i32);
     if (range_bytes > 0)
         cuda::check(cudaMemsetAsync(parts.ranges, 0, static_cast<std::size_t>(range_bytes), stream.state().stream),
                     "cudaMemsetAsync", range_bytes);
     const std::int32_t* sorted = sort_positions(stream, name, numbers, sizes, parts);
     cuda::launch(name, stream, find_ranges, cuda::blocks(sizes.tokens, threads), threads, 0, numbers, sorted,
-                 sizes.tokens, sizes.vocabulary, parts.ranges);
+                 sizes.tokens, sizes.rows, parts.ranges);
     cuda::with_float_type(name, dy.dtype, [&]<class T>() {
         const auto run = [&]<int width>() {
-            const dim3 grid(cuda::blocks(sizes.vocabulary, warps), cuda::blocks(sizes.columns, 32 * width));
+            const dim3 grid(cuda::blocks(sizes.rows.count, warps), cuda::blocks(sizes.columns, 32 * width));
             cuda::launch(name, stream, add_few_rows<T, width>, grid, threads, 0, sorted, parts.ranges,
-                         cuda::pointer<T>(dy), sizes.vocabulary, sizes.columns, table);
+                         cuda::pointer<T>(dy), sizes.rows.count, sizes.columns, table);
             const dim3 frequent(cuda::blocks(sizes.tokens, few_rows), cuda::blocks(sizes.columns, staged_columns));
             cuda::launch(name, stream, add_rows_of_frequent_token<T, width>, frequent, threads, 0, numbers, sorted,
-                         parts.ranges, cuda::pointer<T>(dy), sizes.vocabulary, sizes.columns, table);
+                         parts.ranges, cuda::pointer<T>(dy), sizes.rows, sizes.columns, table);
         };
         if (sizes.columns % 8 == 0 && cuda::aligned({dy.data, dtable.data}))
             run.template operator()<8>();

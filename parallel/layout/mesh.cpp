@@ -5,6 +5,7 @@
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <fmt/format.h>
 #include <limits>
@@ -26,6 +27,10 @@ Mesh::Mesh(std::vector<MeshAxis> axes) : axes_(std::move(axes)) {
             throw ConfigError(fmt::format("mesh: the axes up to '{}' already have {} ranks", axes_[i].name, size));
     }
     size_ = static_cast<int>(size);
+}
+
+int Mesh::shared_axes() const {
+    return static_cast<int>(std::ranges::count_if(axes_, [](const MeshAxis& axis) { return axis.size > 1; }));
 }
 
 int Mesh::axis_named(std::string_view name) const {

@@ -5,21 +5,31 @@
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "parallel/strategies/data_parallel.hpp"
+#include "parallel/strategies/tensor_parallel.hpp"
 
 #include <array>
 
 namespace tessera {
 namespace {
 
+using Make = std::unique_ptr<Strategy>(const MeshAxis& axis, const StrategyOptions& options);
+
+std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<DataParallel>(axis.name);
+}
+
+std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {
+    return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel);
+}
+
 struct Entry {
     std::string_view name;
-    std::unique_ptr<Strategy> (*make)(std::string_view axis);
+    Make* make;
 };
 
-template <class T> std::unique_ptr<Strategy> make(std::string_view axis) { return std::make_unique<T>(axis); }
-
 constexpr std::array catalog = {
-    Entry{"data", make<DataParallel>},
+    Entry{"data", make_data_parallel},
+    Entry{"tensor", make_tensor_parallel},
 };
 
 } // namespace
@@ -31,9 +41,9 @@ std::vector<std::string_view> strategy_names() {
     return names;
 }
 
-std::unique_ptr<Strategy> make_strategy(std::string_view name, std::string_view axis) {
+std::unique_ptr<Strategy> make_strategy(std::string_view name, const MeshAxis& axis, const StrategyOptions& options) {
     for (const Entry& entry : catalog)
-        if (entry.name == name) return entry.make(axis);
+        if (entry.name == name) return entry.make(axis, options);
     throw ConfigError(no_such_name("strategy", name, strategy_names()));
 }
 

@@ -12,7 +12,13 @@ namespace tessera {
 
 std::vector<std::string_view> strategy_names(); // alphabetical
 
-// The strategy `name` on the mesh's axis `axis`. Throws ConfigError for an unknown name, with the nearest known one.
-std::unique_ptr<Strategy> make_strategy(std::string_view name, std::string_view axis);
+// What the strategies of a mesh are told.
+struct StrategyOptions {
+    bool sequence_parallel = false; // tensor parallelism shares out the sequence, too
+};
+
+// The strategy `name` on an axis of the mesh. Throws ConfigError for an unknown name, with the nearest known one.
+std::unique_ptr<Strategy> make_strategy(std::string_view name, const MeshAxis& axis,
+                                        const StrategyOptions& options = {});
 
 } // namespace tessera

@@ -9,6 +9,8 @@ ParameterPlacement DataParallel::place(const ParameterDescription&) const {
     return {whole, whole, whole, whole};
 }
 
+Placement DataParallel::input() const { return Placement::shard(0); }
+
 Placement DataParallel::activation() const { return Placement::shard(0); }
 
 } // namespace tessera

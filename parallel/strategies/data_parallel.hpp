@@ -14,7 +14,8 @@ public:
 
     std::string_view axis() const override { return axis_; }
     ParameterPlacement place(const ParameterDescription& parameter) const override; // Replicate throughout
-    Placement activation() const override;                                          // Shard(0): dim 0 counts samples
+    Placement input() const override;                                               // Shard(0): dim 0 counts samples
+    Placement activation() const override;                                          // likewise
 
 private:
     std::string axis_;

@@ -28,7 +28,8 @@ public:
     virtual ~Strategy() = default;
     virtual std::string_view axis() const = 0; // the mesh's axis that it speaks of
     virtual ParameterPlacement place(const ParameterDescription& parameter) const = 0;
-    virtual Placement activation() const = 0; // of the tensors between layers
+    virtual Placement input() const = 0;      // of what is read from the data
+    virtual Placement activation() const = 0; // what sums over the axis become between layers
 };
 
 } // namespace tessera

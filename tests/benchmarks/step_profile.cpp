@@ -68,7 +68,7 @@ struct Setting {
     Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks)
         : experiment(std::move(planned)), stream(where), groups(mesh),
           memory(experiment.memory, experiment.train.layout, groups, stream),
-          executor(experiment.train.model.graph, experiment.train.layout, experiment.train.plan, memory, groups,
+          executor(experiment.train.layout, experiment.train.plan, memory, groups,
                    stream),
           timer(marks),
           inputs({executor.view(experiment.train.model.tokens), executor.view(experiment.train.model.targets)}),
@@ -115,7 +115,7 @@ std::vector<TimedCall> calls_of(const Setting& setting) {
     };
     for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update})
         for (const Call& call : program.plan.calls(phase)) {
-            const Node& node = program.model.graph.nodes()[static_cast<std::size_t>(call.node)];
+            const Node& node = program.plan.graph.nodes()[static_cast<std::size_t>(call.node)];
             std::vector<TensorType> in, out;
             const std::vector<View> inputs = views(node.inputs, in), outputs = views(node.outputs, out);
             std::int64_t bytes = 0;

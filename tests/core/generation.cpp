@@ -51,7 +51,7 @@ struct Generator {
           }())),
           experiment(plan_generation(config, 20, stream)), groups(experiment.generate.layout.mesh),
           memory(experiment.memory, experiment.generate.layout, groups, stream),
-          executor(experiment.generate.model.graph, experiment.generate.layout, experiment.generate.plan, memory,
+          executor(experiment.generate.layout, experiment.generate.plan, memory,
                    groups, stream) {
         initialize_weights(experiment.generate, executor, 3);
     }

@@ -67,12 +67,12 @@ private:
 };
 
 inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs,
-                   const StepState& state, Stream& stream) {
+                   const StepState& state, Stream& stream, const Locality* locality = nullptr) {
     const Sample workspace({(op.workspace_bytes(stream, types_of(inputs), types_of(outputs)) + 3) / 4}, DType::f32);
     fill_with_nan(workspace.view());
     Copies copies(stream);
     const std::vector<View> in = copies.there(inputs), out = copies.there(outputs);
-    op.run(stream, {in, out, copies.there(workspace.view()), state});
+    op.run(stream, {in, out, copies.there(workspace.view()), state, locality, nullptr});
     std::visit([](auto& s) { s.wait(); }, stream);
     copies.bring_back();
 }

@@ -15,7 +15,7 @@ namespace tessera {
 inline Layout data_layout(int ranks, std::int64_t micro_batches) {
     Layout layout;
     layout.mesh = Mesh({{"data", ranks}});
-    layout.strategies.push_back(make_strategy("data", "data"));
+    layout.strategies.push_back(make_strategy("data", layout.mesh.axis(0)));
     layout.micro_batches = micro_batches;
     return layout;
 }
@@ -30,7 +30,7 @@ struct PlannedRun {
     explicit PlannedRun(const Graph& graph, std::int64_t micro_batches = 1, Stream where = CpuStream(1))
         : stream(std::move(where)), layout(data_layout(1, micro_batches)), plan(make_plan(graph, layout, 0, stream)),
           groups(layout.mesh), memory(plan.memory, layout, groups, stream),
-          executor(graph, layout, plan, memory, groups, stream) {}
+          executor(layout, plan, memory, groups, stream) {}
 
     void set(ValueId id, std::span<const float> values) {
         HostCopy copy(stream, executor.view(id));

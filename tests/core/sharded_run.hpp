@@ -89,6 +89,18 @@ inline void expect_joined(const Samples& parts, Placement placement, const Sampl
     }
 }
 
+// As the plan says it: of the ranks that hold the same summand of output 0, the first counts it.
+inline Locality locality_of_rank(const Samples& inputs, const PlacementRule& rule, int ranks, int rank) {
+    Locality locality;
+    const bool sums = !rule.outputs.empty() && rule.outputs[0] == Placement::partial();
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+        locality.wholes.push_back(inputs[i].view().shape);
+        locality.inputs.push_back(box_of(inputs[i].view().shape, rule.inputs[i], ranks, rank));
+        locality.counts.push_back(!sums || rule.inputs[i] != Placement::replicate() || rank == 0);
+    }
+    return locality;
+}
+
 // One rule on that many ranks. Inputs that the op writes to are compared like outputs.
 inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const std::vector<TensorType>& outputs,
                                     const PlacementRule& rule, int ranks, const StepState& state) {
@@ -101,17 +113,19 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         for (std::size_t rank = 0; rank < of_rank.size(); ++rank)
             of_rank[rank].push_back(parts[rank]);
     }
-    const auto run = [&](Samples& samples, const std::vector<TensorType>& types, const StepState& at) {
+    const auto run = [&](Samples& samples, const std::vector<TensorType>& types, const StepState& at,
+                         const Locality* locality) {
         for (const TensorType& type : types) {
             samples.emplace_back(type.shape, type.dtype);
             fill_with_nan(samples.back().view());
         }
         const std::vector<View> views = views_of(samples);
         const auto middle = views.begin() + static_cast<std::ptrdiff_t>(inputs.size());
-        run_op(op, {views.begin(), middle}, {middle, views.end()}, at);
+        Stream stream = CpuStream(1);
+        run_op(op, {views.begin(), middle}, {middle, views.end()}, at, stream, locality);
     };
     Samples whole = inputs;
-    run(whole, outputs, state);
+    run(whole, outputs, state, nullptr);
     for (int rank = 0; rank < ranks; ++rank) {
         std::vector<TensorType> types;
         for (std::size_t i = 0; i < outputs.size(); ++i)
@@ -119,7 +133,8 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         StepState at = state;
         if (rule.inputs[0] == Placement::shard(0))
             at.first_sample += shard_range(inputs[0].view().shape[0], ranks, rank).begin;
-        run(of_rank[static_cast<std::size_t>(rank)], types, at);
+        const Locality locality = locality_of_rank(inputs, rule, ranks, rank);
+        run(of_rank[static_cast<std::size_t>(rank)], types, at, &locality);
     }
     const auto compare = [&](std::size_t position, Placement placement) {
         Samples parts;

@@ -27,7 +27,7 @@ public:
           experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
           program(experiment.train), groups(program.layout.mesh, communicator),
           memory(experiment.memory, program.layout, groups, stream),
-          executor(program.model.graph, program.layout, program.plan, memory, groups, stream),
+          executor(program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
           loader(*dataset,
                  SampleOrder(

@@ -66,3 +66,21 @@ TYPED_TEST(Copy, NumbersAndClassesDoNotMix) {
     EXPECT_THROW(kernels::cast(on.stream(), on(x), on(other)), InternalError);
     EXPECT_THROW(kernels::fill(on.stream(), on(tokens), 0), InternalError);
 }
+
+TYPED_TEST(Copy, MovesBlocksAtSteps) {
+    TypeParam on;
+    for (const std::int64_t count : {0, 1, 7, 300})
+        for (const std::int64_t width : {0, 1, 5, 64}) {
+            const std::int64_t from_step = width + 3, to_step = width + 1; // in elements
+            const Sample x(Shape{count * from_step + 2}, DType::bf16, 1), y(Shape{count * to_step + 1}, DType::bf16, 2);
+            const Sample before(y);
+            const View source = on(x), first(source.as<BFloat16>() + 2, {}, DType::bf16);
+            kernels::copy_blocks(on.stream(), {count, width * 2, from_step * 2, to_step * 2}, first, on(y));
+            on.finish();
+            for (std::int64_t i = 0; i < y.count(); ++i) {
+                const std::int64_t block = i / to_step, place = i % to_step;
+                const bool moved = block < count && place < width;
+                ASSERT_EQ(y[i], moved ? x[2 + block * from_step + place] : before[i]) << i;
+            }
+        }
+}

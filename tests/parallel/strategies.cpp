@@ -13,7 +13,7 @@ TEST(Strategies, TheCatalogIsAlphabeticalAndMakesWhatItLists) {
     const auto names = strategy_names();
     EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
     for (const std::string_view name : names) {
-        const auto strategy = make_strategy(name, "some_axis");
+        const auto strategy = make_strategy(name, {"some_axis", 2});
         EXPECT_EQ(strategy->axis(), "some_axis");
         const ParameterPlacement placed = strategy->place({"fc1.weight", Shape{8, 4}, "weight", 0});
         EXPECT_NO_THROW(redistribution(placed.rest, placed.use)) << name;
@@ -23,7 +23,7 @@ TEST(Strategies, TheCatalogIsAlphabeticalAndMakesWhatItLists) {
 
 TEST(Strategies, AnUnknownNameNamesTheNearest) {
     try {
-        make_strategy("dota", "data");
+        make_strategy("dota", {"data", 2});
         FAIL();
     } catch (const ConfigError& error) {
         EXPECT_STREQ(error.what(), "no strategy named 'dota'; did you mean 'data'?");
@@ -31,7 +31,7 @@ TEST(Strategies, AnUnknownNameNamesTheNearest) {
 }
 
 TEST(Strategies, DataParallelReplicatesTheModelAndShardsSamples) {
-    const auto strategy = make_strategy("data", "data");
+    const auto strategy = make_strategy("data", {"data", 2});
     const ParameterPlacement placed = strategy->place({"fc1.weight", Shape{8, 4}, "weight", 0});
     for (const Placement placement : {placed.rest, placed.use, placed.gradient, placed.state})
         EXPECT_EQ(placement, Placement::replicate());

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// A collective as a node of the graph: it leads a value from where it is to where an op wants it, on one mesh axis.
+#pragma once
+
+#include "core/graph/op.hpp"
+#include "parallel/layout/redistribute.hpp"
+
+namespace tessera {
+
+class Redistribute final : public Op { // x -> y, the same logical tensor
+public:
+    // InternalError where no single collective leads from one placement to the other.
+    Redistribute(int axis, int ranks, Placement from, Placement to);
+
+    std::optional<Transfer> transfer() const override { return Transfer{axis_, collective_}; }
+    std::string_view name() const override { return name_of(collective_); }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; }
+    // On the other axes the value stays where it is.
+    std::optional<std::vector<Placement>> placed(std::span<const TensorType>,
+                                                 std::span<const Placement> inputs) const override {
+        return std::vector<Placement>{inputs[0]};
+    }
+    std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
+                                 std::span<const TensorType> out) const override;
+    int in_place_input() const override { return collective_ == Collective::all_reduce ? 0 : -1; }
+    void run(Stream& stream, const Operands& operands) const override;
+
+private:
+    void gather(Stream& stream, const Operands& operands) const;
+    void scatter_sum(Stream& stream, const Operands& operands) const;
+    void slice(Stream& stream, const Operands& operands) const;
+    void exchange(Stream& stream, const Operands& operands) const;
+
+    int axis_;
+    int ranks_;
+    Collective collective_;
+    int from_dim_; // of a shard
+    int to_dim_;
+};
+
+} // namespace tessera

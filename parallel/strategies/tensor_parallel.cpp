@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which dim of a parameter is shared out, by its role.
+#include "parallel/strategies/tensor_parallel.hpp"
+
+#include "kernels/error.hpp"
+
+#include <array>
+#include <fmt/format.h>
+#include <optional>
+
+namespace tessera {
+namespace {
+
+struct Role {
+    std::string_view name;
+    int dim;
+    std::string_view shares; // what a rank has some of
+    bool even;
+};
+
+// Weights of norms, positions and biases that are added to sums are whole on every rank.
+constexpr std::array roles = {
+    Role{"column", 0, "hidden units", true},
+    Role{"head", 1, "heads", true},        // (3, H, D, C) and (3, H, D)
+    Role{"head_output", 1, "heads", true}, // (C, H, D)
+    Role{"row", 1, "hidden units", true},
+    Role{"vocabulary", 0, "tokens of the vocabulary", false},
+};
+
+std::optional<Role> role_named(std::string_view name) {
+    for (const Role& role : roles)
+        if (role.name == name) return role;
+    return std::nullopt;
+}
+
+} // namespace
+
+ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) const {
+    const std::optional<Role> role = role_named(parameter.role);
+    const Placement there = role ? Placement::shard(role->dim) : Placement::replicate();
+    if (role) {
+        const std::int64_t size = parameter.shape[role->dim];
+        if (size < ranks_ || (role->even && size % ranks_ != 0))
+            throw ConfigError(fmt::format("'{}' has {} {}: they cannot be shared out evenly over the {} ranks of mesh "
+                                          "axis '{}'",
+                                          parameter.name, size, role->shares, ranks_, axis_));
+    }
+    return {there, there, there, there};
+}
+
+Placement TensorParallel::input() const { return Placement::replicate(); }
+
+Placement TensorParallel::activation() const { return sequence_ ? Placement::shard(1) : Placement::replicate(); }
+
+} // namespace tessera
