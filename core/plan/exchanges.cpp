@@ -25,16 +25,16 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
     const Graph& graph = placed.graph;
     const ValuePlacements& placements = placed.placements;
     std::vector<Exchange> exchanges;
-    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+    for (int turn = 0; turn < layout.mesh.axis_count(); ++turn) {
+        const int axis = (layout.data_axis + 1 + turn) % layout.mesh.axis_count(); // the data axis last
         for (std::size_t i = 0; i < graph.values().size(); ++i) {
             const PlannedValue& value = plan.values[i];
             if (value.memory != MemoryKind::gradients || value.offset < 0) continue;
             const auto at = static_cast<std::size_t>(axis);
             const Collective collective = redistribution(placements.produced[i][at], placements.used[i][at]);
             if (collective == Collective::none) continue;
-            if (collective != Collective::all_reduce)
-                throw ConfigError(fmt::format("'{}' would need {} on mesh axis '{}': only all_reduce is planned for "
-                                              "accumulated values",
+            if (collective != Collective::all_reduce && collective != Collective::reduce_scatter)
+                throw ConfigError(fmt::format("'{}' would need {} on mesh axis '{}': accumulated values are summed only",
                                               graph.values()[i].name, name_of(collective),
                                               layout.mesh.axis(axis).name));
             const std::int64_t bytes = align_up(value.local.bytes());
@@ -48,6 +48,7 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             bucket.values.push_back(static_cast<ValueId>(i));
             bucket.after = std::max(bucket.after, calls_before(graph.values()[i], plan));
         }
+    }
     std::stable_sort(exchanges.begin(), exchanges.end(),
                      [](const Exchange& a, const Exchange& b) { return a.after < b.after; });
     return exchanges;
