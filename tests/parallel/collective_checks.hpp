@@ -171,16 +171,17 @@ inline void check_tree_reduce(const Arrangement& ranks) {
     check_tree_reduce_of(ranks, large_size, 8);
 }
 
-template <class T> void check_all_gather_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
+template <class T>
+void check_all_gather_of(const Arrangement& ranks, std::int64_t rows, bool in_place, std::int64_t unit = 1) {
     Communicator& all = ranks.communicator;
-    const Range own = shard_range(rows, all.size(), all.rank());
+    const Range own = shard_range_in_units(rows, unit, all.size(), all.rank());
     Tensor<T> whole(ranks, Shape{rows, 3});
     Tensor<T> apart(ranks, Shape{own.size(), 3});
     T* const data = in_place ? whole.data + own.begin * 3 : apart.data;
     for (std::int64_t i = 0; i < apart.shape.count(); ++i)
         data[i] = value<T>(rows, 0, own.begin * 3 + i);
     const View part = in_place ? whole.part(own.begin * 3, apart.shape) : apart.hand_over();
-    all.all_gather(ranks.stream, part, whole.hand_over());
+    all.all_gather(ranks.stream, part, whole.hand_over(), {.unit = unit});
     EXPECT_EQ(whole.wrong([&](std::int64_t i) { return value<T>(rows, 0, i); }), 0)
         << ranks.name << ", rank " << all.rank() << ", " << rows << " rows of " << name_of(dtype_of<T>());
 }
@@ -191,6 +192,8 @@ inline void check_all_gather(const Arrangement& ranks) {
             check_all_gather_of<float>(ranks, rows, in_place);
             check_all_gather_of<BFloat16>(ranks, rows, in_place);
             check_all_gather_of<std::int32_t>(ranks, rows, in_place);
+            for (const std::int64_t unit : {2, 5, 64})
+                check_all_gather_of<float>(ranks, rows, in_place, unit);
         }
     check_all_gather_of<float>(ranks, large_size / 3, true);
 }
@@ -214,7 +217,27 @@ template <class T> void check_reduce_scatter_of(const Arrangement& ranks, std::i
                         << name_of(dtype_of<T>());
 }
 
+// In units of rows, in the order of a tree that is not that of the ranks.
+inline void check_tree_reduce_scatter(const Arrangement& ranks, std::int64_t rows, std::int64_t unit) {
+    Communicator& all = ranks.communicator;
+    const SummationTree tree(2 * all.size() + 1, all.size());
+    const Range own = shard_range_in_units(rows, unit, all.size(), all.rank());
+    Tensor<float> whole(ranks, Shape{rows, 3}), reduced(ranks, Shape{rows, 3}), part(ranks, Shape{own.size(), 3});
+    whole.fill(rows, all.rank());
+    reduced.fill(rows, all.rank());
+    all.reduce_scatter(ranks.stream, whole.hand_over(), part.view(), {.unit = unit, .tree = &tree});
+    all.tree_reduce(ranks.stream, reduced.hand_over(), tree);
+    part.fetch();
+    reduced.fetch();
+    for (std::int64_t i = 0; i < own.size() * 3; ++i)
+        ASSERT_TRUE(same_bits(part.data[i], reduced.data[own.begin * 3 + i]))
+            << ranks.name << ", rank " << all.rank() << ", " << rows << " rows in units of " << unit;
+}
+
 inline void check_reduce_scatter(const Arrangement& ranks) {
+    for (const std::int64_t rows : sizes)
+        for (const std::int64_t unit : {1, 7})
+            check_tree_reduce_scatter(ranks, rows, unit);
     for (const std::int64_t rows : sizes)
         for (const bool in_place : {false, true}) {
             check_reduce_scatter_of<float>(ranks, rows, in_place);

@@ -297,3 +297,54 @@ TEST(Redistribute, TrafficIsWhatEachRankLacks) {
         EXPECT_EQ(bytes_sent(Collective::slice, whole, ranks), 0);
     }
 }
+
+TEST(Placement, FlatCutsWhatOtherAxesLeaveIntoRunsOfWholeBlocks) {
+    const Mesh mesh({{"data", 3}, {"tensor", 2}});
+    const Shape whole{6, 5, 700}; // 10,500 elements on each rank of 'tensor': 3 blocks
+    const Placements placements{Placement::flat(), Placement::shard(0)};
+    std::int64_t end = 0;
+    for (int rank = 0; rank < 3; ++rank) {
+        const Box box = local_box(whole, placements, mesh, {rank, 1});
+        EXPECT_EQ(box.ranges, (std::vector<Range>{{3, 6}, {0, 5}, {0, 700}}));
+        const Range run = run_of(box, placements, mesh, {rank, 1});
+        EXPECT_EQ(run.begin, end);
+        EXPECT_EQ(run.begin % flat_block, 0);
+        end = run.end;
+    }
+    EXPECT_EQ(end, 10500);
+    const Box box = local_box(whole, {Placement::replicate(), Placement::shard(0)}, mesh, {1, 0});
+    EXPECT_EQ(run_of(box, {Placement::replicate(), Placement::shard(0)}, mesh, {1, 0}), (Range{0, 10500}));
+    EXPECT_THROW(run_of(box, {Placement::flat(), Placement::flat()}, mesh, {1, 0}), InternalError);
+}
+
+// Element by element: boxes of a run hold its elements, in order, and nothing else.
+TEST(Placement, ARunIsAFewBoxes) {
+    const std::vector<Box> wholes = {
+        {{{2, 5}, {0, 4}, {10, 13}}}, {{{7, 20}}}, {{}}, {{{0, 1}, {3, 8}}}, {{{1, 3}, {0, 2}, {4, 6}, {0, 3}}}};
+    for (const Box& whole : wholes) {
+        std::vector<std::vector<std::int64_t>> elements;
+        const auto list = [](const Box& box, auto& into) {
+            const Shape shape = box.shape();
+            for (std::int64_t i = 0; i < shape.count(); ++i) {
+                std::vector<std::int64_t> place(box.ranges.size());
+                std::int64_t rest = i;
+                for (int dim = shape.rank() - 1; dim >= 0; --dim) {
+                    place[static_cast<std::size_t>(dim)] = box.ranges[static_cast<std::size_t>(dim)].begin + rest % shape[dim];
+                    rest /= shape[dim];
+                }
+                into.push_back(place);
+            }
+        };
+        list(whole, elements);
+        const auto count = static_cast<std::int64_t>(elements.size());
+        for (std::int64_t begin = 0; begin <= count; ++begin)
+            for (std::int64_t end = begin; end <= count; ++end) {
+                const std::vector<Box> boxes = boxes_of_run(whole, {begin, end});
+                std::vector<std::vector<std::int64_t>> found;
+                for (const Box& box : boxes)
+                    list(box, found);
+                EXPECT_EQ(found, (std::vector(elements.begin() + begin, elements.begin() + end)));
+                EXPECT_LE(boxes.size(), std::max<std::size_t>(1, 2 * whole.ranges.size() - 1));
+            }
+    }
+}

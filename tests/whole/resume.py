@@ -118,10 +118,10 @@ def check_interruptions():
 
 def check_paths(steps, whole):
     """From named checkpoints into new folders; and a finished run has nothing left to do."""
-    for step, ranks in ((10, 2), (20, 3)):
+    for step, ranks, stage in ((10, 2, 3), (20, 3, 1)):
         folder = f"from-{step}"
         runs.train("gpt.toml", f"run.folder={folder}", f"training.steps={steps}",
-                   f"checkpoint.resume=whole/checkpoints/step-{step:08d}", ranks=ranks)
+                   f"checkpoint.resume=whole/checkpoints/step-{step:08d}", f"parallelism.zero_stage={stage}", ranks=ranks)
         result = runs.read(folder)
         assert min(result.losses) == step + 1, list(result.losses)
         runs.expect_same(whole, result, f"from the checkpoint of step {step} on {ranks} ranks", since=step)

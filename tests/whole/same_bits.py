@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
-2 threads, in shared memory and by messages, in f32 and bf16. And what must differ does, so the comparison can fail."""
+2 threads, in shared memory and by messages, at every ZeRO stage, in f32 and bf16. And what must differ does, so the comparison can fail."""
 import os
 import sys
 
@@ -72,11 +72,17 @@ with runs.folder():
         ("2-threads", ["run.threads=2"], {}),
         ("3-ranks-2-threads-messages", ["parallelism.shared_memory=false"], {"ranks": 3, "extra": two_threads}),
         ("4-ranks-messages-buckets", ["parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
+        ("3-ranks-zero-1", ["parallelism.zero_stage=1", "parallelism.bucket_cap_mb=0.02"], {"ranks": 3}),
+        ("4-ranks-zero-1-messages", ["parallelism.zero_stage=1", "parallelism.shared_memory=false"], {"ranks": 4}),
+        ("2-ranks-zero-2", ["parallelism.zero_stage=2"], {"ranks": 2}),
+        ("4-ranks-zero-3", ["parallelism.zero_stage=3"], {"ranks": 4}), # evaluates 2, 2, 2 and 1 of 7 micro-batches
     ])
     bf16 = check_spread("bf16", [
         ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
         ("3-ranks-buckets", ["parallelism.bucket_cap_mb=0.02"], {"ranks": 3}),
         ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
+        ("4-ranks-zero-2", ["parallelism.zero_stage=2"], {"ranks": 4}),
+        ("2-ranks-zero-3-messages", ["parallelism.zero_stage=3", "parallelism.shared_memory=false"], {"ranks": 2}),
     ])
     assert any(line.startswith("losses:") for line in runs.differences(f32, bf16)), "bf16 computes in f32"
     check_controls(f32)
