@@ -112,7 +112,9 @@ void plan_evaluation_program(const Config& config, const RankView& view, const S
     program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     check_same_weights(experiment.train, program);
-    experiment.memory.grow_to(program.plan.memory);
+    MemoryNeed need = program.plan.memory; // for any number of micro-batches: it is not known without the data
+    need[MemoryKind::gradients] = program.plan.slot_bytes * slots_needed(std::int64_t{1} << 40);
+    experiment.memory.grow_to(need);
     if (!experiment.fields.empty())
         experiment.memory[MemoryKind::data] += Loader::buffer_bytes(experiment.fields, experiment.evaluation_loader());
 }
