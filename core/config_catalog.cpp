@@ -59,6 +59,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_sequence),
         key_info(parallelism_shared_memory),
         key_info(parallelism_tensor),
+        key_info(parallelism_zero),
         key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),

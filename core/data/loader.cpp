@@ -25,7 +25,8 @@ std::int64_t field_bytes(const Field& field, std::int64_t rows) {
 }
 
 void check(const LoaderOptions& options) {
-    const std::int64_t end = options.first_micro_batch + options.micro_batches;
+    const std::int64_t last = options.first_micro_batch + (options.micro_batches - 1) * options.stride;
+    const std::int64_t end = options.micro_batches == 0 ? options.first_micro_batch : last + 1;
     if (options.first_micro_batch < 0 || options.micro_batches < 0 || end > options.micro_batches_per_step)
         throw InternalError(fmt::format("loader: micro-batches [{}, {}) of a step of {}", options.first_micro_batch,
                                         end, options.micro_batches_per_step));
@@ -93,7 +94,7 @@ void Loader::read_ahead(const std::stop_token& stop) {
 
 void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) const {
     const std::int64_t step = options_.first_step + number / options_.micro_batches;
-    const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches;
+    const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches * options_.stride;
     const std::int64_t first_row = (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
     std::vector<View> views(fields_.size());
     for (std::int64_t row = 0; row < options_.micro_batch_size && !stop.stop_requested(); ++row) {

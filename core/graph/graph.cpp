@@ -85,13 +85,6 @@ void Graph::replace_nodes(std::deque<Node> nodes) {
             values_[static_cast<std::size_t>(output)].producer = static_cast<std::int32_t>(i);
 }
 
-void Graph::accumulate_instead(ValueId from, ValueId to) {
-    Value& value = values_[static_cast<std::size_t>(from)];
-    accumulate(to, value.gradient_of);
-    value.accumulated = false;
-    value.gradient_of = no_value;
-}
-
 std::vector<ValueId> Graph::of_kind(ValueKind kind) const {
     std::vector<ValueId> found;
     for (std::size_t i = 0; i < values_.size(); ++i)

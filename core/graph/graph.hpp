@@ -97,8 +97,6 @@ public:
     ValueId computed(std::string name, const TensorType& type, Phase phase);
     // Other nodes in place of all, in the order in which they run within their phases. Values keep their ids.
     void replace_nodes(std::deque<Node> nodes);
-    // `to` is accumulated in place of `from`.
-    void accumulate_instead(ValueId from, ValueId to);
 
 private:
     ValueId append(Value value);

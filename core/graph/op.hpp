@@ -44,6 +44,7 @@ struct StepState {
 struct Locality {
     std::vector<Shape> wholes; // the inputs' logical shapes
     std::vector<Box> inputs;   // this rank's parts of them
+    std::vector<Range> runs;   // the elements of its part that it holds: all but where an axis has Flat
     // Whether this rank adds an input to output 0 where that is a sum over the ranks of an axis. One of the ranks that
     // hold the same input does, the others must leave it out.
     std::vector<bool> counts;
@@ -99,6 +100,9 @@ public:
     // own, answers for itself.
     virtual std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
                                                          std::span<const Placement> inputs) const;
+
+    // The op looks at where this input is, not at what it holds.
+    virtual bool ignores(std::size_t /*input*/) const { return false; }
 
     // Two ops that do the same on ranks over which the inputs are placed so, but for a collective between them: the
     // first makes one tensor of the op's inputs, the second has the op's outputs and takes that tensor as last input.

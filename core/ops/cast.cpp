@@ -24,6 +24,11 @@ public:
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 1, 1);
     }
+    std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
+                                                 std::span<const Placement> inputs) const override {
+        if (inputs[0] == Placement::flat()) return std::vector<Placement>{Placement::flat()};
+        return Op::placed(types, inputs);
+    }
     void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::cast(s, a.inputs[0], a.outputs[0]); }, stream);
     }

@@ -16,6 +16,7 @@ kernels::VocabularyShard shard_of(const Operands& a, std::size_t table) {
 class EmbeddingGradient final : public Op { // tokens, dy, table (where it is, not what it holds) -> dtable
 public:
     std::string_view name() const override { return "embedding_gradient"; }
+    bool ignores(std::size_t input) const override { return input == 2; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         return {{in[2].shape, DType::f32}};
     }

@@ -76,6 +76,7 @@ class LinearWeightGradient final : public Op {
 public:
     explicit LinearWeightGradient(int contracted) : contracted_(contracted) {}
     std::string_view name() const override { return "linear_weight_gradient"; }
+    bool ignores(std::size_t input) const override { return input == 2; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         return {{in[2].shape, DType::f32}};
     }

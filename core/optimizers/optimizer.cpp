@@ -16,6 +16,8 @@
 namespace tessera {
 namespace {
 
+static_assert(flat_block % kernels::square_sum_block == 0, "a run of a gradient consists of whole blocks");
+
 std::int64_t blocks_of(std::int64_t count) {
     return (count + kernels::square_sum_block - 1) / kernels::square_sum_block;
 }
@@ -57,9 +59,9 @@ public:
     }
     std::optional<std::vector<Placement>> placed(std::span<const TensorType>,
                                                  std::span<const Placement> inputs) const override {
+        using Kind = Placement::Kind;
         for (const Placement& placement : inputs)
-            if (placement.kind != Placement::Kind::replicate && placement.kind != Placement::Kind::shard)
-                return std::nullopt;
+            if (placement.kind == Kind::partial || placement.kind == Kind::at) return std::nullopt;
         return std::vector<Placement>{Placement::partial()}; // not all of them are on every rank
     }
     void run(Stream& stream, const Operands& a) const override {
@@ -71,7 +73,8 @@ public:
         Batches<2, decltype(sum)> batch(sum);
         for (std::size_t i = 0; i < a.inputs.size(); ++i) {
             const View& gradient = a.inputs[i];
-            if (a.counts(i)) batch.add({gradient, View(next, {blocks_of(gradient.count())}, DType::f32)});
+            const std::int64_t first = a.locality == nullptr ? 0 : blocks_of(a.locality->runs[i].begin);
+            if (a.counts(i)) batch.add({gradient, View(next + first, {blocks_of(gradient.count())}, DType::f32)});
             next += blocks_of(a.locality == nullptr ? gradient.count() : a.locality->wholes[i].count());
         }
         batch.flush();

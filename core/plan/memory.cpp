@@ -142,19 +142,42 @@ private:
 
 } // namespace
 
+namespace {
+
+// Parameters that rest as runs and are gathered once a step lie where the gathering puts them.
+std::vector<ValueId> homes_of_runs(const Graph& graph, const std::vector<std::int32_t>& order) {
+    std::vector<ValueId> homes(graph.values().size(), no_value);
+    for (const std::int32_t index : order) {
+        const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
+        const auto transfer = node.op->transfer();
+        if (node.phase != Phase::prepare || !transfer || transfer->collective != Collective::all_gather) continue;
+        if (graph.value(node.inputs[0]).kind == ValueKind::parameter)
+            homes[static_cast<std::size_t>(node.inputs[0])] = node.outputs[0];
+    }
+    return homes;
+}
+
+} // namespace
+
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan) {
     MemoryNeed& need = plan.memory;
     std::vector<bool> runs(graph.nodes().size());
     for (const std::int32_t node : order)
         runs[static_cast<std::size_t>(node)] = true;
+    const std::vector<ValueId> homes = homes_of_runs(graph, order);
     for (std::size_t i = 0; i < plan.values.size(); ++i) { // what lives for ever lies in the order of the graph
         PlannedValue& value = plan.values[i];
+        if (homes[i] != no_value) continue;
         const std::int32_t producer = graph.values()[i].producer;
         if (value.memory == MemoryKind::activations || (producer >= 0 && !runs[static_cast<std::size_t>(producer)]))
             continue;
         value.offset = need[value.memory];
         need[value.memory] += align_up(value.local.bytes());
     }
+    for (std::size_t i = 0; i < plan.values.size(); ++i)
+        if (homes[i] != no_value)
+            plan.values[i].offset = plan.value(homes[i]).offset +
+                                    plan.values[i].run.begin * bytes_of(plan.values[i].local.dtype);
     plan.slot_bytes = need[MemoryKind::gradients];
     need[MemoryKind::gradients] *= plan.slots;
 

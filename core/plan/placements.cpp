@@ -24,8 +24,11 @@ public:
           placements_(placed.placements) {}
 
     void run() {
-        for (std::size_t i = 0; i < graph_.values().size(); ++i)
-            if (graph_.values()[i].kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(graph_.values()[i]));
+        for (std::size_t i = 0; i < graph_.values().size(); ++i) {
+            const Value& value = graph_.values()[i];
+            if (value.kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(value));
+            if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
+        }
         for (const Node& node : graph_.nodes())
             place(node);
         graph_.replace_nodes(std::move(nodes_));
@@ -43,8 +46,12 @@ private:
         case ValueKind::optimizer_state:
             return of_parameter(value).state;
         default:
-            return of_parameter(value).use;
+            return of_parameter(value).rest;
         }
+    }
+
+    bool is_weight(const Value& value) const {
+        return value.kind == ValueKind::parameter || (value.kind == ValueKind::computed && value.phase == Phase::prepare);
     }
 
     Placement& produced(ValueId id) { return placements_.produced[static_cast<std::size_t>(id)][at()]; }
@@ -66,19 +73,19 @@ private:
     }
 
     void place(Node node) {
-        for (ValueId& input : node.inputs)
-            if (const auto found = replaced_.find(input); found != replaced_.end()) input = found->second;
         const std::vector<TensorType> types = types_of(node.inputs);
         std::vector<Placement> inputs;
-        for (const ValueId input : node.inputs)
-            inputs.push_back(used(input));
+        for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+            inputs.push_back(used(node.inputs[i]));
+            if (node.op->ignores(i) && inputs[i] == Placement::flat()) inputs[i] = Placement::replicate(); // in use
+        }
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
         if (auto outputs = node.op->placed(types, inputs)) return append(std::move(node), *std::move(outputs));
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
-            node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
+            if (inputs[i] != rule.inputs[i]) node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
         append(std::move(node), std::move(rule.outputs));
     }
 
@@ -118,6 +125,8 @@ private:
         using Kind = Placement::Kind;
         if (from == to) return 0;
         const Value& value = graph_.value(id);
+        if (is_weight(value) && from == Placement::flat() && to == Placement::replicate())
+            return static_cast<double>(value.type.bytes());
         const bool of_step = value.kind == ValueKind::computed && value.phase != Phase::prepare;
         const bool cut = from.kind == Kind::replicate && to.kind == Kind::shard;
         if (cut) return to.value < value.type.shape.rank() ? 1e-3 : impossible;
@@ -137,7 +146,7 @@ private:
     // that update a part of it.
     double cost_of_accumulating(const Value& value, Placement at) const {
         if (!value.accumulated || at == wanted(value)) return 0;
-        return wanted(value) == Placement::replicate() ? static_cast<double>(value.type.bytes()) : impossible;
+        return wanted(value).kind == Placement::Kind::shard ? impossible : static_cast<double>(value.type.bytes());
     }
 
     [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {
@@ -153,6 +162,7 @@ private:
     // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward one.
     ValueId moved(ValueId id, Placement to, Phase phase) {
         if (used(id) == to) return id;
+        if (is_weight(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         const auto key = std::make_tuple(id, to.kind, to.value, phase);
         if (const auto found = moved_.find(key); found != moved_.end()) return found->second;
         auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
@@ -182,8 +192,9 @@ private:
             node.outputs, [&](ValueId id) { return graph_.value(id).producer < 0; }); // made in this pass
         if (is_new) place_on_outer_axes(node);
         nodes_.push_back(node);
+        const std::size_t made = nodes_.size() - 1;
         for (const ValueId output : node.outputs)
-            if (graph_.value(output).accumulated) place_accumulated(output);
+            if (graph_.value(output).accumulated) place_accumulated(output, made);
     }
 
     // The axes that were placed before this node existed.
@@ -203,19 +214,24 @@ private:
         }
     }
 
-    // A sum over the ranks is taken once, after the last micro-batch. What is cut otherwise than the update wants it is
-    // led there in every micro-batch, and accumulated there.
-    void place_accumulated(ValueId id) {
+    // A sum over the ranks is taken once, after the last micro-batch, but over the data axis in each round. What is cut
+    // otherwise than the update wants it is led there in every micro-batch, and accumulated there.
+    void place_accumulated(ValueId id, std::size_t producer) {
         const Placement there = wanted(graph_.value(id));
         if (used(id) == there) return;
-        if (used(id).kind == Placement::Kind::partial) {
+        if (used(id).kind == Placement::Kind::partial && !(layout_.rounds && axis_ == layout_.data_axis)) {
             used(id) = there;
             return;
         }
-        const ValueId instead = moved(id, there, graph_.value(id).phase);
-        graph_.accumulate_instead(id, instead);
-        placements_.used[static_cast<std::size_t>(id)] = placements_.produced[static_cast<std::size_t>(id)];
-        replaced_.emplace(id, instead);
+        const Value& value = graph_.value(id);
+        const ValueId part = new_value(value.name + ".part", value.type, value.phase);
+        const auto at = static_cast<std::size_t>(id), of_part = static_cast<std::size_t>(part);
+        placements_.used[of_part] = placements_.produced[of_part] = placements_.produced[at];
+        std::ranges::replace(nodes_[producer].outputs, id, part);
+        auto op = std::make_shared<Redistribute>(axis_, ranks_, produced(id), there);
+        std::string name = fmt::format("{}.{}", value.name, op->name());
+        nodes_.push_back({std::move(op), std::move(name), value.phase, {part}, {id}});
+        set(id, there);
     }
 
     const Layout& layout_;
@@ -224,9 +240,9 @@ private:
     const Strategy& strategy_;
     Graph& graph_;
     ValuePlacements& placements_;
+    bool stays_in_use_ = true; // weights that rest elsewhere are led there once a step
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
-    std::map<ValueId, ValueId> replaced_; // accumulated values
 };
 
 // A dim that two axes cut can be put together again from the inner axis outwards only.

@@ -8,6 +8,8 @@
 #include "parallel/communication/communicator.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <fmt/format.h>
 #include <numeric>
 
 namespace tessera {
@@ -41,19 +43,25 @@ MemoryKind memory_of(const Value& value) {
 }
 
 // A Shard over the data axis cuts a parameter, but not a value of a micro-batch: there the axis shares out the
-// micro-batches of a step, and the graph sees one of them.
+// micro-batches of a step, and the graph sees one of them. A gradient may be summed whole and used in part.
 PlannedValue plan_value(const Value& value, const Placements& produced, const Placements& used, const Layout& layout,
                         const std::vector<int>& coordinate) {
     Placements cutting = produced;
-    if (of_micro_batch(value)) cutting[static_cast<std::size_t>(layout.data_axis)] = Placement::replicate();
+    Placement& data = cutting[static_cast<std::size_t>(layout.data_axis)];
+    if (of_micro_batch(value) && data.kind == Placement::Kind::shard) data = Placement::replicate();
     const Box box = local_box(value.type.shape, cutting, layout.mesh, coordinate);
-    return {used, box, {box.shape(), value.type.dtype}, memory_of(value), -1};
+    const Range held = run_of(box, produced, layout.mesh, coordinate);
+    const bool whole = held == Range{0, box.count()};
+    const bool flat = std::ranges::find(produced, Placement::flat()) != produced.end();
+    const Shape shape = flat ? Shape{held.size()} : box.shape();
+    return {used, box, whole ? run_of(box, used, layout.mesh, coordinate) : held, {shape, value.type.dtype},
+            memory_of(value), -1};
 }
 
-std::vector<TensorType> local_types(const Plan& plan, const std::vector<ValueId>& ids) {
+std::vector<TensorType> seen_types(const Plan& plan, const std::vector<ValueId>& ids, Phase phase) {
     std::vector<TensorType> types;
     for (const ValueId id : ids)
-        types.push_back(plan.value(id).local);
+        types.push_back(plan.seen(id, phase));
     return types;
 }
 
@@ -66,6 +74,7 @@ Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& pl
     for (const ValueId input : node.inputs) {
         locality.wholes.push_back(placed.graph.value(input).type.shape);
         locality.inputs.push_back(plan.value(input).box);
+        locality.runs.push_back(plan.value(input).run);
         bool counts = true;
         const Placements& at = placed.placements.used[static_cast<std::size_t>(input)];
         for (std::size_t axis = 0; !node.outputs.empty() && axis < at.size(); ++axis)
@@ -87,8 +96,8 @@ void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& or
                   const std::vector<int>& coordinate, Plan& plan) {
     for (const std::int32_t index : order) {
         const Node& node = placed.graph.nodes()[static_cast<std::size_t>(index)];
-        const std::vector<TensorType> inputs = local_types(plan, node.inputs);
-        const std::vector<TensorType> outputs = local_types(plan, node.outputs);
+        const std::vector<TensorType> inputs = seen_types(plan, node.inputs, node.phase);
+        const std::vector<TensorType> outputs = seen_types(plan, node.outputs, node.phase);
         const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
         plan.phases[static_cast<std::size_t>(node.phase)].push_back(
@@ -119,14 +128,53 @@ std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const
     return most * layout.mesh.shared_axes();
 }
 
+// Whole subtrees of the summation tree, or every data_ranks-th micro-batch. The latter sums a round of neighbours first,
+// which are a subtree when the ranks are a power of two.
+void share_out(const Layout& layout, int place, Plan& plan) {
+    const int ranks = layout.data_ranks();
+    plan.share = layout.tree().share(place);
+    if (!layout.rounds || ranks == 1) return;
+    if (layout.micro_batches % ranks != 0)
+        throw ConfigError(fmt::format("parallelism.zero_stage 2 and 3 sum the gradients of each micro-batch over the {} "
+                                      "ranks of mesh axis '{}': the {} micro-batches of a step must be a multiple of "
+                                      "that",
+                                      ranks, layout.mesh.axis(layout.data_axis).name, layout.micro_batches));
+    if (layout.reproducible && !std::has_single_bit(static_cast<unsigned>(ranks)))
+        throw ConfigError(fmt::format("parallelism.zero_stage 2 and 3 sum in another order on {} ranks of mesh axis "
+                                      "'{}' than on one: take a power of two of them, stage 1, or set "
+                                      "run.reproducible = false",
+                                      ranks, layout.mesh.axis(layout.data_axis).name));
+    plan.share = {place, place + layout.micro_batches / ranks};
+    plan.stride = ranks;
+}
+
+// Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same.
+std::int64_t idle_rounds(const Graph& graph, const Layout& layout, const Plan& plan) {
+    for (const Call& call : plan.calls(Phase::forward)) {
+        const auto transfer = graph.nodes()[static_cast<std::size_t>(call.node)].op->transfer();
+        if (!transfer || transfer->axis != layout.data_axis) continue;
+        std::int64_t most = plan.share.size();
+        for (int rank = 0; rank < layout.data_ranks() && plan.stride == 1; ++rank)
+            most = std::max(most, layout.tree().share(rank).size());
+        return most - plan.share.size();
+    }
+    return 0;
+}
+
 } // namespace
+
+TensorType Plan::seen(ValueId id, Phase phase) const {
+    const PlannedValue& planned = value(id);
+    const bool part = phase == Phase::update && planned.run.size() != planned.local.shape.count();
+    return part ? TensorType{{planned.run.size()}, planned.local.dtype} : planned.local;
+}
 
 Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream) {
     if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
         throw InternalError("a layout needs one strategy per axis of its mesh");
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
-    plan.share = layout.tree().share(coordinate[static_cast<std::size_t>(layout.data_axis)]);
+    share_out(layout, coordinate[static_cast<std::size_t>(layout.data_axis)], plan);
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
 
@@ -139,6 +187,7 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     assign_memory(placed.graph, order, plan);
     append_calls(placed, order, stream, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
+    plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
     plan.graph = std::move(placed.graph);
     return plan;

@@ -36,19 +36,22 @@ struct Layout {
     std::vector<std::shared_ptr<const Strategy>> strategies; // one per axis of the mesh
     int data_axis = 0;
     std::int64_t micro_batches = 1;                                       // of a step, over all ranks of the data axis
+    bool rounds = false;                                                  // see Strategy::sums_every_micro_batch
     bool one_host = true;                                                 // all ranks can share memory
     bool reproducible = true;                                             // sums in the order of the summation tree
     std::int64_t bucket_bytes = std::numeric_limits<std::int64_t>::max(); // a bucket is closed once it holds as much
 
     int data_ranks() const { return mesh.axis(data_axis).size; }
     SummationTree tree() const { return {micro_batches, data_ranks()}; }
+
 };
 
 // A value on this rank.
 struct PlannedValue {
     Placements placements; // of an accumulated value: where the update phase finds it
     Box box;               // its part of the logical tensor; for values of a micro-batch, of one micro-batch
-    TensorType local;
+    Range run;             // the elements of its part that it holds, or updates: all but where an axis has Flat
+    TensorType local;      // what lies in memory
     MemoryKind memory = MemoryKind::activations;
     std::int64_t offset = -1; // within that memory; -1: nobody ever needs it
 };
@@ -78,10 +81,15 @@ struct Plan {
     MemoryNeed memory;                       // gradients: of all slots; data: not known here
     std::int64_t slot_bytes = 0;             // of the gradients' memory: one sum over micro-batches
     int slots = 1;                           // sums kept at once: see SummationTree
-    Range share;                             // this rank's micro-batches
+    Range share;                             // this rank's micro-batches; see stride
+    std::int64_t stride = 1;                 // the i-th of them is number share.begin + i * stride
+    std::int64_t idle_rounds = 0;            // forward passes in which it takes part for the other ranks' sake
     double flops_per_micro_batch = 0;        // of the whole model, forward and backward
 
     const std::vector<Call>& calls(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
+    // What nodes of a phase see of a value: of a gradient that is summed whole, the update sees this rank's run.
+    TensorType seen(ValueId id, Phase phase) const;
+
     const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
 };
 

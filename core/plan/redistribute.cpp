@@ -49,6 +49,13 @@ void copy_parts(Stream& stream, const View& whole, int dim, int ranks, const Vie
     }
 }
 
+// Whether the ranks' parts do not lie one behind the other in the whole.
+bool is_packed(const Shape& whole, int dim) { return dim > 0 && whole.count(0, dim) > 1; }
+
+View in_a_row(const View& view) { return {view.memory(), {view.count()}, view.dtype}; }
+
+constexpr Parts runs{.unit = flat_block};
+
 int dim_of(Placement placement) { return placement.kind == Placement::Kind::shard ? placement.value : -1; }
 
 } // namespace
@@ -58,8 +65,8 @@ Redistribute::Redistribute(int axis, int ranks, Placement from, Placement to)
 
 std::int64_t Redistribute::workspace_bytes(const Stream&, std::span<const TensorType> in,
                                            std::span<const TensorType> out) const {
-    if (collective_ == Collective::all_gather && out[0].shape.count(0, from_dim_) > 1) return out[0].bytes();
-    if (collective_ == Collective::reduce_scatter && in[0].shape.count(0, to_dim_) > 1) return in[0].bytes();
+    if (collective_ == Collective::all_gather && is_packed(out[0].shape, from_dim_)) return out[0].bytes();
+    if (collective_ == Collective::reduce_scatter && is_packed(in[0].shape, to_dim_)) return in[0].bytes();
     if (collective_ == Collective::all_to_all) return 2 * align_up(in[0].bytes());
     return 0;
 }
@@ -86,7 +93,8 @@ void Redistribute::run(Stream& stream, const Operands& a) const {
 
 void Redistribute::gather(Stream& stream, const Operands& a) const {
     const View &part = a.inputs[0], &whole = a.outputs[0];
-    const bool packed = whole.shape.count(0, from_dim_) > 1;
+    if (from_dim_ < 0) return a.groups->axis(axis_).all_gather(stream, in_a_row(part), in_a_row(whole), runs);
+    const bool packed = is_packed(whole.shape, from_dim_);
     const View target = packed ? View(a.workspace.memory(), whole.shape, whole.dtype) : whole;
     a.groups->axis(axis_).all_gather(stream, as_rows(part, part.shape[from_dim_], whole.shape, from_dim_),
                                      as_rows(target, whole.shape[from_dim_], whole.shape, from_dim_));
@@ -95,7 +103,8 @@ void Redistribute::gather(Stream& stream, const Operands& a) const {
 
 void Redistribute::scatter_sum(Stream& stream, const Operands& a) const {
     const View &whole = a.inputs[0], &part = a.outputs[0];
-    const bool packed = whole.shape.count(0, to_dim_) > 1;
+    if (to_dim_ < 0) return a.groups->axis(axis_).reduce_scatter(stream, in_a_row(whole), in_a_row(part), runs);
+    const bool packed = is_packed(whole.shape, to_dim_);
     const View source = packed ? View(a.workspace.memory(), whole.shape, whole.dtype) : whole;
     if (packed) copy_parts(stream, whole, to_dim_, ranks_, source, true);
     a.groups->axis(axis_).reduce_scatter(stream, as_rows(source, whole.shape[to_dim_], whole.shape, to_dim_),
@@ -103,8 +112,10 @@ void Redistribute::scatter_sum(Stream& stream, const Operands& a) const {
 }
 
 void Redistribute::slice(Stream& stream, const Operands& a) const {
-    const AlongDim whole(a.inputs[0].shape, to_dim_, a.inputs[0].dtype);
-    const Range range = shard_range(whole.size, ranks_, a.groups->axis(axis_).rank());
+    const int rank = a.groups->axis(axis_).rank();
+    const AlongDim whole = to_dim_ < 0 ? AlongDim({a.inputs[0].count()}, 0, a.inputs[0].dtype)
+                                       : AlongDim(a.inputs[0].shape, to_dim_, a.inputs[0].dtype);
+    const Range range = shard_range_in_units(whole.size, to_dim_ < 0 ? flat_block : 1, ranks_, rank);
     const kernels::Blocks blocks{.count = whole.outer,
                                  .bytes = range.size() * whole.inner_bytes,
                                  .from_step = whole.size * whole.inner_bytes,

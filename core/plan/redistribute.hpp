@@ -34,7 +34,7 @@ private:
     int axis_;
     int ranks_;
     Collective collective_;
-    int from_dim_; // of a shard
+    int from_dim_; // of a shard; -1: a run of elements
     int to_dim_;
 };
 

@@ -18,7 +18,8 @@ std::int64_t whole_bytes(const Node& node, Collective collective, int ranks, con
 }
 
 std::int64_t runs_of(Phase phase, const Plan& plan) {
-    return phase == Phase::forward || phase == Phase::backward ? plan.share.size() : 1;
+    if (phase == Phase::forward) return plan.share.size() + plan.idle_rounds;
+    return phase == Phase::backward ? plan.share.size() : 1;
 }
 
 Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transfer, const Plan& plan) {
@@ -48,8 +49,15 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
     return found;
 }
 
-std::int64_t bytes_sent(const Exchange& exchange, const Layout& layout) {
-    return bytes_sent(exchange.collective, exchange.bytes, layout.mesh.axis(exchange.axis).size);
+// Sums are scattered one by one, all others are reduced as one.
+std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout) {
+    const int ranks = layout.mesh.axis(exchange.axis).size;
+    if (exchange.collective != Collective::reduce_scatter)
+        return bytes_sent(exchange.collective, exchange.bytes, ranks);
+    std::int64_t total = 0;
+    for (const ValueId id : exchange.values)
+        total += bytes_sent(exchange.collective, plan.value(id).local.bytes(), ranks);
+    return total;
 }
 
 std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout) {
@@ -57,7 +65,7 @@ std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout) {
     for (const Transfers& transfers : transfers_of(plan, layout))
         if (transfers.axis == axis) total += transfers.bytes_sent;
     for (const Exchange& exchange : plan.exchanges)
-        if (exchange.axis == axis) total += bytes_sent(exchange, layout);
+        if (exchange.axis == axis) total += bytes_sent(exchange, plan, layout);
     return total;
 }
 

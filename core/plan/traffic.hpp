@@ -21,7 +21,7 @@ struct Transfers {
 // By axis, then in the order of the phases. What moves nothing between ranks is left out.
 std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout);
 
-std::int64_t bytes_sent(const Exchange& exchange, const Layout& layout);
+std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout);
 
 // In a step, by each rank: all transfers and exchanges on an axis.
 std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout);

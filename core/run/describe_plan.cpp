@@ -82,7 +82,7 @@ std::vector<Sums> sums_over(int axis, const Program& program) {
             one = found.insert(one, Sums{.collective = exchange.collective, .first = exchange.after});
         ++one->buckets;
         one->tensors += exchange.values.size();
-        one->bytes_sent += bytes_sent(exchange, program.layout);
+        one->bytes_sent += bytes_sent(exchange, program.plan, program.layout);
     }
     return found;
 }

@@ -46,19 +46,21 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
     find_step_inputs();
 }
 
-View Executor::bind(ValueId id, int slot) const {
+View Executor::bind(ValueId id, int slot, Phase phase) const {
     const PlannedValue& value = plan_.value(id);
-    const std::int64_t offset = value.memory == MemoryKind::gradients ? slot * plan_.slot_bytes : 0;
-    return memory_.view(value.memory, offset + value.offset, value.local);
+    const TensorType seen = plan_.seen(id, phase);
+    std::int64_t offset = value.offset + (value.memory == MemoryKind::gradients ? slot * plan_.slot_bytes : 0);
+    if (seen != value.local) offset += value.run.begin * bytes_of(seen.dtype);
+    return memory_.view(value.memory, offset, seen);
 }
 
 Executor::BoundCall Executor::bind(const Call& call, int slot) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
     BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
     for (const ValueId input : node.inputs)
-        bound.inputs.push_back(bind(input, slot));
+        bound.inputs.push_back(bind(input, slot, node.phase));
     for (const ValueId output : node.outputs)
-        bound.outputs.push_back(bind(output, slot));
+        bound.outputs.push_back(bind(output, slot, node.phase));
     return bound;
 }
 
@@ -178,7 +180,14 @@ void Executor::reduce(const Exchange& exchange) {
         return communicator.all_reduce(stream_, buffer, Reduction::sum);
     }
     follow(exchange_stream_, stream_);
-    if (layout_.reproducible)
+    const SummationTree* tree = layout_.reproducible ? &tree_ : nullptr;
+    if (exchange.collective == Collective::reduce_scatter)
+        for (const ValueId id : exchange.values) {
+            const View whole = bind(id, 0), part = bind(id, 0, Phase::update);
+            communicator.reduce_scatter(exchange_stream_, View(whole.memory(), {whole.count()}, whole.dtype),
+                                        View(part.memory(), {part.count()}, part.dtype), {flat_block, tree});
+        }
+    else if (tree != nullptr)
         communicator.tree_reduce(exchange_stream_, buffer, tree_);
     else
         communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
@@ -216,13 +225,26 @@ void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& s
     }
 }
 
+// On a batch of zeros; what it accumulates is written over by the first micro-batch.
+void Executor::run_idle_round(const StepState& state) {
+    for (const ValueId id : graph().of_kind(ValueKind::input)) {
+        if (graph().value(id).of_step || plan_.value(id).offset < 0) continue;
+        const View view = bind(id, 0);
+        const View words(view.memory(), {view.bytes() / bytes_of(DType::f32)}, DType::f32);
+        std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
+    }
+    run(bound(0, Phase::forward), state);
+}
+
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
     const bool recordable = first_that_depends_on_step(plan_, {Phase::forward, Phase::backward}) == nullptr;
+    for (std::int64_t round = 0; round < plan_.idle_rounds; ++round)
+        run_idle_round(state);
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
-        state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
+        state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i) * plan_.stride) * micro_batch_size;
         write_step_inputs(state);
         replay(recordable, replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
     }

@@ -68,7 +68,7 @@ private:
         View host;
     };
 
-    View bind(ValueId id, int slot) const;
+    View bind(ValueId id, int slot, Phase phase = Phase::backward) const; // as nodes of the phase see it
     BoundCall bind(const Call& call, int slot) const;
     Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
     void plan_merges();
@@ -77,6 +77,7 @@ private:
     void write_step_inputs(const StepState& state);
 
     void run(Calls calls, const StepState& state);
+    void run_idle_round(const StepState& state);
     void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
     void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
     template <class Work> void replay(bool recordable, Replay& part, const Work& work);

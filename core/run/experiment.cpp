@@ -56,13 +56,20 @@ std::int64_t bucket_bytes(const Config& config, const Stream& stream) {
     return static_cast<std::int64_t>((cap == 0 ? 25 : cap) * (1 << 20));
 }
 
+int zero_stage(const Config& config) {
+    const std::int64_t stage = config.get(parallelism_zero);
+    if (stage < 0 || stage > 3) config.refuse(parallelism_zero.name, "must be 0, 1, 2 or 3");
+    return static_cast<int>(stage);
+}
+
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
-                                                  {.sequence_parallel = config.get(parallelism_sequence)}));
+                                                  {.zero_stage = zero_stage(config),
+                                                   .sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);
@@ -159,6 +166,7 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
             .micro_batch_size = batch.micro_batch,
             .first_micro_batch = train.plan.share.begin,
             .micro_batches = train.plan.share.size(),
+            .stride = train.plan.stride,
             .micro_batches_per_step = batch.micro_batches,
             .first_step = first_step,
             .end_step = std::max(steps, first_step)}; // a run may resume beyond its end
@@ -180,6 +188,8 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
     program.layout = make_layout(config, view, 1, stream);
+    program.layout.rounds =
+        program.layout.strategies[static_cast<std::size_t>(program.layout.data_axis)]->sums_every_micro_batch();
     experiment.batch = solve_batch(config, program.layout.data_ranks());
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;

@@ -55,6 +55,34 @@ View view_of_words(const std::vector<std::int32_t>& words) {
     return {const_cast<std::int32_t*>(words.data()), {static_cast<std::int64_t>(words.size())}, DType::i32};
 }
 
+// What a rank holds of a tensor, as boxes one behind the other in its memory.
+struct Piece {
+    Box box;
+    std::int64_t first; // element in the memory
+};
+
+std::vector<Piece> pieces_of(const PlannedValue& value) {
+    std::vector<Piece> pieces;
+    std::int64_t first = 0;
+    for (Box& box : boxes_of_run(value.box, value.run)) {
+        const std::int64_t count = box.count();
+        pieces.push_back({std::move(box), first});
+        first += count;
+    }
+    return pieces;
+}
+
+std::vector<std::int64_t> start_of(const Box& box) {
+    std::vector<std::int64_t> start;
+    for (const Range& range : box.ranges)
+        start.push_back(range.begin);
+    return start;
+}
+
+View view_from(const View& view, std::int64_t first, const Shape& shape) {
+    return {static_cast<std::byte*>(view.memory()) + first * bytes_of(view.dtype), shape, view.dtype};
+}
+
 // Which of the ranks that hold the same box a rank is.
 struct Copy {
     int number = 0;
@@ -72,6 +100,19 @@ Copy copy_of(const PlannedValue& value, const Mesh& mesh, int rank) {
     return copy;
 }
 
+// Along the first dim, what several ranks hold alike is shared out among them; runs are left to the first.
+std::vector<Piece> pieces_to_save(const PlannedValue& value, Copy copy) {
+    std::vector<Piece> pieces = pieces_of(value);
+    if (copy.count == 1) return pieces;
+    if (pieces.size() != 1 || pieces[0].box.ranges.empty()) return copy.number == 0 ? pieces : std::vector<Piece>();
+    Range& rows = pieces[0].box.ranges[0];
+    const std::int64_t row = pieces[0].box.count() / std::max<std::int64_t>(rows.size(), 1);
+    const Range own = shard_range(rows.size(), copy.count, copy.number);
+    rows = {rows.begin + own.begin, rows.begin + own.end};
+    pieces[0].first = own.begin * row;
+    return pieces;
+}
+
 } // namespace
 
 void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed) {
@@ -82,15 +123,18 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
         const RandomKey key = random_key(seed, value.name);
         HostCopy copy(executor.stream(), executor.view(id));
         float* data = copy.view().as<float>();
-        for_each_run(value.type.shape, program.plan.value(id).box,
-                     [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
-                         const View run(data + in_box, {count}, DType::f32);
-                         if (start.deviation == 0)
-                             std::fill_n(data + in_box, count, static_cast<float>(start.constant));
-                         else
-                             fill_normal(run, key, static_cast<float>(start.constant),
-                                         static_cast<float>(start.deviation), static_cast<std::uint64_t>(in_whole));
-                     });
+        const auto start_run = [&](std::int64_t in_whole, float* run, std::int64_t count) {
+            if (start.deviation == 0)
+                std::fill_n(run, count, static_cast<float>(start.constant));
+            else
+                fill_normal(View(run, {count}, DType::f32), key, static_cast<float>(start.constant),
+                            static_cast<float>(start.deviation), static_cast<std::uint64_t>(in_whole));
+        };
+        for (const Piece& piece : pieces_of(program.plan.value(id)))
+            for_each_run(value.type.shape, piece.box,
+                         [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
+                             start_run(in_whole, data + piece.first + in_box, count);
+                         });
         copy.store();
     }
 }
@@ -101,28 +145,14 @@ SavedState state_to_save(const Program& program, const Executor& executor, int r
     std::vector<TensorPart>& parts = state.parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const PlannedValue& planned = program.plan.value(id);
-        const auto add = [&](const std::vector<std::int64_t>& start, const View& part) {
-            HostCopy& copy = state.copies.emplace_back(executor.stream(), part);
-            copy.load();
-            parts.push_back({value.name, value.type.shape, value.type.dtype, start, copy.view()});
-        };
         const View view = executor.view(id);
-        const Copy copy = copy_of(planned, program.layout.mesh, rank);
-        if (view.shape.rank() == 0) {
-            if (copy.number == 0) add({}, view);
-            continue;
+        const PlannedValue& planned = program.plan.value(id);
+        for (const Piece& piece : pieces_to_save(planned, copy_of(planned, program.layout.mesh, rank))) {
+            HostCopy& copy =
+                state.copies.emplace_back(executor.stream(), view_from(view, piece.first, piece.box.shape()));
+            copy.load();
+            parts.push_back({value.name, value.type.shape, value.type.dtype, start_of(piece.box), copy.view()});
         }
-        const Range rows = shard_range(view.shape[0], copy.count, copy.number);
-        Shape shape = view.shape;
-        shape.set(0, rows.size());
-        std::vector<std::int64_t> start;
-        for (const Range& range : planned.box.ranges)
-            start.push_back(range.begin);
-        start[0] += rows.begin;
-        auto* first = static_cast<std::byte*>(view.memory()) +
-                      rows.begin * view.shape.count(1, view.shape.rank()) * bytes_of(value.type.dtype);
-        add(start, View(first, shape, value.type.dtype));
     }
     return state;
 }
@@ -134,12 +164,10 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
         if (!checkpoint.has(value.name))
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
-        std::vector<std::int64_t> start;
-        for (const Range& range : program.plan.value(id).box.ranges)
-            start.push_back(range.begin);
         checkpoint.require(value.name, value.type.shape, value.type.dtype);
         HostCopy copy(executor.stream(), executor.view(id));
-        checkpoint.read(value.name, start, copy.view());
+        for (const Piece& piece : pieces_of(program.plan.value(id)))
+            checkpoint.read(value.name, start_of(piece.box), view_from(copy.view(), piece.first, piece.box.shape()));
         copy.store();
     }
 }

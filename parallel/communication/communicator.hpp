@@ -22,6 +22,13 @@ enum class SumOrder { tree, library };
 using Seconds = std::chrono::duration<double>;
 inline constexpr Seconds forever{std::numeric_limits<double>::infinity()};
 
+// How a whole is cut into the parts of the ranks: along dim 0 by shard_range, in units of so many rows. Sums are added in
+// the order of `tree`, which has as many ranks as the communicator; null: one leaf per rank.
+struct Parts {
+    std::int64_t unit = 1;
+    const SummationTree* tree = nullptr;
+};
+
 // Every call is made by all ranks of the communicator, in the same order, with the same dtype and (but for uneven
 // parts) the same sizes. A mismatch throws InternalError where the back end can see it. Views may be empty. Nothing is
 // allocated but in `allocate`.
@@ -49,12 +56,12 @@ public:
     // In place all-reduce (sum, f32) in the order of `tree`, which must have size() ranks: the reproducible reduction.
     virtual void tree_reduce(Stream& stream, View buffer, const SummationTree& tree) = 0;
 
-    // Parts along dim 0 of `whole`, cut by shard_range; `part` is this rank's and may lie at its place inside `whole`.
-    virtual void all_gather(Stream& stream, ConstView part, View whole) = 0;
+    // `part` is this rank's part of `whole` and may lie at its place inside it.
+    virtual void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts = {}) = 0;
 
-    // The sum over ranks of `whole`, of which each rank receives its part along dim 0, cut by shard_range. `part` may
-    // lie at its place inside `whole`, otherwise `whole` keeps its values. The order is that of all_reduce.
-    virtual void reduce_scatter(Stream& stream, ConstView whole, View part) = 0;
+    // The sum over ranks of `whole`, of which each rank receives its part. `part` may lie at its place inside `whole`,
+    // otherwise `whole` keeps its values. With a tree f32 is summed; without, the order is that of all_reduce.
+    virtual void reduce_scatter(Stream& stream, ConstView whole, View part, const Parts& parts = {}) = 0;
 
     // Block i of `send` goes to rank i, where it becomes block number rank(). size() equal blocks along dim 0, which
     // must be divisible by size(). The views do not overlap.

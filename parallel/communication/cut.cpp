@@ -16,8 +16,8 @@ Range slice_bytes(std::int64_t bytes, int ranks, int rank) {
     return {std::min(bytes, lines.begin * alignment_bytes), std::min(bytes, lines.end * alignment_bytes)};
 }
 
-Range part_bytes(const ConstView& whole, int ranks, int rank) {
-    const Range rows = shard_range(whole.shape[0], ranks, rank);
+Range part_bytes(const ConstView& whole, std::int64_t unit, int ranks, int rank) {
+    const Range rows = shard_range_in_units(whole.shape[0], unit, ranks, rank);
     const std::int64_t row = whole.shape.count(1, whole.shape.rank()) * bytes_of(whole.dtype);
     return {rows.begin * row, rows.end * row};
 }
@@ -26,10 +26,11 @@ Range piece_of(Range range, std::int64_t at, std::int64_t limit) {
     return {std::min(range.end, range.begin + at), std::min(range.end, range.begin + at + limit)};
 }
 
-void check_part(std::string_view call, const ConstView& whole, const ConstView& part, int ranks, int rank) {
+void check_part(std::string_view call, const ConstView& whole, const ConstView& part, std::int64_t unit, int ranks,
+                int rank) {
     if (whole.shape.rank() < 1) throw InternalError(fmt::format("{}: a scalar cannot be cut into parts", call));
     Shape expected = whole.shape;
-    expected.set(0, shard_range(whole.shape[0], ranks, rank).size());
+    expected.set(0, shard_range_in_units(whole.shape[0], unit, ranks, rank).size());
     if (part.shape != expected || part.dtype != whole.dtype)
         throw InternalError(fmt::format("{}: rank {} of {} has a part of {} {}, the whole of {} {} wants {}", call,
                                         rank, ranks, name_of(part.dtype), part.shape.text(), name_of(whole.dtype),

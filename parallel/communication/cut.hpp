@@ -16,14 +16,15 @@ namespace tessera {
 // The bytes of a reduction that `rank` sums: whole cache lines, so that no two ranks write to one.
 Range slice_bytes(std::int64_t bytes, int ranks, int rank);
 
-// The bytes of `whole` that are `rank`'s part along dim 0.
-Range part_bytes(const ConstView& whole, int ranks, int rank);
+// The bytes of `whole` that are `rank`'s part along dim 0, cut in units of so many rows.
+Range part_bytes(const ConstView& whole, std::int64_t unit, int ranks, int rank);
 
 // The piece [at, at + limit) of a range of bytes, cut off at its end; empty beyond.
 Range piece_of(Range range, std::int64_t at, std::int64_t limit);
 
 // These throw InternalError, naming the call, what was found and what was expected.
-void check_part(std::string_view call, const ConstView& whole, const ConstView& part, int ranks, int rank);
+void check_part(std::string_view call, const ConstView& whole, const ConstView& part, std::int64_t unit, int ranks,
+                int rank);
 void check_blocks(const ConstView& send, const ConstView& receive, int ranks);
 void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks);
 void check_rank(std::string_view call, int rank, int ranks);

@@ -27,12 +27,12 @@ public:
 
     void all_reduce(Stream&, View, Reduction) override {}
     void tree_reduce(Stream&, View buffer, const SummationTree& tree) override { check_tree(buffer, tree, 1); }
-    void all_gather(Stream& stream, ConstView part, View whole) override {
-        check_part("all_gather", whole, part, 1, 0);
+    void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
+        check_part("all_gather", whole, part, parts.unit, 1, 0);
         copy(stream, part, whole);
     }
-    void reduce_scatter(Stream& stream, ConstView whole, View part) override {
-        check_part("reduce_scatter", whole, part, 1, 0);
+    void reduce_scatter(Stream& stream, ConstView whole, View part, const Parts& parts) override {
+        check_part("reduce_scatter", whole, part, parts.unit, 1, 0);
         copy(stream, whole, part);
     }
     void all_to_all(Stream& stream, ConstView send, View receive) override {

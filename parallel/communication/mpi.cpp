@@ -39,33 +39,35 @@ public:
         reduce(cpu, buffer, Reduction::sum, tree);
     }
 
-    void all_gather(Stream& stream, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
         cpu_stream(stream);
-        check_part("all_gather", whole, part, size_, rank_);
-        const Range own = part_bytes(whole, size_, rank_);
+        check_part("all_gather", whole, part, parts.unit, size_, rank_);
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
         copy_bytes(bytes_at(whole) + own.begin, bytes_at(part), own.size());
         for (const int peer : peers()) {
-            const Range theirs = part_bytes(whole, size_, peer);
+            const Range theirs = part_bytes(whole, parts.unit, size_, peer);
             send_later(bytes_at(whole) + own.begin, own.size(), peer);
             receive_later(bytes_at(whole) + theirs.begin, theirs.size(), peer);
         }
         exchange();
     }
 
-    void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+    void reduce_scatter(Stream& stream, ConstView whole, View part, const Parts& parts) override {
         CpuStream& cpu = cpu_stream(stream);
-        check_part("reduce_scatter", whole, part, size_, rank_);
-        const Range own = part_bytes(whole, size_, rank_);
-        const std::int64_t largest = part_bytes(whole, size_, 0).size();
+        check_part("reduce_scatter", whole, part, parts.unit, size_, rank_);
+        if (parts.tree != nullptr) check_tree(whole, *parts.tree, size_);
+        const SummationTree& tree = parts.tree != nullptr ? *parts.tree : ranks_tree_;
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
+        const std::int64_t largest = part_bytes(whole, parts.unit, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += slice_limit_) {
             const Range mine = piece_of(own, at, slice_limit_);
             for (const int peer : peers()) {
-                const Range theirs = piece_of(part_bytes(whole, size_, peer), at, slice_limit_);
+                const Range theirs = piece_of(part_bytes(whole, parts.unit, size_, peer), at, slice_limit_);
                 send_later(bytes_at(whole) + theirs.begin, theirs.size(), peer);
                 receive_later(incoming(peer), mine.size(), peer);
             }
             exchange();
-            combine_slice(cpu, whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin, mine.size(),
+            combine_slice(cpu, whole.dtype, Reduction::sum, tree, bytes_at(whole) + mine.begin, mine.size(),
                           bytes_at(part) + (mine.begin - own.begin));
         }
     }

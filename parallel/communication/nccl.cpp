@@ -68,19 +68,19 @@ public:
         reduce(cuda, connections_->begin(number_, "tree_reduce", buffer.bytes()), buffer, Reduction::sum, tree);
     }
 
-    void all_gather(Stream& stream, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
         CudaStream& cuda = gpu(stream);
-        check_part("all_gather", whole, part, size_, rank_);
+        check_part("all_gather", whole, part, parts.unit, size_, rank_);
         const ncclComm_t peers = connections_->begin(number_, "all_gather", whole.bytes());
         if (whole.bytes() == 0) return;
-        const Range own = part_bytes(whole, size_, rank_);
-        if (whole.shape[0] % size_ == 0) {
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
+        if (whole.shape[0] % (parts.unit * size_) == 0) {
             gather_equal(cuda, peers, bytes_at(part), bytes_at(whole), own.size());
         } else {
             copy_on_gpu(cuda, bytes_at(whole) + own.begin, bytes_at(part), own.size());
             Exchange exchange(*this, cuda, peers);
             for (int peer = 0; peer < size_; ++peer) {
-                const Range theirs = part_bytes(whole, size_, peer);
+                const Range theirs = part_bytes(whole, parts.unit, size_, peer);
                 exchange.send(bytes_at(part), own.size(), peer);
                 exchange.receive(bytes_at(whole) + theirs.begin, theirs.size(), peer);
             }
@@ -88,29 +88,31 @@ public:
         }
     }
 
-    void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+    void reduce_scatter(Stream& stream, ConstView whole, View part, const Parts& parts) override {
         CudaStream& cuda = gpu(stream);
-        check_part("reduce_scatter", whole, part, size_, rank_);
+        check_part("reduce_scatter", whole, part, parts.unit, size_, rank_);
+        if (parts.tree != nullptr) check_tree(whole, *parts.tree, size_);
+        const SummationTree& tree = parts.tree != nullptr ? *parts.tree : ranks_tree_;
         const ncclComm_t peers = connections_->begin(number_, "reduce_scatter", whole.bytes());
         if (whole.bytes() == 0) return;
-        if (by_library(whole.dtype, Reduction::sum) && whole.shape[0] % size_ == 0) {
+        if (parts.tree == nullptr && by_library(whole.dtype, Reduction::sum) && whole.shape[0] % (parts.unit * size_) == 0) {
             check(ncclReduceScatter(whole.data, part.memory(), static_cast<std::size_t>(part.count()),
                                     type_of(whole.dtype), ncclSum, peers, cuda.state().stream));
             bytes_sent_ += whole.bytes() - part.bytes();
             return;
         }
-        const Range own = part_bytes(whole, size_, rank_);
-        const std::int64_t largest = part_bytes(whole, size_, 0).size();
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
+        const std::int64_t largest = part_bytes(whole, parts.unit, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += slice_limit_) {
             const Range mine = piece_of(own, at, slice_limit_);
             Exchange exchange(*this, cuda, peers);
             for (int peer = 0; peer < size_; ++peer) {
-                const Range theirs = piece_of(part_bytes(whole, size_, peer), at, slice_limit_);
+                const Range theirs = piece_of(part_bytes(whole, parts.unit, size_, peer), at, slice_limit_);
                 exchange.send(bytes_at(whole) + theirs.begin, theirs.size(), peer);
                 exchange.receive(incoming(peer), mine.size(), peer);
             }
             exchange.finish();
-            combine_slice(cuda, whole.dtype, Reduction::sum, ranks_tree_, bytes_at(whole) + mine.begin, mine.size(),
+            combine_slice(cuda, whole.dtype, Reduction::sum, tree, bytes_at(whole) + mine.begin, mine.size(),
                           bytes_at(part) + (mine.begin - own.begin));
         }
     }

@@ -50,17 +50,17 @@ public:
         reduce(cpu, buffer, Reduction::sum, tree, direct);
     }
 
-    void all_gather(Stream& stream, ConstView part, View whole) override {
+    void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
         cpu_stream(stream);
-        check_part("all_gather", whole, part, size_, rank_);
-        const Range own = part_bytes(whole, size_, rank_);
+        check_part("all_gather", whole, part, parts.unit, size_, rank_);
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
         const std::int64_t limit = enter(CollectiveCall::all_gather, 0, whole, part) ? whole.bytes() : staging_bytes;
-        const std::int64_t largest = part_bytes(whole, size_, 0).size();
+        const std::int64_t largest = part_bytes(whole, parts.unit, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += limit) {
             stage(0, bytes_at(part) + at, piece_of(own, at, limit).size());
             exposed();
             for (int rank = 0; rank < size_; ++rank) {
-                const Range piece = piece_of(part_bytes(whole, size_, rank), at, limit);
+                const Range piece = piece_of(part_bytes(whole, parts.unit, size_, rank), at, limit);
                 copy_bytes(bytes_at(whole) + piece.begin, peers_[static_cast<std::size_t>(rank)], piece.size());
             }
             meeting_.barrier();
@@ -68,22 +68,24 @@ public:
         bytes_sent_ += own.size() * (size_ - 1);
     }
 
-    void reduce_scatter(Stream& stream, ConstView whole, View part) override {
+    void reduce_scatter(Stream& stream, ConstView whole, View part, const Parts& parts) override {
         CpuStream& cpu = cpu_stream(stream);
-        check_part("reduce_scatter", whole, part, size_, rank_);
-        const Range own = part_bytes(whole, size_, rank_);
+        check_part("reduce_scatter", whole, part, parts.unit, size_, rank_);
+        if (parts.tree != nullptr) check_tree(whole, *parts.tree, size_);
+        const SummationTree& tree = parts.tree != nullptr ? *parts.tree : ranks_tree_;
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
         const bool direct = enter(CollectiveCall::reduce_scatter, 0, whole, whole);
         const std::int64_t limit = direct ? std::max<std::int64_t>(whole.bytes(), 1) : block_limit();
-        const std::int64_t largest = part_bytes(whole, size_, 0).size();
+        const std::int64_t largest = part_bytes(whole, parts.unit, size_, 0).size();
         for (std::int64_t at = 0; at < largest; at += limit) {
             for (int rank = 0; rank < size_; ++rank) {
-                const Range piece = piece_of(part_bytes(whole, size_, rank), at, limit);
+                const Range piece = piece_of(part_bytes(whole, parts.unit, size_, rank), at, limit);
                 stage(rank * limit, bytes_at(whole) + piece.begin, piece.size());
             }
             exposed();
             const Range mine = piece_of(own, at, limit);
             std::byte* to = bytes_at(part) + at;
-            combine_pieces(cpu, whole.dtype, Reduction::sum, ranks_tree_, direct ? own.begin : rank_ * limit,
+            combine_pieces(cpu, whole.dtype, Reduction::sum, tree, direct ? own.begin : rank_ * limit,
                            mine.size(), {&to, 1});
             meeting_.barrier();
         }

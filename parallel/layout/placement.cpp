@@ -19,6 +19,8 @@ std::string Placement::text() const {
         return "Partial";
     case Kind::at:
         return fmt::format("At({})", value);
+    case Kind::flat:
+        return "Flat";
     }
     throw InternalError(fmt::format("placement of kind {}", static_cast<int>(kind)));
 }
@@ -30,6 +32,11 @@ Range shard_range(std::int64_t size, int parts, int index) {
     const std::int64_t remainder = size % parts;
     const std::int64_t begin = least * index + std::min<std::int64_t>(index, remainder);
     return {begin, begin + least + (index < remainder ? 1 : 0)};
+}
+
+Range shard_range_in_units(std::int64_t size, std::int64_t unit, int parts, int index) {
+    const Range units = shard_range((size + unit - 1) / unit, parts, index);
+    return {std::min(size, units.begin * unit), std::min(size, units.end * unit)};
 }
 
 Shape Box::shape() const {
@@ -65,6 +72,50 @@ Box local_box(const Shape& whole, const Placements& placements, const Mesh& mesh
     }
     if (!box.held) std::fill(box.ranges.begin(), box.ranges.end(), Range{});
     return box;
+}
+
+Range run_of(const Box& box, const Placements& placements, const Mesh& mesh, const std::vector<int>& coordinate) {
+    Range run{0, box.count()};
+    bool found = false;
+    for (std::size_t axis = 0; axis < placements.size(); ++axis) {
+        if (placements[axis].kind != Placement::Kind::flat) continue;
+        if (found) throw InternalError("two axes of a mesh cut one tensor into runs");
+        run = shard_range_in_units(run.size(), flat_block, mesh.axis(static_cast<int>(axis)).size, coordinate[axis]);
+        found = true;
+    }
+    return run;
+}
+
+// The rest of a row, whole rows, and the beginning of a row, each cut further along the dims within.
+std::vector<Box> boxes_of_run(const Box& box, Range run) {
+    if (run.size() <= 0) return {};
+    const Shape shape = box.shape();
+    if (run == Range{0, shape.count()}) return {box};
+    const std::int64_t row = shape.count(1, shape.rank());
+    const auto inside = [&](std::int64_t index, Range part) { // a part of one row
+        Box one = box;
+        one.ranges.erase(one.ranges.begin());
+        std::vector<Box> boxes = boxes_of_run(one, part);
+        const std::int64_t place = box.ranges[0].begin + index;
+        for (Box& found : boxes)
+            found.ranges.insert(found.ranges.begin(), {place, place + 1});
+        return boxes;
+    };
+    std::vector<Box> boxes;
+    const auto add = [&](std::vector<Box> more) { boxes.insert(boxes.end(), more.begin(), more.end()); };
+    std::int64_t first = run.begin / row, last = run.end / row; // rows [first, last) are whole, but perhaps the first
+    if (first == last) return inside(first, {run.begin - first * row, run.end - first * row});
+    if (run.begin != first * row) {
+        add(inside(first, {run.begin - first * row, row}));
+        ++first;
+    }
+    if (first < last) {
+        Box rows = box;
+        rows.ranges[0] = {box.ranges[0].begin + first, box.ranges[0].begin + last};
+        boxes.push_back(rows);
+    }
+    if (run.end != last * row) add(inside(last, {0, run.end - last * row}));
+    return boxes;
 }
 
 } // namespace tessera

@@ -3,7 +3,10 @@
 //
 // For a gradient, Replicate means that every rank of the axis holds the whole, finished gradient. Partial means that
 // each rank holds a summand of full shape and that the sum over the axis is still owed: all-reducing leads to
-// Replicate, reduce-scattering to Shard. The same words hold for every other tensor.
+// Replicate, reduce-scattering to Shard or Flat. The same words hold for every other tensor.
+//
+// Flat (the optimizer's states under ZeRO) cuts what the other axes leave of the tensor into runs of elements in
+// row-major order, whole blocks of flat_block elements, whatever its shape.
 #pragma once
 
 #include "kernels/tensor.hpp"
@@ -16,7 +19,7 @@
 namespace tessera {
 
 struct Placement {
-    enum class Kind { replicate, shard, partial, at };
+    enum class Kind { replicate, shard, partial, at, flat };
 
     Kind kind = Kind::replicate;
     int value = 0; // shard: the dim (not negative); at: the stage, a place on the axis; else 0
@@ -25,8 +28,9 @@ struct Placement {
     static Placement shard(int dim) { return {Kind::shard, dim}; }
     static Placement partial() { return {Kind::partial, 0}; }
     static Placement at(int stage) { return {Kind::at, stage}; }
+    static Placement flat() { return {Kind::flat, 0}; }
 
-    std::string text() const; // "Replicate", "Shard(0)", "Partial", "At(1)"
+    std::string text() const; // "Replicate", "Shard(0)", "Partial", "At(1)", "Flat"
 
     friend bool operator==(const Placement&, const Placement&) = default;
 };
@@ -44,6 +48,8 @@ struct Range {
 // The index-th of `parts` neighbouring pieces of [0, size). Who gets the remainder is decided here and nowhere else:
 // the first size % parts pieces hold one more than the others. Pieces may be empty.
 Range shard_range(std::int64_t size, int parts, int index);
+// The same for units of neighbours that stay together; the last unit may be smaller.
+Range shard_range_in_units(std::int64_t size, std::int64_t unit, int parts, int index);
 
 // A part of a logical tensor: one range per dim.
 struct Box {
@@ -57,6 +63,16 @@ struct Box {
 
 // What the rank at `coordinate` holds of a tensor of shape `whole`. Two axes that shard the same dim shard outer to
 // inner in the mesh's order. Throws InternalError when the numbers of axes disagree or a dim or stage does not exist.
+// Flat cuts no dim: see run_of.
 Box local_box(const Shape& whole, const Placements& placements, const Mesh& mesh, const std::vector<int>& coordinate);
+
+inline constexpr std::int64_t flat_block = 4096; // elements
+
+// The run of elements of its box that the rank at `coordinate` holds: all of them where no axis has Flat. InternalError
+// when two have.
+Range run_of(const Box& box, const Placements& placements, const Mesh& mesh, const std::vector<int>& coordinate);
+
+// A run of a box's elements as boxes, in order: at most two for each dim but one.
+std::vector<Box> boxes_of_run(const Box& box, Range run);
 
 } // namespace tessera

@@ -32,10 +32,11 @@ Collective redistribution(Placement from, Placement to) {
     using Kind = Placement::Kind;
     if (from == to) return Collective::none;
     if (from.kind == Kind::partial && to.kind == Kind::replicate) return Collective::all_reduce;
-    if (from.kind == Kind::partial && to.kind == Kind::shard) return Collective::reduce_scatter;
-    if (from.kind == Kind::shard && to.kind == Kind::replicate) return Collective::all_gather;
+    const auto cut = [](Placement placement) { return placement.kind == Kind::shard || placement.kind == Kind::flat; };
+    if (from.kind == Kind::partial && cut(to)) return Collective::reduce_scatter;
+    if (cut(from) && to.kind == Kind::replicate) return Collective::all_gather;
     if (from.kind == Kind::shard && to.kind == Kind::shard) return Collective::all_to_all;
-    if (from.kind == Kind::replicate && to.kind == Kind::shard) return Collective::slice;
+    if (from.kind == Kind::replicate && cut(to)) return Collective::slice;
     if (from.kind == Kind::replicate && to.kind == Kind::at) return Collective::none; // the stage holds it already
     if (from.kind == Kind::at && to.kind == Kind::replicate) return Collective::broadcast;
     throw InternalError(fmt::format("no single collective leads from {} to {}", from.text(), to.text()));

@@ -14,8 +14,8 @@ namespace {
 
 using Make = std::unique_ptr<Strategy>(const MeshAxis& axis, const StrategyOptions& options);
 
-std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions&) {
-    return std::make_unique<DataParallel>(axis.name);
+std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions& options) {
+    return std::make_unique<DataParallel>(axis.name, options.zero_stage);
 }
 
 std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {

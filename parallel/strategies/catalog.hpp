@@ -14,6 +14,7 @@ std::vector<std::string_view> strategy_names(); // alphabetical
 
 // What the strategies of a mesh are told.
 struct StrategyOptions {
+    int zero_stage = 0;             // of data parallelism
     bool sequence_parallel = false; // tensor parallelism shares out the sequence, too
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Data parallelism: every rank of the axis holds the whole model and computes its share of the samples.
+// Data parallelism: every rank of the axis computes its share of the samples with the whole model. With ZeRO (Rajbhandari
+// et al. 2020) the ranks share out the optimizer's state (stage 1), also the gradients (2), also the weights at rest (3).
 #pragma once
 
 #include "parallel/strategies/strategy.hpp"
@@ -10,15 +11,17 @@ namespace tessera {
 
 class DataParallel final : public Strategy {
 public:
-    explicit DataParallel(std::string_view axis) : axis_(axis) {}
+    DataParallel(std::string_view axis, int zero_stage) : axis_(axis), stage_(zero_stage) {}
 
     std::string_view axis() const override { return axis_; }
-    ParameterPlacement place(const ParameterDescription& parameter) const override; // Replicate throughout
-    Placement input() const override;                                               // Shard(0): dim 0 counts samples
-    Placement activation() const override;                                          // likewise
+    ParameterPlacement place(const ParameterDescription& parameter) const override;
+    Placement input() const override;      // Shard(0): dim 0 counts samples
+    Placement activation() const override; // likewise
+    bool sums_every_micro_batch() const override { return stage_ >= 2; }
 
 private:
     std::string axis_;
+    int stage_;
 };
 
 } // namespace tessera

@@ -17,10 +17,11 @@ struct ParameterDescription {
 };
 
 struct ParameterPlacement {
-    Placement rest;     // between steps
-    Placement use;      // while its layer computes
-    Placement gradient; // once a step's gradient is finished
-    Placement state;    // the optimizer's
+    Placement rest;       // between steps
+    Placement use;        // while its layer computes
+    Placement gradient;   // once a step's gradient is finished
+    Placement state;      // the optimizer's
+    bool stays_in_use = true; // where rest is not use: led there once a step, or whenever its layer computes
 };
 
 class Strategy {
@@ -30,6 +31,8 @@ public:
     virtual ParameterPlacement place(const ParameterDescription& parameter) const = 0;
     virtual Placement input() const = 0;      // of what is read from the data
     virtual Placement activation() const = 0; // what sums over the axis become between layers
+    // Gradients and loss are summed over the axis in every micro-batch, not once a step.
+    virtual bool sums_every_micro_batch() const { return false; }
 };
 
 } // namespace tessera

@@ -45,7 +45,7 @@ ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) 
                                           "axis '{}'",
                                           parameter.name, size, role->shares, ranks_, axis_));
     }
-    return {there, there, there, there};
+    return {.rest = there, .use = there, .gradient = there, .state = there};
 }
 
 Placement TensorParallel::input() const { return Placement::replicate(); }

@@ -101,7 +101,7 @@ TEST(Cut, CountsBeyond32Bits) {
     }
     EXPECT_EQ(end, bytes);
     const View whole(nullptr, Shape{5, std::int64_t{1} << 31}, DType::bf16);
-    EXPECT_EQ(part_bytes(whole, 2, 1), (Range{std::int64_t{3} << 32, std::int64_t{5} << 32}));
+    EXPECT_EQ(part_bytes(whole, 1, 2, 1), (Range{std::int64_t{3} << 32, std::int64_t{5} << 32}));
     EXPECT_EQ(piece_of({std::int64_t{1} << 40, std::int64_t{3} << 40}, std::int64_t{1} << 39, std::int64_t{1} << 35),
               (Range{std::int64_t{3} << 39, (std::int64_t{3} << 39) + (std::int64_t{1} << 35)}));
 }
