@@ -19,14 +19,26 @@ std::size_t calls_before(const Value& value, const Plan& plan) {
     return 0; // made by the forward phase
 }
 
+// The sum over the data axis goes on with the tree of the micro-batches. Were another axis summed before it, the bits
+// would depend on how many ranks share the micro-batches.
+std::vector<int> data_axis_first(const Layout& layout) {
+    std::vector<int> axes{layout.data_axis};
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        if (axis != layout.data_axis) axes.push_back(axis);
+    return axes;
+}
+
 } // namespace
 
 std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan) {
     const Graph& graph = placed.graph;
     const ValuePlacements& placements = placed.placements;
     std::vector<Exchange> exchanges;
-    for (int turn = 0; turn < layout.mesh.axis_count(); ++turn) {
-        const int axis = (layout.data_axis + 1 + turn) % layout.mesh.axis_count(); // the data axis last
+    std::vector<std::size_t> ready(graph.values().size()); // after so many calls, and the exchanges over former axes
+    for (std::size_t i = 0; i < ready.size(); ++i)
+        ready[i] = calls_before(graph.values()[i], plan);
+    for (const int axis : data_axis_first(layout)) {
+        const auto first = static_cast<std::ptrdiff_t>(exchanges.size());
         for (std::size_t i = 0; i < graph.values().size(); ++i) {
             const PlannedValue& value = plan.values[i];
             if (value.memory != MemoryKind::gradients || value.offset < 0) continue;
@@ -46,8 +58,11 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             Exchange& bucket = exchanges.back();
             bucket.bytes += bytes;
             bucket.values.push_back(static_cast<ValueId>(i));
-            bucket.after = std::max(bucket.after, calls_before(graph.values()[i], plan));
+            bucket.after = std::max(bucket.after, ready[i]);
         }
+        for (auto bucket = exchanges.begin() + first; bucket != exchanges.end(); ++bucket)
+            for (const ValueId id : bucket->values)
+                ready[static_cast<std::size_t>(id)] = bucket->after;
     }
     std::stable_sort(exchanges.begin(), exchanges.end(),
                      [](const Exchange& a, const Exchange& b) { return a.after < b.after; });

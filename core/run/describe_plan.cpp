@@ -2,10 +2,12 @@
 // The text of a plan, section by section.
 #include "core/run/describe_plan.hpp"
 
+#include "core/plan/traffic.hpp"
 #include "core/run/fit.hpp"
 #include "core/with_thousands.hpp"
 
 #include <algorithm>
+#include <array>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -43,29 +45,94 @@ void parameters(const Program& program, Lines out) {
     }
 }
 
-void collectives(const Program& program, const Stream& stream, Lines out) {
-    fmt::format_to(out, "\nCollectives of a step\n");
-    std::int64_t total = 0;
-    const std::string_view way = !std::holds_alternative<CpuStream>(stream) ? "by NCCL"
-                                 : program.layout.one_host                  ? "in shared memory"
-                                                                            : "by messages";
-    const std::size_t calls = program.plan.calls(Phase::backward).size();
-    for (const Exchange& exchange : program.plan.exchanges) {
-        const MeshAxis& axis = program.layout.mesh.axis(exchange.axis);
-        const std::int64_t sent = bytes_sent(exchange.collective, exchange.bytes, axis.size);
-        total += sent;
-        fmt::format_to(out, "  {} over '{}' ({} ranks) of {} tensors, {} bytes: each rank sends {} bytes, {}{}\n",
-                       name_of(exchange.collective), axis.name, axis.size, exchange.values.size(),
-                       with_thousands(exchange.bytes), with_thousands(sent), way,
-                       exchange.after < calls
-                           ? fmt::format(", after {} % of the backward pass", exchange.after * 100 / calls)
-                           : std::string());
+// How the ranks of an axis reach each other.
+std::string_view way_of(const Program& program, const Stream& stream) {
+    if (!std::holds_alternative<CpuStream>(stream)) return "by NCCL";
+    return program.layout.one_host ? "in shared memory" : "by messages";
+}
+
+// "forward       all_reduce      4 calls in each of 6 micro-batches            1,234"
+void line_of_collectives(std::string_view when, Collective collective, const std::string& what, std::int64_t bytes,
+                         Lines out) {
+    fmt::format_to(out, "    {:<9}  {:<14}  {:<44}  {:>17}\n", when, name_of(collective), what, with_thousands(bytes));
+}
+
+std::string text_of(const Transfers& transfers) {
+    const std::string calls = fmt::format("{} call{}", transfers.calls, transfers.calls == 1 ? "" : "s");
+    const bool in_micro_batch = transfers.phase == Phase::forward || transfers.phase == Phase::backward;
+    if (!in_micro_batch) return calls;
+    return fmt::format("{} in each of {} micro-batch{}", calls, transfers.runs, transfers.runs == 1 ? "" : "es");
+}
+
+// The exchanges of one kind on an axis, joined.
+struct Sums {
+    Collective collective;
+    std::size_t buckets = 0;
+    std::size_t tensors = 0;
+    std::size_t first = 0; // starts after so many calls of the backward phase
+    std::int64_t bytes_sent = 0;
+};
+
+std::vector<Sums> sums_over(int axis, const Program& program) {
+    std::vector<Sums> found;
+    for (const Exchange& exchange : program.plan.exchanges) { // in the order in which they start
+        if (exchange.axis != axis) continue;
+        auto one = std::ranges::find(found, exchange.collective, &Sums::collective);
+        if (one == found.end())
+            one = found.insert(one, Sums{.collective = exchange.collective, .first = exchange.after});
+        ++one->buckets;
+        one->tensors += exchange.values.size();
+        one->bytes_sent += bytes_sent(exchange, program.plan, program.layout);
     }
-    fmt::format_to(out, "  in all, each rank sends {} bytes per step\n", with_thousands(total));
+    return found;
+}
+
+std::string text_of(const Sums& sums, const Plan& plan) {
+    const std::string tensors = fmt::format("{} sum{}", sums.tensors, sums.tensors == 1 ? "" : "s");
+    if (sums.buckets == 1) return tensors;
+    return fmt::format("{} in {} buckets, from {} % of backward", tensors, sums.buckets,
+                       sums.first * 100 / plan.calls(Phase::backward).size());
+}
+
+void collectives_over(int axis, const Program& program, Lines out) {
+    constexpr std::array names = {"prepare", "forward", "backward", "update"};
+    const auto transfers_in = [&](bool update) {
+        for (const Transfers& transfers : transfers_of(program.plan, program.layout))
+            if (transfers.axis == axis && (transfers.phase == Phase::update) == update)
+                line_of_collectives(names[static_cast<std::size_t>(transfers.phase)], transfers.collective,
+                                    text_of(transfers), transfers.bytes_sent, out);
+    };
+    transfers_in(false);
+    for (const Sums& sums : sums_over(axis, program))
+        line_of_collectives("gradients", sums.collective, text_of(sums, program.plan), sums.bytes_sent, out);
+    transfers_in(true);
+}
+
+void collectives(const Program& program, const Stream& stream, Lines out) {
+    const Mesh& mesh = program.layout.mesh;
+    fmt::format_to(out, "\nCollectives of a step, bytes that each rank sends\n");
+    if (mesh.shared_axes() == 0) fmt::format_to(out, "  none: one rank\n");
+    for (int axis = 0; axis < mesh.axis_count(); ++axis) {
+        if (mesh.axis(axis).size == 1) continue;
+        fmt::format_to(out, "  over '{}' ({} ranks), {}\n", mesh.axis(axis).name, mesh.axis(axis).size,
+                       way_of(program, stream));
+        collectives_over(axis, program, out);
+        fmt::format_to(out, "    {:<71}  {:>17}\n", "in all",
+                       with_thousands(bytes_sent_over(axis, program.plan, program.layout)));
+    }
 }
 
 void memory(const Experiment& experiment, Lines out) {
     fmt::format_to(out, "\nMemory of a rank, bytes\n{}", memory_table(experiment.memory));
+}
+
+// Axes that share out what a micro-batch computes.
+std::vector<std::string> axes_within_micro_batches(const Layout& layout) {
+    std::vector<std::string> names;
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        if (axis != layout.data_axis && layout.mesh.axis(axis).size > 1)
+            names.push_back(fmt::format("{} {}", layout.mesh.axis(axis).name, layout.mesh.axis(axis).size));
+    return names;
 }
 
 void promise(const Experiment& experiment, Lines out) {
@@ -75,13 +142,19 @@ void promise(const Experiment& experiment, Lines out) {
         fmt::format_to(out, "  not promised: run.reproducible = false\n");
         return;
     }
+    const std::vector<std::string> within = axes_within_micro_batches(program.layout);
     fmt::format_to(out,
-                   "  losses and weights do not depend on the number of ranks (up to {}), of threads, or on\n"
+                   "  losses and weights do not depend on the number of {}ranks (up to {}), of threads, or on\n"
                    "  stops and resumes, on one kind of processor",
-                   experiment.batch.micro_batches);
+                   within.empty() ? "" : "data ", experiment.batch.micro_batches);
     if (!experiment.batch.fixed_micro_batch)
         fmt::format_to(out, "; but the micro-batch size follows from the number of ranks\n"
                             "  here: say training.local_batch_size to have them on any number of ranks");
+    if (!within.empty())
+        fmt::format_to(out,
+                       "\n  {}: every run of this layout has the same bits; one without shares its products and sums\n"
+                       "  otherwise, and is equal within rounding",
+                       fmt::join(within, ", "));
     fmt::format_to(out, "\n  cost: {} gradient sum{} of {} bytes at once instead of {}\n", program.plan.slots,
                    program.plan.slots == 1 ? "" : "s", with_thousands(program.plan.slot_bytes),
                    std::min(program.plan.slots, 2));

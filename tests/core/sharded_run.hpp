@@ -113,8 +113,7 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         for (std::size_t rank = 0; rank < of_rank.size(); ++rank)
             of_rank[rank].push_back(parts[rank]);
     }
-    const auto run = [&](Samples& samples, const std::vector<TensorType>& types, const StepState& at,
-                         const Locality* locality) {
+    const auto run = [&](Samples& samples, const std::vector<TensorType>& types, const Locality* locality) {
         for (const TensorType& type : types) {
             samples.emplace_back(type.shape, type.dtype);
             fill_with_nan(samples.back().view());
@@ -122,19 +121,16 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         const std::vector<View> views = views_of(samples);
         const auto middle = views.begin() + static_cast<std::ptrdiff_t>(inputs.size());
         Stream stream = CpuStream(1);
-        run_op(op, {views.begin(), middle}, {middle, views.end()}, at, stream, locality);
+        run_op(op, {views.begin(), middle}, {middle, views.end()}, state, stream, locality);
     };
     Samples whole = inputs;
-    run(whole, outputs, state, nullptr);
+    run(whole, outputs, nullptr);
     for (int rank = 0; rank < ranks; ++rank) {
         std::vector<TensorType> types;
         for (std::size_t i = 0; i < outputs.size(); ++i)
             types.push_back({box_of(outputs[i].shape, rule.outputs[i], ranks, rank).shape(), outputs[i].dtype});
-        StepState at = state;
-        if (rule.inputs[0] == Placement::shard(0))
-            at.first_sample += shard_range(inputs[0].view().shape[0], ranks, rank).begin;
         const Locality locality = locality_of_rank(inputs, rule, ranks, rank);
-        run(of_rank[static_cast<std::size_t>(rank)], types, at, &locality);
+        run(of_rank[static_cast<std::size_t>(rank)], types, &locality);
     }
     const auto compare = [&](std::size_t position, Placement placement) {
         Samples parts;

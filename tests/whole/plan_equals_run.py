@@ -29,6 +29,10 @@ CASES = [
     (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
     (["parallelism.tensor_parallel_degree=2"], 2), (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "parallelism.zero_stage=3", "parallelism.shared_memory=false"], 4),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
+    (["parallelism.tensor_parallel_degree=2", "model.bias=true"], 2),
+    (["parallelism.tensor_parallel_degree=4", "data.tokenizer=character", "parallelism.shared_memory=false"], 4),
+    (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "training.seq_len=23",
+      "training.dtype=bf16", "parallelism.shared_memory=false"], 4),
 ]
 
 
@@ -76,6 +80,24 @@ def check_meaning(plans):
     assert "by messages" in messages and "in shared memory" not in messages, messages
 
 
+def check_traffic():
+    """The collectives of each axis add up to its total; without ranks there are none. That the communicators count as much
+    is tests/core/mpi/traffic.cpp's."""
+    words = ["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"]
+    out = runs.tessera("plan", "-n", 4, "gpt.toml", *words).out
+    axes = re.split("^  over ", out[out.index("Collectives of a step"):out.index("Memory of a rank")], flags=re.MULTILINE)[1:]
+    assert [axis.splitlines()[0] for axis in axes] == ["'data' (2 ranks), in shared memory", "'tensor' (2 ranks), in shared memory"]
+    for axis in axes:
+        *parts, total = [number(line.split()[-1]) for line in axis.splitlines()[1:] if line]
+        assert sum(parts) == total > 0, axis
+    for line in (r"forward +reduce_scatter +5 calls in each of 4 micro-batches ", r"gradients +all_reduce +\d+ sums in \d+ buckets, from ",
+                 r"update +all_reduce +1 call "):
+        assert re.search(line, axes[1]), f"expected '{line}', found: {axes[1]}"
+    assert "tensor 2: every run of this layout has the same bits" in out and "number of data ranks (up to 8)" in out, out
+    alone = runs.tessera("plan", "gpt.toml").out
+    assert "none: one rank" in alone and "number of ranks (up to 8)" in alone and "layout" not in alone, alone
+
+
 def check_configs():
     """The large models of configs/ are planned on any machine, without data."""
     for name, parameters, ranks in (("gpt2_124m", 124_439_808, 16), ("gpt2_1558m", 1_557_611_200, 64)):
@@ -111,6 +133,7 @@ with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
     check_meaning(plans_of_rank_0)
+    check_traffic()
     check_process()
     check_configs()
 print(f"{len(CASES)} runs allocate what was planned")

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counts what the plan's calls and exchanges move.
+#include "core/plan/traffic.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace tessera {
+namespace {
+
+constexpr std::array phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update};
+
+// Of the tensor that the ranks of the axis hold together, whatever other axes have cut off it.
+std::int64_t whole_bytes(const Node& node, Collective collective, int ranks, const Plan& plan) {
+    const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
+    if (collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
+    return collective == Collective::all_to_all ? before * ranks : before;
+}
+
+std::int64_t runs_of(Phase phase, const Plan& plan) {
+    if (phase == Phase::forward) return plan.share.size() + plan.idle_rounds;
+    return phase == Phase::backward ? plan.share.size() : 1;
+}
+
+Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transfer, const Plan& plan) {
+    const auto same = std::ranges::find_if(found, [&](const Transfers& one) {
+        return one.phase == phase && one.axis == transfer.axis && one.collective == transfer.collective;
+    });
+    if (same != found.end()) return *same;
+    return found.emplace_back(Transfers{phase, transfer.axis, transfer.collective, 0, runs_of(phase, plan), 0});
+}
+
+} // namespace
+
+std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
+    std::vector<Transfers> found;
+    for (const Phase phase : phases)
+        for (const Call& call : plan.calls(phase)) {
+            const Node& node = plan.graph.nodes()[static_cast<std::size_t>(call.node)];
+            const std::optional<Op::Transfer> transfer = node.op->transfer();
+            if (!transfer || transfer->collective == Collective::slice) continue;
+            const int ranks = layout.mesh.axis(transfer->axis).size;
+            const std::int64_t bytes = whole_bytes(node, transfer->collective, ranks, plan);
+            Transfers& one = entry(found, phase, *transfer, plan);
+            ++one.calls;
+            one.bytes_sent += one.runs * bytes_sent(transfer->collective, bytes, ranks);
+        }
+    std::ranges::stable_sort(found, {}, &Transfers::axis);
+    return found;
+}
+
+// Sums are scattered one by one, all others are reduced as one.
+std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout) {
+    const int ranks = layout.mesh.axis(exchange.axis).size;
+    if (exchange.collective != Collective::reduce_scatter)
+        return bytes_sent(exchange.collective, exchange.bytes, ranks);
+    std::int64_t total = 0;
+    for (const ValueId id : exchange.values)
+        total += bytes_sent(exchange.collective, plan.value(id).local.bytes(), ranks);
+    return total;
+}
+
+std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout) {
+    std::int64_t total = 0;
+    for (const Transfers& transfers : transfers_of(plan, layout))
+        if (transfers.axis == axis) total += transfers.bytes_sent;
+    for (const Exchange& exchange : plan.exchanges)
+        if (exchange.axis == axis) total += bytes_sent(exchange, plan, layout);
+    return total;
+}
+
+} // namespace tessera
