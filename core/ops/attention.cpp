@@ -33,7 +33,7 @@ public:
     std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; }
     std::vector<PlacementRule> placements(std::span<const TensorType>) const override {
         const auto at = [](int dim) { return Placement::shard(dim); };
-        return {{{at(0), at(0), at(0), at(0)}, {at(0)}}, {{at(3), at(2), at(1), at(2)}, {at(3)}}};
+        return {{{at(3), at(2), at(1), at(2)}, {at(3)}}, {{at(0), at(0), at(0), at(0)}, {at(0)}}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
@@ -75,8 +75,8 @@ public:
                            {node.inputs[0], node.outputs[0], node.outputs[1], dy[0]});
     }
     std::vector<PlacementRule> placements(std::span<const TensorType>) const override {
-        return {{{Placement::shard(0)}, {Placement::shard(0), Placement::shard(0)}},
-                {{Placement::shard(3)}, {Placement::shard(2), Placement::shard(1)}}};
+        return {{{Placement::shard(3)}, {Placement::shard(2), Placement::shard(1)}},
+                {{Placement::shard(0)}, {Placement::shard(0), Placement::shard(0)}}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {

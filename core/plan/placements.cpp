@@ -27,10 +27,14 @@ public:
         for (std::size_t i = 0; i < graph_.values().size(); ++i) {
             const Value& value = graph_.values()[i];
             if (value.kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(value));
+            if (is_shared_input(value)) share_input(static_cast<ValueId>(i));
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
-        for (const Node& node : graph_.nodes())
-            place(node);
+        for (Node node : graph_.nodes()) {
+            for (ValueId& input : node.inputs)
+                if (const auto found = parts_.find(input); found != parts_.end()) input = found->second;
+            place(std::move(node));
+        }
         graph_.replace_nodes(std::move(nodes_));
     }
 
@@ -42,13 +46,24 @@ private:
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
         case ValueKind::input:
-            return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.input();
+            return is_read(value) && axis_ == layout_.data_axis ? strategy_.input() : Placement::replicate();
         case ValueKind::optimizer_state:
             return of_parameter(value).state;
         default:
             return of_parameter(value).rest;
         }
     }
+
+    static bool is_read(const Value& value) { // from the data
+        return value.kind == ValueKind::input && value.type.shape.rank() > 0;
+    }
+
+    // All ranks of an axis but the data axis read the same samples. Where they share them out, each takes its part.
+    bool is_shared_input(const Value& value) const {
+        return is_read(value) && axis_ != layout_.data_axis && strategy_.input() != Placement::replicate();
+    }
+
+    void share_input(ValueId id) { parts_.emplace(id, moved(id, strategy_.input(), Phase::forward)); }
 
     bool is_weight(const Value& value) const {
         return value.kind == ValueKind::parameter || (value.kind == ValueKind::computed && value.phase == Phase::prepare);
@@ -108,7 +123,7 @@ private:
         for (const PlacementRule& rule : rules) {
             double cost = 0;
             for (std::size_t i = 0; i < inputs.size(); ++i)
-                cost += cost_of_moving(node.inputs[i], inputs[i], rule.inputs[i]);
+                cost += cost_of_moving(node.inputs[i], inputs[i], rule.inputs[i], node.phase);
             for (std::size_t i = 0; i < node.outputs.size(); ++i)
                 cost += cost_of_accumulating(graph_.value(node.outputs[i]), rule.outputs[i]);
             if (cost < least) {
@@ -121,32 +136,32 @@ private:
     }
 
     // In bytes of the whole value, without the factor (ranks - 1) / ranks that all have.
-    double cost_of_moving(ValueId id, Placement from, Placement to) const {
+    double cost_of_moving(ValueId id, Placement from, Placement to, Phase phase) const {
         using Kind = Placement::Kind;
-        if (from == to) return 0;
+        if (from == to || there_already(id, to, phase) != no_value) return 0;
         const Value& value = graph_.value(id);
         if (is_weight(value) && from == Placement::flat() && to == Placement::replicate())
             return static_cast<double>(value.type.bytes());
-        const bool of_step = value.kind == ValueKind::computed && value.phase != Phase::prepare;
-        const bool cut = from.kind == Kind::replicate && to.kind == Kind::shard;
-        if (cut) return to.value < value.type.shape.rank() ? 1e-3 : impossible;
         // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
-        if (!of_step || (axis_ == layout_.data_axis && value.phase != Phase::update)) return impossible;
+        if (is_weight(value)) return impossible;
+        if (from.kind == Kind::replicate && to.kind == Kind::shard)
+            return to.value < value.type.shape.rank() ? 1e-3 : impossible;
+        if (value.kind != ValueKind::computed || (axis_ == layout_.data_axis && value.phase != Phase::update)) return impossible;
         const auto bytes = static_cast<double>(value.type.bytes());
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::shard && value.type.shape[from.value] % ranks_ == 0 &&
             value.type.shape[to.value] % ranks_ == 0)
-            return bytes / ranks_;
+            return bytes / ranks_ * (to == strategy_.activation() ? 1 : 1.5);
         return impossible;
     }
 
-    // What an accumulated value costs that the update wants elsewhere. A weight's gradient is never made whole on ranks
-    // that update a part of it.
+    // What an accumulated value costs that the update wants elsewhere: little, since it is led there once a step. But a
+    // weight's gradient is never made whole on ranks that update a part of it.
     double cost_of_accumulating(const Value& value, Placement at) const {
         if (!value.accumulated || at == wanted(value)) return 0;
-        return wanted(value).kind == Placement::Kind::shard ? impossible : static_cast<double>(value.type.bytes());
+        return wanted(value).kind == Placement::Kind::shard ? impossible : 1e-3 * static_cast<double>(value.type.bytes());
     }
 
     [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {
@@ -163,8 +178,7 @@ private:
     ValueId moved(ValueId id, Placement to, Phase phase) {
         if (used(id) == to) return id;
         if (is_weight(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
-        const auto key = std::make_tuple(id, to.kind, to.value, phase);
-        if (const auto found = moved_.find(key); found != moved_.end()) return found->second;
+        if (const ValueId there = there_already(id, to, phase); there != no_value) return there;
         auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
         const Value& value = graph_.value(id);
         std::string name = fmt::format("{}.{}", value.name, op->name());
@@ -173,8 +187,15 @@ private:
         placements_.used[static_cast<std::size_t>(there)] = placements_.used[static_cast<std::size_t>(id)];
         set(there, to);
         nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}});
-        moved_.emplace(key, there);
+        moved_.emplace(std::make_tuple(id, to.kind, to.value, phase), there);
         return there;
+    }
+
+    // The backward pass takes over what is no larger than what it would be made of again.
+    ValueId there_already(ValueId id, Placement to, Phase phase) const {
+        if (const auto found = moved_.find({id, to.kind, to.value, phase}); found != moved_.end()) return found->second;
+        const bool grows = to == Placement::replicate();
+        return phase != Phase::backward || grows ? no_value : there_already(id, to, Phase::forward);
     }
 
     ValueId new_value(std::string name, const TensorType& type, Phase phase) {
@@ -219,7 +240,8 @@ private:
     void place_accumulated(ValueId id, std::size_t producer) {
         const Placement there = wanted(graph_.value(id));
         if (used(id) == there) return;
-        if (used(id).kind == Placement::Kind::partial && !(layout_.rounds && axis_ == layout_.data_axis)) {
+        const bool once = !(layout_.rounds && axis_ == layout_.data_axis) && there.kind != Placement::Kind::shard;
+        if (used(id).kind == Placement::Kind::partial && once) {
             used(id) = there;
             return;
         }
@@ -243,26 +265,31 @@ private:
     bool stays_in_use_ = true; // weights that rest elsewhere are led there once a step
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
+    std::map<ValueId, ValueId> parts_; // of inputs
 };
 
-// A dim that two axes cut can be put together again from the inner axis outwards only.
-void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout) {
-    for (const Node& node : placed.graph.nodes()) {
-        const std::optional<Op::Transfer> transfer = node.op->transfer();
-        if (!transfer) continue;
-        for (int inner = transfer->axis + 1; inner < layout.mesh.axis_count(); ++inner)
-            for (const ValueId id : {node.inputs[0], node.outputs[0]}) {
-                const Placements& at = placed.placements.used[static_cast<std::size_t>(id)];
-                const Placement &outer_cut = at[static_cast<std::size_t>(transfer->axis)],
-                                &inner_cut = at[static_cast<std::size_t>(inner)];
-                if (outer_cut.kind == Placement::Kind::shard && outer_cut == inner_cut)
-                    throw ConfigError(fmt::format("'{}' is cut along one dim by the mesh axes '{}' and '{}': {} over "
-                                                  "the outer one has no way",
-                                                  placed.graph.value(id).name,
-                                                  layout.mesh.axis(transfer->axis).name, layout.mesh.axis(inner).name,
-                                                  node.op->name()));
-            }
+// A dim that two axes cut can be put together again from the inner axis outwards only. An exchange over the outer axis
+// deals out what the inner one has left, in another order than the dim's: heads have none.
+void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout, const Node& node, int outer, int inner) {
+    for (const ValueId id : {node.inputs[0], node.outputs[0]}) {
+        const Placements& at = placed.placements.used[static_cast<std::size_t>(id)];
+        const Placement& cut = at[static_cast<std::size_t>(outer)];
+        if (cut.kind != Placement::Kind::shard || cut != at[static_cast<std::size_t>(inner)]) continue;
+        const std::int64_t size = placed.graph.value(id).type.shape[cut.value];
+        const int ranks = layout.mesh.axis(outer).size * layout.mesh.axis(inner).size;
+        if (node.op->transfer()->collective != Collective::all_to_all || size % ranks != 0)
+            throw ConfigError(fmt::format("dim {} of '{}' ({}) is cut by the mesh axes '{}' and '{}': {} over the outer "
+                                          "one has no way",
+                                          cut.value, placed.graph.value(id).name, size, layout.mesh.axis(outer).name,
+                                          layout.mesh.axis(inner).name, node.op->name()));
     }
+}
+
+void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout) {
+    for (const Node& node : placed.graph.nodes())
+        if (const auto transfer = node.op->transfer())
+            for (int inner = transfer->axis + 1; inner < layout.mesh.axis_count(); ++inner)
+                check_order_of_cuts(placed, layout, node, transfer->axis, inner);
 }
 
 } // namespace

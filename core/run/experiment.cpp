@@ -46,6 +46,7 @@ struct AxisDegree {
 // The axes of the mesh from the outside in: neighbouring ranks exchange most.
 constexpr std::array mesh_axes = {
     AxisDegree{"data", &parallelism_data},
+    AxisDegree{"context", &parallelism_context},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -62,6 +63,16 @@ int zero_stage(const Config& config) {
     return static_cast<int>(stage);
 }
 
+void check_context(const Config& config, const Mesh& mesh) {
+    for (int axis = 0; axis < mesh.axis_count(); ++axis) {
+        const MeshAxis& context = mesh.axis(axis);
+        if (context.name == "context" && config.get(training_sequence) % context.size != 0)
+            config.refuse(training_sequence.name, fmt::format("{} tokens cannot be shared out evenly over {} ranks of "
+                                                              "context parallelism",
+                                                              config.get(training_sequence), context.size));
+    }
+}
+
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
@@ -71,6 +82,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
                                                   {.zero_stage = zero_stage(config),
                                                    .sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
+    check_context(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);
     layout.bucket_bytes = bucket_bytes(config, stream);

@@ -21,6 +21,9 @@ inline constexpr Key<std::string> training_dtype{
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_context{
+    "parallelism.context_parallel_degree", 1,
+    "ranks that share out the sequence, and in attention the heads; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1, "ranks that share out heads, hidden units and vocabulary; -1: what is left"};
 inline constexpr Key<bool> parallelism_sequence{

@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
+#include "parallel/strategies/context_parallel.hpp"
 #include "parallel/strategies/data_parallel.hpp"
 #include "parallel/strategies/tensor_parallel.hpp"
 
@@ -13,6 +14,10 @@ namespace tessera {
 namespace {
 
 using Make = std::unique_ptr<Strategy>(const MeshAxis& axis, const StrategyOptions& options);
+
+std::unique_ptr<Strategy> make_context_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<ContextParallel>(axis.name);
+}
 
 std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions& options) {
     return std::make_unique<DataParallel>(axis.name, options.zero_stage);
@@ -28,6 +33,7 @@ struct Entry {
 };
 
 constexpr std::array catalog = {
+    Entry{"context", make_context_parallel},
     Entry{"data", make_data_parallel},
     Entry{"tensor", make_tensor_parallel},
 };
