@@ -72,6 +72,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_accumulation),
         key_info(training_local_batch),
         key_info(training_max_norm),
+        key_info(training_recompute),
         key_info(training_seed),
         key_info(training_sequence),
         key_info(training_steps),

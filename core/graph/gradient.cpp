@@ -39,6 +39,7 @@ std::vector<ValueId> differentiate(Graph& graph, ValueId loss) {
             reached = reached || from_outputs.back() != no_value;
         }
         if (!reached || !depends[static_cast<std::size_t>(node.outputs[0])]) continue;
+        const Graph::LayerGuard layer(graph, node.layer);
         const std::vector<ValueId> to_inputs = node.op->gradient(graph, node, from_outputs);
         for (std::size_t i = 0; i < node.inputs.size(); ++i) {
             const auto input = static_cast<std::size_t>(node.inputs[i]);

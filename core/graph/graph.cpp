@@ -50,7 +50,7 @@ std::vector<ValueId> Graph::apply(OpPointer op, std::string name, std::vector<Va
         throw ConfigError(fmt::format("{} '{}': {}", op->name(), name, error.what()));
     }
     const auto producer = static_cast<std::int32_t>(nodes_.size());
-    Node node{std::move(op), name, phase_, std::move(inputs), {}};
+    Node node{std::move(op), name, phase_, std::move(inputs), {}, layer_};
     for (std::size_t i = 0; i < outputs.size(); ++i) {
         std::string output_name = outputs.size() == 1 ? name : fmt::format("{}:{}", name, i);
         node.outputs.push_back(

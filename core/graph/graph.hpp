@@ -53,6 +53,8 @@ struct Node {
     Phase phase = Phase::forward;
     std::vector<ValueId> inputs;
     std::vector<ValueId> outputs;
+    int layer = -1;        // the numbered layer that it, or what it is the gradient of, belongs to; -1: none
+    bool repeated = false; // does again what the forward pass has done
 };
 
 class Graph {
@@ -81,6 +83,19 @@ public:
         Phase before_;
     };
 
+    // Likewise, to a numbered layer.
+    class LayerGuard {
+    public:
+        LayerGuard(Graph& graph, int layer) : graph_(graph), before_(graph.layer_) { graph.layer_ = layer; }
+        ~LayerGuard() { graph_.layer_ = before_; }
+        LayerGuard(const LayerGuard&) = delete;
+        LayerGuard& operator=(const LayerGuard&) = delete;
+
+    private:
+        Graph& graph_;
+        int before_;
+    };
+
     // From now on the value is summed over all micro-batches of a step, in the step's summation tree.
     void accumulate(ValueId value, ValueId gradient_of = no_value);
     // The value is read from outside after the run: its memory is not reused.
@@ -105,6 +120,7 @@ private:
     std::deque<Node> nodes_;
     std::vector<ValueId> kept_;
     Phase phase_ = Phase::forward;
+    int layer_ = -1;
 };
 
 // Appends, in the backward phase, the nodes that compute d loss / d parameter for every parameter that the loss depends

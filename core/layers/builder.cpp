@@ -20,7 +20,8 @@ ValueId Builder::vector(std::string_view name, const Shape& shape, std::string r
 }
 
 Builder::Scope::Scope(Builder& builder, std::string_view name, int layer)
-    : builder_(builder), scope_before_(builder.scope_), layer_before_(builder.layer_) {
+    : builder_(builder), scope_before_(builder.scope_), layer_before_(builder.layer_),
+      nodes_(builder.graph_, layer >= 0 ? layer : builder.layer_) {
     builder.scope_ = builder.path(name);
     if (layer >= 0) builder.layer_ = layer;
 }

@@ -38,6 +38,7 @@ public:
         Builder& builder_;
         std::string scope_before_;
         int layer_before_;
+        Graph::LayerGuard nodes_;
     };
 
 private:

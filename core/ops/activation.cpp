@@ -39,6 +39,7 @@ public:
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 1, 1);
     }
+    bool is_cheap() const override { return true; }
     void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::activation(s, function_, a.inputs[0], a.outputs[0]); }, stream);
     }

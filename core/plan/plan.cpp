@@ -102,7 +102,7 @@ void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& or
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
         plan.phases[static_cast<std::size_t>(node.phase)].push_back(
             {index, workspace, locality_of(node, placed, plan, coordinate)});
-        if (node.phase == Phase::forward || node.phase == Phase::backward)
+        if ((node.phase == Phase::forward || node.phase == Phase::backward) && !node.repeated)
             plan.flops_per_micro_batch +=
                 node.op->flops(whole_types(placed.graph, node.inputs), whole_types(placed.graph, node.outputs));
     }

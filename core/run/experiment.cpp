@@ -3,6 +3,7 @@
 #include "core/run/experiment.hpp"
 
 #include "core/data/options.hpp"
+#include "core/graph/recompute.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
@@ -49,6 +50,14 @@ constexpr std::array mesh_axes = {
     AxisDegree{"context", &parallelism_context},
     AxisDegree{"tensor", &parallelism_tensor},
 };
+
+Recompute recomputation(const Config& config) {
+    try {
+        return recompute_named(config.get(training_recompute));
+    } catch (const ConfigError& error) {
+        config.refuse(training_recompute.name, error.what());
+    }
+}
 
 std::int64_t bucket_bytes(const Config& config, const Stream& stream) {
     const double cap = config.get(parallelism_bucket);
@@ -213,6 +222,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);
     experiment.gradient_norm =
         append_optimizer(program.model.graph, gradients, *make_optimizer(config), config.get(training_max_norm));
+    recompute(program.model.graph, recomputation(config));
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));

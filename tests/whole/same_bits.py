@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
-2 threads, in shared memory and by messages, at every ZeRO stage, in f32 and bf16. And what must differ does, so the comparison can fail."""
+2 threads, in shared memory and by messages, at every ZeRO stage, with activations kept or computed again, in f32 and bf16. And what must differ does, so the comparison can fail."""
 import os
 import sys
 
@@ -75,6 +75,9 @@ with runs.folder():
         ("3-ranks-zero-1", ["parallelism.zero_stage=1", "parallelism.bucket_cap_mb=0.02"], {"ranks": 3}),
         ("4-ranks-zero-1-messages", ["parallelism.zero_stage=1", "parallelism.shared_memory=false"], {"ranks": 4}),
         ("2-ranks-zero-2", ["parallelism.zero_stage=2"], {"ranks": 2}),
+        ("1-rank-recompute", ["training.recompute=full"], {}),
+        ("2-ranks-zero-3-recompute", ["parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 2}),
+        ("3-ranks-recompute", ["training.recompute=selective"], {"ranks": 3}),
         ("4-ranks-zero-3", ["parallelism.zero_stage=3"], {"ranks": 4}), # evaluates 2, 2, 2 and 1 of 7 micro-batches
     ])
     bf16 = check_spread("bf16", [
