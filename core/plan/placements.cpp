@@ -29,6 +29,7 @@ public:
             if (value.kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(value));
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
+        find_weights();
         for (const Node& node : graph_.nodes())
             place(node);
         graph_.replace_nodes(std::move(nodes_));
@@ -50,8 +51,24 @@ private:
         }
     }
 
-    bool is_weight(const Value& value) const {
-        return value.kind == ValueKind::parameter || (value.kind == ValueKind::computed && value.phase == Phase::prepare);
+    // A weight that is there before the first micro-batch.
+    static bool is_ready(const Value& value) {
+        return value.kind == ValueKind::parameter ||
+               (value.kind == ValueKind::computed && value.phase == Phase::prepare);
+    }
+
+    // Parameters, what is prepared of them, and what an outer axis gathers of them where a layer computes.
+    void find_weights() {
+        for (const Value& value : graph_.values())
+            weights_.push_back(is_ready(value));
+        for (const Node& node : graph_.nodes())
+            if (node.op->transfer() && is_weight(node.inputs[0]))
+                weights_[static_cast<std::size_t>(node.outputs[0])] = true;
+    }
+
+    bool is_weight(ValueId id) const {
+        const auto index = static_cast<std::size_t>(id);
+        return index < weights_.size() && weights_[index]; // what this pass adds is led nowhere else
     }
 
     Placement& produced(ValueId id) { return placements_.produced[static_cast<std::size_t>(id)][at()]; }
@@ -79,6 +96,7 @@ private:
             inputs.push_back(used(node.inputs[i]));
             if (node.op->ignores(i) && inputs[i] == Placement::flat()) inputs[i] = Placement::replicate(); // in use
         }
+        lead_before_scattering(node, inputs);
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
         if (auto outputs = node.op->placed(types, inputs)) return append(std::move(node), *std::move(outputs));
@@ -87,6 +105,16 @@ private:
         for (std::size_t i = 0; i < inputs.size(); ++i)
             if (inputs[i] != rule.inputs[i]) node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
         append(std::move(node), std::move(rule.outputs));
+    }
+
+    // What an outer axis scatters in every micro-batch, to be accumulated in runs, is led where the update wants it
+    // before: a run of a part is no part of a run.
+    void lead_before_scattering(Node& node, std::vector<Placement>& inputs) {
+        if (!node.op->transfer() || !graph_.value(node.outputs[0]).accumulated) return;
+        const Placement there = wanted(graph_.value(node.outputs[0]));
+        if (inputs[0].kind != Placement::Kind::shard || inputs[0] == there) return;
+        node.inputs[0] = moved(node.inputs[0], there, node.phase);
+        inputs[0] = there;
     }
 
     void place_halves(const Node& node, const std::vector<TensorType>& types, const Op::Halves& halves) {
@@ -125,9 +153,9 @@ private:
         using Kind = Placement::Kind;
         if (from == to) return 0;
         const Value& value = graph_.value(id);
-        if (is_weight(value) && from == Placement::flat() && to == Placement::replicate())
+        if (is_weight(id) && from == Placement::flat() && to == Placement::replicate())
             return static_cast<double>(value.type.bytes());
-        const bool of_step = value.kind == ValueKind::computed && value.phase != Phase::prepare;
+        const bool of_step = value.kind == ValueKind::computed && !is_weight(id);
         const bool cut = from.kind == Kind::replicate && to.kind == Kind::shard;
         if (cut) return to.value < value.type.shape.rank() ? 1e-3 : impossible;
         // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
@@ -162,7 +190,7 @@ private:
     // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward one.
     ValueId moved(ValueId id, Placement to, Phase phase) {
         if (used(id) == to) return id;
-        if (is_weight(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
+        if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         const auto key = std::make_tuple(id, to.kind, to.value, phase);
         if (const auto found = moved_.find(key); found != moved_.end()) return found->second;
         auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
@@ -240,7 +268,8 @@ private:
     const Strategy& strategy_;
     Graph& graph_;
     ValuePlacements& placements_;
-    bool stays_in_use_ = true; // weights that rest elsewhere are led there once a step
+    std::vector<bool> weights_; // by ValueId, of those that were there before this pass
+    bool stays_in_use_ = true;  // weights that rest elsewhere are led there once a step
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
 };
@@ -265,6 +294,23 @@ void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout) {
     }
 }
 
+// What another axis cuts into runs can be summed, but not gathered or cut: a run of a part is no part of a run.
+void check_runs(const PlacedGraph& placed, const Layout& layout) {
+    for (const Node& node : placed.graph.nodes()) {
+        const std::optional<Op::Transfer> transfer = node.op->transfer();
+        if (!transfer || transfer->collective == Collective::all_reduce) continue;
+        for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+            for (const ValueId id : {node.inputs[0], node.outputs[0]})
+                if (axis != transfer->axis &&
+                    placed.placements.produced[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] ==
+                        Placement::flat())
+                    throw ConfigError(
+                        fmt::format("'{}' is cut into runs by the mesh axis '{}': {} over '{}' has no way",
+                                    placed.graph.value(id).name, layout.mesh.axis(axis).name, node.op->name(),
+                                    layout.mesh.axis(transfer->axis).name));
+    }
+}
+
 } // namespace
 
 PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
@@ -275,6 +321,7 @@ PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         if (layout.mesh.axis(axis).size > 1) AxisPass(layout, axis, placed).run();
     check_order_of_cuts(placed, layout);
+    check_runs(placed, layout);
     return placed;
 }
 
