@@ -30,6 +30,7 @@ public:
             if (is_shared_input(value)) share_input(static_cast<ValueId>(i));
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
+        find_weights();
         for (Node node : graph_.nodes()) {
             for (ValueId& input : node.inputs)
                 if (const auto found = parts_.find(input); found != parts_.end()) input = found->second;
@@ -65,8 +66,24 @@ private:
 
     void share_input(ValueId id) { parts_.emplace(id, moved(id, strategy_.input(), Phase::forward)); }
 
-    bool is_weight(const Value& value) const {
-        return value.kind == ValueKind::parameter || (value.kind == ValueKind::computed && value.phase == Phase::prepare);
+    // A weight that is there before the first micro-batch.
+    static bool is_ready(const Value& value) {
+        return value.kind == ValueKind::parameter ||
+               (value.kind == ValueKind::computed && value.phase == Phase::prepare);
+    }
+
+    // Parameters, what is prepared of them, and what an outer axis gathers of them where a layer computes.
+    void find_weights() {
+        for (const Value& value : graph_.values())
+            weights_.push_back(is_ready(value));
+        for (const Node& node : graph_.nodes())
+            if (node.op->transfer() && is_weight(node.inputs[0]))
+                weights_[static_cast<std::size_t>(node.outputs[0])] = true;
+    }
+
+    bool is_weight(ValueId id) const {
+        const auto index = static_cast<std::size_t>(id);
+        return index < weights_.size() && weights_[index]; // what this pass adds is led nowhere else
     }
 
     Placement& produced(ValueId id) { return placements_.produced[static_cast<std::size_t>(id)][at()]; }
@@ -140,10 +157,10 @@ private:
         using Kind = Placement::Kind;
         if (from == to || there_already(id, to, phase) != no_value) return 0;
         const Value& value = graph_.value(id);
-        if (is_weight(value) && from == Placement::flat() && to == Placement::replicate())
+        if (is_weight(id) && from == Placement::flat() && to == Placement::replicate())
             return static_cast<double>(value.type.bytes());
         // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
-        if (is_weight(value)) return impossible;
+        if (is_weight(id)) return impossible;
         if (from.kind == Kind::replicate && to.kind == Kind::shard)
             return to.value < value.type.shape.rank() ? 1e-3 : impossible;
         if (value.kind != ValueKind::computed || (axis_ == layout_.data_axis && value.phase != Phase::update)) return impossible;
@@ -177,7 +194,7 @@ private:
     // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward one.
     ValueId moved(ValueId id, Placement to, Phase phase) {
         if (used(id) == to) return id;
-        if (is_weight(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
+        if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         if (const ValueId there = there_already(id, to, phase); there != no_value) return there;
         auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
         const Value& value = graph_.value(id);
@@ -262,7 +279,8 @@ private:
     const Strategy& strategy_;
     Graph& graph_;
     ValuePlacements& placements_;
-    bool stays_in_use_ = true; // weights that rest elsewhere are led there once a step
+    std::vector<bool> weights_; // by ValueId, of those that were there before this pass
+    bool stays_in_use_ = true;  // weights that rest elsewhere are led there once a step
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
     std::map<ValueId, ValueId> parts_; // of inputs
@@ -292,6 +310,23 @@ void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout) {
                 check_order_of_cuts(placed, layout, node, transfer->axis, inner);
 }
 
+// What another axis cuts into runs can be summed, but not gathered or cut: a run of a part is no part of a run.
+void check_runs(const PlacedGraph& placed, const Layout& layout) {
+    for (const Node& node : placed.graph.nodes()) {
+        const std::optional<Op::Transfer> transfer = node.op->transfer();
+        if (!transfer || transfer->collective == Collective::all_reduce) continue;
+        for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+            for (const ValueId id : {node.inputs[0], node.outputs[0]})
+                if (axis != transfer->axis &&
+                    placed.placements.produced[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] ==
+                        Placement::flat())
+                    throw ConfigError(
+                        fmt::format("'{}' is cut into runs by the mesh axis '{}': {} over '{}' has no way",
+                                    placed.graph.value(id).name, layout.mesh.axis(axis).name, node.op->name(),
+                                    layout.mesh.axis(transfer->axis).name));
+    }
+}
+
 } // namespace
 
 PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
@@ -302,6 +337,7 @@ PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         if (layout.mesh.axis(axis).size > 1) AxisPass(layout, axis, placed).run();
     check_order_of_cuts(placed, layout);
+    check_runs(placed, layout);
     return placed;
 }
 

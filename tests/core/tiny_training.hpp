@@ -51,7 +51,7 @@ public:
     // The same after NaN has been written to all memory that the step must not read before it writes there.
     void poisoned_step(std::int64_t step) {
         for (std::size_t i = 0; i < program.plan.values.size(); ++i) // weights in use
-            if (program.plan.values[i].memory == MemoryKind::weights && program.model.graph.values()[i].producer >= 0)
+            if (program.plan.values[i].memory == MemoryKind::weights && program.plan.graph.values()[i].producer >= 0)
                 poison(executor.view(static_cast<ValueId>(i)));
         executor.prepare(state_of(step));
         poison(whole(MemoryKind::gradients));

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor and sequence parallelism, alone and with data parallelism, train to the losses of one rank within the tolerances
-below; what only the number of data ranks tells apart has the same bits; checkpoints pass from layout to layout. And a step
-that is longer by a thousandth is found, so the comparison can fail."""
+"""Tensor and sequence parallelism, alone and with data parallelism and its ZeRO stages, train to the losses of one rank
+within the tolerances below; what only the number of data ranks or the stage tells apart has the same bits; checkpoints pass
+from layout to layout. And a step that is longer by a thousandth is found, so the comparison can fail."""
 import os
 import re
 import sys
@@ -20,8 +20,8 @@ class Tolerance(typing.NamedTuple):
     tensor: float  # weights and optimizer states after the last step
 
 
-# The largest of all cases below, as measured: f32 1.2e-7, 1.2e-7, 8e-7; bf16 1.0e-4, 2.3e-3, 3.0e-2.
-TOLERANCES = {"f32": Tolerance(5e-7, 1e-6, 3e-6), "bf16": Tolerance(4e-4, 1e-2, 8e-2)}
+# The largest of all cases below, as measured: f32 1.2e-7, 1.4e-7, 1.2e-6; bf16 1.0e-4, 2.3e-3, 3.0e-2.
+TOLERANCES = {"f32": Tolerance(5e-7, 1e-6, 5e-6), "bf16": Tolerance(4e-4, 1e-2, 8e-2)}
 
 KEYS = {
     "data.reader": "synthetic", "data.vocab_size": 65, "data.synthetic_tokens": 16384,
@@ -37,13 +37,17 @@ MODELS = {
     "bf16": ["training.dtype=bf16"],
     "biased": ["model.bias=true", "model.tied_head=false", "model.activation=silu"],
     "dropout": ["model.dropout=0.1", "model.norm=rms_norm", "model.n_layers=3", "model.dim=32"],
+    # Parts of several of the blocks of 4096 elements that ZeRO keeps together.
+    "wide": ["model.n_layers=1", "model.dim=160", "training.seq_len=62"],
     "all-bf16": ["training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false"],
 }
 
 SEQUENCE = ["parallelism.sequence_parallel=true"]
 MESSAGES = ["parallelism.shared_memory=false"]
 BUCKETS = ["parallelism.bucket_cap_mb=0.02"]
-NAMES = {SEQUENCE[0]: "sequence", MESSAGES[0]: "messages", BUCKETS[0]: "buckets"}
+ZERO = [[f"parallelism.zero_stage={stage}"] for stage in range(4)]
+NAMES = {SEQUENCE[0]: "sequence", MESSAGES[0]: "messages", BUCKETS[0]: "buckets",
+         **{words[0]: f"zero-{stage}" for stage, words in enumerate(ZERO)}}
 
 
 class Layout(typing.NamedTuple):
@@ -58,11 +62,12 @@ class Layout(typing.NamedTuple):
 
 # 65 tokens of vocabulary and 22 positions, shared out unevenly by 2 or 4 ranks; 6 micro-batches.
 CASES = {
-    "f32": [Layout(1, 2), Layout(1, 4), Layout(1, 2, SEQUENCE), Layout(1, 4, SEQUENCE), Layout(2, 2), Layout(3, 2, BUCKETS),
-            Layout(2, 2, SEQUENCE + MESSAGES)],
+    "f32": [Layout(1, 2), Layout(1, 4), Layout(1, 2, SEQUENCE), Layout(1, 4, SEQUENCE), Layout(2, 2),
+            Layout(3, 2, BUCKETS + ZERO[1]), Layout(2, 2, MESSAGES + ZERO[2]), Layout(2, 2, SEQUENCE + MESSAGES)],
     "bf16": [Layout(1, 2), Layout(1, 4, SEQUENCE)],
-    "biased": [Layout(1, 2, MESSAGES), Layout(1, 2, SEQUENCE), Layout(2, 2, SEQUENCE + BUCKETS)],
+    "biased": [Layout(1, 2, MESSAGES), Layout(1, 2, SEQUENCE), Layout(2, 2, SEQUENCE + BUCKETS + ZERO[3])],
     "dropout": [Layout(1, 2, SEQUENCE), Layout(2, 2, MESSAGES + BUCKETS)],
+    "wide": [Layout(1, 2, SEQUENCE), Layout(2, 2, SEQUENCE + ZERO[2]), Layout(2, 2, SEQUENCE + ZERO[3])],
     "all-bf16": [Layout(1, 4), Layout(2, 2, SEQUENCE)],
 }
 
@@ -127,7 +132,8 @@ def check_controls(one):
 def check_resumed(one):
     """From a checkpoint of one layout on with another, to the end of the uninterrupted run; and evaluation of a run on
     other ranks than it was trained on."""
-    for before, after in ((Layout(1, 2), Layout(1, 1)), (Layout(1, 1), Layout(2, 2)), (Layout(1, 4, SEQUENCE), Layout(3, 1))):
+    four = Layout(1, 4, SEQUENCE)
+    for before, after in ((Layout(1, 2), Layout(1, 1)), (Layout(1, 1), Layout(2, 2)), (four, Layout(3, 1, ZERO[1]))):
         checkpoint = f"f32-{before.name}/checkpoints/step-00000010"
         assert runs.writers(checkpoint) == before.data * before.tensor
         result = run("f32", after, f"checkpoint.resume={checkpoint}", folder=f"{before.name}-then-{after.name}")

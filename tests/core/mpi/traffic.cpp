@@ -80,7 +80,15 @@ const std::vector<Variant> layouts = {
     {"sequence", {"parallelism.sequence_parallel=true", "model.bias=true", "parallelism.bucket_cap_mb=0.01"}},
     {"sequence by messages",
      {"parallelism.sequence_parallel=true", "parallelism.shared_memory=false", "model.dropout=0.1"}},
+    {"zero 1", {"parallelism.zero_stage=1", "training.dtype=bf16"}},
+    {"zero 2", {"parallelism.zero_stage=2", "parallelism.shared_memory=false"}},
+    {"zero 3", {"parallelism.zero_stage=3", "parallelism.sequence_parallel=true", "parallelism.bucket_cap_mb=0.01"}},
 };
+
+// Stages 2 and 3 share out 8 micro-batches evenly.
+bool refused(const Variant& variant, int data_ranks) {
+    return data_ranks == 3 && (variant.name == "zero 2" || variant.name == "zero 3");
+}
 
 } // namespace
 
@@ -95,6 +103,7 @@ TEST(Traffic, IsWhatThePlanSays) {
     for (int tensor = 1; tensor <= ranks; ++tensor) {
         if (ranks % tensor != 0) continue;
         for (const Variant& variant : layouts) {
+            if (refused(variant, ranks / tensor)) continue;
             SCOPED_TRACE(fmt::format("tensor {} of {} ranks, {}", tensor, ranks, variant.name));
             Training training(words_of(tensor, variant.overrides));
             for (int axis = 0; axis < training.layout().mesh.axis_count(); ++axis) {
@@ -104,7 +113,7 @@ TEST(Traffic, IsWhatThePlanSays) {
                 const std::int64_t counted = training.sum(axis, training.sent(axis) - before);
                 const std::int64_t planned =
                     training.sum(axis, bytes_sent_over(axis, training.plan(), training.layout()));
-                EXPECT_GT(planned, 50'000);
+                EXPECT_GT(planned, 40'000);
                 EXPECT_GE(counted, planned) << training.layout().mesh.axis(axis).name;
                 // Even numbers of elements are cut evenly by 2 and 4.
                 EXPECT_LE(counted - planned, ranks == 3 ? training.rounding(axis) : 0);

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training steps on tensor ranks as threads: every variant of the tiny GPT near one rank, all ranks with one loss, and
+// nothing read that was not written.
+#include "tests/core/tiny_training.hpp"
+#include "tests/support/tolerance.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+using namespace tessera;
+
+namespace {
+
+constexpr int steps = 5;
+
+struct Record {                                        // of a rank
+    std::vector<std::uint32_t> losses, norms, weights; // bits
+    friend bool operator==(const Record&, const Record&) = default;
+};
+
+std::vector<Record> train(std::vector<std::string> words, int ranks, bool poisoned = false) {
+    words.push_back(fmt::format("parallelism.tensor_parallel_degree={}", ranks));
+    words.emplace_back("model.n_heads=4");
+    std::vector<Record> records(static_cast<std::size_t>(ranks));
+    run_as_threads(ranks, [&](Communicator& communicator) {
+        TinyTraining training(words, communicator);
+        Record& record = records[static_cast<std::size_t>(communicator.rank())];
+        for (int step = 0; step < steps; ++step) {
+            poisoned ? training.poisoned_step(step) : training.step(step);
+            record.losses.push_back(training.loss());
+            record.norms.push_back(training.norm());
+        }
+        record.weights = training.weights();
+    });
+    return records;
+}
+
+void expect_near(const std::vector<std::uint32_t>& found, const std::vector<std::uint32_t>& expected, double relative) {
+    ASSERT_EQ(found.size(), expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        const double one = std::bit_cast<float>(expected[i]);
+        EXPECT_NEAR(std::bit_cast<float>(found[i]), one, relative * one) << "step " << i;
+    }
+}
+
+bool in_bf16(const Variant& variant) {
+    return std::ranges::find(variant.overrides, "training.dtype=bf16") != variant.overrides.end();
+}
+
+// Without and with sequence parallelism; 12 positions are shared out evenly, 13 are not.
+const std::vector<std::vector<std::string>> ways = {
+    {}, {"parallelism.sequence_parallel=true"}, {"parallelism.sequence_parallel=true", "training.seq_len=13"}};
+
+std::vector<std::string> joined(std::vector<std::string> words, const std::vector<std::string>& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+}
+
+} // namespace
+
+class TensorParallel : public testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Variants, TensorParallel, testing::ValuesIn(variants()),
+                         [](const auto& variant) { return variant.param.name; });
+
+TEST_P(TensorParallel, TrainsAsOneRankDoes) {
+    const double allowed = tolerance(in_bf16(GetParam()) ? DType::bf16 : DType::f32, Kind::training).relative;
+    for (const std::vector<std::string>& way : ways) {
+        const std::vector<std::string> words = joined(GetParam().overrides, way);
+        const Record one = train(words, 1)[0];
+        for (const int ranks : {2, 4}) {
+            SCOPED_TRACE(fmt::format("{} ranks, {}", ranks, fmt::join(way, " ")));
+            const std::vector<Record> records = train(words, ranks);
+            for (const Record& record : records) {
+                EXPECT_EQ(record.losses, records[0].losses);
+                EXPECT_EQ(record.norms, records[0].norms);
+            }
+            expect_near(records[0].losses, one.losses, allowed);
+            expect_near(records[0].norms, one.norms, 10 * allowed);
+        }
+    }
+}
+
+TEST_P(TensorParallel, ReadsNothingThatWasNotWritten) {
+    for (const std::vector<std::string>& way : ways) {
+        const std::vector<std::string> words = joined(GetParam().overrides, way);
+        EXPECT_TRUE(train(words, 2, true) == train(words, 2)) << fmt::format("{}", fmt::join(way, " "));
+    }
+}
