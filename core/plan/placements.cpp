@@ -113,12 +113,23 @@ private:
         }
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
-        if (auto outputs = node.op->placed(types, inputs)) return append(std::move(node), *std::move(outputs));
+        if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
+            return append(std::move(node), *std::move(outputs));
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
             if (inputs[i] != rule.inputs[i]) node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
         append(std::move(node), std::move(rule.outputs));
+    }
+
+    // What is accumulated where the update does not want it would be led there in every micro-batch.
+    bool may_stay(const Node& node, const std::vector<Placement>& outputs) const {
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+            const Value& value = graph_.value(node.outputs[i]);
+            if (value.accumulated && outputs[i].kind == Placement::Kind::shard && outputs[i] != wanted(value))
+                return false;
+        }
+        return true;
     }
 
     void place_halves(const Node& node, const std::vector<TensorType>& types, const Op::Halves& halves) {
@@ -174,11 +185,12 @@ private:
         return impossible;
     }
 
-    // What an accumulated value costs that the update wants elsewhere: little, since it is led there once a step. But a
+    // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But a
     // weight's gradient is never made whole on ranks that update a part of it.
     double cost_of_accumulating(const Value& value, Placement at) const {
         if (!value.accumulated || at == wanted(value)) return 0;
-        return wanted(value).kind == Placement::Kind::shard ? impossible : 1e-3 * static_cast<double>(value.type.bytes());
+        if (wanted(value).kind == Placement::Kind::shard) return impossible;
+        return (at == Placement::partial() ? 1e-3 : 1) * static_cast<double>(value.type.bytes());
     }
 
     [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {
