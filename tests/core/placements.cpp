@@ -80,8 +80,8 @@ TEST(TensorPlacements, TwoSumsInEachPassThroughABlock) {
 }
 
 // Korthikanti et al. 2022: a scattered sum and a gathering in place of each sum; what the backward pass needs whole
-// again is gathered again: the inputs of the blocks' four products, that of the head, and the gradient of the
-// embedding's table.
+// again is gathered again: the inputs of a block's two first products, that of the head, and the gradient of the
+// embedding.
 TEST(TensorPlacements, SequenceParallelismScattersAndGathers) {
     for (const Case& layout : cases)
         for (const std::int64_t blocks : {1, 3}) {
@@ -99,6 +99,29 @@ TEST(TensorPlacements, SequenceParallelismScattersAndGathers) {
             for (const Exchange& exchange : train.plan.exchanges)
                 if (train.layout.mesh.axis(exchange.axis).name == "tensor") summed += exchange.values.size();
             EXPECT_EQ(summed, 2 * static_cast<std::size_t>(blocks) + 1);
+        }
+}
+
+// DeepSpeed-Ulysses (Jacobs et al. 2023): heads for positions before attention, positions for heads after it.
+TEST(ContextPlacements, TwoExchangesAroundAttention) {
+    for (const std::int64_t blocks : {1, 3})
+        for (const int ranks : {2, 4}) {
+            SCOPED_TRACE(fmt::format("{} blocks on {} ranks", blocks, ranks));
+            const Experiment experiment =
+                plan_tiny({fmt::format("model.n_layers={}", blocks), "model.n_heads=4", "model.dropout=0.1",
+                           fmt::format("parallelism.context_parallel_degree={}", ranks)},
+                          0, ranks);
+            const Program& train = experiment.train;
+            const Calls exchanges{{Collective::all_to_all, 2 * blocks}};
+            EXPECT_EQ(calls_over("context", train, Phase::prepare), Calls());
+            EXPECT_EQ(calls_over("context", train, Phase::forward), exchanges);
+            EXPECT_EQ(calls_over("context", train, Phase::backward), exchanges);
+            EXPECT_EQ(calls_over("context", experiment.evaluate, Phase::forward), exchanges);
+            for (const ValueId id : train.model.graph.of_kind(ValueKind::parameter)) {
+                const std::string& name = train.model.graph.value(id).name;
+                const bool positions = name == "position.weight"; // the only ones that are needed in part
+                EXPECT_EQ(at(train, name).back(), positions ? Placement::shard(0) : Placement::replicate()) << name;
+            }
         }
 }
 
@@ -156,8 +179,8 @@ TEST(TensorPlacements, WeightsGradientsAndStatesAreCutByRole) {
             const Experiment experiment = plan(layout, {"model.bias=true", "model.tied_head=false"}, rank);
             const Program& train = experiment.train;
             for (const auto& [name, placement] : expected) {
-                const bool position = name == "position.weight" && layout.sequence;
-                const Placements there{whole, position ? Placement::shard(0) : placement};
+                Placements there{whole, placement};
+                if (layout.sequence && name == "position.weight") there[1] = Placement::shard(0);
                 EXPECT_EQ(at(train, name), there) << name;
                 EXPECT_EQ(gradient_at(train, name), there) << name;
                 EXPECT_EQ(at(train, "optimizer.first_moment/" + name), there) << name;
