@@ -30,9 +30,10 @@ void check_probability(std::string_view kernel, float probability) {
         throw InternalError(fmt::format("{}: a probability of {}, expected one in [0, 1]", kernel, probability));
 }
 
-void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all) {
+void check_shard(std::string_view kernel, std::string_view what, std::int64_t first, std::int64_t count,
+                 std::int64_t all) {
     if (first < 0 || first + count > all)
-        throw InternalError(fmt::format("{}: columns {} to {} of {}", kernel, first, first + count, all));
+        throw InternalError(fmt::format("{}: {} {} to {} of {}", kernel, what, first, first + count, all));
 }
 
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {

@@ -23,9 +23,10 @@ void check_rows(std::string_view kernel, const ConstView& x, const ConstView& ro
 // Throws InternalError "dropout: a probability of 1.5, expected one in [0, 1]".
 void check_probability(std::string_view kernel, float probability);
 
-// Throws InternalError "cross_entropy_shard: columns 60 to 70 of 65" unless [first, first + count) lies within [0,
-// all).
-void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all);
+// Throws InternalError "cross_entropy_shard: columns 60 to 70 of 65" unless [first, first + count) lies within
+// [0, all).
+void check_shard(std::string_view kernel, std::string_view what, std::int64_t first, std::int64_t count,
+                 std::int64_t all);
 
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);

@@ -97,7 +97,7 @@ std::int64_t columns_of(std::string_view kernel, const ConstView& logits, const 
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);
-    check_columns(kernel, shard.first, columns, shard.classes);
+    check_shard(kernel, "columns", shard.first, columns, shard.classes);
     return columns;
 }
 

@@ -85,7 +85,7 @@ std::int64_t columns_of(const char* kernel, const ConstView& logits, const Const
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);
-    check_columns(kernel, shard.first, columns, shard.classes);
+    check_shard(kernel, "columns", shard.first, columns, shard.classes);
     return columns;
 }
 
