@@ -51,6 +51,20 @@ def check_dtype(dtype, allowed, *more):
         runs.expect_same(one, run(f"{dtype}-{ranks}", *words, ranks=ranks), f"{dtype}: 1 and {ranks} GPUs")
 
 
+def check_layouts():
+    """GPUs that share out a micro-batch, recorded with its collectives: near one GPU, and the same bits however many data
+    ranks there are beside, and at any stage of ZeRO."""
+    one, two = run("alone", "model.dropout=0"), {}
+    tensor = ["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"]
+    for name, ranks, words in (("tensor", 2, tensor), ("tensor", 4, [*tensor, "parallelism.zero_stage=3"]),
+                               ("context", 2, ["parallelism.context_parallel_degree=2"])):
+        if ranks not in RANKS:
+            continue
+        found = run(f"{name}-{ranks}", "model.dropout=0", *words, ranks=ranks)
+        expect_close(one, found, f"{name} parallelism on {ranks} GPUs", 2e-5)
+        runs.expect_same(two.setdefault(name, found), found, f"{name} parallelism: {ranks} GPUs and fewer")
+
+
 def check_resume():
     """Ten steps on as many GPUs as there are, then ten on one: the bits of twenty on one. And on CPUs from there."""
     runs.train("gpt.toml", "run.folder=part", "training.steps=10", "lr_scheduler.decay_steps=20", ranks=RANKS[0] if RANKS else 1)
@@ -86,6 +100,7 @@ with runs.folder():
     check_dtype("bf16", 5e-3, "model.dropout=0")
     recorded = run("recorded", "model.dropout=0", ranks=1)
     runs.expect_same(recorded, run("not-recorded", "model.dropout=0", "run.cuda_graph=false"), "recorded and not")
+    check_layouts()
     check_resume()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")
