@@ -5,7 +5,6 @@
 #include "core/graph/op.hpp"
 
 #include <deque>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,9 +31,6 @@ struct ParameterInfo {
 
 enum class ValueKind { input, parameter, optimizer_state, computed };
 
-// Writes a step input's numbers into memory of the host.
-using StepFunction = std::function<void(const StepState& state, const View& host)>;
-
 struct Value {
     std::string name;
     TensorType type;
@@ -59,7 +55,8 @@ class Graph {
 public:
     // Written from outside before each micro-batch.
     ValueId input(std::string name, TensorType type);
-    // An input that is a function of the step and the micro-batch. Asked for twice by name, it is one value.
+    // An input that is a function of the step and the micro-batch, written before the current phase begins. Asked for
+    // twice by name, it is one value.
     ValueId step_input(std::string name, TensorType type, StepFunction of_step);
     ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
     ValueId optimizer_state(std::string name, ValueId parameter); // f32, the parameter's shape, starts at 0

@@ -56,7 +56,7 @@ OpPointer make_attention(bool causal);
 OpPointer make_cast(DType dtype);
 OpPointer make_cross_entropy();
 OpPointer make_cross_entropy_loss();
-OpPointer make_dropout(double probability, std::string stream_name);
+OpPointer make_dropout(double probability, std::string_view stream_name);
 OpPointer make_embedding();
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);

@@ -68,8 +68,8 @@ struct Trained {
 };
 
 // The lists of an UpdateOp.
-std::vector<ValueId> update_inputs(ValueId factor, const std::vector<Trained>& parameters) {
-    std::vector<ValueId> inputs{factor};
+std::vector<ValueId> update_inputs(ValueId pace, ValueId factor, const std::vector<Trained>& parameters) {
+    std::vector<ValueId> inputs{pace, factor};
     for (const Trained& one : parameters)
         inputs.push_back(one.gradient);
     for (const Trained& one : parameters)
@@ -92,10 +92,13 @@ void append_updates(Graph& graph, const std::vector<ValueId>& parameters, const 
         const bool decays = parameter.parameter->decays && optimizer.weight_decay() != 0;
         (decays ? decaying : constant).push_back(std::move(one));
     }
-    if (!decaying.empty())
-        graph.apply(optimizer.update(decaying.size(), optimizer.weight_decay()), "update.decaying",
-                    update_inputs(factor, decaying));
-    if (!constant.empty()) graph.apply(optimizer.update(constant.size(), 0), "update", update_inputs(factor, constant));
+    const auto append = [&](const std::string& name, const std::vector<Trained>& those, float weight_decay) {
+        if (those.empty()) return;
+        const ValueId pace = optimizer.pace(graph, name + ".pace", weight_decay);
+        graph.apply(optimizer.update(those.size(), weight_decay), name, update_inputs(pace, factor, those));
+    };
+    append("update.decaying", decaying, optimizer.weight_decay());
+    append("update", constant, 0);
 }
 
 } // namespace

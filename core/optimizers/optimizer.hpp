@@ -31,6 +31,8 @@ public:
     virtual float weight_decay() const = 0;
     // The op that updates so many parameters alike: an UpdateOp with these states.
     virtual OpPointer update(std::size_t tensors, float weight_decay) const = 0;
+    // What it reads of the step: a step input of this name.
+    virtual ValueId pace(Graph& graph, std::string name, float weight_decay) const = 0;
 };
 
 // From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.

@@ -30,8 +30,9 @@ private:
 
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
-        case ValueKind::input:
-            return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.activation();
+        case ValueKind::input: // what a micro-batch does not bring along is the same everywhere
+            if (value.type.shape.rank() == 0 || value.phase == Phase::update) return Placement::replicate();
+            return strategy_.activation();
         case ValueKind::optimizer_state:
             return of_parameter(value).state;
         default:

@@ -18,14 +18,6 @@ void follow(const Stream& later, const Stream& earlier) {
 
 } // namespace
 
-const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases) {
-    for (const Phase phase : phases)
-        for (const Call& call : plan.calls(phase))
-            if (const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)]; node.op->depends_on_step())
-                return &node;
-    return nullptr;
-}
-
 Executor::Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
                    Stream& stream, bool replay)
     : graph_(graph), layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
@@ -109,7 +101,7 @@ void Executor::find_step_inputs() {
         const Value& value = graph_.values()[i];
         if (!value.of_step || plan_.values[i].offset < 0) continue;
         const View view = bind(static_cast<ValueId>(i), 0);
-        step_inputs_.push_back({&value.of_step, view, view});
+        step_inputs_.push_back({&value.of_step, value.phase, view, view});
         bytes += align_up(view.bytes());
     }
     if (std::holds_alternative<CpuStream>(stream_)) return; // written where they lie
@@ -121,9 +113,11 @@ void Executor::find_step_inputs() {
     }
 }
 
-void Executor::write_step_inputs(const StepState& state) {
+// Those of the phases from `first` to `last`: of the others, something else may lie in the memory by now.
+void Executor::write_step_inputs(const StepState& state, Phase first, Phase last) {
     std::visit([](auto& s) { kernels::end_uploads(s); }, stream_); // of the last time
     for (const StepInput& input : step_inputs_) {
+        if (input.phase < first || input.phase > last) continue;
         (*input.of_step)(state, input.host);
         if (staging_.bytes() > 0)
             std::visit([&](auto& s) { kernels::begin_upload(s, input.host, input.view); }, stream_);
@@ -131,22 +125,21 @@ void Executor::write_step_inputs(const StepState& state) {
 }
 
 // The work is handed on by reference: a copy of its captures would allocate.
-template <class Work> void Executor::replay(bool recordable, Replay& part, const Work& work) {
-    if (records_ && recordable)
+template <class Work> void Executor::replay(Replay& part, const Work& work) {
+    if (records_)
         std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
     else
         work();
 }
 
 void Executor::prepare(const StepState& state) {
-    write_step_inputs(state);
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::prepare}) == nullptr;
-    replay(recordable, replays_[0], [&] { run(bound(0, Phase::prepare), state); });
+    write_step_inputs(state, Phase::prepare, Phase::prepare);
+    replay(replays_[0], [&] { run(bound(0, Phase::prepare)); });
 }
 
 void Executor::update(const StepState& state) {
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::update}) == nullptr;
-    replay(recordable, replays_[1], [&] { run(bound(0, Phase::update), state); });
+    write_step_inputs(state, Phase::update, Phase::update);
+    replay(replays_[1], [&] { run(bound(0, Phase::update)); });
 }
 
 View Executor::slot_view(std::size_t slot, Piece piece) const {
@@ -171,45 +164,44 @@ void Executor::reduce(const Exchange& exchange) {
         communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
 }
 
-void Executor::run(Calls calls, const StepState& state) {
+void Executor::run(Calls calls) {
     for (const BoundCall& call : calls)
-        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state});
+        call.op->run(stream_, {call.inputs, call.outputs, call.workspace});
 }
 
-void Executor::run_last_backward(const MicroBatch& micro_batch, const StepState& state) {
+void Executor::run_last_backward(const MicroBatch& micro_batch) {
     const Calls backward = bound(micro_batch.slot, Phase::backward);
     std::size_t done = 0;
     for (const Exchange& exchange : plan_.exchanges) {
-        run(backward.subspan(done, exchange.after - done), state);
+        run(backward.subspan(done, exchange.after - done));
         done = exchange.after;
         merge(micro_batch.merges, {exchange.offset, exchange.bytes});
         reduce(exchange);
     }
-    run(backward.subspan(done), state);
+    run(backward.subspan(done));
     for (const Piece piece : not_exchanged_)
         merge(micro_batch.merges, piece);
     if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
-void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& state) {
-    run(bound(micro_batch.slot, Phase::forward), state);
+void Executor::run_micro_batch(const MicroBatch& micro_batch) {
+    run(bound(micro_batch.slot, Phase::forward));
     if (micro_batch.last) {
-        run_last_backward(micro_batch, state);
+        run_last_backward(micro_batch);
     } else {
-        run(bound(micro_batch.slot, Phase::backward), state);
+        run(bound(micro_batch.slot, Phase::backward));
         merge(micro_batch.merges, {0, plan_.slot_bytes});
     }
 }
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
-    const bool recordable = first_that_depends_on_step(graph_, plan_, {Phase::forward, Phase::backward}) == nullptr;
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i)) * micro_batch_size;
-        write_step_inputs(state);
-        replay(recordable, replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
+        write_step_inputs(state, Phase::forward, Phase::backward);
+        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch); });
     }
 }
 

@@ -11,13 +11,10 @@
 
 namespace tessera {
 
-// The first call of these phases whose op depends on the step, so that they cannot be recorded; null: there is none.
-const Node* first_that_depends_on_step(const Graph& graph, const Plan& plan, std::initializer_list<Phase> phases);
-
 class Executor {
 public:
     // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it:
-    // prepare, each kind of micro-batch, and update, but for parts with an op that depends on the step.
+    // prepare, each kind of micro-batch, and update.
     Executor(const Graph& graph, const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups,
              Stream& stream, bool replay = false);
 
@@ -63,6 +60,7 @@ private:
 
     struct StepInput {
         const StepFunction* of_step;
+        Phase phase;
         View view;
         View host;
     };
@@ -73,12 +71,12 @@ private:
     void plan_merges();
     void find_what_is_not_exchanged();
     void find_step_inputs();
-    void write_step_inputs(const StepState& state);
+    void write_step_inputs(const StepState& state, Phase first, Phase last);
 
-    void run(Calls calls, const StepState& state);
-    void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
-    void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
-    template <class Work> void replay(bool recordable, Replay& part, const Work& work);
+    void run(Calls calls);
+    void run_micro_batch(const MicroBatch& micro_batch);
+    void run_last_backward(const MicroBatch& micro_batch);
+    template <class Work> void replay(Replay& part, const Work& work);
     void merge(const std::vector<Merge>& merges, Piece piece);
     void reduce(const Exchange& exchange);
     View slot_view(std::size_t slot, Piece piece) const;

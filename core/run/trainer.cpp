@@ -75,12 +75,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Saver::check_keys(config);
     Evaluation::check_keys(config);
     Metrics::log_every(config);
-    const Node* node = first_that_depends_on_step(experiment.train.model.graph, experiment.train.plan,
-                                                  {Phase::forward, Phase::backward});
-    if (config.get(run_cuda_graph) && config.is_set(run_cuda_graph.name) && node != nullptr)
-        config.refuse(run_cuda_graph.name,
-                      fmt::format("'{}' ({}) differs from step to step, so no step can be recorded", node->name,
-                                  node->op->name()));
+    config.get(run_cuda_graph);
     Log::wants_color(config);
 }
 

@@ -14,12 +14,10 @@ constexpr int run = 16; // neighbouring elements that have the same word of neig
 static_assert(random_group == 4 * run);
 
 struct Mask {
-    PhiloxKey key;
-    std::uint64_t step;
+    std::uint64_t stream; // of the random key
     float probability;
-    float factor;                // of what is kept
-    std::uint64_t first_group;   // of the logical tensor, in which the view begins
-    std::int64_t first_in_group; // element of it
+    float factor; // of what is kept
+    std::uint64_t sample_elements;
 };
 
 struct RandomWords {
@@ -46,13 +44,20 @@ __device__ __forceinline__ RandomWords random_words_of(PhiloxKey key, std::uint6
 
 // A thread makes `width` neighbouring blocks: of each of their four words, `width` neighbouring elements. y may be x.
 template <class T, int width> __global__ void __launch_bounds__(threads)
-    dropout_kernel(Mask mask, std::int64_t items, std::int64_t count, const T* x, T* y) {
+    dropout_kernel(Mask mask, const DropoutPlace* __restrict__ place, std::int64_t items, std::int64_t count,
+                   const T* x, T* y) {
     constexpr int per_group = run / width;
+    const PhiloxKey key{{place->seed_low ^ static_cast<std::uint32_t>(mask.stream),
+                         place->seed_high ^ static_cast<std::uint32_t>(mask.stream >> 32)}};
+    const std::uint64_t draw = std::uint64_t{place->step_high} << 32 | place->step_low;
+    const std::uint64_t first =
+        (std::uint64_t{place->sample_high} << 32 | place->sample_low) * mask.sample_elements; // of the view
     const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (item >= items) return;
     const std::int64_t group = item / per_group;
     const int in_run = static_cast<int>(item % per_group) * width;
-    const std::int64_t start = group * random_group - mask.first_in_group + in_run; // negative before the view
+    const std::int64_t start =
+        group * random_group - static_cast<std::int64_t>(first % random_group) + in_run; // negative before the view
     const bool whole = start >= 0 && start + 3 * run + width <= count;
     cuda::Piece<T, width> piece[4] = {};
 #pragma unroll
@@ -62,8 +67,8 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int i = 0; i < width; ++i) {
         const std::uint64_t block =
-            (mask.first_group + static_cast<std::uint64_t>(group)) * run + static_cast<std::uint64_t>(in_run + i);
-        const RandomWords words = random_words_of(mask.key, mask.step, block);
+            (first / random_group + static_cast<std::uint64_t>(group)) * run + static_cast<std::uint64_t>(in_run + i);
+        const RandomWords words = random_words_of(key, draw, block);
 #pragma unroll
         for (int w = 0; w < 4; ++w)
             if (static_cast<float>(words.word[w] >> 8) * 0x1p-24f >= mask.probability) kept |= 1u << (w * width + i);
@@ -90,23 +95,24 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
 
 } // namespace
 
-void dropout(CudaStream& stream, const Dropout& which, ConstView x, View y) {
+// Where in a group of the generator the view begins is known when the kernel runs. A sample of whole vectors keeps
+// vectors whole; unless it is one of whole groups, there is one group more, which may be empty.
+void dropout(CudaStream& stream, const Dropout& which, ConstView place, ConstView x, View y) {
+    check_count("dropout", "the place", place, dropout_place_words);
     check_count("dropout", "the result", y, x.count());
     check_probability("dropout", which.probability);
     if (x.count() == 0) return;
-    const Mask mask{philox_key(which.key),
-                    which.step,
-                    which.probability,
-                    1.0f / (1.0f - which.probability),
-                    which.first_element / random_group,
-                    static_cast<std::int64_t>(which.first_element % random_group)};
-    const std::int64_t groups = cuda::divide_up(mask.first_in_group + x.count(), random_group);
+    const Mask mask{which.stream, which.probability, 1.0f / (1.0f - which.probability),
+                    static_cast<std::uint64_t>(which.sample_elements)};
+    const std::int64_t groups =
+        cuda::divide_up(x.count(), random_group) + (which.sample_elements % random_group == 0 ? 0 : 1);
+    const auto* at = reinterpret_cast<const DropoutPlace*>(cuda::pointer<std::int32_t>(place));
     cuda::with_float_type("dropout", x.dtype, [&]<class T>() {
-        const bool wide = mask.first_in_group % cuda::Vector<T>::count == 0 && cuda::aligned({x.data, y.data});
+        const bool wide = which.sample_elements % cuda::Vector<T>::count == 0 && cuda::aligned({x.data, y.data});
         cuda::with_width<T>(wide, [&]<int width>() {
             const std::int64_t items = groups * (run / width);
             cuda::launch("dropout", stream, dropout_kernel<T, width>, cuda::blocks(items, threads), threads, 0, mask,
-                         items, x.count(), cuda::pointer<T>(x), cuda::pointer<T>(y));
+                         at, items, x.count(), cuda::pointer<T>(x), cuda::pointer<T>(y));
         });
     });
 }

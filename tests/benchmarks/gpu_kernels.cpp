@@ -189,9 +189,10 @@ void add_adam(Bench& bench, std::int64_t count) {
         const View weight = b.numbers({count}, DType::f32), gradient = b.numbers({count}, DType::f32);
         const View first = b.numbers({count}, DType::f32), second = b.numbers({count}, DType::f32);
         const View copy = b.numbers({count}, DType::bf16), factor = b.numbers({}, DType::f32);
+        const View pace = b.numbers({kernels::adam_pace_count}, DType::f32);
         const auto adam = [=](CudaStream& s) {
             const std::span<const View> copies(&copy, 1);
-            kernels::adam(s, {}, factor, {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, copies});
+            kernels::adam(s, {}, pace, factor, {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, copies});
         };
         return Prepared{adam, 0, 30.0 * static_cast<double>(count)};
     });

@@ -41,9 +41,12 @@ OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16) {
     const std::vector<ExampleInput> example = op->example();
     for (std::size_t i = 0; i < example.size(); ++i) {
         const std::string name = fmt::format("input {}", i);
-        made.leaves.push_back(example[i].differentiable
-                                  ? graph.parameter(name, example[i].type.shape, {"", -1, {}, false})
-                                  : graph.input(name, example[i].type));
+        if (example[i].differentiable)
+            made.leaves.push_back(graph.parameter(name, example[i].type.shape, {"", -1, {}, false}));
+        else if (example[i].of_step)
+            made.leaves.push_back(graph.step_input(name, example[i].type, example[i].of_step));
+        else
+            made.leaves.push_back(graph.input(name, example[i].type));
         if (example[i].differentiable) made.parameters.push_back(made.leaves.back());
         inputs.push_back(in_bf16[i] ? ops::cast(graph, name + " in bf16", made.leaves.back(), DType::bf16)
                                     : made.leaves.back());
@@ -73,6 +76,7 @@ void fill_leaves(const OpGraph& made, const std::vector<ExampleInput>& example, 
         }
     };
     for (std::size_t i = 0; i < example.size(); ++i) {
+        if (example[i].of_step) continue;
         fill_randomly(run[made.leaves[i]], generator, example[i].offset, example[i].below);
         round(run[made.leaves[i]]);
     }
@@ -223,7 +227,7 @@ TEST_P(CatalogOp, ShardedIsWhole) {
                 for (const int ranks : {2, 3}) {
                     SCOPED_TRACE(fmt::format("{}, rule {} ({} -> {}), {} ranks", node.op->name(), rule,
                                              rules[rule].inputs[0].text(), rules[rule].outputs[0].text(), ranks));
-                    expect_sharded_is_whole(*node.op, inputs, outputs, rules[rule], ranks, some_state);
+                    expect_sharded_is_whole(*node.op, inputs, outputs, rules[rule], ranks);
                 }
         });
     }
@@ -239,10 +243,10 @@ TEST_P(CatalogOp, InPlaceGivesTheSameBits) {
         const Samples inputs = run.samples(node.inputs), changed = inputs;
         Samples beside = run.samples(node.outputs), outputs = beside;
         ASSERT_EQ(inputs[position].bytes(), outputs[0].bytes());
-        run_op(*node.op, views_of(inputs), views_of(beside), some_state);
+        run_op(*node.op, views_of(inputs), views_of(beside));
         std::vector<View> targets = views_of(outputs);
         targets[0] = changed[position].view();
-        run_op(*node.op, views_of(changed), targets, some_state);
+        run_op(*node.op, views_of(changed), targets);
         EXPECT_TRUE(changed[position].same_bits(beside[0])) << node.op->name();
         for (std::size_t i = 1; i < outputs.size(); ++i)
             EXPECT_TRUE(outputs[i].same_bits(beside[i])) << node.op->name() << " output " << i;
@@ -337,7 +341,8 @@ std::vector<Refusal> refusals() {
          {f32({4, 6, 19}), i32({6})},
          "targets is (6), expected (4, 6)"},
         {"cross_entropy_loss", make_cross_entropy_loss(), {f32({}), i32({})}, "logits is (), expected at least 1 dims"},
-        {"dropout", make_dropout(0.5, ""), {f32({})}, "x is (), expected at least 1 dims"},
+        {"dropout", make_dropout(0.5, ""), {f32({}), i32({})}, "x is (), expected at least 1 dims"},
+        {"dropout", make_dropout(0.5, ""), {f32({4, 8}), i32({3, 6})}, "places is (3, 6), expected (4, 6)"},
         {"embedding", make_embedding(), {i32({4}), f32({3, 4, 5})}, "table is (3, 4, 5), expected (vocabulary, width)"},
         {"layer_norm", make_layer_norm(1e-5), {f32({4, 24}), f32({23})}, "scale is (23), expected (24)"},
         {"layer_norm",

@@ -91,7 +91,7 @@ inline void expect_joined(const Samples& parts, Placement placement, const Sampl
 
 // One rule on that many ranks. Inputs that the op writes to are compared like outputs.
 inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const std::vector<TensorType>& outputs,
-                                    const PlacementRule& rule, int ranks, const StepState& state) {
+                                    const PlacementRule& rule, int ranks) {
     ASSERT_EQ(rule.inputs.size(), inputs.size());
     ASSERT_EQ(rule.outputs.size(), outputs.size());
     std::mt19937 generator(7);
@@ -101,25 +101,22 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         for (std::size_t rank = 0; rank < of_rank.size(); ++rank)
             of_rank[rank].push_back(parts[rank]);
     }
-    const auto run = [&](Samples& samples, const std::vector<TensorType>& types, const StepState& at) {
+    const auto run = [&](Samples& samples, const std::vector<TensorType>& types) {
         for (const TensorType& type : types) {
             samples.emplace_back(type.shape, type.dtype);
             fill_with_nan(samples.back().view());
         }
         const std::vector<View> views = views_of(samples);
         const auto middle = views.begin() + static_cast<std::ptrdiff_t>(inputs.size());
-        run_op(op, {views.begin(), middle}, {middle, views.end()}, at);
+        run_op(op, {views.begin(), middle}, {middle, views.end()});
     };
     Samples whole = inputs;
-    run(whole, outputs, state);
+    run(whole, outputs);
     for (int rank = 0; rank < ranks; ++rank) {
         std::vector<TensorType> types;
         for (std::size_t i = 0; i < outputs.size(); ++i)
             types.push_back({box_of(outputs[i].shape, rule.outputs[i], ranks, rank).shape(), outputs[i].dtype});
-        StepState at = state;
-        if (rule.inputs[0] == Placement::shard(0))
-            at.first_sample += shard_range(inputs[0].view().shape[0], ranks, rank).begin;
-        run(of_rank[static_cast<std::size_t>(rank)], types, at);
+        run(of_rank[static_cast<std::size_t>(rank)], types);
     }
     const auto compare = [&](std::size_t position, Placement placement) {
         Samples parts;
