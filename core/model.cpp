@@ -61,9 +61,9 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
     for (int layer = 0; layer < blocks; ++layer)
         layers::transformer_block(builder, layer, block, stream);
     const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
-    const ValueId head = config.get(model_tied_head) ? embedded.table
-                                                     : builder.matrix("head.weight", {sizes.vocabulary, width},
-                                                                      "vocabulary", block.mlp.deviation);
+    const ValueId head = config.get(model_tied_head)
+                             ? embedded.table
+                             : builder.table("head.weight", sizes.vocabulary, width, block.mlp.deviation);
     return ops::linear(builder.graph(), "head", x, head, no_value);
 }
 
@@ -90,10 +90,11 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     const ValueId logits = gpt_logits(config, sizes, builder, model.tokens);
     switch (purpose) {
     case Purpose::train:
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, loss_scale(model.graph, sizes));
+        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, loss_scale(model.graph, sizes),
+                                        sizes.vocabulary);
         break;
     case Purpose::evaluate:
-        model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets);
+        model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets, sizes.vocabulary);
         model.graph.accumulate(model.loss);
         break;
     case Purpose::generate:
@@ -107,7 +108,7 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
 std::int64_t parameter_count(const Graph& graph) {
     std::int64_t count = 0;
     for (const ValueId id : graph.of_kind(ValueKind::parameter))
-        count += graph.value(id).type.shape.count();
+        count += graph.value(id).shape_outside().count();
     return count;
 }
 

@@ -35,7 +35,7 @@ struct Model {
     ValueId tokens = no_value;  // (B, T) i32
     ValueId targets = no_value; // (B, T) i32; not for Purpose::generate
     ValueId loss = no_value;    // scalar f32, summed over tokens; not for Purpose::generate
-    ValueId logits = no_value;  // (B, T, V); Purpose::generate only
+    ValueId logits = no_value;  // (B, T, rows_in_memory(V)); Purpose::generate only
 };
 
 // The forward graph. Parameters are the same, in the same order, for every purpose. ConfigError for values that make no

@@ -35,6 +35,11 @@ void check_columns(std::string_view kernel, std::int64_t first, std::int64_t cou
         throw InternalError(fmt::format("{}: columns {} to {} of {}", kernel, first, first + count, all));
 }
 
+void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64_t columns) {
+    if (classes < 0 || classes > columns)
+        throw InternalError(fmt::format("{}: {} classes in rows of {}", kernel, classes, columns));
+}
+
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
     const std::int64_t found = workspace ? workspace.bytes() : 0;
     if (found < bytes)

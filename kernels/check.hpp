@@ -27,6 +27,9 @@ void check_probability(std::string_view kernel, float probability);
 // all).
 void check_columns(std::string_view kernel, std::int64_t first, std::int64_t count, std::int64_t all);
 
+// Throws InternalError "cross_entropy: 60 classes in rows of 50".
+void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64_t columns);
+
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
 

@@ -26,7 +26,8 @@ struct ParameterInfo {
     std::string role; // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
     int layer = -1;   // -1: not in a numbered layer
     Initialization start;
-    bool decays = false; // weight decay applies: matrices and tables only
+    bool decays = false;   // weight decay applies: matrices and tables only
+    std::int64_t rows = 0; // that count; those behind are padding, which stays 0 and is not saved; 0: all do
 };
 
 enum class ValueKind { input, parameter, optimizer_state, computed };
@@ -41,6 +42,13 @@ struct Value {
     ValueId gradient_of = no_value;           // of an accumulated gradient: its parameter
     std::optional<ParameterInfo> parameter{}; // of a parameter, and of a state that belongs to one
     StepFunction of_step{};                   // of a step input
+
+    // Without padding: as the world outside the graph knows it.
+    Shape shape_outside() const {
+        Shape shape = type.shape;
+        if (parameter && parameter->rows > 0) shape.set(0, parameter->rows);
+        return shape;
+    }
 };
 
 struct Node {

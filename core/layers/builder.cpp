@@ -7,9 +7,22 @@
 
 namespace tessera {
 
+std::int64_t rows_in_memory(std::int64_t vocabulary) {
+    constexpr std::int64_t multiple = 128, smallest = 32 * multiple; // at most 3 % more
+    return vocabulary < smallest ? vocabulary : (vocabulary + multiple - 1) / multiple * multiple;
+}
+
 ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
-    const ValueId parameter =
-        graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+    return decaying(name, shape, {std::move(role), layer_, {.deviation = deviation}, true});
+}
+
+ValueId Builder::table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation) {
+    return decaying(name, {rows_in_memory(vocabulary), width},
+                    {"vocabulary", layer_, {.deviation = deviation}, true, vocabulary});
+}
+
+ValueId Builder::decaying(std::string_view name, const Shape& shape, ParameterInfo info) {
+    const ValueId parameter = graph_.parameter(path(name), shape, std::move(info));
     if (compute_ == DType::f32) return parameter;
     const Graph::PhaseGuard prepare(graph_, Phase::prepare);
     return ops::cast(graph_, path(name) + ".in_use", parameter, compute_);

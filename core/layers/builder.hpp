@@ -9,6 +9,11 @@
 
 namespace tessera {
 
+// Large vocabularies have whole 128s of rows in memory, for which tensor cores are made: the head's product with
+// GPT-2's 50257 has rows of logits at odd addresses otherwise. Small ones stay as they are: they would grow by too
+// much.
+std::int64_t rows_in_memory(std::int64_t vocabulary);
+
 // A layer is a function of a Builder and values. Scopes nest: in scope "layers.0", weight "up.weight" is
 // "layers.0.up.weight".
 class Builder {
@@ -24,6 +29,8 @@ public:
 
     // A matrix or table, normal(0, deviation), kept in f32 and handed out in the compute type. It decays.
     ValueId matrix(std::string_view name, const Shape& shape, std::string role, double deviation);
+    // The same with a row for each token: (V, C), in memory (rows_in_memory(V), C). Role "vocabulary".
+    ValueId table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation);
     // A scale or bias, constant at the start, used in f32. It does not decay.
     ValueId vector(std::string_view name, const Shape& shape, std::string role, double constant);
 
@@ -41,6 +48,8 @@ public:
     };
 
 private:
+    ValueId decaying(std::string_view name, const Shape& shape, ParameterInfo info);
+
     Graph& graph_;
     DType compute_;
     bool training_;

@@ -67,11 +67,14 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
     for (const ValueId id : graph.of_kind(ValueKind::parameter)) {
         const Value& value = graph.value(id);
         const Initialization start = value.parameter->start;
+        const std::int64_t end = value.shape_outside().count(); // padding lies behind
         const RandomKey key = random_key(seed, value.name);
         HostCopy copy(executor.stream(), executor.view(id));
         float* data = copy.view().as<float>();
         for_each_run(value.type.shape, program.plan.value(id).box,
-                     [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
+                     [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t length) {
+                         const std::int64_t count = std::clamp<std::int64_t>(end - in_whole, 0, length);
+                         std::fill_n(data + in_box + count, length - count, 0.0f);
                          const View run(data + in_box, {count}, DType::f32);
                          if (start.deviation == 0)
                              std::fill_n(data + in_box, count, static_cast<float>(start.constant));
@@ -89,7 +92,7 @@ SavedState state_to_save(const Program& program, const Executor& executor, int r
     std::vector<TensorPart>& parts = state.parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const Shape& whole = value.type.shape;
+        const Shape whole = value.shape_outside();
         if (!same_on_all_ranks(program.plan.value(id)))
             throw InternalError(fmt::format("'{}' is sharded: no rule says which rank saves what", value.name));
         const auto add = [&](const std::vector<std::int64_t>& start, const View& part) {
@@ -124,9 +127,14 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
         std::vector<std::int64_t> start;
         for (const Range& range : program.plan.value(id).box.ranges)
             start.push_back(range.begin);
-        checkpoint.require(value.name, value.type.shape, value.type.dtype);
+        checkpoint.require(value.name, value.shape_outside(), value.type.dtype);
         HostCopy copy(executor.stream(), executor.view(id));
-        checkpoint.read(value.name, start, copy.view());
+        const View all = copy.view();
+        std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
+        View saved = all;
+        if (value.type.shape.rank() > 0)
+            saved.shape.set(0, std::clamp<std::int64_t>(value.shape_outside()[0] - start[0], 0, all.shape[0]));
+        if (saved.count() > 0) checkpoint.read(value.name, start, saved);
         copy.store();
     }
 }

@@ -27,7 +27,7 @@ template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_
     cuda::LogitStatistics found;
     float logit = 0;
     if (target >= 0 && target < classes) {
-        const cuda::LogitRow<const T> row(logits, r, columns, vectors);
+        const cuda::LogitRow<const T> row(logits, r, columns, columns, vectors);
         const std::int64_t column = target - first_class;
         if (thread == 0 && column >= 0 && column < columns) logit = cuda::to_float(row.element[column]);
         found = cuda::statistics_of<team>(row, thread);
@@ -73,7 +73,7 @@ template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_
     const cuda::LogitStatistics statistics{combined.maxima[r], combined.sums[r]};
     if (thread == 0) losses[r] = known ? logf(statistics.sum) + (statistics.maximum - combined.logits[r]) : 0.0f;
     if (dlogits == nullptr) return;
-    const cuda::LogitRow<T> row(logits, r, columns, vectors), gradient(dlogits, r, columns, vectors);
+    const cuda::LogitRow<T> row(logits, r, columns, columns, vectors), gradient(dlogits, r, columns, columns, vectors);
     if (known)
         cuda::write_logit_gradient<team>(row, gradient, thread, target - first_class, statistics, *scale);
     else

@@ -108,14 +108,14 @@ void cast(benchmark::State& state) {
 
 void cross_entropy(benchmark::State& state) {
     time(state, [targets = Sample(Shape{state.range(0)}, DType::i32, 1, 0, 65)](Setting& s) {
-        kernels::cross_entropy(s.stream, s.x.view(), targets.view(), s.statistic.view());
+        kernels::cross_entropy(s.stream, s.columns, s.x.view(), targets.view(), s.statistic.view());
     });
 }
 void cross_entropy_with_gradient(benchmark::State& state) {
     time(state, [targets = Sample(Shape{state.range(0)}, DType::i32, 1, 0, 65)](Setting& s) {
         const Sample scale(Shape{}, DType::f32);
-        kernels::cross_entropy_with_gradient(s.stream, s.x.view(), targets.view(), scale.view(), s.statistic.view(),
-                                             s.y.view());
+        kernels::cross_entropy_with_gradient(s.stream, s.columns, s.x.view(), targets.view(), scale.view(),
+                                             s.statistic.view(), s.y.view());
     });
 }
 void embedding(benchmark::State& state) {

@@ -178,9 +178,10 @@ void add_cross_entropy(Bench& bench, std::int64_t classes) {
     add(bench, fmt::format("cross_entropy_with_gradient/bf16/{}x{}", rows, classes), [=](Bench& b, CudaStream&) {
         const View logits = b.numbers({rows, classes}, DType::bf16), losses = b.numbers({rows}, DType::f32);
         const View targets = b.classes(rows, 50257), scale = b.numbers({}, DType::f32);
-        return Prepared{
-            [=](CudaStream& s) { kernels::cross_entropy_with_gradient(s, logits, targets, scale, losses, logits); }, 0,
-            2.0 * static_cast<double>(logits.bytes())};
+        return Prepared{[=](CudaStream& s) {
+                            kernels::cross_entropy_with_gradient(s, 50257, logits, targets, scale, losses, logits);
+                        },
+                        0, 2.0 * static_cast<double>(logits.bytes())};
     });
 }
 

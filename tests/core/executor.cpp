@@ -165,6 +165,34 @@ TEST(Executor, NotReproducibleStaysNear) {
     }
 }
 
+// Rows that only fill a table up: they start at 0 and stay there, and nobody outside sees them.
+TEST(Executor, PaddingStaysZero) {
+    run_as_threads(1, [](Communicator& communicator) {
+        const std::int64_t vocabulary = 4100, width = 16;
+        TinyTraining training({fmt::format("data.vocab_size={}", vocabulary), "optimizer.weight_decay=0.5"},
+                              communicator);
+        const Graph& graph = training.program.model.graph;
+        for (int step = 0; step < 3; ++step)
+            training.step(step);
+        std::int64_t outside = 0;
+        for (const std::string name : {"", "optimizer.first_moment/", "optimizer.second_moment/"}) {
+            const ValueId table = graph.named(name + "embedding.weight");
+            EXPECT_EQ(graph.value(table).type.shape, (Shape{4224, width})) << name;
+            EXPECT_EQ(graph.value(table).shape_outside(), (Shape{vocabulary, width})) << name;
+            const std::vector<float> values = floats_of(training.executor.view(table));
+            const auto padding = values.begin() + vocabulary * width;
+            EXPECT_TRUE(std::all_of(padding, values.end(), [](float value) { return value == 0; })) << name;
+            EXPECT_TRUE(std::any_of(padding - width, padding, [](float value) { return value != 0; })) << name;
+            outside += graph.value(table).shape_outside().count();
+        }
+        EXPECT_EQ(outside, 3 * vocabulary * width);
+        for (const TensorPart& part : state_to_save(training.program, training.executor, 0).parts)
+            if (part.name.ends_with("embedding.weight")) {
+                EXPECT_EQ(part.whole, (Shape{vocabulary, width})) << part.name;
+            }
+    });
+}
+
 // Training goes on as if there had been no evaluation in the same memory.
 TEST(Executor, EvaluationLeavesWhatTrainingNeeds) {
     for (const Variant& variant : variants())

@@ -48,6 +48,17 @@ def check_spread(dtype, others):
     return one
 
 
+def check_padding():
+    """A vocabulary of 4100 has 4224 rows in memory, which nobody sees."""
+    keys = {name: value for name, value in KEYS.items() if name != "data.files"}
+    runs.write_config("padded.toml", {**keys, "data.reader": "synthetic", "data.vocab_size": 4100, "model.dim": 16})
+    runs.train("padded.toml", "run.folder=padded-1")
+    runs.train("padded.toml", "run.folder=padded-3", ranks=3)
+    one = runs.read("padded-1")
+    assert one.tensors["embedding.weight"].shape == (4100, 16), "padding is saved"
+    runs.expect_same(one, runs.read("padded-3"), "a vocabulary with padding: 1 rank and 3")
+
+
 def check_controls(one):
     """The comparison finds another seed, another order of sums, and one bit in one state."""
     for name, word in (("another seed", "training.seed=2"), ("other sums", "run.reproducible=false")):
@@ -79,5 +90,6 @@ with runs.folder():
         ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
     ])
     assert any(line.startswith("losses:") for line in runs.differences(f32, bf16)), "bf16 computes in f32"
+    check_padding()
     check_controls(f32)
 print("the same bits however it is spread, and other bits where they must be")
