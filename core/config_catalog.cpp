@@ -62,6 +62,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_folder),
         key_info(run_name),
         key_info(run_reproducible),
+        key_info(run_share_gpus),
         key_info(run_threads),
         key_info(training_dtype),
         key_info(training_global_batch),

@@ -47,26 +47,30 @@ std::string device_named(const Config& config) {
 } // namespace
 
 Stream make_stream(const Config& config, const World* world) {
-    Stream cpu = cpu_stream(config); // reads its key in any case
+    Stream cpu = cpu_stream(config); // these two read their keys in any case
+    const bool shared = config.get(run_share_gpus);
     const std::string device = device_named(config);
     if (device == "cpu") return cpu;
     const int ranks = world == nullptr ? 1 : world->local_size();
+    const int wanted = shared ? 1 : ranks;
     const int gpus = gpu_count();
     if (device == "auto") {
-        const bool enough = gpus >= ranks;
+        const bool enough = gpus >= wanted;
         if (world == nullptr ? !enough : !world->group().all(enough)) return cpu;
-    } else if (gpus < ranks) {
+    } else if (gpus < wanted) {
         config.refuse(run_device.name,
                       !built_with_cuda
                           ? "this program was built without CUDA"
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    return gpu_stream(world == nullptr ? 0 : world->local_rank(), {.tf32 = config.get(training_dtype) == "tf32"});
+    return gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus,
+                      {.tf32 = config.get(training_dtype) == "tf32"});
 }
 
 Stream make_planning_stream(const Config& config) {
     Stream cpu = cpu_stream(config);
+    config.get(run_share_gpus); // which GPU it is makes no difference to a plan
     const std::string device = device_named(config);
     const bool gpu = device == "cuda" || (device == "auto" && gpu_count() > 0);
     if (gpu && !built_with_cuda) config.refuse(run_device.name, "this program was built without CUDA");

@@ -30,6 +30,8 @@ inline constexpr Key<bool> run_reproducible{
     "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
 inline constexpr Key<std::string> run_device{
     "run.device", "auto", "cpu, cuda (a GPU for each rank of a host), or auto: cuda where there are as many GPUs"};
+inline constexpr Key<bool> run_share_gpus{"run.share_gpus", false,
+                                          "ranks of a host may share its GPUs in turn, which NCCL itself refuses"};
 inline constexpr Key<bool> run_cuda_graph{"run.cuda_graph", true,
                                           "GPUs record each part of a step once and replay it in one launch"};
 inline constexpr Key<std::int64_t> run_threads{"run.threads", 0,

@@ -3,7 +3,7 @@
 on 1, 2 and 4 ranks that reduce through NCCL, and checkpoints go from GPUs to CPUs and back.
 
 On real GPUs TESSERA and TESSERA_EMULATED are one program, and TESSERA_GPU_RANKS says which rank counts there are GPUs for
-beside one: "2 4", or "" on a machine with one GPU."""
+beside one: "2 4", or "" on a machine with one GPU. TESSERA_SHARE_GPUS=1: those ranks share the GPUs that there are."""
 import os
 import sys
 
@@ -24,6 +24,7 @@ KEYS = {
     "lr_scheduler.warmup_steps": 5, "optimizer.lr": 3e-3,
     "metrics.evaluate_every": 10, "metrics.evaluate_batches": 4,
     "checkpoint.interval": 10, "parallelism.bucket_cap_mb": 0.02,
+    "run.share_gpus": os.environ.get("TESSERA_SHARE_GPUS") == "1",
 }
 
 
@@ -61,12 +62,20 @@ def check_resume():
     assert "validation loss:" in out, out
 
 
+def check_sharing():
+    """Three ranks take turns on two GPUs."""
+    one = run("alone", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4")
+    shared = run("shared", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4", "run.share_gpus=true", ranks=3,
+                 extra={"TESSERA_EMULATION_DEVICES": "2"})
+    runs.expect_same(one, shared, "1 rank and 3 on 2 GPUs")
+
+
 def check_refusals():
     found = runs.train("gpt.toml", "run.device=cpu", "training.dtype=tf32", code=2).err
     assert "is a way that GPUs multiply" in found, found
     found = runs.train("gpt.toml", "run.device=gpu", code=2).err
     assert "no device named 'gpu'" in found, found
-    found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
+    found = runs.train("gpt.toml", "run.device=cuda", "run.share_gpus=false", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
     assert "this host has 1 GPU for its 2 ranks" in found, found
     if cpu_program == runs.PROGRAM:
         return
@@ -87,5 +96,7 @@ with runs.folder():
         recorded = run(f"{optimizer}-recorded", *words)  # with dropout
         runs.expect_same(recorded, run(f"{optimizer}-not-recorded", *words, "run.cuda_graph=false"), "recorded and not")
     check_resume()
+    if cpu_program != runs.PROGRAM:
+        check_sharing()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")
