@@ -292,6 +292,22 @@ TYPED_TEST(Attention, NothingToDo) {
             expect_right(on, AttentionVariant::fastest, sizes, dtype);
 }
 
+// Blocks are numbered by an int: more of them must not become fewer.
+TYPED_TEST(Attention, SizesBeyondAnIntAreRefused) {
+    TypeParam on;
+    const auto bytes = [&](std::int64_t batch, std::int64_t tokens, std::int64_t heads) {
+        const kernels::AttentionShape shape{batch, tokens, heads, heads, 64, 0.125f, true};
+        return kernels::attention_gradient_workspace_bytes(on.stream(), shape, DType::bf16);
+    };
+    constexpr std::int64_t much = std::int64_t{1} << 30;
+    EXPECT_GT(bytes(1, much, 1), 0);
+    EXPECT_GT(bytes(much, 8, 1), 0);
+    EXPECT_THROW(bytes(1, much + 1, 1), InternalError);
+    EXPECT_THROW(bytes(1, much, 16), InternalError);
+    EXPECT_THROW(bytes(16, much, 1), InternalError);
+    EXPECT_THROW(bytes(4 * much, 1, much), InternalError);
+}
+
 TYPED_TEST(Attention, WrongViewsAreRefused) {
     TypeParam on;
     const AttentionSizes sizes{1, 4, 2, 8, true};
