@@ -2,16 +2,14 @@
 // Dropout on the GPU: the words of kernels/random.hpp, to the last bit, made anew in each pass.
 #include "kernels/dropout.hpp"
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/philox.cuh"
 #include "kernels/cuda/piece.cuh"
-#include "kernels/philox.hpp"
 
 namespace tessera::kernels {
 namespace {
 
 constexpr int threads = 256;
-constexpr int run = 16; // neighbouring elements that have the same word of neighbouring blocks: see random_place
-static_assert(random_group == 4 * run);
+constexpr int run = cuda::random_run;
 
 struct Mask {
     PhiloxKey key;
@@ -21,28 +19,6 @@ struct Mask {
     std::uint64_t first_group;   // of the logical tensor, in which the view begins
     std::int64_t first_in_group; // element of it
 };
-
-struct RandomWords {
-    std::uint32_t word[4];
-};
-
-// As random_words of kernels/random.hpp.
-__device__ __forceinline__ RandomWords random_words_of(PhiloxKey key, std::uint64_t high, std::uint64_t low) {
-    std::uint32_t a = static_cast<std::uint32_t>(low), b = static_cast<std::uint32_t>(low >> 32);
-    std::uint32_t c = static_cast<std::uint32_t>(high), d = static_cast<std::uint32_t>(high >> 32);
-#pragma unroll
-    for (int round = 0; round < philox::rounds; ++round) {
-        const std::uint64_t first = std::uint64_t{philox::first_multiplier} * a;
-        const std::uint64_t second = std::uint64_t{philox::second_multiplier} * c;
-        a = static_cast<std::uint32_t>(second >> 32) ^ b ^ key.word[0];
-        b = static_cast<std::uint32_t>(second);
-        c = static_cast<std::uint32_t>(first >> 32) ^ d ^ key.word[1];
-        d = static_cast<std::uint32_t>(first);
-        key.word[0] += philox::first_key_step;
-        key.word[1] += philox::second_key_step;
-    }
-    return {{a, b, c, d}};
-}
 
 // A thread makes `width` neighbouring blocks: of each of their four words, `width` neighbouring elements. y may be x.
 template <class T, int width> __global__ void __launch_bounds__(threads)
@@ -63,7 +39,7 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     for (int i = 0; i < width; ++i) {
         const std::uint64_t block =
             (mask.first_group + static_cast<std::uint64_t>(group)) * run + static_cast<std::uint64_t>(in_run + i);
-        const RandomWords words = random_words_of(mask.key, mask.step, block);
+        const cuda::RandomWords words = cuda::random_words_of(mask.key, mask.step, block);
 #pragma unroll
         for (int w = 0; w < 4; ++w)
             if (static_cast<float>(words.word[w] >> 8) * 0x1p-24f >= mask.probability) kept |= 1u << (w * width + i);
