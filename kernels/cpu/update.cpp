@@ -123,6 +123,7 @@ void adam(CpuStream& stream, const Adam& settings, ConstView factor, const AdamT
     check(tensors, factor);
     const AdamFactors factors = factors_of(settings);
     const float clip = *factor.as<float>();
+    if (clip == 0) return;
     for (std::size_t i = 0; i < tensors.weights.size(); ++i)
         for_vectors(
             stream, tensors.weights[i].count(), [&](auto... arguments) { adam_lanes(factors, clip, arguments...); },
@@ -133,6 +134,7 @@ void adam(CpuStream& stream, const Adam& settings, ConstView factor, const AdamT
 void sgd(CpuStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors) {
     const bool stored = settings.momentum != 0;
     check(tensors, factor, stored);
+    if (*factor.as<float>() == 0) return;
     const SgdFactors factors{*factor.as<float>(), settings.weight_decay, settings.momentum, settings.learning_rate};
     const auto run = [&]<Velocity state, bool nesterov>() {
         for (std::size_t i = 0; i < tensors.weights.size(); ++i)

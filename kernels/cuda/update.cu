@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(threads)
     const int which = table.of_block(blockIdx.x);
     const AdamPointers tensor = table.tensor[which];
     const float clip = *factor;
+    if (clip == 0) return;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);
         Four weight = share.load(tensor.weight), first = share.load(tensor.first), second = share.load(tensor.second);
@@ -109,6 +110,7 @@ __global__ void __launch_bounds__(threads)
     const int which = table.of_block(blockIdx.x);
     const SgdPointers tensor = table.tensor[which];
     const float clip = *factor;
+    if (clip == 0) return;
     const bool reads_velocity = tensor.velocity != nullptr && !settings.first_step;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);
