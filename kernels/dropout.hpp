@@ -18,7 +18,7 @@ struct Dropout {
 };
 
 // y[i] = x[i] / (1 - probability) where the uniform number of the element and step is >= probability, else 0.
-// x, y: one count, both f32 or both bf16; y may be x's memory. The gradient is the same function on dy.
+// x, y: one count, both f32, bf16 or f16; y may be x's memory. The gradient is the same function on dy.
 void dropout(CpuStream& stream, const Dropout& which, ConstView x, View y);
 void dropout(CudaStream& stream, const Dropout& which, ConstView x, View y);
 

@@ -11,7 +11,7 @@ using kernels::Dropout;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 Dropout with(float probability, std::uint64_t step = 3, std::uint64_t first_element = 0) {
     return {probability, random_key(42, "layers.0.dropout"), step, first_element};
