@@ -10,9 +10,10 @@ namespace tessera {
 ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
     const ValueId parameter =
         graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
-    if (compute_ == DType::f32) return parameter;
+    if (compute() == DType::f32) return parameter;
     const Graph::PhaseGuard prepare(graph_, Phase::prepare);
-    return ops::cast(graph_, path(name) + ".in_use", parameter, compute_);
+    const std::string in_use = path(name) + ".in_use";
+    return ops::cast(graph_, in_use, parameter, compute());
 }
 
 ValueId Builder::vector(std::string_view name, const Shape& shape, std::string role, double constant) {

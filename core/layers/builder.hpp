@@ -9,14 +9,20 @@
 
 namespace tessera {
 
+// What a model computes in. Weights rest in f32.
+struct Precision {
+    DType compute = DType::f32; // of activations and weights in use
+};
+
 // A layer is a function of a Builder and values. Scopes nest: in scope "layers.0", weight "up.weight" is
 // "layers.0.up.weight".
 class Builder {
 public:
-    Builder(Graph& graph, DType compute, bool training) : graph_(graph), compute_(compute), training_(training) {}
+    Builder(Graph& graph, const Precision& precision, bool training)
+        : graph_(graph), precision_(precision), training_(training) {}
 
     Graph& graph() { return graph_; }
-    DType compute() const { return compute_; }
+    DType compute() const { return precision_.compute; }
     bool training() const { return training_; } // dropout is active
     std::string path(std::string_view name) const {
         return scope_.empty() ? std::string(name) : fmt::format("{}.{}", scope_, name);
@@ -42,7 +48,7 @@ public:
 
 private:
     Graph& graph_;
-    DType compute_;
+    Precision precision_;
     bool training_;
     std::string scope_;
     int layer_ = -1;

@@ -14,7 +14,7 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         kernels::Adam settings = settings_;
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
-        settings.step = a.state.step + 1;
+        settings.step = a.state.step + 1 - a.state.skipped_steps;
         const kernels::AdamTensors tensors{gradients(a), weights(a), state(a, 0), state(a, 1), {}};
         std::visit([&](auto& s) { kernels::adam(s, settings, factor(a), tensors); }, stream);
     }

@@ -15,7 +15,7 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         kernels::Sgd settings = settings_;
         settings.learning_rate = static_cast<float>(a.state.learning_rate);
-        settings.first_step = a.state.step == 0;
+        settings.first_step = a.state.step == a.state.skipped_steps;
         kernels::SgdTensors tensors{gradients(a), weights(a), {}, {}};
         if (settings.momentum != 0) tensors.velocities = state(a, 0);
         std::visit([&](auto& s) { kernels::sgd(s, settings, factor(a), tensors); }, stream);

@@ -33,7 +33,7 @@ private:
         case ValueKind::input:
             return value.type.shape.rank() == 0 ? Placement::replicate() : strategy_.activation();
         case ValueKind::optimizer_state:
-            return of_parameter(value).state;
+            return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
             return of_parameter(value).use;
         }

@@ -21,6 +21,9 @@ public:
             if (a.inputs[0].dtype == DType::f32) {
                 sum += static_cast<double>(a.inputs[0].as<float>()[i]) * coefficients[i];
                 a.outputs[0].as<float>()[i] = coefficients[i];
+            } else if (a.inputs[0].dtype == DType::f16) {
+                sum += static_cast<double>(static_cast<float>(a.inputs[0].as<Float16>()[i])) * coefficients[i];
+                a.outputs[0].as<Float16>()[i] = Float16(coefficients[i]);
             } else {
                 sum += static_cast<double>(static_cast<float>(a.inputs[0].as<BFloat16>()[i])) * coefficients[i];
                 a.outputs[0].as<BFloat16>()[i] = BFloat16(coefficients[i]);

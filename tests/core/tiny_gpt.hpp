@@ -65,6 +65,7 @@ inline std::vector<Variant> variants() {
         {"all", {"training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false"}},
         {"buckets", {"parallelism.bucket_cap_mb=0.01"}},
         {"uneven", {"training.global_batch_size=14", "optimizer.name=sgd", "optimizer.lr=1"}},
+        {"f16", {"training.dtype=f16"}},
     };
 }
 

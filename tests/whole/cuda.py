@@ -84,6 +84,7 @@ with runs.folder():
     check_dtype("f32", 2e-5)
     check_dtype("tf32", 5e-3, "model.dropout=0")
     check_dtype("bf16", 5e-3, "model.dropout=0")
+    check_dtype("f16", 1e-3, "model.dropout=0", "training.loss_scale=16777216")  # the first steps are skipped
     recorded = run("recorded", "model.dropout=0", ranks=1)
     runs.expect_same(recorded, run("not-recorded", "model.dropout=0", "run.cuda_graph=false"), "recorded and not")
     check_resume()
