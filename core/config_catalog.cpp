@@ -66,6 +66,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),
+        key_info(training_linear_dtype),
         key_info(training_local_batch),
         key_info(loss_scale_start),
         key_info(loss_scale_backoff),

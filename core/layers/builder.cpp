@@ -16,6 +16,24 @@ ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string r
     return ops::cast(graph_, in_use, parameter, compute());
 }
 
+ValueId Builder::linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation) {
+    if (!precision_.linear_f8) return matrix(name, shape, std::move(role), deviation);
+    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+}
+
+ValueId Builder::linear(std::string_view name, ValueId x, ValueId weight, ValueId bias, int contracted) {
+    if (!precision_.linear_f8) return ops::linear(graph_, path(name), x, weight, bias, contracted);
+    const auto in_8_bits = [&](ValueId value, const std::string& label) {
+        return ops::quantize(graph_, label + ".in_f8", value, DType::f8e4m3, contracted);
+    };
+    const auto of_step = [&] {
+        const Graph::PhaseGuard prepare(graph_, Phase::prepare);
+        return in_8_bits(weight, graph_.value(weight).name);
+    };
+    const ops::InEightBits w = of_step();
+    return ops::linear_f8(graph_, path(name), in_8_bits(x, path(name) + ".input"), w, bias, contracted);
+}
+
 ValueId Builder::vector(std::string_view name, const Shape& shape, std::string role, double constant) {
     return graph_.parameter(path(name), shape, {std::move(role), layer_, {.constant = constant}, false});
 }

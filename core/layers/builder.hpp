@@ -12,6 +12,7 @@ namespace tessera {
 // What a model computes in. Weights rest in f32.
 struct Precision {
     DType compute = DType::f32; // of activations and weights in use
+    bool linear_f8 = false;     // linear layers multiply 8-bit factors; compute is bf16
 };
 
 // A layer is a function of a Builder and values. Scopes nest: in scope "layers.0", weight "up.weight" is
@@ -30,6 +31,13 @@ public:
 
     // A matrix or table, normal(0, deviation), kept in f32 and handed out in the compute type. It decays.
     ValueId matrix(std::string_view name, const Shape& shape, std::string role, double deviation);
+    // The weight of a linear layer, for linear() alone, which multiplies it in the type that the run chose.
+    ValueId linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation);
+    // y = x w^T + bias (ops::linear); in 8 bits x is rounded for each micro-batch, w once a step from f32. The scales
+    // are of the tensor at hand: they need no history, which would be state, and no value ever lies beyond them. A
+    // delayed scale (Micikevicius et al. 2022; Transformer Engine's DelayedScaling) saves the pass for the largest
+    // magnitude.
+    ValueId linear(std::string_view name, ValueId x, ValueId weight, ValueId bias, int contracted = 1);
     // A scale or bias, constant at the start, used in f32. It does not decay.
     ValueId vector(std::string_view name, const Shape& shape, std::string role, double constant);
 

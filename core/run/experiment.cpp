@@ -30,6 +30,13 @@ Precision precision_of(const Config& config, const Stream& stream) {
     if (dtype == "tf32" && std::holds_alternative<CpuStream>(stream))
         config.refuse(training_dtype.name, "is a way that GPUs multiply: on CPUs say f32, bf16 or f16");
     precision.compute = dtype == "tf32" ? DType::f32 : dtype_named(dtype);
+    const std::string linear = config.get(training_linear_dtype);
+    if (linear != "same" && linear != "f8")
+        config.refuse(training_linear_dtype.name, no_such_name("dtype of linear layers", linear, {"f8", "same"}));
+    precision.linear_f8 = linear == "f8";
+    if (precision.linear_f8 && dtype != "bf16")
+        config.refuse(training_linear_dtype.name,
+                      fmt::format("\"f8\" wants training.dtype = \"bf16\", not \"{}\"", dtype));
     return precision;
 }
 

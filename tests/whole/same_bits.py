@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
-2 threads, in shared memory and by messages, in f32, bf16 and f16. And what must differ does, so the comparison can fail."""
+2 threads, in shared memory and by messages, in f32, bf16, f16 and f8. And what must differ does, so the comparison can fail."""
 import os
 import sys
 
@@ -38,7 +38,7 @@ def check_content(result, learned):
 
 def check_spread(dtype, others, more=()):
     """One rank with one thread against `others`: (name, words, options); all with the words `more`."""
-    of_dtype = [f"training.dtype={dtype}", *more]
+    of_dtype = [f"training.dtype={'bf16' if dtype == 'f8' else dtype}", *more]
     one = run(f"{dtype}-1", *of_dtype)
     check_content(one, 0.3 if dtype == "f16" else 0.5)  # in f16 some steps are skipped
     for name, words, options in others:
@@ -97,7 +97,11 @@ with runs.folder():
         ("3-ranks", [], {"ranks": 3}),
         ("4-ranks-messages-buckets", ["parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
     ], ["training.loss_scale=268435456", "training.loss_scale_interval=8"])  # too much for the first steps
-    for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16")):
+    f8 = check_spread("f8", [
+        ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
+        ("3-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 3}),
+    ], ["training.linear_dtype=f8"])
+    for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16"), (bf16, f8, "f8")):
         assert any(line.startswith("losses:") for line in runs.differences(one, other)), f"{what} is not what it says"
     check_skipped_steps()
     check_controls(f32)
