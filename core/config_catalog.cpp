@@ -76,6 +76,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_seed),
         key_info(training_sequence),
         key_info(training_steps),
+        key_info(training_weight_rounding),
     };
 }
 

@@ -13,6 +13,7 @@ ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string r
     if (compute() == DType::f32) return parameter;
     const Graph::PhaseGuard prepare(graph_, Phase::prepare);
     const std::string in_use = path(name) + ".in_use";
+    if (precision_.stochastic_weights && training_) return ops::stochastic_cast(graph_, in_use, parameter);
     return ops::cast(graph_, in_use, parameter, compute());
 }
 

@@ -11,8 +11,9 @@ namespace tessera {
 
 // What a model computes in. Weights rest in f32.
 struct Precision {
-    DType compute = DType::f32; // of activations and weights in use
-    bool linear_f8 = false;     // linear layers multiply 8-bit factors; compute is bf16
+    DType compute = DType::f32;      // of activations and weights in use
+    bool linear_f8 = false;          // linear layers multiply 8-bit factors; compute is bf16
+    bool stochastic_weights = false; // bf16 weights in use are rounded by chance, anew in each step
 };
 
 // A layer is a function of a Builder and values. Scopes nest: in scope "layers.0", weight "up.weight" is

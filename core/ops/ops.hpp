@@ -53,6 +53,8 @@ ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, Value
                            double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
+ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
 ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
 

@@ -37,6 +37,13 @@ Precision precision_of(const Config& config, const Stream& stream) {
     if (precision.linear_f8 && dtype != "bf16")
         config.refuse(training_linear_dtype.name,
                       fmt::format("\"f8\" wants training.dtype = \"bf16\", not \"{}\"", dtype));
+    const std::string rounding = config.get(training_weight_rounding);
+    if (rounding != "nearest" && rounding != "stochastic")
+        config.refuse(training_weight_rounding.name, no_such_name("rounding", rounding, {"nearest", "stochastic"}));
+    precision.stochastic_weights = rounding == "stochastic";
+    if (precision.stochastic_weights && dtype != "bf16")
+        config.refuse(training_weight_rounding.name,
+                      fmt::format("\"stochastic\" wants training.dtype = \"bf16\", not \"{}\"", dtype));
     return precision;
 }
 

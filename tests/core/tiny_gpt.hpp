@@ -66,6 +66,7 @@ inline std::vector<Variant> variants() {
         {"buckets", {"parallelism.bucket_cap_mb=0.01"}},
         {"uneven", {"training.global_batch_size=14", "optimizer.name=sgd", "optimizer.lr=1"}},
         {"f16", {"training.dtype=f16"}},
+        {"stochastic", {"training.dtype=bf16", "training.weight_rounding=stochastic"}},
         {"f8", {"training.dtype=bf16", "training.linear_dtype=f8", "training.seq_len=16"}},
     };
 }

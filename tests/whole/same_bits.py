@@ -38,7 +38,7 @@ def check_content(result, learned):
 
 def check_spread(dtype, others, more=()):
     """One rank with one thread against `others`: (name, words, options); all with the words `more`."""
-    of_dtype = [f"training.dtype={'bf16' if dtype == 'f8' else dtype}", *more]
+    of_dtype = [f"training.dtype={'bf16' if dtype in ('f8', 'bf16-stochastic') else dtype}", *more]
     one = run(f"{dtype}-1", *of_dtype)
     check_content(one, 0.3 if dtype == "f16" else 0.5)  # in f16 some steps are skipped
     for name, words, options in others:
@@ -97,11 +97,15 @@ with runs.folder():
         ("3-ranks", [], {"ranks": 3}),
         ("4-ranks-messages-buckets", ["parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
     ], ["training.loss_scale=268435456", "training.loss_scale_interval=8"])  # too much for the first steps
+    stochastic = check_spread("bf16-stochastic", [
+        ("3-ranks-2-threads", ["run.threads=2"], {"ranks": 3}),
+    ], ["training.weight_rounding=stochastic"])
     f8 = check_spread("f8", [
         ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
         ("3-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 3}),
     ], ["training.linear_dtype=f8"])
-    for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16"), (bf16, f8, "f8")):
+    for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16"), (bf16, f8, "f8"),
+                             (bf16, stochastic, "stochastic rounding")):
         assert any(line.startswith("losses:") for line in runs.differences(one, other)), f"{what} is not what it says"
     check_skipped_steps()
     check_controls(f32)
