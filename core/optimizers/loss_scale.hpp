@@ -28,7 +28,7 @@ struct LossScale {
 // only those leave every bit of a gradient's mantissa as it is.
 LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t tokens_per_step);
 
-// Appends the node that unscales and clips, and changes the states. `clip` gives norm and factor as ClipFactor does.
+// Appends the node that unscales and clips, and changes the states; returns norm and factor.
 std::vector<ValueId> append_unscale(Graph& graph, const LossScale& loss_scale, ValueId square_sum, double max_norm);
 
 } // namespace tessera
