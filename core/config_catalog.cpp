@@ -67,11 +67,17 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),
+        key_info(training_linear_dtype),
         key_info(training_local_batch),
+        key_info(loss_scale_start),
+        key_info(loss_scale_backoff),
+        key_info(loss_scale_growth),
+        key_info(loss_scale_interval),
         key_info(training_max_norm),
         key_info(training_seed),
         key_info(training_sequence),
         key_info(training_steps),
+        key_info(training_weight_rounding),
     };
 }
 

@@ -71,10 +71,15 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
 
 namespace {
 
-ValueId loss_scale(Graph& graph, const ModelSizes& sizes) {
+// What the loss is multiplied by before its gradient is taken: the gradient is of the mean over the step's tokens.
+ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes) {
+    if (sizes.precision.compute == DType::f16) {
+        model.loss_scale = append_loss_scale(model.graph, config, sizes.tokens_per_step);
+        return model.loss_scale->of_gradient;
+    }
     const float scale = 1.0f / static_cast<float>(sizes.tokens_per_step);
-    return graph.step_input("loss_scale", {{}, DType::f32},
-                            [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
+    return model.graph.step_input("gradient_scale", {{}, DType::f32},
+                                  [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
 }
 
 } // namespace
@@ -86,12 +91,12 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     const TensorType ids{{sizes.batch, sizes.sequence_length}, DType::i32};
     model.tokens = model.graph.input("tokens", ids);
     if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
-    Builder builder(model.graph, sizes.compute, purpose == Purpose::train);
+    Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
     const ValueId logits = gpt_logits(config, sizes, builder, model.tokens);
     switch (purpose) {
     case Purpose::train:
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, loss_scale(model.graph, sizes),
-                                        sizes.vocabulary);
+        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets,
+                                        gradient_scale(model, config, sizes), sizes.vocabulary);
         break;
     case Purpose::evaluate:
         model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets, sizes.vocabulary);

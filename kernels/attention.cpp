@@ -39,8 +39,8 @@ void check_attention(const AttentionShape& shape, DType dtype) {
     if (shape.head_dim < 1 || shape.head_dim > largest_head_dim)
         throw InternalError(
             fmt::format("attention: a head has {} numbers, expected 1..{}", shape.head_dim, largest_head_dim));
-    if (dtype != DType::f32 && dtype != DType::bf16)
-        throw InternalError(fmt::format("attention of {}: only f32 and bf16", name_of(dtype)));
+    if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16)
+        throw InternalError(fmt::format("attention of {}: only f32, bf16 and f16", name_of(dtype)));
 }
 
 void check_attention(const AttentionShape& shape, const ConstView& qkv, const ConstView& y,

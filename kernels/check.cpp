@@ -47,7 +47,7 @@ void check_workspace(std::string_view kernel, const ConstView& workspace, std::i
 }
 
 void refuse_dtype(std::string_view kernel, DType dtype) {
-    throw InternalError(fmt::format("{}: element type {}, expected f32 or bf16", kernel, name_of(dtype)));
+    throw InternalError(fmt::format("{}: element type {}, expected f32, bf16 or f16", kernel, name_of(dtype)));
 }
 
 std::string outside_vocabulary(std::string_view name, std::int64_t number, std::int64_t position, std::int64_t size) {

@@ -33,7 +33,7 @@ void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
 
-// Throws InternalError "gelu: element type i32, expected f32 or bf16".
+// Throws InternalError "gelu: element type i32, expected f32, bf16 or f16".
 [[noreturn]] void refuse_dtype(std::string_view kernel, DType dtype);
 
 // "token 70 at position 5 is outside the vocabulary of 65"

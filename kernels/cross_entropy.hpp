@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-// logits, dlogits: (N, W), both f32 or both bf16    targets: (N) i32    losses: (N) f32
+// logits, dlogits: (N, W), both f32, bf16 or f16    targets: (N) i32    losses: (N) f32
 // N is the count of `targets`. V = `classes`: the first columns of a row; the rest is padding, which is not read and
 // gets the gradient 0. A target is a class in [0, V), or ignore_index: such a row has loss 0 and gradient 0.
 // Any other target is a ConfigError that names the target, its position and V. It is thrown before anything is written,

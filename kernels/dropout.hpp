@@ -2,6 +2,7 @@
 // Dropout whose mask is a function of key, step and element, so that it is never stored.
 #pragma once
 
+#include "kernels/draw.hpp"
 #include "kernels/random.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
@@ -16,18 +17,10 @@ struct Dropout {
     std::int64_t sample_elements = 1; // of one sample
 };
 
-// What changes from call to call lies in memory, so that a recorded call can be replayed: a seed (mixed, as in
-// philox_key), a step, and the sample with which x begins. Written on the host, as i32.
-struct DropoutPlace {
-    std::uint32_t seed_low, seed_high, step_low, step_high, sample_low, sample_high;
-};
-inline constexpr std::int64_t dropout_place_words = sizeof(DropoutPlace) / sizeof(std::uint32_t);
-void write_dropout_place(View host, std::uint64_t seed, std::uint64_t step, std::uint64_t sample);
-
 // y[i] = x[i] / (1 - probability) where the uniform number of element sample * sample_elements + i of the step is
-// >= probability, else 0. x, y: one count, both f32 or both bf16; y may be x's memory. place: read when the kernel
-// runs. The gradient is the same function on dy.
-void dropout(CpuStream& stream, const Dropout& which, ConstView place, ConstView x, View y);
-void dropout(CudaStream& stream, const Dropout& which, ConstView place, ConstView x, View y);
+// >= probability, else 0. x, y: one count, both f32, bf16 or f16; y may be x's memory. draw: draw_words i32 with
+// the sample in which x begins, read when the kernel runs. The gradient is the same function on dy.
+void dropout(CpuStream& stream, const Dropout& which, ConstView draw, ConstView x, View y);
+void dropout(CudaStream& stream, const Dropout& which, ConstView draw, ConstView x, View y);
 
 } // namespace tessera::kernels

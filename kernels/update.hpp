@@ -11,7 +11,7 @@
 // A step updates any number of tensors with the same settings, element by element: a new value depends neither on how
 // many there are nor on how a tensor is cut into views. Semantics are PyTorch's. Lists have one view per tensor, all
 // f32 with the tensor's count. Low precision copies are bf16 and receive the new weight; an empty list or a null view
-// means that there is none. factor: one f32, read when the kernel runs.
+// means that there is none. factor: one f32, read when the kernel runs; where it is 0 the call changes nothing.
 namespace tessera::kernels {
 
 // norm = sqrt(square_sum)   factor = min(1, max_norm / (norm + 1e-6)), or 1 when max_norm <= 0; NaN stays NaN.

@@ -5,6 +5,7 @@
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "kernels/error.hpp"
+#include "kernels/matmul.hpp"
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
@@ -64,8 +65,14 @@ Stream make_stream(const Config& config, const World* world) {
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    return gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus,
-                      {.tf32 = config.get(training_dtype) == "tf32"});
+    Stream gpu = gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus,
+                            {.tf32 = config.get(training_dtype) == "tf32"});
+    if (config.get(training_linear_dtype) == "f8" &&
+        !std::visit([](const auto& s) { return kernels::matmul_has_f8(s); }, gpu))
+        config.refuse(training_linear_dtype.name,
+                      "\"f8\" wants GPUs of compute capability 8.9 or more, which this host's "
+                      "is not: say \"same\"");
+    return gpu;
 }
 
 Stream make_planning_stream(const Config& config) {

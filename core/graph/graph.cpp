@@ -47,6 +47,14 @@ ValueId Graph::optimizer_state(std::string name, ValueId parameter) {
                    .parameter = value(parameter).parameter});
 }
 
+ValueId Graph::optimizer_state(std::string name, const Shape& shape, float start) {
+    return append({.name = std::move(name),
+                   .type = {shape, DType::f32},
+                   .kind = ValueKind::optimizer_state,
+                   .phase = Phase::update,
+                   .start = start});
+}
+
 std::vector<ValueId> Graph::apply(OpPointer op, std::string name, std::vector<ValueId> inputs) {
     std::vector<TensorType> types;
     for (const ValueId id : inputs)

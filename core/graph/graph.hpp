@@ -41,6 +41,7 @@ struct Value {
     bool accumulated = false;                 // summed over the step's micro-batches (f32), then over the ranks
     ValueId gradient_of = no_value;           // of an accumulated gradient: its parameter
     std::optional<ParameterInfo> parameter{}; // of a parameter, and of a state that belongs to one
+    float start = 0;                          // of a state that belongs to none
     StepFunction of_step{};                   // of a step input
 
     // Without padding: as the world outside the graph knows it.
@@ -68,6 +69,9 @@ public:
     ValueId step_input(std::string name, TensorType type, StepFunction of_step);
     ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
     ValueId optimizer_state(std::string name, ValueId parameter); // f32, the parameter's shape, starts at 0
+
+    // f32, the same on all ranks; an op of the update phase changes it.
+    ValueId optimizer_state(std::string name, const Shape& shape, float start);
 
     // Appends a node in the current phase. ConfigError "linear 'layers.0.mlp.up': …" when the inputs do not fit.
     std::vector<ValueId> apply(OpPointer op, std::string name, std::vector<ValueId> inputs);

@@ -37,6 +37,7 @@ struct StepState {
     std::int64_t step = 0;         // 0-based
     std::int64_t first_sample = 0; // of this micro-batch, within the step's global batch
     double learning_rate = 0;
+    std::int64_t skipped_steps = 0; // earlier ones that changed nothing: f16 gradients that were not finite
 };
 
 // What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says

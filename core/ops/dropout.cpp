@@ -11,9 +11,9 @@ namespace {
 // Of each sample of the micro-batch.
 void write_places(const StepState& state, const View& host) {
     for (std::int64_t row = 0; row < host.shape[0]; ++row) {
-        const View place(host.as<std::int32_t>() + row * kernels::dropout_place_words, {kernels::dropout_place_words},
+        const View place(host.as<std::int32_t>() + row * kernels::draw_words, {kernels::draw_words},
                          DType::i32);
-        kernels::write_dropout_place(place, state.seed, static_cast<std::uint64_t>(state.step),
+        kernels::write_draw(place, state.seed, static_cast<std::uint64_t>(state.step),
                                      static_cast<std::uint64_t>(state.first_sample + row));
     }
 }
@@ -27,7 +27,7 @@ public:
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 1);
         expect_dtype("places", in[1].dtype, DType::i32);
-        expect_shape("places", in[1].shape, {in[0].shape[0], kernels::dropout_place_words});
+        expect_shape("places", in[1].shape, {in[0].shape[0], kernels::draw_words});
         return {in[0]};
     }
     // The gradient passes where the value passed: the same op, hence the same numbers, on dy.
@@ -43,12 +43,12 @@ public:
         const Shape& shape = a.inputs[0].shape;
         if (shape.count() == 0) return;
         const kernels::Dropout dropout{probability_, stream_, shape.count(1, shape.rank())};
-        const View first(a.inputs[1].memory(), {kernels::dropout_place_words}, DType::i32); // of the samples in a row
+        const View first(a.inputs[1].memory(), {kernels::draw_words}, DType::i32); // of the samples in a row
         std::visit([&](auto& s) { kernels::dropout(s, dropout, first, a.inputs[0], a.outputs[0]); }, stream);
     }
     std::vector<ExampleInput> example() const override {
         return {{{{4, 6, 20}, DType::f32}},
-                {{{4, kernels::dropout_place_words}, DType::i32}, false, 0, 0, write_places}};
+                {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_places}};
     }
 
 private:
@@ -64,7 +64,7 @@ OpPointer make_dropout(double probability, std::string_view stream_name) {
 
 ValueId ops::dropout(Graph& graph, std::string name, ValueId x, double probability) {
     OpPointer op = make_dropout(probability, name);
-    const Shape places{graph.value(x).type.shape[0], kernels::dropout_place_words};
+    const Shape places{graph.value(x).type.shape[0], kernels::draw_words};
     return graph.apply_one(std::move(op), std::move(name),
                            {x, graph.step_input("dropout.places", {places, DType::i32}, write_places)});
 }

@@ -35,6 +35,16 @@ ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId b
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
 // bias (N...) f32 may be no_value.
 ValueId linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, int contracted = 1);
+// A matrix of 8 bits: as it lies, (R..., C...), transposed, (C..., R...), and what the numbers are multiplied by (f32).
+struct InEightBits {
+    ValueId y, transposed, scale;
+};
+// The same of x and w in 8 bits; y is bf16.
+ValueId linear_f8(Graph&, std::string name, const InEightBits& x, const InEightBits& w, ValueId bias,
+                  int contracted = 1);
+// x, f32 or bf16, in f8e4m3 or f8e5m2; the last `column_dims` dims are columns. The scale maps the largest magnitude of
+// this tensor to the largest number of the dtype (kernels/quantize.hpp).
+InEightBits quantize(Graph&, std::string name, ValueId x, DType dtype, int column_dims);
 // sum = a + b and y = its norm, as layer_norm (bias may be no_value) or rms_norm (without bias) of the sum.
 struct ResidualNorm {
     ValueId sum, y;
@@ -43,6 +53,8 @@ ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, Value
                            double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
+ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
 ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
 

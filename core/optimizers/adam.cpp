@@ -30,7 +30,8 @@ public:
     }
     ValueId pace(Graph& graph, std::string name, float weight_decay) const override {
         const auto of_step = [settings = with(weight_decay)](const StepState& state, const View& host) {
-            kernels::write_adam_pace(host, settings, static_cast<float>(state.learning_rate), state.step + 1);
+            kernels::write_adam_pace(host, settings, static_cast<float>(state.learning_rate),
+                                     state.step + 1 - state.skipped_steps);
         };
         return graph.step_input(std::move(name), {{kernels::adam_pace_count}, DType::f32}, of_step);
     }

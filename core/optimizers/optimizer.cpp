@@ -115,12 +115,14 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
 }
 
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
-                         double max_norm) {
+                         double max_norm, const std::optional<LossScale>& loss_scale) {
     const Graph::PhaseGuard guard(graph, Phase::update);
     const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
     const std::vector<ValueId> block_sums = graph.apply(std::make_shared<SquareSums>(), "square_sums", gradients);
     const ValueId square_sum = graph.apply_one(std::make_shared<Total>(), "gradient_square_sum", block_sums);
-    const std::vector<ValueId> clip = graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
+    const std::vector<ValueId> clip = loss_scale
+                                          ? append_unscale(graph, *loss_scale, square_sum, max_norm)
+                                          : graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
     append_updates(graph, parameters, gradients, optimizer, clip[1]);
     graph.keep(clip[0]);
     return clip[0];

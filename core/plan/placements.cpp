@@ -34,7 +34,7 @@ private:
             if (value.type.shape.rank() == 0 || value.phase == Phase::update) return Placement::replicate();
             return strategy_.activation();
         case ValueKind::optimizer_state:
-            return of_parameter(value).state;
+            return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
             return of_parameter(value).use;
         }

@@ -17,7 +17,14 @@ inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "optim
 inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample"};
 inline constexpr Key<std::string> training_dtype{
     "training.dtype", "f32",
-    "type of activations and weights in use: f32, bf16, or tf32: f32 whose products a GPU rounds to 10 bits"};
+    "type of activations and weights in use: f32, bf16, f16, or tf32: f32 whose products a GPU rounds to 10 bits"};
+inline constexpr Key<std::string> training_linear_dtype{
+    "training.linear_dtype", "same",
+    "factors in the blocks' linear layers: same (as training.dtype), or f8: 8 bits and a scale for each tensor, in "
+    "bf16"};
+inline constexpr Key<std::string> training_weight_rounding{
+    "training.weight_rounding", "nearest",
+    "bf16: how weights in use are rounded from f32, at each step: nearest, or stochastic: by chance, without bias"};
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};

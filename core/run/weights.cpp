@@ -86,6 +86,17 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
     }
 }
 
+void initialize_states(const Program& program, const Executor& executor) {
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : graph.of_kind(ValueKind::optimizer_state)) {
+        const Value& value = graph.value(id);
+        if (value.parameter) continue; // memory starts at 0, and so do these
+        HostCopy copy(executor.stream(), executor.view(id));
+        std::fill_n(copy.view().as<float>(), copy.view().count(), value.start);
+        copy.store();
+    }
+}
+
 SavedState state_to_save(const Program& program, const Executor& executor, int rank) {
     const Graph& graph = program.model.graph;
     SavedState state;

@@ -50,12 +50,12 @@ void run(const CpuStream& stream, const Mask& mask, std::uint64_t first_element,
 
 } // namespace
 
-void dropout(CpuStream& stream, const Dropout& which, ConstView place, ConstView x, View y) {
-    check_count("dropout", "the place", place, dropout_place_words);
+void dropout(CpuStream& stream, const Dropout& which, ConstView draw, ConstView x, View y) {
+    check_count("dropout", "the draw", draw, draw_words);
     check_count("dropout", "the result", y, x.count());
     check_probability("dropout", which.probability);
-    DropoutPlace at;
-    std::memcpy(&at, place.as<std::int32_t>(), sizeof at);
+    Draw at;
+    std::memcpy(&at, draw.as<std::int32_t>(), sizeof at);
     const PhiloxKey key{{at.seed_low ^ static_cast<std::uint32_t>(which.stream),
                          at.seed_high ^ static_cast<std::uint32_t>(which.stream >> 32)}};
     const std::uint64_t step = std::uint64_t{at.step_high} << 32 | at.step_low;

@@ -123,6 +123,7 @@ void adam(CpuStream& stream, const Adam& settings, ConstView pace, ConstView fac
     AdamPace now;
     std::memcpy(&now, pace.as<float>(), sizeof now);
     const float clip = *factor.as<float>();
+    if (clip == 0) return;
     for (std::size_t i = 0; i < tensors.weights.size(); ++i)
         for_vectors(
             stream, tensors.weights[i].count(),
@@ -134,6 +135,7 @@ void adam(CpuStream& stream, const Adam& settings, ConstView pace, ConstView fac
 void sgd(CpuStream& stream, const Sgd& settings, ConstView learning_rate, ConstView factor, const SgdTensors& tensors) {
     const bool stored = settings.momentum != 0;
     check(tensors, learning_rate, factor, stored);
+    if (*factor.as<float>() == 0) return;
     const SgdFactors factors{*factor.as<float>(), settings.weight_decay, settings.momentum, *learning_rate.as<float>()};
     const auto run = [&]<bool momentum, bool nesterov>() {
         for (std::size_t i = 0; i < tensors.weights.size(); ++i)

@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(threads)
     const int which = table.of_block(blockIdx.x);
     const AdamPointers tensor = table.tensor[which];
     const float clip = *factor, shrink = pace->shrink, step_size = pace->step_size, root_factor = pace->root_factor;
+    if (clip == 0) return;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);
         Four weight = share.load(tensor.weight), first = share.load(tensor.first), second = share.load(tensor.second);
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(threads)
     const int which = table.of_block(blockIdx.x);
     const SgdPointers tensor = table.tensor[which];
     const float clip = *factor, rate = *learning_rate;
+    if (clip == 0) return;
     const bool momentum = tensor.velocity != nullptr;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);

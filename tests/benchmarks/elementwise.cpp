@@ -95,8 +95,8 @@ void fill(benchmark::State& state) {
     time(state, [](Setting& s) { kernels::fill(s.stream, s.y.view(), 0); });
 }
 void dropout(benchmark::State& state) {
-    const Sample place(Shape{kernels::dropout_place_words}, DType::i32);
-    kernels::write_dropout_place(place.view(), 1, 3, 0);
+    const Sample place(Shape{kernels::draw_words}, DType::i32);
+    kernels::write_draw(place.view(), 1, 3, 0);
     time(state, [&](Setting& s) { kernels::dropout(s.stream, {0.1f, 2, 1}, place.view(), s.x.view(), s.y.view()); });
 }
 void cast(benchmark::State& state) {

@@ -99,8 +99,10 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
                                                 training.experiment.sizes.sequence_length, training.experiment.seed)),
                       training.experiment.train_loader(0));
         GraphRun run(graph);
-        const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
-        for (const ValueId id : parameters)
+        std::vector<ValueId> kept = graph.of_kind(ValueKind::parameter);
+        const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
+        kept.insert(kept.end(), states.begin(), states.end());
+        for (const ValueId id : kept)
             std::memcpy(run[id].view().memory(), training.executor.view(id).data,
                         static_cast<std::size_t>(run[id].bytes()));
         for (int step = 0; step < 3; ++step) {
@@ -108,7 +110,7 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
             plain_step(training, loader, run, step);
             EXPECT_EQ(training.loss(), bits_of(run[training.program.model.loss].view())[0]) << "step " << step;
             EXPECT_EQ(training.norm(), bits_of(run[training.experiment.gradient_norm].view())[0]) << "step " << step;
-            for (const ValueId id : parameters)
+            for (const ValueId id : kept)
                 EXPECT_TRUE(bits_of(training.executor.view(id)) == bits_of(run[id].view()))
                     << graph.value(id).name << " after step " << step;
         }

@@ -12,7 +12,7 @@ using namespace tessera;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 struct Sizes {
     std::int64_t rows, classes;

@@ -14,7 +14,7 @@ using kernels::Dropout;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 const RandomKey key = random_key(42, "layers.0.dropout");
 
@@ -26,8 +26,8 @@ struct Draw {
     explicit Draw(float probability, std::uint64_t step = 3, std::uint64_t first_element = 0)
         : which{probability, key.stream,
                 std::min<std::int64_t>(std::int64_t{1} << std::countr_zero(first_element | 64), 64)},
-          place(Shape{kernels::dropout_place_words}, DType::i32) {
-        kernels::write_dropout_place(place.view(), key.seed, step,
+          place(Shape{kernels::draw_words}, DType::i32) {
+        kernels::write_draw(place.view(), key.seed, step,
                                      first_element / static_cast<std::uint64_t>(which.sample_elements));
     }
 };

@@ -42,7 +42,7 @@ def expect_close(one, other, what, allowed):
 
 def check_dtype(dtype, allowed, *more):
     """All of a step is recorded and replayed as CUDA graphs."""
-    words = (f"training.dtype={dtype}", *more)
+    words = (f"training.dtype={'bf16' if dtype == 'f8' else dtype}", *more)
     cpu = run(f"{dtype}-cpu", "training.dtype=f32" if dtype == "tf32" else words[0], *more, "run.device=cpu")
     one = run(f"{dtype}-1", *words)
     expect_close(cpu, one, f"{dtype}: CPU and GPU", allowed)
@@ -79,6 +79,9 @@ def check_refusals():
     assert "this host has 1 GPU for its 2 ranks" in found, found
     if cpu_program == runs.PROGRAM:
         return
+    found = runs.train("gpt.toml", "training.dtype=bf16", "training.linear_dtype=f8", code=2,
+                       extra={"TESSERA_EMULATION_CAPABILITY": "80"}).err
+    assert "wants GPUs of compute capability 8.9 or more" in found, found
     runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
     found = runs.train("gpt.toml", "run.device=cuda", code=2).err
     assert "this host has 0 GPUs for its 1 rank" in found, found
@@ -91,6 +94,8 @@ with runs.folder():
     check_dtype("f32", 2e-5)
     check_dtype("tf32", 5e-3, "model.dropout=0")
     check_dtype("bf16", 5e-3, "model.dropout=0")
+    check_dtype("f8", 1e-2, "model.dropout=0", "training.linear_dtype=f8")
+    check_dtype("f16", 1e-3, "model.dropout=0", "training.loss_scale=16777216")  # the first steps are skipped
     for optimizer in ("adamw", "sgd"):
         words = (f"optimizer.name={optimizer}",)
         recorded = run(f"{optimizer}-recorded", *words)  # with dropout

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The place of a sample in the numbers that dropout draws, as it lies in memory.
-#include "kernels/dropout.hpp"
+// A draw as it lies in memory.
+#include "kernels/draw.hpp"
 
 #include "kernels/check.hpp"
 #include "kernels/philox.hpp"
@@ -20,12 +20,12 @@ Halves halves(std::uint64_t number) {
 
 } // namespace
 
-void write_dropout_place(View host, std::uint64_t seed, std::uint64_t step, std::uint64_t sample) {
-    check_count("write_dropout_place", "the place", host, dropout_place_words);
+void write_draw(View host, std::uint64_t seed, std::uint64_t step, std::uint64_t sample) {
+    check_count("write_draw", "the draw", host, draw_words);
     const PhiloxKey key = philox_key({seed, 0});
     const Halves of_step = halves(step), of_sample = halves(sample);
-    const DropoutPlace place{key.word[0], key.word[1], of_step.low, of_step.high, of_sample.low, of_sample.high};
-    std::memcpy(host.as<std::int32_t>(), &place, sizeof place);
+    const Draw draw{key.word[0], key.word[1], of_step.low, of_step.high, of_sample.low, of_sample.high};
+    std::memcpy(host.as<std::int32_t>(), &draw, sizeof draw);
 }
 
 } // namespace tessera::kernels
