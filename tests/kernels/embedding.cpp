@@ -11,7 +11,7 @@ using namespace tessera;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 constexpr std::int64_t widths[] = {1, 8, 15, 16, 17, 129, 264, 768};
 
 // All but the first `skipped` elements, as rows: memory that is aligned to elements only.
