@@ -30,10 +30,10 @@ void check_probability(std::string_view kernel, float probability) {
         throw InternalError(fmt::format("{}: a probability of {}, expected one in [0, 1]", kernel, probability));
 }
 
-std::int64_t used_columns(std::string_view kernel, VocabularyShard shard, std::int64_t columns) {
+std::int64_t classes_in(std::string_view kernel, VocabularyShard shard, std::int64_t count) {
     if (shard.first < 0)
-        throw InternalError(fmt::format("{}: columns from {} of {}", kernel, shard.first, shard.classes));
-    return std::clamp<std::int64_t>(shard.classes - shard.first, 0, columns);
+        throw InternalError(fmt::format("{}: a shard from {} of {} classes", kernel, shard.first, shard.classes));
+    return std::clamp<std::int64_t>(shard.classes - shard.first, 0, count);
 }
 
 void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64_t columns) {

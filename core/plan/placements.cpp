@@ -30,7 +30,7 @@ public:
             if (is_shared_input(value)) share_input(static_cast<ValueId>(i));
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
-        find_weights();
+        find_transferred();
         for (Node node : graph_.nodes()) {
             for (ValueId& input : node.inputs)
                 if (const auto found = parts_.find(input); found != parts_.end()) input = found->second;
@@ -75,13 +75,23 @@ private:
                (value.kind == ValueKind::computed && value.phase == Phase::prepare);
     }
 
-    // Parameters, what is prepared of them, and what an outer axis gathers of them where a layer computes.
-    void find_weights() {
+    // What outer axes have added: weights gathered where a layer computes, and parts that are scattered before they are
+    // accumulated.
+    void find_transferred() {
         for (const Value& value : graph_.values())
             weights_.push_back(is_ready(value));
-        for (const Node& node : graph_.nodes())
-            if (node.op->transfer() && is_weight(node.inputs[0]))
-                weights_[static_cast<std::size_t>(node.outputs[0])] = true;
+        for (const Node& node : graph_.nodes()) {
+            if (!node.op->transfer()) continue;
+            if (is_weight(node.inputs[0])) weights_[static_cast<std::size_t>(node.outputs[0])] = true;
+            if (graph_.value(node.outputs[0]).accumulated) sums_.emplace(node.inputs[0], node.outputs[0]);
+        }
+    }
+
+    // The accumulated value that is, or is made of, this one alone; null: there is none.
+    const Value* sum_of(ValueId id) const {
+        const auto found = sums_.find(id);
+        const Value& value = graph_.value(found == sums_.end() ? id : found->second);
+        return value.accumulated ? &value : nullptr;
     }
 
     bool is_weight(ValueId id) const {
@@ -128,9 +138,8 @@ private:
     // What is accumulated where the update does not want it would be led there in every micro-batch.
     bool may_stay(const Node& node, const std::vector<Placement>& outputs) const {
         for (std::size_t i = 0; i < outputs.size(); ++i) {
-            const Value& value = graph_.value(node.outputs[i]);
-            if (value.accumulated && outputs[i].kind == Placement::Kind::shard && outputs[i] != wanted(value))
-                return false;
+            const Value* sum = sum_of(node.outputs[i]);
+            if (sum != nullptr && outputs[i].kind == Placement::Kind::shard && outputs[i] != wanted(*sum)) return false;
         }
         return true;
     }
@@ -156,7 +165,7 @@ private:
             for (std::size_t i = 0; i < inputs.size(); ++i)
                 cost += cost_of_moving(node.inputs[i], inputs[i], rule.inputs[i], node.phase);
             for (std::size_t i = 0; i < node.outputs.size(); ++i)
-                cost += cost_of_accumulating(graph_.value(node.outputs[i]), rule.outputs[i]);
+                cost += cost_of_accumulating(node.outputs[i], rule.outputs[i]);
             if (cost < least) {
                 least = cost;
                 best = &rule;
@@ -190,10 +199,11 @@ private:
 
     // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But a
     // weight's gradient is never made whole on ranks that update a part of it.
-    double cost_of_accumulating(const Value& value, Placement at) const {
-        if (!value.accumulated || at == wanted(value)) return 0;
-        if (wanted(value).kind == Placement::Kind::shard) return impossible;
-        return (at == Placement::partial() ? 1e-3 : 1) * static_cast<double>(value.type.bytes());
+    double cost_of_accumulating(ValueId id, Placement at) const {
+        const Value* sum = sum_of(id);
+        if (sum == nullptr || at == wanted(*sum)) return 0;
+        if (wanted(*sum).kind == Placement::Kind::shard) return impossible;
+        return (at == Placement::partial() ? 1e-3 : 1) * static_cast<double>(sum->type.bytes());
     }
 
     [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {
@@ -299,6 +309,7 @@ private:
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
     std::map<ValueId, ValueId> parts_; // of inputs
+    std::map<ValueId, ValueId> sums_;  // what is accumulated of a value that an outer axis scatters before
 };
 
 // A dim that two axes cut can be put together again from the inner axis outwards only. An exchange over the outer axis

@@ -94,7 +94,7 @@ Columns columns_of(const char* kernel, const ConstView& logits, const ConstView&
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);
-    return {columns, used_columns(kernel, shard, columns)};
+    return {columns, classes_in(kernel, shard, columns)};
 }
 
 } // namespace

@@ -8,6 +8,7 @@
 #include <limits>
 
 using namespace tessera;
+using kernels::VocabularyShard;
 
 namespace {
 
@@ -26,12 +27,17 @@ void poison(const Sample& sample) {
         const_cast<Sample&>(sample).set(i, std::numeric_limits<double>::quiet_NaN());
 }
 
-template <class Device> void run_gradient(Device& on, const Sample& tokens, const View& dy, const View& dtable) {
+template <class Device>
+void run_gradient(Device& on, const Sample& tokens, const View& dy, VocabularyShard shard, const View& dtable) {
     const std::int64_t bytes =
         kernels::embedding_gradient_workspace_bytes(on.stream(), tokens.count(), dtable.shape[0]);
     const Sample workspace(Shape{(bytes + 3) / 4}, DType::f32, 9);
-    kernels::embedding_gradient(on.stream(), on(tokens), dy, dtable, on(workspace));
+    kernels::embedding_gradient(on.stream(), on(tokens), dy, shard, dtable, on(workspace));
     on.finish();
+}
+
+template <class Device> void run_gradient(Device& on, const Sample& tokens, const View& dy, const View& dtable) {
+    run_gradient(on, tokens, dy, {0, dtable.shape[0]}, dtable);
 }
 
 // By plain addition in the order of the tokens: the same order, so the same bits.
@@ -98,6 +104,115 @@ TYPED_TEST(Embedding, TheGradientOfManyTokens) {
     for (std::int64_t i = 0; i < 3000; i += 1 + i % 3)
         frequent.set(i, 1234);
     expect_sums_in_order<TypeParam>(frequent, 2000, 72, DType::bf16);
+}
+
+namespace {
+
+// Rows [first, first + rows) of a table.
+Sample rows_of(const Sample& table, std::int64_t first, std::int64_t rows) {
+    const std::int64_t columns = table.view().shape[1];
+    Sample part(Shape{rows, columns}, table.dtype());
+    for (std::int64_t i = 0; i < part.count(); ++i)
+        part.set(i, table[first * columns + i]);
+    return part;
+}
+
+// Uneven shards of 65 rows, the third of them empty, another of a single row.
+struct Cut {
+    std::int64_t first, rows;
+};
+constexpr Cut cuts[] = {{0, 20}, {20, 1}, {21, 0}, {21, 44}};
+
+} // namespace
+
+TYPED_TEST(Embedding, AShardLooksUpItsRowsAndIsZeroElsewhere) {
+    const Sample tokens(Shape{3, 50}, DType::i32, 1, 0, 65);
+    for (const DType from : types)
+        for (const DType to : types)
+            for (const std::int64_t columns : widths) {
+                const Sample table(Shape{65, columns}, from, 2);
+                for (const auto& [first, rows] : cuts) {
+                    TypeParam on;
+                    const Sample part = rows_of(table, first, rows), y(Shape{3, 50, columns}, to);
+                    poison(y);
+                    kernels::embedding(on.stream(), on(tokens), on(part), {first, 65}, on(y));
+                    on.finish();
+                    Sample expected(y.view().shape, to);
+                    for (std::int64_t i = 0; i < y.count(); ++i) {
+                        const auto row = static_cast<std::int64_t>(tokens[i / columns]) - first;
+                        expected.set(i, row >= 0 && row < rows ? part[row * columns + i % columns] : 0);
+                    }
+                    ASSERT_TRUE(y.same_bits(expected)) << "rows " << first << " to " << first + rows;
+                }
+            }
+}
+
+TYPED_TEST(Embedding, TheGradientsOfShardsAreRowsOfTheWhole) {
+    Sample tokens(Shape{700}, DType::i32, 1, 0, 65);
+    for (std::int64_t i = 0; i < 700; i += 1 + i % 3) // one in the last shard is frequent
+        tokens.set(i, 30);
+    for (const DType type : types)
+        for (const std::int64_t columns : {1, 17, 264}) {
+            const Sample dy(Shape{700, columns}, type, 2), whole(Shape{65, columns}, DType::f32);
+            TypeParam on_whole;
+            run_gradient(on_whole, tokens, on_whole(dy), on_whole(whole));
+            for (const auto& [first, rows] : cuts) {
+                TypeParam on;
+                const Sample part(Shape{rows, columns}, DType::f32);
+                poison(part);
+                run_gradient(on, tokens, on(dy), {first, 65}, on(part));
+                EXPECT_TRUE(part.same_bits(rows_of(whole, first, rows))) << "rows " << first << " to " << first + rows;
+            }
+        }
+}
+
+// Also by a rank that does not hold the row that is meant.
+TYPED_TEST(Embedding, AShardNamesATokenOutsideTheVocabulary) {
+    for (const int wrong : {65, -1, 1000})
+        for (const auto& [first, rows] : cuts)
+            for (const bool gradient : {false, true}) {
+                Sample tokens(Shape{6}, DType::i32, 1, 0, 65);
+                tokens.set(4, wrong);
+                const Sample part(Shape{rows, 3}, DType::f32), y(Shape{6, 3}, DType::f32);
+                try {
+                    TypeParam on;
+                    if (gradient) {
+                        run_gradient(on, tokens, on(y), {first, 65}, on(part));
+                    } else {
+                        kernels::embedding(on.stream(), on(tokens), on(part), {first, 65}, on(y));
+                        on.finish();
+                    }
+                    FAIL() << wrong;
+                } catch (const ConfigError& error) {
+                    EXPECT_EQ(error.what(),
+                              "token " + std::to_string(wrong) + " at position 4 is outside the vocabulary of 65");
+                }
+            }
+}
+
+TYPED_TEST(Embedding, AShardDoesNotBeginBeforeTheVocabulary) {
+    TypeParam on;
+    const Sample tokens(Shape{6}, DType::i32), part(Shape{10, 3}, DType::f32), y(Shape{6, 3}, DType::f32);
+    const VocabularyShard shard{-1, 65};
+    EXPECT_THROW(kernels::embedding(on.stream(), on(tokens), on(part), shard, on(y)), InternalError);
+    EXPECT_THROW(run_gradient(on, tokens, on(y), shard, on(part)), InternalError);
+}
+
+// Rows behind the vocabulary: no token has them, and their gradient is 0.
+TYPED_TEST(Embedding, AShardMayEndInPadding) {
+    TypeParam on;
+    const Sample tokens(Shape{40}, DType::i32, 1, 0, 65), dy(Shape{40, 3}, DType::f32, 2), rows(Shape{15, 3}, DType::f32);
+    poison(rows);
+    run_gradient(on, tokens, on(dy), VocabularyShard{55, 65}, on(rows));
+    for (std::int64_t i = 30; i < 45; ++i)
+        EXPECT_EQ(rows[i], 0) << i;
+    const Sample outside(Shape{1}, DType::i32, 1, 66, 67), y(Shape{1, 3}, DType::f32);
+    EXPECT_THROW(
+        {
+            kernels::embedding(on.stream(), on(outside), on(rows), VocabularyShard{55, 65}, on(y));
+            on.finish();
+        },
+        ConfigError);
 }
 
 TYPED_TEST(Embedding, MemoryNeedNotBeAligned) {

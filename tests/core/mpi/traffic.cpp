@@ -86,7 +86,9 @@ const std::vector<Variant> layouts = {
      {"parallelism.sequence_parallel=true", "parallelism.shared_memory=false", "model.dropout=0.1"}},
     {"zero 1", {"parallelism.zero_stage=1", "training.dtype=bf16"}},
     {"zero 2", {"parallelism.zero_stage=2", "parallelism.shared_memory=false"}},
-    {"zero 3", {"parallelism.zero_stage=3", "parallelism.sequence_parallel=true", "parallelism.bucket_cap_mb=0.01"}},
+    {"zero 3",
+     {"parallelism.zero_stage=3", "parallelism.sequence_parallel=true", "parallelism.bucket_cap_mb=0.01",
+      "model.bias=true", "training.recompute=full"}},
 };
 
 // Stages 2 and 3 share out 8 micro-batches evenly.
