@@ -168,7 +168,7 @@ part_nccl_4() {
     export NCCL_OVER_MPI=1
     nccl_sums 4 8
     nccl_tests 4
-    TESSERA_GPU_RANKS='2 4' "$python" "$here/source/tests/whole/cuda.py"
+    TESSERA_SHARE_GPUS=1 TESSERA_GPU_RANKS='2 4' "$python" "$here/source/tests/whole/cuda.py"
     note "training on 1, 2 and 4 ranks has the same bits"
 }
 

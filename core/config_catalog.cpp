@@ -66,16 +66,23 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_folder),
         key_info(run_name),
         key_info(run_reproducible),
+        key_info(run_share_gpus),
         key_info(run_threads),
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),
+        key_info(training_linear_dtype),
         key_info(training_local_batch),
+        key_info(loss_scale_start),
+        key_info(loss_scale_backoff),
+        key_info(loss_scale_growth),
+        key_info(loss_scale_interval),
         key_info(training_max_norm),
         key_info(training_recompute),
         key_info(training_seed),
         key_info(training_sequence),
         key_info(training_steps),
+        key_info(training_weight_rounding),
     };
 }
 

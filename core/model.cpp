@@ -61,9 +61,9 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
     for (int layer = 0; layer < blocks; ++layer)
         layers::transformer_block(builder, layer, block, stream);
     const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
-    const ValueId head = config.get(model_tied_head) ? embedded.table
-                                                     : builder.matrix("head.weight", {sizes.vocabulary, width},
-                                                                      "vocabulary", block.mlp.deviation);
+    const ValueId head = config.get(model_tied_head)
+                             ? embedded.table
+                             : builder.table("head.weight", sizes.vocabulary, width, block.mlp.deviation);
     return ops::linear(builder.graph(), "head", x, head, no_value);
 }
 
@@ -71,10 +71,15 @@ ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& build
 
 namespace {
 
-ValueId loss_scale(Graph& graph, const ModelSizes& sizes) {
+// What the loss is multiplied by before its gradient is taken: the gradient is of the mean over the step's tokens.
+ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes) {
+    if (sizes.precision.compute == DType::f16) {
+        model.loss_scale = append_loss_scale(model.graph, config, sizes.tokens_per_step);
+        return model.loss_scale->of_gradient;
+    }
     const float scale = 1.0f / static_cast<float>(sizes.tokens_per_step);
-    return graph.step_input("loss_scale", {{}, DType::f32},
-                            [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
+    return model.graph.step_input("gradient_scale", {{}, DType::f32},
+                                  [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
 }
 
 } // namespace
@@ -86,14 +91,15 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     const TensorType ids{{sizes.batch, sizes.sequence_length}, DType::i32};
     model.tokens = model.graph.input("tokens", ids);
     if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
-    Builder builder(model.graph, sizes.compute, purpose == Purpose::train);
+    Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
     const ValueId logits = gpt_logits(config, sizes, builder, model.tokens);
     switch (purpose) {
     case Purpose::train:
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, loss_scale(model.graph, sizes));
+        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets,
+                                        gradient_scale(model, config, sizes), sizes.vocabulary);
         break;
     case Purpose::evaluate:
-        model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets);
+        model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets, sizes.vocabulary);
         model.graph.accumulate(model.loss);
         break;
     case Purpose::generate:
@@ -107,7 +113,7 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
 std::int64_t parameter_count(const Graph& graph) {
     std::int64_t count = 0;
     for (const ValueId id : graph.of_kind(ValueKind::parameter))
-        count += graph.value(id).type.shape.count();
+        count += graph.value(id).shape_outside().count();
     return count;
 }
 

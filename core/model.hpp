@@ -4,6 +4,8 @@
 
 #include "core/config.hpp"
 #include "core/graph/graph.hpp"
+#include "core/layers/builder.hpp"
+#include "core/optimizers/loss_scale.hpp"
 
 namespace tessera {
 
@@ -26,16 +28,17 @@ struct ModelSizes {
     std::int64_t batch = 1; // rows of one micro-batch
     std::int64_t sequence_length = 0;
     std::int64_t vocabulary = 0;
-    DType compute = DType::f32;
+    Precision precision;
     std::int64_t tokens_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
 };
 
 struct Model {
     Graph graph;
-    ValueId tokens = no_value;  // (B, T) i32
-    ValueId targets = no_value; // (B, T) i32; not for Purpose::generate
-    ValueId loss = no_value;    // scalar f32, summed over tokens; not for Purpose::generate
-    ValueId logits = no_value;  // (B, T, V); Purpose::generate only
+    ValueId tokens = no_value;             // (B, T) i32
+    ValueId targets = no_value;            // (B, T) i32; not for Purpose::generate
+    ValueId loss = no_value;               // scalar f32, summed over tokens; not for Purpose::generate
+    ValueId logits = no_value;             // (B, T, rows_in_memory(V)); Purpose::generate only
+    std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
 };
 
 // The forward graph. Parameters are the same, in the same order, for every purpose. ConfigError for values that make no

@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <limits>
 
@@ -11,6 +12,9 @@ namespace tessera::kernels {
 namespace {
 
 constexpr std::int64_t largest_head_dim = 256;
+constexpr std::int64_t largest_int = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t longest = std::int64_t{1} << 30; // tokens: with a tile more they are still an int
+constexpr std::int64_t smallest_tile = 8;               // rows of scores that some kernel gives a block of its own
 
 void check_view(const char* name, const ConstView& view, std::int64_t count, DType dtype) {
     if (view.count() != count || view.dtype != dtype || (view.data == nullptr && count > 0))
@@ -21,16 +25,22 @@ void check_view(const char* name, const ConstView& view, std::int64_t count, DTy
 } // namespace
 
 void check_attention(const AttentionShape& shape, DType dtype) {
-    if (shape.batch < 0 || shape.tokens < 0 || shape.tokens > std::numeric_limits<std::int32_t>::max())
+    if (shape.batch < 0 || shape.tokens < 0 || shape.tokens > longest)
         throw InternalError(fmt::format("attention: a batch of {} with {} tokens", shape.batch, shape.tokens));
     if (shape.kv_heads < 1 || shape.heads < shape.kv_heads || shape.heads % shape.kv_heads != 0)
         throw InternalError(
             fmt::format("attention: {} heads cannot share {} heads of keys", shape.heads, shape.kv_heads));
+    // Heads and blocks of all sequences are numbered by an int.
+    const std::int64_t tiles = (shape.tokens + smallest_tile - 1) / smallest_tile;
+    if (shape.heads > largest_int || shape.batch > largest_int / shape.heads ||
+        shape.batch * shape.heads > largest_int / std::max<std::int64_t>(tiles, 1))
+        throw InternalError(fmt::format("attention: a batch of {} with {} heads and {} tokens is too much for one call",
+                                        shape.batch, shape.heads, shape.tokens));
     if (shape.head_dim < 1 || shape.head_dim > largest_head_dim)
         throw InternalError(
             fmt::format("attention: a head has {} numbers, expected 1..{}", shape.head_dim, largest_head_dim));
-    if (dtype != DType::f32 && dtype != DType::bf16)
-        throw InternalError(fmt::format("attention of {}: only f32 and bf16", name_of(dtype)));
+    if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16)
+        throw InternalError(fmt::format("attention of {}: only f32, bf16 and f16", name_of(dtype)));
 }
 
 void check_attention(const AttentionShape& shape, const ConstView& qkv, const ConstView& y,

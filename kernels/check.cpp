@@ -30,10 +30,15 @@ void check_probability(std::string_view kernel, float probability) {
         throw InternalError(fmt::format("{}: a probability of {}, expected one in [0, 1]", kernel, probability));
 }
 
-void check_shard(std::string_view kernel, std::string_view what, std::int64_t first, std::int64_t count,
-                 std::int64_t all) {
-    if (first < 0 || first + count > all)
-        throw InternalError(fmt::format("{}: {} {} to {} of {}", kernel, what, first, first + count, all));
+std::int64_t classes_in(std::string_view kernel, VocabularyShard shard, std::int64_t count) {
+    if (shard.first < 0)
+        throw InternalError(fmt::format("{}: a shard from {} of {} classes", kernel, shard.first, shard.classes));
+    return std::clamp<std::int64_t>(shard.classes - shard.first, 0, count);
+}
+
+void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64_t columns) {
+    if (classes < 0 || classes > columns)
+        throw InternalError(fmt::format("{}: {} classes in rows of {}", kernel, classes, columns));
 }
 
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes) {
@@ -43,7 +48,7 @@ void check_workspace(std::string_view kernel, const ConstView& workspace, std::i
 }
 
 void refuse_dtype(std::string_view kernel, DType dtype) {
-    throw InternalError(fmt::format("{}: element type {}, expected f32 or bf16", kernel, name_of(dtype)));
+    throw InternalError(fmt::format("{}: element type {}, expected f32, bf16 or f16", kernel, name_of(dtype)));
 }
 
 std::string outside_vocabulary(std::string_view name, std::int64_t number, std::int64_t position, std::int64_t size) {

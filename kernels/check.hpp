@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/tensor.hpp"
+#include "kernels/vocabulary_shard.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -23,15 +24,17 @@ void check_rows(std::string_view kernel, const ConstView& x, const ConstView& ro
 // Throws InternalError "dropout: a probability of 1.5, expected one in [0, 1]".
 void check_probability(std::string_view kernel, float probability);
 
-// Throws InternalError "cross_entropy_shard: columns 60 to 70 of 65" unless [first, first + count) lies within
-// [0, all).
-void check_shard(std::string_view kernel, std::string_view what, std::int64_t first, std::int64_t count,
-                 std::int64_t all);
+// How many of a shard's `count` rows or columns are classes; those behind are padding. Throws InternalError "embedding: a
+// shard from -1 of 65 classes" for one that begins before the first class.
+std::int64_t classes_in(std::string_view kernel, VocabularyShard shard, std::int64_t count);
+
+// Throws InternalError "cross_entropy: 60 classes in rows of 50".
+void check_row_classes(std::string_view kernel, std::int64_t classes, std::int64_t columns);
 
 // Throws InternalError "layer_norm: a workspace of 64 bytes, 128 are needed".
 void check_workspace(std::string_view kernel, const ConstView& workspace, std::int64_t bytes);
 
-// Throws InternalError "gelu: element type i32, expected f32 or bf16".
+// Throws InternalError "gelu: element type i32, expected f32, bf16 or f16".
 [[noreturn]] void refuse_dtype(std::string_view kernel, DType dtype);
 
 // "token 70 at position 5 is outside the vocabulary of 65"

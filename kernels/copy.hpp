@@ -7,8 +7,8 @@
 
 namespace tessera::kernels {
 
-// y[i] = x[i] in y's type: a plain copy when the types are equal, rounded to nearest even from f32 to bf16.
-// Both f32 or bf16, or both i32; equal counts; else InternalError. The views do not overlap.
+// y[i] = x[i] in y's type: a plain copy when the types are equal, rounded to nearest even to bf16 or f16.
+// Each f32, bf16 or f16, or both of one other type; equal counts; else InternalError. The views do not overlap.
 void cast(CpuStream& stream, ConstView x, View y);
 void cast(CudaStream& stream, ConstView x, View y);
 
@@ -37,7 +37,7 @@ struct Blocks {
 void copy_blocks(CpuStream& stream, const Blocks& blocks, ConstView from, View to);
 void copy_blocks(CudaStream& stream, const Blocks& blocks, ConstView from, View to);
 
-// y: f32 or bf16
+// y: f32, bf16 or f16
 void fill(CpuStream& stream, View y, float value);
 void fill(CudaStream& stream, View y, float value);
 

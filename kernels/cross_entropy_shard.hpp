@@ -7,8 +7,9 @@
 #include "kernels/cross_entropy.hpp"
 #include "kernels/vocabulary_shard.hpp"
 
-// logits, dlogits: (N, Vs) f32 or bf16, the columns [first, first + Vs) of the whole; Vs may be 0. Targets are classes
-// of the whole vocabulary, or ignore_index; N is their count. The statistics name one that is out of range as
+// logits, dlogits: (N, Vs) f32, bf16 or f16, the columns [first, first + Vs) of the whole; Vs may be 0. What lies
+// behind the classes is padding, which is not read and gets the gradient 0. Targets are classes of the whole vocabulary, or
+// ignore_index; N is their count. The statistics name one that is out of range as
 // cross_entropy does; for the gradient it is like ignore_index.
 namespace tessera::kernels {
 

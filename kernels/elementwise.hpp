@@ -22,7 +22,7 @@ std::string_view name_of(Activation activation);
 
 } // namespace tessera
 
-// All views of a call have the same count and one type, f32 or bf16, else InternalError; the arithmetic is fp32.
+// All views of a call have the same count and one type, f32, bf16 or f16, else InternalError; the arithmetic is fp32.
 // A result may be the memory of any input of the same type.
 namespace tessera::kernels {
 
@@ -39,7 +39,7 @@ void scale(CpuStream& stream, ConstView x, float factor, View y);
 void scale(CudaStream& stream, ConstView x, float factor, View y);
 
 // y[i] = x[i] + row[i % row.count()]: a bias (C) on x: (R, C), or positions (T, C) on x: (B, T, C).
-// The count of x is a multiple of the row's; the row may be f32 or bf16, whatever x is.
+// The count of x is a multiple of the row's; the row may be f32, bf16 or f16, whatever x is.
 void add_rows(CpuStream& stream, ConstView x, ConstView row, View y);
 void add_rows(CudaStream& stream, ConstView x, ConstView row, View y);
 

@@ -13,13 +13,13 @@
 // table, dtable: (Vs, C), the rows [first, first + Vs) of the whole, whose V rows are the shard's classes; Vs may be 0.
 namespace tessera::kernels {
 
-// y[n,:] = table[tokens[n] - first,:], or 0 when that row lies in another shard.    y: (N, C), each f32 or bf16
+// y[n,:] = table[tokens[n] - first,:], or 0 when that row lies in another shard.    y: (N, C), each f32, bf16 or f16
 void embedding(CpuStream& stream, ConstView tokens, ConstView table, VocabularyShard shard, View y);
 void embedding(CudaStream& stream, ConstView tokens, ConstView table, VocabularyShard shard, View y);
 
 // dtable[v,:] = sum of dy[n,:] over the n with tokens[n] == first + v, added in the order of n; overwritten. Hence the
 // same bits on every kind of device.
-// dy: (N, C) f32 or bf16    dtable: f32    workspace: embedding_gradient_workspace_bytes, of any shape and type
+// dy: (N, C) f32, bf16 or f16    dtable: f32    workspace: embedding_gradient_workspace_bytes, of any shape and type
 void embedding_gradient(CpuStream& stream, ConstView tokens, ConstView dy, VocabularyShard shard, View dtable,
                         View workspace);
 void embedding_gradient(CudaStream& stream, ConstView tokens, ConstView dy, VocabularyShard shard, View dtable,
@@ -36,7 +36,6 @@ void embedding_gradient(AnyStream& stream, ConstView tokens, ConstView dy, View 
 
 // tokens: N    vocabulary: Vs
 std::int64_t embedding_gradient_workspace_bytes(const CpuStream& stream, std::int64_t tokens, std::int64_t vocabulary);
-std::int64_t embedding_gradient_workspace_bytes(const CudaStream& stream, std::int64_t tokens,
-                                                std::int64_t vocabulary);
+std::int64_t embedding_gradient_workspace_bytes(const CudaStream& stream, std::int64_t tokens, std::int64_t vocabulary);
 
 } // namespace tessera::kernels

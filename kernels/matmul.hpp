@@ -15,8 +15,8 @@ struct Matmul {
     std::int64_t m = 0, n = 0, k = 0;
     bool transpose_a = false;  // a is stored as (K, M)
     bool transpose_b = false;  // b is stored as (N, K)
-    DType input = DType::f32;  // of a and b: f32, bf16 or f8e4m3; or f8e5m2 of a and f8e4m3 of b
-    DType output = DType::f32; // of c: f32, or bf16 when input is not f32
+    DType input = DType::f32;  // of a and b: f32, bf16, f16 or f8e4m3; or f8e5m2 of a and f8e4m3 of b
+    DType output = DType::f32; // of c: f32; or f16 of f16 factors, bf16 of bf16 or 8-bit ones
     bool bias = false;         // bias is f32
     bool accumulate = false;   // add to what c holds
 
@@ -48,13 +48,17 @@ std::int64_t matmul_workspace_bytes(const CudaStream& stream, const Matmul& prod
 // Gives the same bits for any number of threads and in each run. Throws InternalError for a view of a wrong size or
 // dtype.
 // On a GPU: the first product of a description prepares it; the bits depend on the description and on which of a, b and
-// c are aligned to 16 bytes (8-bit factors must be, and so must their c); a bias is rounded to bf16 where c is bf16 or
-// the factors have 8 bits; SystemError when the library refuses, as it does 8-bit factors before compute
-// capability 8.9. On the CPU there are no products of 8-bit factors: InternalError.
+// c are aligned to 16 bytes (8-bit factors must be, and so must their c); a bias is rounded to c's dtype, or to bf16
+// where the factors have 8 bits; SystemError when the library refuses, as it does 8-bit factors before compute
+// capability 8.9 (matmul_has_f8). On the CPU 8-bit factors are widened, and multiplied as f32.
 void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
             const MatmulScales& scales = {});
 void matmul(CudaStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
             const MatmulScales& scales = {});
+
+// Whether products of 8-bit factors run where the stream works (no stream for planning).
+bool matmul_has_f8(const CpuStream& stream);
+bool matmul_has_f8(const CudaStream& stream);
 
 // Whether this machine's processor multiplies bf16 faster than f32; where it does not, bf16 products are right but
 // slow.

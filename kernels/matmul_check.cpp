@@ -38,7 +38,10 @@ std::string text_of(const Matmul& product) {
 
 void check_dtypes(const Matmul& product) {
     const bool inputs = product.input != DType::i32;
-    const bool outputs = product.output == DType::f32 || (product.output == DType::bf16 && product.input != DType::f32);
+    const bool half = product.output == DType::f16
+                          ? product.input == DType::f16
+                          : product.output == DType::bf16 && product.input != DType::f32 && product.input != DType::f16;
+    const bool outputs = product.output == DType::f32 || half;
     if (!inputs || !outputs)
         throw InternalError(fmt::format("no product of {} gives {}", name_of(product.input), name_of(product.output)));
 }

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-// x, y, dx, dy: (R, C), all f32 or all bf16    scale, bias, dscale, dbias: (C) f32    mean, rstd: (R) f32
+// x, y, dx, dy: (R, C), all f32, bf16 or f16    scale, bias, dscale, dbias: (C) f32    mean, rstd: (R) f32
 // C is the count of `scale`; the other views may have any shape with the right count, else InternalError.
 // A bias or dbias whose data is null stands for a norm without bias. Gradients are overwritten; dx may be dy's memory.
 // Statistics and sums are fp32. The workspace holds norm_gradient_workspace_bytes bytes, of any shape and type.

@@ -39,7 +39,8 @@ float random_uniform(RandomKey key, std::uint64_t index);
 std::uint64_t random_below(RandomKey key, std::uint64_t index, std::uint64_t bound);
 
 // Element i of y is element first_element + i of the logical tensor, so any slicing of a tensor gives the same numbers.
-// y: f32 or bf16. Normal numbers by Box and Muller's formula from the words of one block; uniform ones in [low, high).
+// y: f32, bf16 or f16. Normal numbers by Box and Muller's formula from the words of one block; uniform ones in [low,
+// high).
 void fill_normal(View y, RandomKey key, float mean, float deviation, std::uint64_t first_element);
 void fill_uniform(View y, RandomKey key, float low, float high, std::uint64_t first_element);
 

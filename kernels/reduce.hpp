@@ -10,7 +10,7 @@
 
 namespace tessera::kernels {
 
-// y[r] = sum_n x[n,r]      x: (N, R) f32 or bf16    y: (R) f32, R = y.count()
+// y[r] = sum_n x[n,r]      x: (N, R) f32, bf16 or f16    y: (R) f32, R = y.count()
 // The workspace holds sum_rows_workspace_bytes bytes, of any shape and type.
 void sum_rows(CpuStream& stream, ConstView x, View y, View workspace);
 void sum_rows(CudaStream& stream, ConstView x, View y, View workspace);

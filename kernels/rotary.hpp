@@ -22,7 +22,7 @@ struct Rotary {
     std::int64_t heads = 0;          // only the first so many turn: 2 H of a packed (B, T, 3 H, D). 0: all
 };
 
-// x: (B, T, H, D), f32 or bf16, in place; D is even.
+// x: (B, T, H, D), f32, bf16 or f16, in place; D is even.
 // Pair i of x[b,t,h] turns by the angle (first_position + t) * theta^(-2 i / D): y0 = x0 cos - x1 sin,
 // y1 = x0 sin + x1 cos. Angles are counted in fixed-point parts of a full turn, so that their error stays near 1e-7 at
 // any position. Other shapes and a theta below 1 are an InternalError.

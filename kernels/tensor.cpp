@@ -10,8 +10,8 @@
 namespace tessera {
 namespace {
 
-constexpr std::array<std::string_view, 5> dtype_names = {"f32", "bf16", "i32", "f8e4m3", "f8e5m2"};
-constexpr std::array<std::int64_t, 5> dtype_bytes = {4, 2, 4, 1, 1};
+constexpr std::array<std::string_view, 6> dtype_names = {"f32", "bf16", "f16", "i32", "f8e4m3", "f8e5m2"};
+constexpr std::array<std::int64_t, 6> dtype_bytes = {4, 2, 2, 4, 1, 1};
 
 } // namespace
 

@@ -11,7 +11,7 @@
 
 namespace tessera {
 
-enum class DType : std::uint8_t { f32, bf16, i32, f8e4m3, f8e5m2 }; // the last two: kernels/float8.hpp
+enum class DType : std::uint8_t { f32, bf16, f16, i32, f8e4m3, f8e5m2 }; // the last two: kernels/float8.hpp
 
 std::int64_t bytes_of(DType dtype);
 std::string_view name_of(DType dtype);
@@ -32,9 +32,36 @@ struct BFloat16 {
     explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
+// IEEE 754 binary16: 5 bits of exponent, 10 of mantissa; the largest number is 65504. Conversion from float rounds to
+// nearest even, into subnormal numbers too; NaN stays NaN. Multiplications and additions instead of a branch for each
+// kind of number (M. Dukhan, FP16), as kernels/cpu/float16.hpp does for sixteen at a time.
+struct Float16 {
+    std::uint16_t bits = 0;
+
+    Float16() = default;
+    explicit Float16(float value) {
+        const auto word = std::bit_cast<std::uint32_t>(value);
+        const std::uint32_t twice = word + word;
+        const float magnitude = std::bit_cast<float>(word & 0x7fffffffu);
+        const std::uint32_t exponent = (twice & 0xff000000u) < 0x71000000u ? 0x71000000u : twice & 0xff000000u;
+        const float rounded = magnitude * 0x1p+112f * 0x1p-110f + std::bit_cast<float>((exponent >> 1) + 0x07800000u);
+        const auto code = std::bit_cast<std::uint32_t>(rounded);
+        const std::uint32_t number = ((code >> 13) & 0x7c00u) + (code & 0x0fffu);
+        bits = static_cast<std::uint16_t>((word >> 16 & 0x8000u) | (twice > 0xff000000u ? 0x7e00u : number));
+    }
+    explicit operator float() const {
+        const std::uint32_t twice = static_cast<std::uint32_t>(bits) << 17;
+        const float normal = std::bit_cast<float>((twice >> 4) + 0x70000000u) * 0x1p-112f;
+        const float subnormal = std::bit_cast<float>((twice >> 17) | 0x3f000000u) - 0.5f;
+        const float magnitude = twice < 0x08000000u ? subnormal : normal;
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | (bits & 0x8000u) << 16);
+    }
+};
+
 template <class T> constexpr DType dtype_of();
 template <> constexpr DType dtype_of<float>() { return DType::f32; }
 template <> constexpr DType dtype_of<BFloat16>() { return DType::bf16; }
+template <> constexpr DType dtype_of<Float16>() { return DType::f16; }
 template <> constexpr DType dtype_of<std::int32_t>() { return DType::i32; }
 
 // Sizes of the dims, outermost first. A scalar has rank 0 and one element. At most 6 dims.

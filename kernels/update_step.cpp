@@ -5,21 +5,27 @@
 #include "kernels/check.hpp"
 
 #include <cmath>
+#include <cstring>
 
 namespace tessera::kernels {
 
 AdamFactors factors_of(const Adam& settings) {
-    const double step = static_cast<double>(settings.step);
-    const double first_correction = 1 - std::pow(static_cast<double>(settings.beta1), step);
-    const double second_correction = 1 - std::pow(static_cast<double>(settings.beta2), step);
-    const double decay = static_cast<double>(settings.learning_rate) * settings.weight_decay;
     return {.coupled_decay = settings.decoupled ? 0.0f : settings.weight_decay,
-            .shrink = settings.decoupled ? static_cast<float>(1 - decay) : 1.0f,
             .first_share = static_cast<float>(1 - static_cast<double>(settings.beta1)),
             .second_share = static_cast<float>(1 - static_cast<double>(settings.beta2)),
-            .step_size = static_cast<float>(settings.learning_rate / first_correction),
-            .root_factor = static_cast<float>(1 / std::sqrt(second_correction)),
             .epsilon = settings.epsilon};
+}
+
+void write_adam_pace(View host, const Adam& settings, float learning_rate, std::int64_t step) {
+    check_count("write_adam_pace", "the pace", host, adam_pace_count);
+    const auto passed = static_cast<double>(step);
+    const double first_correction = 1 - std::pow(static_cast<double>(settings.beta1), passed);
+    const double second_correction = 1 - std::pow(static_cast<double>(settings.beta2), passed);
+    const double decay = static_cast<double>(learning_rate) * settings.weight_decay;
+    const AdamPace pace{.shrink = settings.decoupled ? static_cast<float>(1 - decay) : 1.0f,
+                        .step_size = static_cast<float>(learning_rate / first_correction),
+                        .root_factor = static_cast<float>(1 / std::sqrt(second_correction))};
+    std::memcpy(host.as<float>(), &pace, sizeof pace);
 }
 
 namespace {
@@ -39,7 +45,8 @@ void check_copies(const char* kernel, std::span<const View> copies, std::span<co
 
 } // namespace
 
-void check(const AdamTensors& tensors, ConstView factor) {
+void check(const AdamTensors& tensors, ConstView pace, ConstView factor) {
+    check_count("adam", "the pace", pace, adam_pace_count);
     check_count("adam", "the factor", factor, 1);
     check_like("adam", "the gradients", tensors.gradients, tensors.weights);
     check_like("adam", "the first moments", tensors.first_moments, tensors.weights);
@@ -47,7 +54,8 @@ void check(const AdamTensors& tensors, ConstView factor) {
     check_copies("adam", tensors.low_precision_copies, tensors.weights);
 }
 
-void check(const SgdTensors& tensors, ConstView factor, bool with_velocities) {
+void check(const SgdTensors& tensors, ConstView learning_rate, ConstView factor, bool with_velocities) {
+    check_count("sgd", "the learning rate", learning_rate, 1);
     check_count("sgd", "the factor", factor, 1);
     check_like("sgd", "the gradients", tensors.gradients, tensors.weights);
     if (with_velocities) check_like("sgd", "the velocities", tensors.velocities, tensors.weights);

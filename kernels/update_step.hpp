@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an optimizer step does on the host, for every kind of device: its checks, and what no element changes.
+// What an optimizer step does on the host, for every kind of device: its checks, and what neither element nor step
+// changes.
 #pragma once
 
 #include "kernels/update.hpp"
@@ -8,10 +9,7 @@ namespace tessera::kernels {
 
 struct AdamFactors {
     float coupled_decay; // of the weight, added to the gradient
-    float shrink;        // of the weight, for a decoupled decay
     float first_share, second_share;
-    float step_size;   // learning rate / (1 - beta1^step)
-    float root_factor; // 1 / sqrt(1 - beta2^step)
     float epsilon;
 };
 
@@ -19,8 +17,8 @@ struct AdamFactors {
 AdamFactors factors_of(const Adam& settings);
 
 // Throw InternalError where lists differ in length, or views in their counts.
-void check(const AdamTensors& tensors, ConstView factor);
-void check(const SgdTensors& tensors, ConstView factor, bool with_velocities);
+void check(const AdamTensors& tensors, ConstView pace, ConstView factor);
+void check(const SgdTensors& tensors, ConstView learning_rate, ConstView factor, bool with_velocities);
 
 // The copy of tensor `i`; null where there is none.
 View copy_of(std::span<const View> low_precision_copies, std::size_t i);

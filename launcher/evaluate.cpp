@@ -16,7 +16,8 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     Config config = config_of(checkpoint, {arguments.words().begin() + 1, arguments.words().end()});
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
-    Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory));
+    Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory), SumOrder::tree,
+                  config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
     const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
     config.refuse_unread("command line"); // the other keys are the training run's

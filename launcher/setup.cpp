@@ -5,6 +5,7 @@
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "kernels/error.hpp"
+#include "kernels/matmul.hpp"
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
@@ -47,26 +48,36 @@ std::string device_named(const Config& config) {
 } // namespace
 
 Stream make_stream(const Config& config, const World* world) {
-    Stream cpu = cpu_stream(config); // reads its key in any case
+    Stream cpu = cpu_stream(config); // these two read their keys in any case
+    const bool shared = config.get(run_share_gpus);
     const std::string device = device_named(config);
     if (device == "cpu") return cpu;
     const int ranks = world == nullptr ? 1 : world->local_size();
+    const int wanted = shared ? 1 : ranks;
     const int gpus = gpu_count();
     if (device == "auto") {
-        const bool enough = gpus >= ranks;
+        const bool enough = gpus >= wanted;
         if (world == nullptr ? !enough : !world->group().all(enough)) return cpu;
-    } else if (gpus < ranks) {
+    } else if (gpus < wanted) {
         config.refuse(run_device.name,
                       !built_with_cuda
                           ? "this program was built without CUDA"
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    return gpu_stream(world == nullptr ? 0 : world->local_rank(), {.tf32 = config.get(training_dtype) == "tf32"});
+    Stream gpu = gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus,
+                            {.tf32 = config.get(training_dtype) == "tf32"});
+    if (config.get(training_linear_dtype) == "f8" &&
+        !std::visit([](const auto& s) { return kernels::matmul_has_f8(s); }, gpu))
+        config.refuse(training_linear_dtype.name,
+                      "\"f8\" wants GPUs of compute capability 8.9 or more, which this host's "
+                      "is not: say \"same\"");
+    return gpu;
 }
 
 Stream make_planning_stream(const Config& config) {
     Stream cpu = cpu_stream(config);
+    config.get(run_share_gpus); // which GPU it is makes no difference to a plan
     const std::string device = device_named(config);
     const bool gpu = device == "cuda" || (device == "auto" && gpu_count() > 0);
     if (gpu && !built_with_cuda) config.refuse(run_device.name, "this program was built without CUDA");

@@ -39,7 +39,7 @@ int run_train(const Arguments& arguments, Process& process) {
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
-                  config.get(run_reproducible) ? SumOrder::tree : SumOrder::library);
+                  config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, experiment);

@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -19,8 +20,15 @@ ValueId Graph::input(std::string name, TensorType type) {
 
 ValueId Graph::step_input(std::string name, TensorType type, StepFunction of_step) {
     for (std::size_t i = 0; i < values_.size(); ++i)
-        if (values_[i].of_step && values_[i].name == name) return static_cast<ValueId>(i);
-    return append({.name = std::move(name), .type = type, .kind = ValueKind::input, .of_step = std::move(of_step)});
+        if (values_[i].of_step && values_[i].name == name) {
+            values_[i].phase = std::min(values_[i].phase, phase_);
+            return static_cast<ValueId>(i);
+        }
+    return append({.name = std::move(name),
+                   .type = type,
+                   .kind = ValueKind::input,
+                   .phase = phase_,
+                   .of_step = std::move(of_step)});
 }
 
 ValueId Graph::parameter(std::string name, const Shape& shape, ParameterInfo info) {
@@ -37,6 +45,14 @@ ValueId Graph::optimizer_state(std::string name, ValueId parameter) {
                    .kind = ValueKind::optimizer_state,
                    .phase = Phase::update,
                    .parameter = value(parameter).parameter});
+}
+
+ValueId Graph::optimizer_state(std::string name, const Shape& shape, float start) {
+    return append({.name = std::move(name),
+                   .type = {shape, DType::f32},
+                   .kind = ValueKind::optimizer_state,
+                   .phase = Phase::update,
+                   .start = start});
 }
 
 std::vector<ValueId> Graph::apply(OpPointer op, std::string name, std::vector<ValueId> inputs) {

@@ -5,7 +5,6 @@
 #include "core/graph/op.hpp"
 
 #include <deque>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,13 +26,11 @@ struct ParameterInfo {
     std::string role; // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
     int layer = -1;   // -1: not in a numbered layer
     Initialization start;
-    bool decays = false; // weight decay applies: matrices and tables only
+    bool decays = false;   // weight decay applies: matrices and tables only
+    std::int64_t rows = 0; // that count; those behind are padding, which stays 0 and is not saved; 0: all do
 };
 
 enum class ValueKind { input, parameter, optimizer_state, computed };
-
-// Writes a step input's numbers into memory of the host.
-using StepFunction = std::function<void(const StepState& state, const View& host)>;
 
 struct Value {
     std::string name;
@@ -44,7 +41,15 @@ struct Value {
     bool accumulated = false;                 // summed over the step's micro-batches (f32), then over the ranks
     ValueId gradient_of = no_value;           // of an accumulated gradient: its parameter
     std::optional<ParameterInfo> parameter{}; // of a parameter, and of a state that belongs to one
+    float start = 0;                          // of a state that belongs to none
     StepFunction of_step{};                   // of a step input
+
+    // Without padding: as the world outside the graph knows it.
+    Shape shape_outside() const {
+        Shape shape = type.shape;
+        if (parameter && parameter->rows > 0) shape.set(0, parameter->rows);
+        return shape;
+    }
 };
 
 struct Node {
@@ -61,10 +66,14 @@ class Graph {
 public:
     // Written from outside before each micro-batch.
     ValueId input(std::string name, TensorType type);
-    // An input that is a function of the step and the micro-batch. Asked for twice by name, it is one value.
+    // An input that is a function of the step and the micro-batch, written before the current phase begins. Asked for
+    // twice by name, it is one value.
     ValueId step_input(std::string name, TensorType type, StepFunction of_step);
     ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
     ValueId optimizer_state(std::string name, ValueId parameter); // f32, the parameter's shape, starts at 0
+
+    // f32, the same on all ranks; an op of the update phase changes it.
+    ValueId optimizer_state(std::string name, const Shape& shape, float start);
 
     // Appends a node in the current phase. ConfigError "linear 'layers.0.mlp.up': …" when the inputs do not fit.
     std::vector<ValueId> apply(OpPointer op, std::string name, std::vector<ValueId> inputs);

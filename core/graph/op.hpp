@@ -7,6 +7,7 @@
 #include "parallel/layout/placement.hpp"
 #include "parallel/layout/redistribute.hpp"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -31,13 +32,14 @@ struct TensorType {
     friend bool operator==(const TensorType&, const TensorType&) = default;
 };
 
-// What changes from step to step and from micro-batch to micro-batch. It reaches a graph as step inputs
-// (Graph::step_input), or goes straight to the ops that say so (Op::depends_on_step).
+// What changes from step to step and from micro-batch to micro-batch. It reaches ops as step inputs only
+// (Graph::step_input): a GPU records what they run once and replays it in every step.
 struct StepState {
     std::uint64_t seed = 1;
     std::int64_t step = 0;         // 0-based
     std::int64_t first_sample = 0; // of this micro-batch, within the step's global batch
     double learning_rate = 0;
+    std::int64_t skipped_steps = 0; // earlier ones that changed nothing: f16 gradients that were not finite
 };
 
 // What a rank's operands are parts of. The values of a micro-batch are whole along the data axis.
@@ -56,7 +58,6 @@ struct Operands {
     std::span<const View> inputs;
     std::span<const View> outputs;
     View workspace;
-    const StepState& state;
     const Locality* locality = nullptr; // null: all tensors are whole
     Groups* groups = nullptr;           // for collectives; null where there are none
 
@@ -70,12 +71,16 @@ struct PlacementRule {
     std::vector<Placement> outputs;
 };
 
+// Writes a step input's numbers into memory of the host.
+using StepFunction = std::function<void(const StepState& state, const View& host)>;
+
 // Small inputs for the tests that walk the catalog.
 struct ExampleInput {
     TensorType type;
     bool differentiable = true; // an i32 input never is
     std::int32_t below = 0;     // i32: random ids in [0, below)
     double offset = 0;          // f32: added to the random normal numbers
+    StepFunction of_step{};     // of a step input, which is not differentiable
 };
 
 class Op {
@@ -122,8 +127,6 @@ public:
     virtual std::optional<Transfer> transfer() const { return std::nullopt; }
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
-    // run() looks at operands.state, so that it cannot be recorded once and replayed in every step.
-    virtual bool depends_on_step() const { return false; }
 
     // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
     virtual std::vector<ExampleInput> example() const { return {}; }

@@ -14,16 +14,16 @@ ValueId attention(Builder& builder, std::string_view name, const AttentionOption
     const std::int64_t head_dim = options.width / heads;
     const Builder::Scope scope(builder, name);
     const ValueId qkv_weight =
-        builder.matrix("qkv.weight", {3, heads, head_dim, options.width}, "head", options.deviation);
+        builder.linear_weight("qkv.weight", {3, heads, head_dim, options.width}, "head", options.deviation);
     const ValueId qkv_bias = options.bias ? builder.vector("qkv.bias", {3, heads, head_dim}, "head", 0) : no_value;
     const ValueId out_weight =
-        builder.matrix("out.weight", {options.width, heads, head_dim}, "head_output", options.output_deviation);
+        builder.linear_weight("out.weight", {options.width, heads, head_dim}, "head_output", options.output_deviation);
     const ValueId out_bias = options.bias ? builder.vector("out.bias", {options.width}, "bias", 0) : no_value;
 
     Graph& graph = builder.graph();
-    const ValueId qkv = ops::linear(graph, builder.path("qkv"), x, qkv_weight, qkv_bias);
+    const ValueId qkv = builder.linear("qkv", x, qkv_weight, qkv_bias);
     const ValueId mixed = ops::attention(graph, builder.path("attention"), qkv, options.causal);
-    const ValueId out = ops::linear(graph, builder.path("out"), mixed, out_weight, out_bias, 2);
+    const ValueId out = builder.linear("out", mixed, out_weight, out_bias, 2);
     if (options.dropout == 0 || !builder.training()) return out;
     return ops::dropout(graph, builder.path("dropout"), out, options.dropout);
 }

@@ -7,12 +7,45 @@
 
 namespace tessera {
 
+std::int64_t rows_in_memory(std::int64_t vocabulary) {
+    constexpr std::int64_t multiple = 128, smallest = 32 * multiple; // at most 3 % more
+    return vocabulary < smallest ? vocabulary : (vocabulary + multiple - 1) / multiple * multiple;
+}
+
 ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
-    const ValueId parameter =
-        graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
-    if (compute_ == DType::f32) return parameter;
+    return decaying(name, shape, {std::move(role), layer_, {.deviation = deviation}, true});
+}
+
+ValueId Builder::table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation) {
+    return decaying(name, {rows_in_memory(vocabulary), width},
+                    {"vocabulary", layer_, {.deviation = deviation}, true, vocabulary});
+}
+
+ValueId Builder::decaying(std::string_view name, const Shape& shape, ParameterInfo info) {
+    const ValueId parameter = graph_.parameter(path(name), shape, std::move(info));
+    if (compute() == DType::f32) return parameter;
     const Graph::PhaseGuard prepare(graph_, Phase::prepare);
-    return ops::cast(graph_, path(name) + ".in_use", parameter, compute_);
+    const std::string in_use = path(name) + ".in_use";
+    if (precision_.stochastic_weights && training_) return ops::stochastic_cast(graph_, in_use, parameter);
+    return ops::cast(graph_, in_use, parameter, compute());
+}
+
+ValueId Builder::linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation) {
+    if (!precision_.linear_f8) return matrix(name, shape, std::move(role), deviation);
+    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+}
+
+ValueId Builder::linear(std::string_view name, ValueId x, ValueId weight, ValueId bias, int contracted) {
+    if (!precision_.linear_f8) return ops::linear(graph_, path(name), x, weight, bias, contracted);
+    const auto in_8_bits = [&](ValueId value, const std::string& label) {
+        return ops::quantize(graph_, label + ".in_f8", value, DType::f8e4m3, contracted);
+    };
+    const auto of_step = [&] {
+        const Graph::PhaseGuard prepare(graph_, Phase::prepare);
+        return in_8_bits(weight, graph_.value(weight).name);
+    };
+    const ops::InEightBits w = of_step();
+    return ops::linear_f8(graph_, path(name), in_8_bits(x, path(name) + ".input"), w, bias, contracted);
 }
 
 ValueId Builder::vector(std::string_view name, const Shape& shape, std::string role, double constant) {

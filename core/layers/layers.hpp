@@ -29,7 +29,7 @@ struct EmbeddingOptions {
 };
 struct Embedded {
     ValueId x;
-    ValueId table; // in the compute type: a tied head multiplies by it
+    ValueId table; // in the compute type, with its padding: a tied head multiplies by it
 };
 Embedded embedding(Builder&, const EmbeddingOptions&, ValueId tokens);
 

@@ -7,16 +7,17 @@ namespace tessera::layers {
 
 ValueId mlp(Builder& builder, std::string_view name, const MlpOptions& options, ValueId x) {
     const Builder::Scope scope(builder, name);
-    const ValueId up_weight = builder.matrix("up.weight", {options.hidden, options.width}, "column", options.deviation);
+    const ValueId up_weight =
+        builder.linear_weight("up.weight", {options.hidden, options.width}, "column", options.deviation);
     const ValueId up_bias = options.bias ? builder.vector("up.bias", {options.hidden}, "column", 0) : no_value;
     const ValueId down_weight =
-        builder.matrix("down.weight", {options.width, options.hidden}, "row", options.output_deviation);
+        builder.linear_weight("down.weight", {options.width, options.hidden}, "row", options.output_deviation);
     const ValueId down_bias = options.bias ? builder.vector("down.bias", {options.width}, "bias", 0) : no_value;
 
     Graph& graph = builder.graph();
-    const ValueId up = ops::linear(graph, builder.path("up"), x, up_weight, up_bias);
+    const ValueId up = builder.linear("up", x, up_weight, up_bias);
     const ValueId active = ops::activation(graph, builder.path("activation"), options.activation, up);
-    const ValueId down = ops::linear(graph, builder.path("down"), active, down_weight, down_bias);
+    const ValueId down = builder.linear("down", active, down_weight, down_bias);
     if (options.dropout == 0 || !builder.training()) return down;
     return ops::dropout(graph, builder.path("dropout"), down, options.dropout);
 }

@@ -15,10 +15,12 @@ std::vector<OpPointer> op_catalog() {
         make_attention(true),
         make_attention(false),
         make_cast(DType::f32),
-        make_cross_entropy(),
-        make_cross_entropy_loss(),
+        make_cross_entropy(19),
+        make_cross_entropy(17), // and padding
+        make_cross_entropy_loss(17),
         make_dropout(0.25, "example"),
-        make_embedding(),
+        make_embedding(11),
+        make_embedding(9), // and padding
         make_layer_norm(1e-5),
         make_linear(1),
         make_linear(2),

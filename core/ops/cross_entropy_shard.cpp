@@ -11,10 +11,8 @@
 namespace tessera {
 namespace {
 
-kernels::VocabularyShard shard_of(const Operands& a) {
-    const Shape& logits = a.inputs[0].shape;
-    if (a.locality == nullptr) return {0, logits[-1]};
-    return {a.locality->inputs[0].ranges.back().begin, a.locality->wholes[0][-1]};
+kernels::VocabularyShard shard_of(const Operands& a, std::int64_t classes) {
+    return {a.locality == nullptr ? 0 : a.locality->inputs[0].ranges.back().begin, classes};
 }
 
 // Dim d of the targets is dim 2 + d of the statistics.
@@ -37,7 +35,8 @@ std::vector<PlacementRule> rules_of_rows(const Shape& targets, std::size_t input
 
 class Statistics final : public Op {
 public:
-    Statistics(int ranks, bool with_gradient) : ranks_(ranks), with_gradient_(with_gradient) {}
+    Statistics(int ranks, std::int64_t classes, bool with_gradient)
+        : ranks_(ranks), classes_(classes), with_gradient_(with_gradient) {}
     std::string_view name() const override { return "cross_entropy_statistics"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         Shape shape{ranks_, 3};
@@ -55,19 +54,20 @@ public:
         const View mine(a.outputs[0].memory(), {3, a.inputs[1].count()}, DType::f32);
         std::visit(
             [&](auto& s) {
-                kernels::cross_entropy_shard_statistics(s, a.inputs[0], a.inputs[1], shard_of(a), mine);
+                kernels::cross_entropy_shard_statistics(s, a.inputs[0], a.inputs[1], shard_of(a, classes_), mine);
             },
             stream);
     }
 
 private:
     int ranks_;
+    std::int64_t classes_;
     bool with_gradient_;
 };
 
 class ShardLoss final : public Op {
 public:
-    explicit ShardLoss(bool with_gradient) : with_gradient_(with_gradient) {}
+    ShardLoss(std::int64_t classes, bool with_gradient) : classes_(classes), with_gradient_(with_gradient) {}
     std::string_view name() const override { return "cross_entropy_shard"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const TensorType loss{{}, DType::f32};
@@ -98,7 +98,7 @@ public:
         std::visit(
             [&](auto& s) {
                 kernels::combine_cross_entropy_shards(s, shards, combined);
-                kernels::cross_entropy_shard_gradient(s, a.inputs[0], a.inputs[1], shard_of(a), scale, combined, losses,
+                kernels::cross_entropy_shard_gradient(s, a.inputs[0], a.inputs[1], shard_of(a, classes_), scale, combined, losses,
                                                       dlogits);
                 kernels::sum(s, losses, a.outputs.back());
             },
@@ -106,13 +106,15 @@ public:
     }
 
 private:
+    std::int64_t classes_;
     bool with_gradient_;
 };
 
 } // namespace
 
-Op::Halves cross_entropy_halves(int ranks, bool with_gradient) {
-    return {std::make_shared<Statistics>(ranks, with_gradient), std::make_shared<ShardLoss>(with_gradient)};
+Op::Halves cross_entropy_halves(int ranks, std::int64_t classes, bool with_gradient) {
+    return {std::make_shared<Statistics>(ranks, classes, with_gradient),
+            std::make_shared<ShardLoss>(classes, with_gradient)};
 }
 
 bool classes_are_cut(const Shape& logits, std::span<const Placement> inputs) {

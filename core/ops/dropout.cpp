@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// dropout: keyed by seed, step, node name and the element's place in the global batch, never by rank (Philox).
+// dropout: keyed by seed, step, node name and the element's place in the global batch, never by rank (Philox). What of
+// this changes is a step input.
 #include "kernels/dropout.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 
-#include <algorithm>
-
 namespace tessera {
 namespace {
+
+// Of each sample of the micro-batch.
+void write_places(const StepState& state, const View& host) {
+    for (std::int64_t row = 0; row < host.shape[0]; ++row)
+        kernels::write_draw(View(host.as<std::int32_t>() + row * kernels::draw_words, {kernels::draw_words}, DType::i32),
+                            state.seed, static_cast<std::uint64_t>(state.step),
+                            static_cast<std::uint64_t>(state.first_sample + row));
+}
 
 // Of the runs of elements that lie together in the whole tensor, the dims behind `cut` being whole: where in it the
 // index-th of a part begins.
@@ -23,66 +30,79 @@ std::int64_t first_of_run(const Shape& whole, const Box& part, int cut, std::int
     return place;
 }
 
-class DropoutOp final : public Op {
+class DropoutOp final : public Op { // x, places -> y
 public:
-    DropoutOp(double probability, std::string stream_name)
-        : probability_(static_cast<float>(probability)), stream_name_(std::move(stream_name)) {}
+    DropoutOp(double probability, std::string_view stream_name)
+        : probability_(static_cast<float>(probability)), stream_(random_key(0, stream_name).stream) {}
     std::string_view name() const override { return "dropout"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 1);
+        expect_dtype("places", in[1].dtype, DType::i32);
+        expect_shape("places", in[1].shape, {in[0].shape[0], kernels::draw_words});
         return {in[0]};
     }
     // The gradient passes where the value passed: the same op, hence the same numbers, on dy.
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
-        return graph.apply(node.op, node.name + ".gradient", {dy[0]});
+        return {graph.apply_one(node.op, node.name + ".gradient", {dy[0], node.inputs[1]}), no_value};
     }
-    // A part draws the numbers that the whole draws in its place: the step's state tells the first sample of the
-    // micro-batch, the locality where in it the part lies. The last dim stays whole, so that runs of elements are long.
+    // A part draws the numbers that the whole draws in its place. The last dim stays whole, so that runs of elements
+    // are long.
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        return elementwise_rules(std::max(1, in[0].shape.rank() - 1), 1, 1);
+        std::vector<PlacementRule> rules = elementwise_rules(std::max(1, in[0].shape.rank() - 1), 2, 1);
+        for (std::size_t dim = 1; dim < rules.size(); ++dim)
+            rules[dim].inputs[1] = Placement::replicate();
+        return rules;
     }
     int in_place_input() const override { return 0; }
-    bool depends_on_step() const override { return true; }
     void run(Stream& stream, const Operands& a) const override {
         const Shape& part = a.inputs[0].shape;
+        if (part.count() == 0) return;
         const Shape& whole = a.locality == nullptr ? part : a.locality->wholes[0];
+        const std::int64_t of_sample = whole.count(1, whole.rank());
         int cut = part.rank() - 1; // dims behind it are whole
         while (cut > 0 && part[cut] == whole[cut])
             --cut;
-        const std::int64_t run = part.count(cut, part.rank());
+        if (cut == 0) return drop(stream, a, of_sample, 0, 0, 0, part.count());
+        const std::int64_t run = part.count(cut, part.rank()), runs_of_sample = part.count(1, cut);
         for (std::int64_t i = 0; i < part.count(0, cut); ++i) {
-            const std::int64_t place = a.locality == nullptr ? 0 : first_of_run(whole, a.locality->inputs[0], cut, i);
-            drop(stream, a, a.state.first_sample * whole.count(1, whole.rank()) + place, i * run, run);
+            const std::int64_t first = first_of_run(whole, a.locality->inputs[0], cut, i) % of_sample;
+            drop(stream, a, of_sample, i / runs_of_sample, first, i * run, run);
         }
     }
-    std::vector<ExampleInput> example() const override { return {{{{4, 6, 20}, DType::f32}}}; }
+    std::vector<ExampleInput> example() const override {
+        return {{{{4, 6, 20}, DType::f32}}, {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_places}};
+    }
 
 private:
-    // Elements [begin, begin + count) of the part, which are neighbours in the global batch from element `first` on.
-    void drop(Stream& stream, const Operands& a, std::int64_t first, std::int64_t begin, std::int64_t count) const {
-        const kernels::Dropout dropout{probability_, random_key(a.state.seed, stream_name_),
-                                       static_cast<std::uint64_t>(a.state.step), static_cast<std::uint64_t>(first)};
+    // Elements [begin, begin + count) of the part, which are neighbours in the batch from element `first` of a sample on.
+    void drop(Stream& stream, const Operands& a, std::int64_t of_sample, std::int64_t sample, std::int64_t first,
+              std::int64_t begin, std::int64_t count) const {
+        const kernels::Dropout dropout{probability_, stream_, of_sample, first};
+        const View draw(a.inputs[1].as<std::int32_t>() + sample * kernels::draw_words, {kernels::draw_words},
+                        DType::i32);
         const auto elements = [&](const View& view) {
             return View(static_cast<std::byte*>(view.memory()) + begin * bytes_of(view.dtype), {count}, view.dtype);
         };
-        std::visit([&](auto& s) { kernels::dropout(s, dropout, elements(a.inputs[0]), elements(a.outputs[0])); },
+        std::visit([&](auto& s) { kernels::dropout(s, dropout, draw, elements(a.inputs[0]), elements(a.outputs[0])); },
                    stream);
     }
 
     float probability_;
-    std::string stream_name_;
+    std::uint64_t stream_; // of the random key
 };
 
 } // namespace
 
-OpPointer make_dropout(double probability, std::string stream_name) {
-    return std::make_shared<DropoutOp>(probability, std::move(stream_name));
+OpPointer make_dropout(double probability, std::string_view stream_name) {
+    return std::make_shared<DropoutOp>(probability, stream_name);
 }
 
 ValueId ops::dropout(Graph& graph, std::string name, ValueId x, double probability) {
     OpPointer op = make_dropout(probability, name);
-    return graph.apply_one(std::move(op), std::move(name), {x});
+    const Shape places{graph.value(x).type.shape[0], kernels::draw_words};
+    return graph.apply_one(std::move(op), std::move(name),
+                           {x, graph.step_input("dropout.places", {places, DType::i32}, write_places)});
 }
 
 } // namespace tessera

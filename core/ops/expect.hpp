@@ -24,7 +24,8 @@ inline void expect_dtype(std::string_view what, DType found, DType expected) {
 }
 
 inline void expect_floating(std::string_view what, DType found) {
-    if (found == DType::i32) throw ConfigError(fmt::format("{} is i32, expected f32 or bf16", what));
+    if (found != DType::f32 && found != DType::bf16 && found != DType::f16)
+        throw ConfigError(fmt::format("{} is {}, expected f32, bf16 or f16", what, name_of(found)));
 }
 
 } // namespace tessera

@@ -22,19 +22,29 @@ ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
 ValueId attention(Graph&, std::string name, ValueId qkv, bool causal);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // loss = sum of -log softmax(logits)[target] over all positions; the gradient is taken of scale * loss.
-// logits: (..., V)   targets: (...) i32, -1 is ignored   scale: scalar f32   loss: scalar f32
-ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale);
+// logits: (..., W), of which the first `classes` count   targets: (...) i32, -1 is ignored   scale, loss: scalar f32
+ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale, std::int64_t classes);
 // The same loss for evaluation: no gradient, so no scale.
-ValueId cross_entropy_loss(Graph&, std::string name, ValueId logits, ValueId targets);
+ValueId cross_entropy_loss(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t classes);
 // y = x kept with probability 1 - p and divided by it. x: (B, ...): the same sample is masked alike on any rank.
 ValueId dropout(Graph&, std::string name, ValueId x, double probability);
-// y = table[token]   tokens: (...) i32   table: (V, C)   y: (..., C)
-ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table);
+// y = table[token]   tokens: (...) i32   table: (R, C), of which the first `vocabulary` rows count   y: (..., C)
+ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table, std::int64_t vocabulary);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
 // bias (N...) f32 may be no_value.
 ValueId linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, int contracted = 1);
+// A matrix of 8 bits: as it lies, (R..., C...), transposed, (C..., R...), and what the numbers are multiplied by (f32).
+struct InEightBits {
+    ValueId y, transposed, scale;
+};
+// The same of x and w in 8 bits; y is bf16.
+ValueId linear_f8(Graph&, std::string name, const InEightBits& x, const InEightBits& w, ValueId bias,
+                  int contracted = 1);
+// x, f32 or bf16, in f8e4m3 or f8e5m2; the last `column_dims` dims are columns. The scale maps the largest magnitude of
+// this tensor to the largest number of the dtype (kernels/quantize.hpp).
+InEightBits quantize(Graph&, std::string name, ValueId x, DType dtype, int column_dims);
 // sum = a + b and y = its norm, as layer_norm (bias may be no_value) or rms_norm (without bias) of the sum.
 struct ResidualNorm {
     ValueId sum, y;
@@ -43,6 +53,8 @@ ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, Value
                            double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
+ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
 ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
 
@@ -54,10 +66,10 @@ OpPointer make_add();
 OpPointer make_add_rows();
 OpPointer make_attention(bool causal);
 OpPointer make_cast(DType dtype);
-OpPointer make_cross_entropy();
-OpPointer make_cross_entropy_loss();
-OpPointer make_dropout(double probability, std::string stream_name);
-OpPointer make_embedding();
+OpPointer make_cross_entropy(std::int64_t classes);
+OpPointer make_cross_entropy_loss(std::int64_t classes);
+OpPointer make_dropout(double probability, std::string_view stream_name);
+OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);
 OpPointer make_residual_norm(Norm kind, double epsilon);

@@ -12,11 +12,8 @@ public:
     AdamUpdate(const kernels::Adam& settings, std::size_t tensors) : UpdateOp(tensors, 2), settings_(settings) {}
     std::string_view name() const override { return "adam"; }
     void run(Stream& stream, const Operands& a) const override {
-        kernels::Adam settings = settings_;
-        settings.learning_rate = static_cast<float>(a.state.learning_rate);
-        settings.step = a.state.step + 1;
         const kernels::AdamTensors tensors{gradients(a), weights(a), state(a, 0), state(a, 1), {}};
-        std::visit([&](auto& s) { kernels::adam(s, settings, factor(a), tensors); }, stream);
+        std::visit([&](auto& s) { kernels::adam(s, settings_, pace(a), factor(a), tensors); }, stream);
     }
 
 private:
@@ -29,12 +26,23 @@ public:
     std::vector<std::string_view> states() const override { return {"first_moment", "second_moment"}; }
     float weight_decay() const override { return settings_.weight_decay; }
     OpPointer update(std::size_t tensors, float weight_decay) const override {
-        kernels::Adam settings = settings_;
-        settings.weight_decay = weight_decay;
-        return std::make_shared<AdamUpdate>(settings, tensors);
+        return std::make_shared<AdamUpdate>(with(weight_decay), tensors);
+    }
+    ValueId pace(Graph& graph, std::string name, float weight_decay) const override {
+        const auto of_step = [settings = with(weight_decay)](const StepState& state, const View& host) {
+            kernels::write_adam_pace(host, settings, static_cast<float>(state.learning_rate),
+                                     state.step + 1 - state.skipped_steps);
+        };
+        return graph.step_input(std::move(name), {{kernels::adam_pace_count}, DType::f32}, of_step);
     }
 
 private:
+    kernels::Adam with(float weight_decay) const {
+        kernels::Adam settings = settings_;
+        settings.weight_decay = weight_decay;
+        return settings;
+    }
+
     kernels::Adam settings_;
 };
 

@@ -134,8 +134,8 @@ struct Trained {
 };
 
 // The lists of an UpdateOp.
-std::vector<ValueId> update_inputs(ValueId factor, const std::vector<Trained>& parameters) {
-    std::vector<ValueId> inputs{factor};
+std::vector<ValueId> update_inputs(ValueId pace, ValueId factor, const std::vector<Trained>& parameters) {
+    std::vector<ValueId> inputs{pace, factor};
     for (const Trained& one : parameters)
         inputs.push_back(one.gradient);
     for (const Trained& one : parameters)
@@ -158,10 +158,13 @@ void append_updates(Graph& graph, const std::vector<ValueId>& parameters, const 
         const bool decays = parameter.parameter->decays && optimizer.weight_decay() != 0;
         (decays ? decaying : constant).push_back(std::move(one));
     }
-    if (!decaying.empty())
-        graph.apply(optimizer.update(decaying.size(), optimizer.weight_decay()), "update.decaying",
-                    update_inputs(factor, decaying));
-    if (!constant.empty()) graph.apply(optimizer.update(constant.size(), 0), "update", update_inputs(factor, constant));
+    const auto append = [&](const std::string& name, const std::vector<Trained>& those, float weight_decay) {
+        if (those.empty()) return;
+        const ValueId pace = optimizer.pace(graph, name + ".pace", weight_decay);
+        graph.apply(optimizer.update(those.size(), weight_decay), name, update_inputs(pace, factor, those));
+    };
+    append("update.decaying", decaying, optimizer.weight_decay());
+    append("update", constant, 0);
 }
 
 } // namespace
@@ -178,7 +181,7 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
 }
 
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
-                         double max_norm) {
+                         double max_norm, const std::optional<LossScale>& loss_scale) {
     const Graph::PhaseGuard guard(graph, Phase::update);
     const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
     std::vector<std::int64_t> counts;
@@ -187,7 +190,9 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     const ValueId block_sums = graph.apply_one(std::make_shared<SquareSums>(), "square_sums", gradients);
     const ValueId square_sum =
         graph.apply_one(std::make_shared<Total>(std::move(counts)), "gradient_square_sum", {block_sums});
-    const std::vector<ValueId> clip = graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
+    const std::vector<ValueId> clip = loss_scale
+                                          ? append_unscale(graph, *loss_scale, square_sum, max_norm)
+                                          : graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
     append_updates(graph, parameters, gradients, optimizer, clip[1]);
     graph.keep(clip[0]);
     return clip[0];

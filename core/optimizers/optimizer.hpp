@@ -5,6 +5,7 @@
 
 #include "core/config.hpp"
 #include "core/graph/graph.hpp"
+#include "core/optimizers/loss_scale.hpp"
 
 #include <memory>
 
@@ -31,6 +32,8 @@ public:
     virtual float weight_decay() const = 0;
     // The op that updates so many parameters alike: an UpdateOp with these states.
     virtual OpPointer update(std::size_t tensors, float weight_decay) const = 0;
+    // What it reads of the step: a step input of this name.
+    virtual ValueId pace(Graph& graph, std::string name, float weight_decay) const = 0;
 };
 
 // From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.
@@ -38,8 +41,9 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config);
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
 std::unique_ptr<Optimizer> make_sgd(const Config& config);
 
-// Appends the update phase for all parameters. Returns the global gradient norm before clipping (scalar f32, kept).
+// Appends the update phase for all parameters; with `loss_scale`, of gradients that are multiplied by it. Returns the
+// global gradient norm before clipping (scalar f32, kept).
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
-                         double max_norm);
+                         double max_norm, const std::optional<LossScale>& loss_scale = std::nullopt);
 
 } // namespace tessera

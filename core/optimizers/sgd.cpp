@@ -13,12 +13,9 @@ public:
         : UpdateOp(tensors, settings.momentum == 0 ? 0 : 1), settings_(settings) {}
     std::string_view name() const override { return "sgd"; }
     void run(Stream& stream, const Operands& a) const override {
-        kernels::Sgd settings = settings_;
-        settings.learning_rate = static_cast<float>(a.state.learning_rate);
-        settings.first_step = a.state.step == 0;
         kernels::SgdTensors tensors{gradients(a), weights(a), {}, {}};
-        if (settings.momentum != 0) tensors.velocities = state(a, 0);
-        std::visit([&](auto& s) { kernels::sgd(s, settings, factor(a), tensors); }, stream);
+        if (settings_.momentum != 0) tensors.velocities = state(a, 0);
+        std::visit([&](auto& s) { kernels::sgd(s, settings_, pace(a), factor(a), tensors); }, stream);
     }
 
 private:
@@ -36,6 +33,11 @@ public:
         kernels::Sgd settings = settings_;
         settings.weight_decay = weight_decay;
         return std::make_shared<SgdUpdate>(settings, tensors);
+    }
+    ValueId pace(Graph& graph, std::string name, float) const override {
+        return graph.step_input(std::move(name), {{}, DType::f32}, [](const StepState& state, const View& host) {
+            *host.as<float>() = static_cast<float>(state.learning_rate);
+        });
     }
 
 private:

@@ -10,8 +10,9 @@
 namespace tessera {
 
 std::vector<TensorType> UpdateOp::infer(std::span<const TensorType> inputs) const {
-    if (inputs.size() != 1 + lists_ * tensors_)
-        throw InternalError(fmt::format("{}: {} inputs, expected {}", name(), inputs.size(), 1 + lists_ * tensors_));
+    if (inputs.size() != before_lists + lists_ * tensors_)
+        throw InternalError(
+            fmt::format("{}: {} inputs, expected {}", name(), inputs.size(), before_lists + lists_ * tensors_));
     return {};
 }
 
@@ -19,14 +20,15 @@ std::vector<TensorType> UpdateOp::infer(std::span<const TensorType> inputs) cons
 // every rank, or all are cut alike.
 std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorType> types,
                                                        std::span<const Placement> inputs) const {
-    if (inputs[0] != Placement::replicate()) return std::nullopt;
+    if (inputs[0] != Placement::replicate() || inputs[1] != Placement::replicate()) return std::nullopt;
     const std::span<const Placement> of_gradients = list(inputs, 0);
     for (std::size_t i = 0; i < lists_; ++i)
         if (!std::ranges::equal(list(inputs, i), of_gradients)) return std::nullopt;
     for (std::size_t i = 0; i < tensors_; ++i) {
         const Placement& placement = of_gradients[i];
-        const bool cut = placement == Placement::flat() ||
-                         (placement.kind == Placement::Kind::shard && placement.value < types[1 + i].shape.rank());
+        const bool cut =
+            placement == Placement::flat() ||
+            (placement.kind == Placement::Kind::shard && placement.value < types[before_lists + i].shape.rank());
         if (placement != Placement::replicate() && !cut) return std::nullopt;
     }
     return std::vector<Placement>();
@@ -34,7 +36,7 @@ std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorTyp
 
 std::vector<int> UpdateOp::writes() const {
     std::vector<int> positions;
-    for (std::size_t i = 1 + tensors_; i < 1 + lists_ * tensors_; ++i)
+    for (std::size_t i = before_lists + tensors_; i < before_lists + lists_ * tensors_; ++i)
         positions.push_back(static_cast<int>(i));
     return positions;
 }

@@ -6,8 +6,8 @@
 
 namespace tessera {
 
-// Inputs: the factor of the gradients (scalar); then lists of `tensors` each: the gradients, the weights, and what the
-// optimizer keeps of them. Weights and what is kept change.
+// Inputs: what changes from step to step (the optimizer's step input); the factor of the gradients (scalar); then lists
+// of `tensors` each: the gradients, the weights, and what the optimizer keeps of them. Weights and what is kept change.
 class UpdateOp : public Op {
 public:
     UpdateOp(std::size_t tensors, std::size_t states) : tensors_(tensors), lists_(2 + states) {}
@@ -16,17 +16,19 @@ public:
     std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
                                                  std::span<const Placement> inputs) const override;
     std::vector<int> writes() const override;
-    bool depends_on_step() const override { return true; } // the learning rate
 
 protected:
-    static ConstView factor(const Operands& operands) { return operands.inputs[0]; }
+    static ConstView pace(const Operands& operands) { return operands.inputs[0]; }
+    static ConstView factor(const Operands& operands) { return operands.inputs[1]; }
     std::span<const View> gradients(const Operands& operands) const { return list(operands.inputs, 0); }
     std::span<const View> weights(const Operands& operands) const { return list(operands.inputs, 1); }
     std::span<const View> state(const Operands& operands, std::size_t i) const { return list(operands.inputs, 2 + i); }
 
 private:
+    static constexpr std::size_t before_lists = 2;
+
     template <class T> std::span<const T> list(std::span<const T> inputs, std::size_t i) const {
-        return inputs.subspan(1 + i * tensors_, tensors_);
+        return inputs.subspan(before_lists + i * tensors_, tensors_);
     }
 
     std::size_t tensors_;

@@ -46,18 +46,21 @@ private:
 
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
-        case ValueKind::input:
-            return is_read(value) && axis_ == layout_.data_axis ? strategy_.input() : Placement::replicate();
+        case ValueKind::input: // what a micro-batch does not bring along is the same everywhere
+            return is_of_samples(value) && axis_ == layout_.data_axis ? strategy_.input() : Placement::replicate();
         case ValueKind::optimizer_state:
-            return of_parameter(value).state;
+            return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
             return of_parameter(value).rest;
         }
     }
 
-    static bool is_read(const Value& value) { // from the data
-        return value.kind == ValueKind::input && value.type.shape.rank() > 0;
+    // Of the samples of a micro-batch, dim 0 counting them: read from the data, or a function of step and sample.
+    static bool is_of_samples(const Value& value) {
+        return value.kind == ValueKind::input && value.type.shape.rank() > 0 &&
+               (value.phase == Phase::forward || value.phase == Phase::backward);
     }
+    static bool is_read(const Value& value) { return is_of_samples(value) && !value.of_step; }
 
     // All ranks of an axis but the data axis read the same samples. Where they share them out, each takes its part.
     bool is_shared_input(const Value& value) const {

@@ -40,8 +40,8 @@ void parameters(const Program& program, Lines out) {
             if (graph.value(other).name.ends_with("/" + graph.value(id).name))
                 state = program.plan.value(other).placements;
         fmt::format_to(out, "  {:<{}}  {:<18}  {} {} {}\n", graph.value(id).name, width,
-                       graph.value(id).type.shape.text(), text_of(program.plan.value(id).placements), text_of(gradient),
-                       text_of(state));
+                       graph.value(id).shape_outside().text(), text_of(program.plan.value(id).placements),
+                       text_of(gradient), text_of(state));
     }
 }
 

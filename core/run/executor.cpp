@@ -18,14 +18,6 @@ void follow(const Stream& later, const Stream& earlier) {
 
 } // namespace
 
-const Node* first_that_depends_on_step(const Plan& plan, std::initializer_list<Phase> phases) {
-    for (const Phase phase : phases)
-        for (const Call& call : plan.calls(phase))
-            if (const Node& node = plan.graph.nodes()[static_cast<std::size_t>(call.node)]; node.op->depends_on_step())
-                return &node;
-    return nullptr;
-}
-
 Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
                    bool replay)
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
@@ -119,7 +111,7 @@ void Executor::find_step_inputs() {
         const Value& value = graph().values()[i];
         if (!value.of_step || plan_.values[i].offset < 0) continue;
         const View view = bind(static_cast<ValueId>(i), 0);
-        step_inputs_.push_back({&value.of_step, view, view});
+        step_inputs_.push_back({&value.of_step, value.phase, view, view});
         bytes += align_up(view.bytes());
     }
     if (std::holds_alternative<CpuStream>(stream_)) return; // written where they lie
@@ -131,9 +123,11 @@ void Executor::find_step_inputs() {
     }
 }
 
-void Executor::write_step_inputs(const StepState& state) {
+// Those of the phases from `first` to `last`: of the others, something else may lie in the memory by now.
+void Executor::write_step_inputs(const StepState& state, Phase first, Phase last) {
     std::visit([](auto& s) { kernels::end_uploads(s); }, stream_); // of the last time
     for (const StepInput& input : step_inputs_) {
+        if (input.phase < first || input.phase > last) continue;
         (*input.of_step)(state, input.host);
         if (staging_.bytes() > 0)
             std::visit([&](auto& s) { kernels::begin_upload(s, input.host, input.view); }, stream_);
@@ -141,22 +135,21 @@ void Executor::write_step_inputs(const StepState& state) {
 }
 
 // The work is handed on by reference: a copy of its captures would allocate.
-template <class Work> void Executor::replay(bool recordable, Replay& part, const Work& work) {
-    if (records_ && recordable)
+template <class Work> void Executor::replay(Replay& part, const Work& work) {
+    if (records_)
         std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
     else
         work();
 }
 
 void Executor::prepare(const StepState& state) {
-    write_step_inputs(state);
-    const bool recordable = first_that_depends_on_step(plan_, {Phase::prepare}) == nullptr;
-    replay(recordable, replays_[0], [&] { run(bound(0, Phase::prepare), state); });
+    write_step_inputs(state, Phase::prepare, Phase::prepare);
+    replay(replays_[0], [&] { run(bound(0, Phase::prepare)); });
 }
 
 void Executor::update(const StepState& state) {
-    const bool recordable = first_that_depends_on_step(plan_, {Phase::update}) == nullptr;
-    replay(recordable, replays_[1], [&] { run(bound(0, Phase::update), state); });
+    write_step_inputs(state, Phase::update, Phase::update);
+    replay(replays_[1], [&] { run(bound(0, Phase::update)); });
 }
 
 View Executor::slot_view(std::size_t slot, Piece piece) const {
@@ -193,34 +186,34 @@ void Executor::reduce(const Exchange& exchange) {
         communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
 }
 
-void Executor::run(Calls calls, const StepState& state) {
+void Executor::run(Calls calls) {
     for (const BoundCall& call : calls)
-        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, state, call.locality, &groups_});
+        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
 }
 
-void Executor::run_last_backward(const MicroBatch& micro_batch, const StepState& state) {
+void Executor::run_last_backward(const MicroBatch& micro_batch) {
     const Calls backward = bound(micro_batch.slot, Phase::backward);
     std::size_t done = 0;
     for (std::size_t i = 0; i < plan_.exchanges.size(); ++i) {
         const Exchange& exchange = plan_.exchanges[i];
-        run(backward.subspan(done, exchange.after - done), state);
+        run(backward.subspan(done, exchange.after - done));
         done = exchange.after;
         for (const Piece piece : merged_before_[i])
             merge(micro_batch.merges, piece);
         reduce(exchange);
     }
-    run(backward.subspan(done), state);
+    run(backward.subspan(done));
     for (const Piece piece : merged_before_.back())
         merge(micro_batch.merges, piece);
     if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
-void Executor::run_micro_batch(const MicroBatch& micro_batch, const StepState& state) {
-    run(bound(micro_batch.slot, Phase::forward), state);
+void Executor::run_micro_batch(const MicroBatch& micro_batch) {
+    run(bound(micro_batch.slot, Phase::forward));
     if (micro_batch.last) {
-        run_last_backward(micro_batch, state);
+        run_last_backward(micro_batch);
     } else {
-        run(bound(micro_batch.slot, Phase::backward), state);
+        run(bound(micro_batch.slot, Phase::backward));
         merge(micro_batch.merges, {0, plan_.slot_bytes});
     }
 }
@@ -233,20 +226,20 @@ void Executor::run_idle_round(const StepState& state) {
         const View words(view.memory(), {view.bytes() / bytes_of(DType::f32)}, DType::f32);
         std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
     }
-    run(bound(0, Phase::forward), state);
+    write_step_inputs(state, Phase::forward, Phase::backward);
+    run(bound(0, Phase::forward));
 }
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
-    const bool recordable = first_that_depends_on_step(plan_, {Phase::forward, Phase::backward}) == nullptr;
     for (std::int64_t round = 0; round < plan_.idle_rounds; ++round)
         run_idle_round(state);
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i) * plan_.stride) * micro_batch_size;
-        write_step_inputs(state);
-        replay(recordable, replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch, state); });
+        write_step_inputs(state, Phase::forward, Phase::backward);
+        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch); });
     }
 }
 

@@ -11,13 +11,10 @@
 
 namespace tessera {
 
-// The first call of these phases whose op depends on the step, so that they cannot be recorded; null: there is none.
-const Node* first_that_depends_on_step(const Plan& plan, std::initializer_list<Phase> phases);
-
 class Executor {
 public:
     // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it:
-    // prepare, each kind of micro-batch, and update, but for parts with an op that depends on the step.
+    // prepare, each kind of micro-batch, and update.
     Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
              bool replay = false);
 
@@ -64,6 +61,7 @@ private:
 
     struct StepInput {
         const StepFunction* of_step;
+        Phase phase;
         View view;
         View host;
     };
@@ -74,13 +72,13 @@ private:
     void plan_merges();
     void plan_merges_of_pieces();
     void find_step_inputs();
-    void write_step_inputs(const StepState& state);
+    void write_step_inputs(const StepState& state, Phase first, Phase last);
 
-    void run(Calls calls, const StepState& state);
+    void run(Calls calls);
     void run_idle_round(const StepState& state);
-    void run_micro_batch(const MicroBatch& micro_batch, const StepState& state);
-    void run_last_backward(const MicroBatch& micro_batch, const StepState& state);
-    template <class Work> void replay(bool recordable, Replay& part, const Work& work);
+    void run_micro_batch(const MicroBatch& micro_batch);
+    void run_last_backward(const MicroBatch& micro_batch);
+    template <class Work> void replay(Replay& part, const Work& work);
     void merge(const std::vector<Merge>& merges, Piece piece);
     void reduce(const Exchange& exchange);
     const Graph& graph() const { return plan_.graph; }

@@ -23,6 +23,32 @@ std::int64_t at_least_one(const Config& config, const Key<std::int64_t>& key) {
     return value;
 }
 
+Precision precision_of(const Config& config, const Stream& stream) {
+    Precision precision;
+    const std::string dtype = config.get(training_dtype);
+    if (dtype != "f32" && dtype != "bf16" && dtype != "f16" && dtype != "tf32")
+        config.refuse(training_dtype.name,
+                      no_such_name("dtype of a computation", dtype, {"bf16", "f16", "f32", "tf32"}));
+    if (dtype == "tf32" && std::holds_alternative<CpuStream>(stream))
+        config.refuse(training_dtype.name, "is a way that GPUs multiply: on CPUs say f32, bf16 or f16");
+    precision.compute = dtype == "tf32" ? DType::f32 : dtype_named(dtype);
+    const std::string linear = config.get(training_linear_dtype);
+    if (linear != "same" && linear != "f8")
+        config.refuse(training_linear_dtype.name, no_such_name("dtype of linear layers", linear, {"f8", "same"}));
+    precision.linear_f8 = linear == "f8";
+    if (precision.linear_f8 && dtype != "bf16")
+        config.refuse(training_linear_dtype.name,
+                      fmt::format("\"f8\" wants training.dtype = \"bf16\", not \"{}\"", dtype));
+    const std::string rounding = config.get(training_weight_rounding);
+    if (rounding != "nearest" && rounding != "stochastic")
+        config.refuse(training_weight_rounding.name, no_such_name("rounding", rounding, {"nearest", "stochastic"}));
+    precision.stochastic_weights = rounding == "stochastic";
+    if (precision.stochastic_weights && dtype != "bf16")
+        config.refuse(training_weight_rounding.name,
+                      fmt::format("\"stochastic\" wants training.dtype = \"bf16\", not \"{}\"", dtype));
+    return precision;
+}
+
 Experiment common(const Config& config, std::int64_t vocabulary, const Stream& stream) {
     Experiment experiment;
     const std::int64_t seed = config.get(training_seed);
@@ -30,12 +56,7 @@ Experiment common(const Config& config, std::int64_t vocabulary, const Stream& s
     experiment.seed = static_cast<std::uint64_t>(seed);
     experiment.sizes.sequence_length = at_least_one(config, training_sequence);
     experiment.sizes.vocabulary = vocabulary;
-    const std::string dtype = config.get(training_dtype);
-    if (dtype != "f32" && dtype != "bf16" && dtype != "tf32")
-        config.refuse(training_dtype.name, no_such_name("dtype of a computation", dtype, {"bf16", "f32", "tf32"}));
-    if (dtype == "tf32" && std::holds_alternative<CpuStream>(stream))
-        config.refuse(training_dtype.name, "is a way that GPUs multiply: on CPUs say f32 or bf16");
-    experiment.sizes.compute = dtype == "tf32" ? DType::f32 : dtype_named(dtype);
+    experiment.sizes.precision = precision_of(config, stream);
     return experiment;
 }
 
@@ -220,8 +241,8 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
     const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);
-    experiment.gradient_norm =
-        append_optimizer(program.model.graph, gradients, *make_optimizer(config), config.get(training_max_norm));
+    experiment.gradient_norm = append_optimizer(program.model.graph, gradients, *make_optimizer(config),
+                                                config.get(training_max_norm), program.model.loss_scale);
     recompute(program.model.graph, recomputation(config));
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     experiment.memory = program.plan.memory;

@@ -17,10 +17,17 @@ inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "optim
 inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample"};
 inline constexpr Key<std::string> training_dtype{
     "training.dtype", "f32",
-    "type of activations and weights in use: f32, bf16, or tf32: f32 whose products a GPU rounds to 10 bits"};
+    "type of activations and weights in use: f32, bf16, f16, or tf32: f32 whose products a GPU rounds to 10 bits"};
+inline constexpr Key<std::string> training_linear_dtype{
+    "training.linear_dtype", "same",
+    "factors in the blocks' linear layers: same (as training.dtype), or f8: 8 bits and a scale for each tensor, in "
+    "bf16"};
 inline constexpr Key<std::string> training_recompute{
     "training.recompute", "none",
     "activations computed again in the backward pass instead of kept: none, selective (cheap ones), or full (layers)"};
+inline constexpr Key<std::string> training_weight_rounding{
+    "training.weight_rounding", "nearest",
+    "bf16: how weights in use are rounded from f32, at each step: nearest, or stochastic: by chance, without bias"};
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
@@ -44,8 +51,10 @@ inline constexpr Key<bool> run_reproducible{
     "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
 inline constexpr Key<std::string> run_device{
     "run.device", "auto", "cpu, cuda (a GPU for each rank of a host), or auto: cuda where there are as many GPUs"};
-inline constexpr Key<bool> run_cuda_graph{
-    "run.cuda_graph", true, "GPUs record a micro-batch once and replay it in one launch; not with dropout"};
+inline constexpr Key<bool> run_share_gpus{"run.share_gpus", false,
+                                          "ranks of a host may share its GPUs in turn, which NCCL itself refuses"};
+inline constexpr Key<bool> run_cuda_graph{"run.cuda_graph", true,
+                                          "GPUs record each part of a step once and replay it in one launch"};
 inline constexpr Key<std::int64_t> run_threads{"run.threads", 0,
                                                "threads of each rank; 0: OMP_NUM_THREADS, or 1 without it"};
 inline constexpr Key<std::int64_t> evaluate_batches{

@@ -57,7 +57,7 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
         executor.run_micro_batches({}, 1, next_batch);
         const std::size_t last = std::min(window, prompt.size()) - 1;
         auto* from = static_cast<std::byte*>(logits.memory()) +
-                     last * vocabulary * static_cast<std::size_t>(bytes_of(logits.dtype));
+                     last * static_cast<std::size_t>(logits.shape[-1] * bytes_of(logits.dtype));
         const Shape shape{experiment.sizes.vocabulary};
         HostCopy last_row(executor.stream(), View(from, shape, logits.dtype));
         last_row.load();

@@ -57,9 +57,14 @@ std::filesystem::path cut_file(const std::filesystem::path& path, std::int64_t l
 
 std::string console_line(const StepRecord& record, double eta_seconds) {
     std::string line = fmt::format("step: {}/{}  loss: {:.4f}", record.step, record.steps, record.loss);
-    if (!(record.grad_norm < 0)) line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
-    line += fmt::format("  lr: {:.2e}  tok/s: {}", record.learning_rate,
-                        with_thousands(std::llround(record.tokens_per_second)));
+    if (!std::isfinite(record.grad_norm))
+        line += "  grad_norm: not finite"; // a skipped step
+    else if (record.grad_norm >= 0)
+        line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
+    line += fmt::format("  lr: {:.2e}", record.learning_rate);
+    if (!(record.loss_scale < 0)) line += fmt::format("  loss_scale: {}", record.loss_scale);
+    if (record.skipped_steps > 0) line += fmt::format("  skipped: {}", record.skipped_steps);
+    line += fmt::format("  tok/s: {}", with_thousands(std::llround(record.tokens_per_second)));
     if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
     if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
     if (!(eta_seconds < 0)) line += fmt::format("  eta: {}", duration(eta_seconds));
@@ -75,6 +80,8 @@ std::string json_line(const StepRecord& record) {
     Json json{{"kind", "step"}, {"step", record.step}, {"steps", record.steps}, {"loss", number(record.loss)}};
     if (!(record.grad_norm < 0)) json["grad_norm"] = number(record.grad_norm);
     json["learning_rate"] = number(record.learning_rate);
+    if (!(record.loss_scale < 0)) json["loss_scale"] = number(record.loss_scale);
+    if (record.skipped_steps >= 0) json["skipped_steps"] = record.skipped_steps;
     json["tokens_per_second"] = number(record.tokens_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);

@@ -14,19 +14,21 @@ namespace tessera {
 
 inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "steps between two lines in the log"};
 
-// Below zero means unknown for grad_norm, tflops and mfu: the field is left out.
+// Below zero means unknown for grad_norm, loss_scale, skipped_steps, tflops and mfu: the field is left out.
 struct StepRecord {
     std::int64_t step = 0;  // 1 is the first
     std::int64_t steps = 0; // of the whole run
     double loss = 0;
     double grad_norm = -1;
     double learning_rate = 0;
-    double tokens_per_second = 0; // of all ranks
-    double tflops = -1;           // of all ranks, 1e12 operations per second
-    double mfu = -1;              // 1 is the machine's peak
-    double seconds = 0;           // of this step
-    double input_wait = 0;        // seconds of it spent waiting for data
-    std::int64_t tokens = 0;      // since the start of the run
+    double loss_scale = -1;          // f16: of this step
+    std::int64_t skipped_steps = -1; // f16: since the start of the run, this step included
+    double tokens_per_second = 0;    // of all ranks
+    double tflops = -1;              // of all ranks, 1e12 operations per second
+    double mfu = -1;                 // 1 is the machine's peak
+    double seconds = 0;              // of this step
+    double input_wait = 0;           // seconds of it spent waiting for data
+    std::int64_t tokens = 0;         // since the start of the run
 };
 
 struct EvaluationRecord {

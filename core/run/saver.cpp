@@ -96,6 +96,7 @@ std::int64_t Saver::start_or_resume() {
     const std::string path = checkpoint_to_resume();
     if (path.empty()) {
         initialize_weights(experiment_.train, executor_, experiment_.seed);
+        initialize_states(experiment_.train, executor_);
         set_aside_after(0);
         return 0;
     }

@@ -4,10 +4,8 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
-#include "core/run/host_copy.hpp"
 #include "kernels/error.hpp"
 
-#include <cmath>
 #include <fmt/core.h>
 
 namespace tessera {
@@ -26,7 +24,7 @@ bool Trainer::train() {
 }
 
 void Trainer::train_step(std::int64_t step) {
-    const StepState state{experiment_.seed, step, 0, schedule_.rate(step)};
+    const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, inputs_); });
     executor_.update(state);
@@ -34,18 +32,12 @@ void Trainer::train_step(std::int64_t step) {
 }
 
 void Trainer::record_step(std::int64_t step, double rate) {
-    const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
     ground_.groups.wait(ground_.stream);
-    const float loss = number(ground_.stream, executor_.view(experiment_.train.model.loss));
-    const float norm = number(ground_.stream, executor_.view(experiment_.gradient_norm));
-    if (!std::isfinite(loss) || !std::isfinite(norm)) // every rank holds the same bits, so all stop here together
-        throw SystemError(fmt::format("diverged at step {}: loss {}, gradient norm {}", step + 1, loss / tokens, norm));
     StepRecord record{.step = step + 1,
                       .steps = experiment_.steps,
-                      .loss = loss / tokens,
-                      .grad_norm = norm,
                       .learning_rate = rate,
                       .tokens = (step + 1) * experiment_.batch.global * experiment_.sizes.sequence_length};
+    numbers_.read(record);
     throughput_.measure(record, loader_.seconds_waited());
     if (metrics_ != nullptr) metrics_->step(record);
 }
@@ -75,12 +67,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Saver::check_keys(config);
     Evaluation::check_keys(config);
     Metrics::log_every(config);
-    const Node* node = first_that_depends_on_step(experiment.train.plan,
-                                                  {Phase::forward, Phase::backward});
-    if (config.get(run_cuda_graph) && config.is_set(run_cuda_graph.name) && node != nullptr)
-        config.refuse(run_cuda_graph.name,
-                      fmt::format("'{}' ({}) differs from step to step, so no step can be recorded", node->name,
-                                  node->op->name()));
+    config.get(run_cuda_graph);
     Log::wants_color(config);
 }
 
@@ -92,7 +79,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
                 ground.stream, ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
-      first_step_(saver_.start_or_resume()),
+      first_step_(saver_.start_or_resume()), numbers_(experiment, executor_),
       loader_(ground.dataset,
               SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.sizes.sequence_length,
                                         experiment.seed)),

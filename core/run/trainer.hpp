@@ -9,6 +9,7 @@
 #include "core/run/experiment.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/saver.hpp"
+#include "core/run/step_numbers.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
 
@@ -28,7 +29,7 @@ public:
             const std::filesystem::path& folder);
 
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
-    // SystemError when the loss is no longer finite.
+    // SystemError when training has diverged.
     bool train();
 
     const MemoryNeed& allocated() const { return allocated_; }
@@ -48,7 +49,8 @@ private:
     Saver saver_;
     Schedule schedule_;
     const StopRequest& stop_;
-    std::int64_t first_step_;          // 0, or where the checkpoint left off
+    std::int64_t first_step_; // 0, or where the checkpoint left off
+    StepNumbers numbers_;
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;

@@ -72,6 +72,19 @@ std::vector<Piece> pieces_of(const PlannedValue& value) {
     return pieces;
 }
 
+// The same without the rows of padding behind the tensor that the world outside knows.
+std::vector<Piece> pieces_outside(const Value& value, const PlannedValue& planned) {
+    std::vector<Piece> pieces = pieces_of(planned);
+    if (value.type.shape.rank() == 0) return pieces;
+    const std::int64_t rows = value.shape_outside()[0];
+    for (Piece& piece : pieces) {
+        Range& range = piece.box.ranges[0];
+        range = {std::min(range.begin, rows), std::min(range.end, rows)};
+    }
+    std::erase_if(pieces, [](const Piece& piece) { return piece.box.count() == 0; });
+    return pieces;
+}
+
 std::vector<std::int64_t> start_of(const Box& box) {
     std::vector<std::int64_t> start;
     for (const Range& range : box.ranges)
@@ -101,8 +114,8 @@ Copy copy_of(const PlannedValue& value, const Mesh& mesh, int rank) {
 }
 
 // Along the first dim, what several ranks hold alike is shared out among them; runs are left to the first.
-std::vector<Piece> pieces_to_save(const PlannedValue& value, Copy copy) {
-    std::vector<Piece> pieces = pieces_of(value);
+std::vector<Piece> pieces_to_save(const Value& value, const PlannedValue& planned, Copy copy) {
+    std::vector<Piece> pieces = pieces_outside(value, planned);
     if (copy.count == 1) return pieces;
     if (pieces.size() != 1 || pieces[0].box.ranges.empty()) return copy.number == 0 ? pieces : std::vector<Piece>();
     Range& rows = pieces[0].box.ranges[0];
@@ -120,10 +133,13 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
     for (const ValueId id : graph.of_kind(ValueKind::parameter)) {
         const Value& value = graph.value(id);
         const Initialization start = value.parameter->start;
+        const std::int64_t end = value.shape_outside().count(); // padding lies behind
         const RandomKey key = random_key(seed, value.name);
         HostCopy copy(executor.stream(), executor.view(id));
         float* data = copy.view().as<float>();
-        const auto start_run = [&](std::int64_t in_whole, float* run, std::int64_t count) {
+        const auto start_run = [&](std::int64_t in_whole, float* run, std::int64_t length) {
+            const std::int64_t count = std::clamp<std::int64_t>(end - in_whole, 0, length);
+            std::fill_n(run + count, length - count, 0.0f);
             if (start.deviation == 0)
                 std::fill_n(run, count, static_cast<float>(start.constant));
             else
@@ -139,6 +155,17 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
     }
 }
 
+void initialize_states(const Program& program, const Executor& executor) {
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : graph.of_kind(ValueKind::optimizer_state)) {
+        const Value& value = graph.value(id);
+        if (value.parameter) continue; // memory starts at 0, and so do these
+        HostCopy copy(executor.stream(), executor.view(id));
+        std::fill_n(copy.view().as<float>(), copy.view().count(), value.start);
+        copy.store();
+    }
+}
+
 SavedState state_to_save(const Program& program, const Executor& executor, int rank) {
     const Graph& graph = program.model.graph;
     SavedState state;
@@ -147,11 +174,11 @@ SavedState state_to_save(const Program& program, const Executor& executor, int r
         const Value& value = graph.value(id);
         const View view = executor.view(id);
         const PlannedValue& planned = program.plan.value(id);
-        for (const Piece& piece : pieces_to_save(planned, copy_of(planned, program.layout.mesh, rank))) {
+        for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank))) {
             HostCopy& copy =
                 state.copies.emplace_back(executor.stream(), view_from(view, piece.first, piece.box.shape()));
             copy.load();
-            parts.push_back({value.name, value.type.shape, value.type.dtype, start_of(piece.box), copy.view()});
+            parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box), copy.view()});
         }
     }
     return state;
@@ -164,10 +191,12 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
         if (!checkpoint.has(value.name))
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
-        checkpoint.require(value.name, value.type.shape, value.type.dtype);
+        checkpoint.require(value.name, value.shape_outside(), value.type.dtype);
         HostCopy copy(executor.stream(), executor.view(id));
-        for (const Piece& piece : pieces_of(program.plan.value(id)))
-            checkpoint.read(value.name, start_of(piece.box), view_from(copy.view(), piece.first, piece.box.shape()));
+        const View all = copy.view();
+        std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
+        for (const Piece& piece : pieces_outside(value, program.plan.value(id)))
+            checkpoint.read(value.name, start_of(piece.box), view_from(all, piece.first, piece.box.shape()));
         copy.store();
     }
 }

@@ -12,6 +12,9 @@ namespace tessera {
 // Starts every parameter as its ParameterInfo says. An element's value depends on seed, name and index alone.
 void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed);
 
+// Starts the optimizer states that belong to no parameter.
+void initialize_states(const Program& program, const Executor& executor);
+
 // The boxes of weights and optimizer states that `rank` writes. What several ranks hold alike is shared out among
 // them, along its first dim.
 struct SavedState {

@@ -96,8 +96,10 @@ void attention(CpuStream& stream, const AttentionShape& shape, ConstView qkv, Vi
     check_attention(shape, qkv, y, log_sum_exp);
     if (qkv.dtype == DType::f32)
         run_forward<float>(stream, shape, qkv, y, log_sum_exp, workspace);
-    else
+    else if (qkv.dtype == DType::bf16)
         run_forward<BFloat16>(stream, shape, qkv, y, log_sum_exp, workspace);
+    else
+        run_forward<Float16>(stream, shape, qkv, y, log_sum_exp, workspace);
 }
 
 std::int64_t attention_gradient_workspace_bytes(const CpuStream& stream, const AttentionShape& shape, DType dtype) {
@@ -110,8 +112,10 @@ void attention_gradient(CpuStream& stream, const AttentionShape& shape, ConstVie
     check_attention_gradient(shape, qkv, y, dy, log_sum_exp, dqkv);
     if (qkv.dtype == DType::f32)
         run_gradient<float>(stream, shape, qkv, y, dy, log_sum_exp, dqkv, workspace);
-    else
+    else if (qkv.dtype == DType::bf16)
         run_gradient<BFloat16>(stream, shape, qkv, y, dy, log_sum_exp, dqkv, workspace);
+    else
+        run_gradient<Float16>(stream, shape, qkv, y, dy, log_sum_exp, dqkv, workspace);
 }
 
 } // namespace tessera::kernels

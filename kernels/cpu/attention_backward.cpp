@@ -179,8 +179,10 @@ template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head
 
 TESSERA_MULTIVERSION void attention_gradient_head_f32(const GradientHead<float>& head) { differentiate(head); }
 TESSERA_MULTIVERSION void attention_gradient_head_bf16(const GradientHead<BFloat16>& head) { differentiate(head); }
+TESSERA_MULTIVERSION void attention_gradient_head_f16(const GradientHead<Float16>& head) { differentiate(head); }
 
 void attention_gradient_head(const GradientHead<float>& head) { attention_gradient_head_f32(head); }
 void attention_gradient_head(const GradientHead<BFloat16>& head) { attention_gradient_head_bf16(head); }
+void attention_gradient_head(const GradientHead<Float16>& head) { attention_gradient_head_f16(head); }
 
 } // namespace tessera::kernels

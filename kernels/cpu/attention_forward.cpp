@@ -151,8 +151,10 @@ template <class T> TESSERA_INLINE void attend(const ForwardHead<T>& head) {
 
 TESSERA_MULTIVERSION void attention_head_f32(const ForwardHead<float>& head) { attend(head); }
 TESSERA_MULTIVERSION void attention_head_bf16(const ForwardHead<BFloat16>& head) { attend(head); }
+TESSERA_MULTIVERSION void attention_head_f16(const ForwardHead<Float16>& head) { attend(head); }
 
 void attention_head(const ForwardHead<float>& head) { attention_head_f32(head); }
 void attention_head(const ForwardHead<BFloat16>& head) { attention_head_bf16(head); }
+void attention_head(const ForwardHead<Float16>& head) { attention_head_f16(head); }
 
 } // namespace tessera::kernels

@@ -37,7 +37,7 @@ struct HeadSizes {
     }
 };
 
-// Pointers to time 0 of one head; in a gradient, of a group's first head. T is float or BFloat16.
+// Pointers to time 0 of one head; in a gradient, of a group's first head. T is float, BFloat16 or Float16.
 template <class T> struct ForwardHead {
     HeadSizes sizes;
     const T *q, *k, *v;
@@ -56,8 +56,10 @@ template <class T> struct GradientHead {
 
 void attention_head(const ForwardHead<float>& head);
 void attention_head(const ForwardHead<BFloat16>& head);
+void attention_head(const ForwardHead<Float16>& head);
 void attention_gradient_head(const GradientHead<float>& head);
 void attention_gradient_head(const GradientHead<BFloat16>& head);
+void attention_gradient_head(const GradientHead<Float16>& head);
 
 inline constexpr float log2_e = 1.44269504088896341f;
 inline constexpr float ln_2 = 0.693147180559945309f;
@@ -125,9 +127,9 @@ TESSERA_INLINE void reduce_rows(const simd::Floats (&rows)[tile_queries], float*
 TESSERA_INLINE simd::Floats load_part(const float* from, std::int64_t count) {
     return count >= simd::lanes ? simd::load(from) : simd::load(from, count);
 }
-TESSERA_INLINE simd::Floats load_part(const BFloat16* from, std::int64_t count) {
+template <class Half> TESSERA_INLINE simd::Floats load_part(const Half* from, std::int64_t count) {
     if (count >= simd::lanes) return simd::load(from);
-    BFloat16 part[simd::lanes] = {};
+    Half part[simd::lanes] = {};
     for (std::int64_t i = 0; i < count; ++i)
         part[i] = from[i];
     return simd::load(part);
@@ -138,9 +140,9 @@ TESSERA_INLINE void store_part(float* to, simd::Floats value, std::int64_t count
     else
         simd::store(to, value, count);
 }
-TESSERA_INLINE void store_part(BFloat16* to, simd::Floats value, std::int64_t count) {
+template <class Half> TESSERA_INLINE void store_part(Half* to, simd::Floats value, std::int64_t count) {
     if (count >= simd::lanes) return simd::store(to, value);
-    BFloat16 part[simd::lanes];
+    Half part[simd::lanes];
     simd::store(part, value);
     for (std::int64_t i = 0; i < count; ++i)
         to[i] = part[i];

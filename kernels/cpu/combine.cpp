@@ -131,6 +131,7 @@ Loop loop_for(DType dtype, Reduction reduction) {
         return pick(combine_bf16_sum, combine_bf16_max, combine_bf16_min);
     case DType::i32:
         return pick(combine_i32_sum, combine_i32_max, combine_i32_min);
+    case DType::f16: // of a micro-batch only
     case DType::f8e4m3:
     case DType::f8e5m2: // of products only
         break;

@@ -3,11 +3,9 @@
 #include "kernels/copy.hpp"
 
 #include "kernels/cpu/loops.hpp"
-#include "kernels/error.hpp"
 
 #include <algorithm>
 #include <cstddef>
-#include <fmt/format.h>
 
 namespace tessera::kernels {
 namespace {
@@ -29,12 +27,11 @@ void cast(CpuStream& stream, ConstView x, View y) {
                         static_cast<std::size_t>((end - begin) * size));
         };
         stream.parallel(x.count(), grain, std::ref(work));
-    } else if (x.dtype == DType::f32 && y.dtype == DType::bf16) {
-        map(stream, grain, Same{}, x.count(), y.as<BFloat16>(), x.as<float>());
-    } else if (x.dtype == DType::bf16 && y.dtype == DType::f32) {
-        map(stream, grain, Same{}, x.count(), y.as<float>(), x.as<BFloat16>());
     } else {
-        throw InternalError(fmt::format("cast: no way from {} to {}", name_of(x.dtype), name_of(y.dtype)));
+        with_float_type("cast", x.dtype, [&]<class From>() {
+            with_float_type("cast", y.dtype,
+                            [&]<class To>() { map(stream, grain, Same{}, x.count(), y.as<To>(), x.as<From>()); });
+        });
     }
 }
 

@@ -20,21 +20,27 @@ template <class T> struct Planes {
     T* logits;
 };
 
+// Of the columns of a shard, those behind the vocabulary are padding.
+struct Columns {
+    std::int64_t all;
+    std::int64_t used;
+};
+
 // A row of the shard and the column of its target there; outside [0, columns) when another shard has it.
 template <class T> TESSERA_MULTIVERSION void shard_statistics_rows(const T* logits, const std::int32_t* targets,
-                                                                   std::int64_t first, std::int64_t columns,
+                                                                   std::int64_t first, Columns columns,
                                                                    std::int64_t begin, std::int64_t end,
                                                                    const Planes<float>& to) {
     alignas(64) float kept[logit_chunk];
     for (std::int64_t n = begin; n < end; ++n) {
-        const T* row = logits + n * columns;
+        const T* row = logits + n * columns.all;
         LogitStatistics found{lowest_logit, 0};
         float logit = 0;
         if (targets[n] != ignore_index) {
-            const float maximum = maximum_of(row, std::min(columns, logit_chunk), lowest_logit);
-            found = statistics_of_row(row, columns, maximum, kept);
+            const float maximum = maximum_of(row, std::min(columns.used, logit_chunk), lowest_logit);
+            found = statistics_of_row(row, columns.used, maximum, kept);
             const std::int64_t column = targets[n] - first;
-            if (column >= 0 && column < columns) logit = static_cast<float>(row[column]);
+            if (column >= 0 && column < columns.used) logit = static_cast<float>(row[column]);
         }
         to.maxima[n] = found.maximum;
         to.sums[n] = found.sum;
@@ -72,33 +78,33 @@ TESSERA_MULTIVERSION void losses_of_rows(const Planes<const float>& from, const 
 
 // dlogits may be the logits' memory.
 template <class T> TESSERA_MULTIVERSION void shard_gradient_rows(const T* logits, const std::int32_t* targets,
-                                                                 VocabularyShard shard, std::int64_t columns,
+                                                                 VocabularyShard shard, Columns columns,
                                                                  float scale, const Planes<const float>& combined,
                                                                  std::int64_t begin, std::int64_t end, T* dlogits) {
     for (std::int64_t n = begin; n < end; ++n) {
-        const T* row = logits + n * columns;
-        T* to = dlogits + n * columns;
+        const T* row = logits + n * columns.all;
+        T* to = dlogits + n * columns.all;
         if (targets[n] < 0 || targets[n] >= shard.classes) {
-            std::fill_n(to, columns, T(0.0f));
+            std::fill_n(to, columns.all, T(0.0f));
             continue;
         }
         const std::int64_t column = targets[n] - shard.first;
-        const bool here = column >= 0 && column < columns;
+        const bool here = column >= 0 && column < columns.used;
         const float maximum = combined.maxima[n], factor = scale / combined.sums[n];
-        simd::for_columns(columns, [&](std::int64_t c, auto width) TESSERA_INLINED {
+        simd::for_columns(columns.used, [&](std::int64_t c, auto width) TESSERA_INLINED {
             simd::store(to + c, simd::exp(simd::load(row + c, width) - maximum) * factor, width);
         });
+        std::fill(to + columns.used, to + columns.all, T(0.0f));
         if (here) to[column] = T(simd::exp(simd::all(combined.logits[n] - maximum))[0] * factor - scale);
     }
 }
 
-std::int64_t columns_of(std::string_view kernel, const ConstView& logits, const ConstView& targets,
+Columns columns_of(std::string_view kernel, const ConstView& logits, const ConstView& targets,
                         const VocabularyShard& shard) {
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);
-    check_shard(kernel, "columns", shard.first, columns, shard.classes);
-    return columns;
+    return {columns, classes_in(kernel, shard, columns)};
 }
 
 } // namespace
@@ -106,7 +112,7 @@ std::int64_t columns_of(std::string_view kernel, const ConstView& logits, const 
 void cross_entropy_shard_statistics(CpuStream& stream, ConstView logits, ConstView targets, VocabularyShard shard,
                                     View statistics) {
     constexpr std::string_view kernel = "cross_entropy_shard_statistics";
-    const std::int64_t columns = columns_of(kernel, logits, targets, shard);
+    const Columns columns = columns_of(kernel, logits, targets, shard);
     check_count(kernel, "statistics", statistics, 3 * targets.count());
     check_classes("target", targets, shard.classes, ignore_index);
     const Planes<float> to(statistics.as<float>(), targets.count());
@@ -114,7 +120,7 @@ void cross_entropy_shard_statistics(CpuStream& stream, ConstView logits, ConstVi
         const auto work = [&](std::int64_t begin, std::int64_t end) {
             shard_statistics_rows(logits.as<T>(), targets.as<std::int32_t>(), shard.first, columns, begin, end, to);
         };
-        stream.parallel(targets.count(), rows_per_thread(columns, elements_per_thread), std::ref(work));
+        stream.parallel(targets.count(), rows_per_thread(columns.all, elements_per_thread), std::ref(work));
     });
 }
 
@@ -136,7 +142,7 @@ void cross_entropy_shard_gradient(CpuStream& stream, ConstView logits, ConstView
                                   ConstView scale, ConstView combined, View losses, View dlogits) {
     constexpr std::string_view kernel = "cross_entropy_shard_gradient";
     const std::int64_t rows = targets.count();
-    const std::int64_t columns = columns_of(kernel, logits, targets, shard);
+    const Columns columns = columns_of(kernel, logits, targets, shard);
     check_count(kernel, "the combined statistics", combined, 3 * rows);
     check_count(kernel, "losses", losses, rows);
     const auto* classes = targets.as<std::int32_t>();
@@ -154,7 +160,7 @@ void cross_entropy_shard_gradient(CpuStream& stream, ConstView logits, ConstView
         const auto work = [&](std::int64_t begin, std::int64_t end) {
             shard_gradient_rows(logits.as<T>(), classes, shard, columns, factor, from, begin, end, dlogits.as<T>());
         };
-        stream.parallel(rows, rows_per_thread(columns, elements_per_thread), std::ref(work));
+        stream.parallel(rows, rows_per_thread(columns.all, elements_per_thread), std::ref(work));
     });
 }
 

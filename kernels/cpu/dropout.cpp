@@ -50,12 +50,20 @@ void run(const CpuStream& stream, const Mask& mask, std::uint64_t first_element,
 
 } // namespace
 
-void dropout(CpuStream& stream, const Dropout& which, ConstView x, View y) {
+void dropout(CpuStream& stream, const Dropout& which, ConstView draw, ConstView x, View y) {
+    check_count("dropout", "the draw", draw, draw_words);
     check_count("dropout", "the result", y, x.count());
     check_probability("dropout", which.probability);
-    const Mask mask{philox_key(which.key), which.step, which.probability, 1.0f / (1.0f - which.probability)};
-    with_float_type("dropout", x.dtype,
-                    [&]<class T>() { run(stream, mask, which.first_element, x.count(), x.as<T>(), y.as<T>()); });
+    Draw at;
+    std::memcpy(&at, draw.as<std::int32_t>(), sizeof at);
+    const PhiloxKey key{{at.seed_low ^ static_cast<std::uint32_t>(which.stream),
+                         at.seed_high ^ static_cast<std::uint32_t>(which.stream >> 32)}};
+    const std::uint64_t step = std::uint64_t{at.step_high} << 32 | at.step_low;
+    const std::uint64_t first =
+        (std::uint64_t{at.sample_high} << 32 | at.sample_low) * static_cast<std::uint64_t>(which.sample_elements) +
+        static_cast<std::uint64_t>(which.first_element);
+    const Mask mask{key, step, which.probability, 1.0f / (1.0f - which.probability)};
+    with_float_type("dropout", x.dtype, [&]<class T>() { run(stream, mask, first, x.count(), x.as<T>(), y.as<T>()); });
 }
 
 } // namespace tessera::kernels

@@ -24,7 +24,7 @@ Sizes checked_sizes(std::string_view kernel, const ConstView& tokens, const Cons
                     const ConstView& rows) {
     const std::int64_t columns = table.shape.count(1, table.shape.rank());
     check_count(kernel, "the rows", rows, tokens.count() * columns);
-    check_shard(kernel, "rows of the table", shard.first, table.shape[0], shard.classes);
+    classes_in(kernel, shard, table.shape[0]);
     check_classes("token", tokens, shard.classes, shard.classes == 0 ? -1 : none_allowed);
     return {tokens.count(), columns, shard.first, table.shape[0]};
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/check.hpp"
+#include "kernels/cpu/float16.hpp"
 #include "kernels/cpu/simd.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/tensor.hpp"
@@ -84,12 +85,14 @@ template <class Body> TESSERA_INLINE void for_columns(std::int64_t columns, cons
 
 namespace tessera::kernels {
 
-// Calls work.template operator()<T>() with T = float or BFloat16.
+// Calls work.template operator()<T>() with T = float, BFloat16 or Float16.
 template <class Work> void with_float_type(std::string_view kernel, DType dtype, const Work& work) {
     if (dtype == DType::f32)
         work.template operator()<float>();
     else if (dtype == DType::bf16)
         work.template operator()<BFloat16>();
+    else if (dtype == DType::f16)
+        work.template operator()<Float16>();
     else
         refuse_dtype(kernel, dtype);
 }

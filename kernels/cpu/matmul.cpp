@@ -5,12 +5,10 @@
 
 #include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/simd.hpp"
-#include "kernels/error.hpp"
 #include "kernels/matmul_check.hpp"
 #include "kernels/memory.hpp"
 
 #include <algorithm>
-#include <fmt/format.h>
 #include <limits>
 
 namespace tessera::kernels {
@@ -77,15 +75,15 @@ Cuts cuts_of(const Matmul& product, int threads) {
     const bool pairs = product.input == DType::bf16 && matmul_has_fast_bf16();
     Cuts cuts{};
     cuts.a = {nullptr, product.m, product.k, product.transpose_a, product.input, pairs};
-    cuts.b = {nullptr, product.n, product.k, !product.transpose_b, product.input, pairs};
+    cuts.b = {nullptr, product.n, product.k, !product.transpose_b, product.input_b(), pairs};
     // A transposed a is read as it lies; its pairs are zipped, many rows at a time, so that whole vectors are moved.
     if (product.transpose_a && (pairs || !cuts.packs_a()))
         cuts.a_order = TileOrder::columns;
     else
         cuts.a_order = cuts.packs_a() ? TileOrder::packed : TileOrder::rows;
     cuts.words = cuts.a.words();
-    // What is written between two blocks of k is rounded to c's dtype: a bf16 c takes all of k at once.
-    const std::int64_t blocks = product.output == DType::bf16 ? 1 : ceil_divide(cuts.words, cached_words);
+    // What is written between two blocks of k is rounded to c's dtype: a narrow c takes all of k at once.
+    const std::int64_t blocks = product.output != DType::f32 ? 1 : ceil_divide(cuts.words, cached_words);
     cuts.block_words = std::max<std::int64_t>(1, ceil_divide(cuts.words, std::max<std::int64_t>(blocks, 1)));
     cuts.row_group = std::clamp<std::int64_t>(cached_block_words / cuts.block_words / tile_rows, 1, 32) * tile_rows;
     share_tasks(product, threads, cuts);
@@ -151,11 +149,6 @@ void run_task(const Matmul& product, const Cuts& cuts, std::int64_t task, float*
     }
 }
 
-void refuse_f8(const Matmul& product) {
-    if (bytes_of(product.input) == 1)
-        throw InternalError(fmt::format("matmul: no product of {} on the CPU", name_of(product.input)));
-}
-
 } // namespace
 
 bool matmul_has_fast_bf16() {
@@ -163,20 +156,21 @@ bool matmul_has_fast_bf16() {
     return fast;
 }
 
+bool matmul_has_f8(const CpuStream&) { return true; }
+
 std::int64_t matmul_workspace_bytes(const CpuStream& stream, const Matmul& product) {
     check_dtypes(product);
-    refuse_f8(product);
     const Cuts cuts = cuts_of(product, stream.threads());
     return cuts.tasks() * cuts.task_bytes();
 }
 
 void matmul(CpuStream& stream, const Matmul& product, ConstView a, ConstView b, ConstView bias, View c, View workspace,
             const MatmulScales& scales) {
-    refuse_f8(product);
     Cuts cuts = cuts_of(product, stream.threads());
     check_operands(product, a, b, bias, c, workspace, cuts.tasks() * cuts.task_bytes(), scales);
     cuts.a.data = a.data;
     cuts.b.data = b.data;
+    if (scales.a) cuts.a.factor = *scales.a.as<float>() * *scales.b.as<float>();
     const float* bias_data = product.bias ? bias.as<float>() : nullptr;
     stream.parallel(cuts.tasks(), 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t task = begin; task < end; ++task) {

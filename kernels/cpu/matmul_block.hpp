@@ -23,7 +23,8 @@ struct MatmulOperand {
     std::int64_t x, k;
     bool k_outer; // stored as (K, X), otherwise (X, K)
     DType dtype;
-    bool pairs; // a word is a pair of bf16; otherwise one float, to which bf16 is converted
+    bool pairs;       // a word is a pair of bf16; otherwise one float, to which narrow types are converted
+    float factor = 1; // of every element; other than 1 of 8 bits only
     std::int64_t words() const { return pairs ? (k + 1) / 2 : k; }
     // Words from one x (or, with k_outer, one k) to the next, where tiles of a can be read in place; otherwise 0.
     std::int64_t stride_in_place() const {

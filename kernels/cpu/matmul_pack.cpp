@@ -2,11 +2,29 @@
 // Brings an operand of a product into panels: for each word of k, the elements of one panel side by side.
 #include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/tiles.hpp"
+#include "kernels/float8.hpp"
 
 #include <algorithm>
+#include <array>
 
 namespace tessera::kernels {
 namespace {
+
+// What the codes of an 8-bit type mean.
+const std::array<float, 256>& values_of(DType dtype) {
+    const auto all = []<class T>() {
+        std::array<float, 256> values{};
+        for (std::size_t code = 0; code < values.size(); ++code) {
+            T number;
+            number.bits = static_cast<std::uint8_t>(code);
+            values[code] = static_cast<float>(number);
+        }
+        return values;
+    };
+    static const std::array<float, 256> e4m3 = all.template operator()<Float8E4M3>();
+    static const std::array<float, 256> e5m2 = all.template operator()<Float8E5M2>();
+    return dtype == DType::f8e4m3 ? e4m3 : e5m2;
+}
 
 // Any operand, element by element.
 void pack_elements(const MatmulOperand& operand, std::int64_t first_x, std::int64_t x_count, std::int64_t width,
@@ -20,6 +38,15 @@ void pack_elements(const MatmulOperand& operand, std::int64_t first_x, std::int6
             if (x >= x_count) continue;
             if (operand.dtype == DType::f32) {
                 *to = static_cast<const float*>(operand.data)[offset(first_x + x, word)];
+                continue;
+            }
+            if (operand.dtype == DType::f16) {
+                *to = static_cast<float>(static_cast<const Float16*>(operand.data)[offset(first_x + x, word)]);
+                continue;
+            }
+            if (bytes_of(operand.dtype) == 1) {
+                const std::uint8_t code = static_cast<const std::uint8_t*>(operand.data)[offset(first_x + x, word)];
+                *to = values_of(operand.dtype)[code] * operand.factor;
                 continue;
             }
             const auto* from = static_cast<const BFloat16*>(operand.data);

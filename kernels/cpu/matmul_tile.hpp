@@ -16,9 +16,10 @@ template <int row_floats> TESSERA_INLINE void read_part(const MatmulBlock& block
     for (int r = 0; r < rows; ++r) {
         const std::int64_t offset = (row + r) * block.c_stride + column;
         for (std::int64_t x = 0; x < columns; ++x)
-            to[r * row_floats + x] = block.output == DType::f32
-                                         ? static_cast<const float*>(block.c)[offset + x]
-                                         : static_cast<float>(static_cast<const BFloat16*>(block.c)[offset + x]);
+            to[r * row_floats + x] = block.output == DType::f32 ? static_cast<const float*>(block.c)[offset + x]
+                                     : block.output == DType::bf16
+                                         ? static_cast<float>(static_cast<const BFloat16*>(block.c)[offset + x])
+                                         : static_cast<float>(static_cast<const Float16*>(block.c)[offset + x]);
     }
 }
 
@@ -32,12 +33,26 @@ template <class Arithmetic, int row_floats> TESSERA_INLINE void write_part(const
                         static_cast<std::size_t>(columns) * sizeof(float));
             continue;
         }
+        if (block.output == DType::f16) {
+            Float16 rounded[row_floats];
+            for (int x = 0; x < row_floats; x += simd::lanes)
+                simd::store(rounded + x, simd::load(from + r * row_floats + x));
+            std::memcpy(static_cast<void*>(static_cast<Float16*>(block.c) + offset), rounded,
+                        static_cast<std::size_t>(columns) * sizeof(Float16));
+            continue;
+        }
         BFloat16 rounded[row_floats];
         for (int x = 0; x < row_floats; x += simd::lanes)
             Arithmetic::store(rounded + x, simd::load(from + r * row_floats + x));
         std::memcpy(static_cast<BFloat16*>(block.c) + offset, rounded,
                     static_cast<std::size_t>(columns) * sizeof(BFloat16));
     }
+}
+
+// Whether a tile's sums move between c and registers directly. In f16 they go by way of memory, as at an edge: one more
+// way through all tiles would cost more than it gains.
+TESSERA_INLINE bool is_direct(const MatmulBlock& block, std::int64_t columns, int row_floats) {
+    return columns == row_floats && block.output != DType::f16;
 }
 
 // Sums of a whole tile added from c, or written to it. With bf16 the tile's arithmetic knows how to round.
@@ -69,7 +84,7 @@ template <int R, int V> TESSERA_INLINE void start_tile(const MatmulBlock& block,
         simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA { sum[index / V][index % V] = simd::Floats{}; });
     }
     if (!block.read_c) return;
-    if (columns == row_floats) {
+    if (is_direct(block, columns, row_floats)) {
         const std::int64_t offset = row * block.c_stride + column;
         if (block.output == DType::f32)
             read_tile(static_cast<const float*>(block.c) + offset, block.c_stride, sum);
@@ -91,7 +106,7 @@ TESSERA_INLINE void multiply_tile(const MatmulBlock& block, const float* a, std:
     const float* b = block.b + column / panel_columns * block.b_panel_stride;
     const std::int64_t stride = block.a_order == TileOrder::packed ? R : block.a_stride;
     simd::multiply<R, V, k_outer, Arithmetic>(a, stride, b, panel_columns, block.words, sum);
-    if (columns == row_floats) {
+    if (is_direct(block, columns, row_floats)) {
         const std::int64_t offset = row * block.c_stride + column;
         if (block.output == DType::f32)
             write_tile<Arithmetic>(static_cast<float*>(block.c) + offset, block.c_stride, sum);

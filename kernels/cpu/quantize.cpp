@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors in 8 bits on the CPU: plain loops, which say what the GPU's do. No product on the CPU reads them.
+// Tensors in 8 bits on the CPU: plain loops, which say what the GPU's do.
 #include "kernels/quantize.hpp"
 
 #include "kernels/cpu/loops.hpp"

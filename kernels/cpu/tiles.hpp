@@ -4,6 +4,7 @@
 // is why no partition of the work can change a bit.
 #pragma once
 
+#include "kernels/cpu/float16.hpp"
 #include "kernels/cpu/simd.hpp"
 
 #include <type_traits>

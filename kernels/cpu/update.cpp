@@ -8,6 +8,7 @@
 #include "kernels/update_step.hpp"
 
 #include <cmath>
+#include <cstring>
 
 namespace tessera::kernels {
 namespace {
@@ -16,9 +17,9 @@ using simd::Floats;
 
 constexpr std::int64_t vectors_per_thread = 32768 / simd::lanes;
 
-TESSERA_MULTIVERSION __attribute__((noinline)) void adam_lanes(const AdamFactors& f, float clip, std::int64_t count,
-                                                               const float* gradient, float* weight, float* first,
-                                                               float* second, BFloat16* low) {
+TESSERA_MULTIVERSION __attribute__((noinline)) void adam_lanes(const AdamFactors& f, const AdamPace& pace, float clip,
+                                                               std::int64_t count, const float* gradient, float* weight,
+                                                               float* first, float* second, BFloat16* low) {
     for (std::int64_t i = 0; i < count; i += simd::lanes) {
         const Floats w = simd::load(weight + i);
         const Floats g = w * f.coupled_decay + simd::load(gradient + i) * clip;
@@ -26,8 +27,8 @@ TESSERA_MULTIVERSION __attribute__((noinline)) void adam_lanes(const AdamFactors
         Floats v = simd::load(second + i);
         m += (g - m) * f.first_share;
         v += (g * g - v) * f.second_share;
-        const Floats change = m * f.step_size / (simd::sqrt(v) * f.root_factor + f.epsilon);
-        const Floats result = w * f.shrink - change;
+        const Floats change = m * pace.step_size / (simd::sqrt(v) * pace.root_factor + f.epsilon);
+        const Floats result = w * pace.shrink - change;
         simd::store(weight + i, result);
         simd::store(first + i, m);
         simd::store(second + i, v);
@@ -42,9 +43,7 @@ struct SgdFactors {
     float learning_rate;
 };
 
-enum class Velocity { none, first, kept };
-
-template <Velocity velocity_state, bool nesterov>
+template <bool momentum, bool nesterov>
 TESSERA_MULTIVERSION __attribute__((noinline)) void sgd_lanes(const SgdFactors& f, std::int64_t count,
                                                               const float* gradient, float* weight, float* velocity,
                                                               BFloat16* low) {
@@ -52,9 +51,8 @@ TESSERA_MULTIVERSION __attribute__((noinline)) void sgd_lanes(const SgdFactors& 
         const Floats w = simd::load(weight + i);
         const Floats g = w * f.decay + simd::load(gradient + i) * f.gradient;
         Floats change = g;
-        if constexpr (velocity_state != Velocity::none) {
-            Floats v = g;
-            if constexpr (velocity_state == Velocity::kept) v += simd::load(velocity + i) * f.momentum;
+        if constexpr (momentum) {
+            const Floats v = g + simd::load(velocity + i) * f.momentum;
             simd::store(velocity + i, v);
             change = nesterov ? v * f.momentum + g : v;
         }
@@ -119,36 +117,39 @@ void clip_factor(CpuStream&, ConstView square_sum, float max_norm, View norm, Vi
     *factor.as<float>() = max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
 }
 
-void adam(CpuStream& stream, const Adam& settings, ConstView factor, const AdamTensors& tensors) {
-    check(tensors, factor);
+void adam(CpuStream& stream, const Adam& settings, ConstView pace, ConstView factor, const AdamTensors& tensors) {
+    check(tensors, pace, factor);
     const AdamFactors factors = factors_of(settings);
+    AdamPace now;
+    std::memcpy(&now, pace.as<float>(), sizeof now);
     const float clip = *factor.as<float>();
+    if (clip == 0) return;
     for (std::size_t i = 0; i < tensors.weights.size(); ++i)
         for_vectors(
-            stream, tensors.weights[i].count(), [&](auto... arguments) { adam_lanes(factors, clip, arguments...); },
-            tensors.gradients[i].as<float>(), tensors.weights[i].as<float>(), tensors.first_moments[i].as<float>(),
-            tensors.second_moments[i].as<float>(), pointer(copy_of(tensors.low_precision_copies, i)));
+            stream, tensors.weights[i].count(),
+            [&](auto... arguments) { adam_lanes(factors, now, clip, arguments...); }, tensors.gradients[i].as<float>(),
+            tensors.weights[i].as<float>(), tensors.first_moments[i].as<float>(), tensors.second_moments[i].as<float>(),
+            pointer(copy_of(tensors.low_precision_copies, i)));
 }
 
-void sgd(CpuStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors) {
+void sgd(CpuStream& stream, const Sgd& settings, ConstView learning_rate, ConstView factor, const SgdTensors& tensors) {
     const bool stored = settings.momentum != 0;
-    check(tensors, factor, stored);
-    const SgdFactors factors{*factor.as<float>(), settings.weight_decay, settings.momentum, settings.learning_rate};
-    const auto run = [&]<Velocity state, bool nesterov>() {
+    check(tensors, learning_rate, factor, stored);
+    if (*factor.as<float>() == 0) return;
+    const SgdFactors factors{*factor.as<float>(), settings.weight_decay, settings.momentum, *learning_rate.as<float>()};
+    const auto run = [&]<bool momentum, bool nesterov>() {
         for (std::size_t i = 0; i < tensors.weights.size(); ++i)
             for_vectors(
                 stream, tensors.weights[i].count(),
-                [&](auto... arguments) { sgd_lanes<state, nesterov>(factors, arguments...); },
+                [&](auto... arguments) { sgd_lanes<momentum, nesterov>(factors, arguments...); },
                 tensors.gradients[i].as<float>(), tensors.weights[i].as<float>(),
                 stored ? tensors.velocities[i].as<float>() : nullptr,
                 pointer(copy_of(tensors.low_precision_copies, i)));
     };
     if (!stored)
-        run.operator()<Velocity::none, false>();
-    else if (settings.first_step)
-        settings.nesterov ? run.operator()<Velocity::first, true>() : run.operator()<Velocity::first, false>();
+        run.operator()<false, false>();
     else
-        settings.nesterov ? run.operator()<Velocity::kept, true>() : run.operator()<Velocity::kept, false>();
+        settings.nesterov ? run.operator()<true, true>() : run.operator()<true, false>();
 }
 
 } // namespace tessera::kernels

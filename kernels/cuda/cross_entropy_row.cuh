@@ -15,7 +15,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // A row of a matrix, in groups of 16 bytes. They are cut as in a matrix that starts at a multiple of 16 bytes, so that
 // the order of a sum over them is the same wherever the matrix lies; the first and the last may be shared with the
-// neighbours. `vectors`: the matrix does start there.
+// neighbours. `vectors`: the matrix does start there. The first `count` of a row's columns belong to it.
 template <class T> struct LogitRow {
     using Element = std::remove_const_t<T>;
     static constexpr int width = 16 / static_cast<int>(sizeof(T));
@@ -25,8 +25,8 @@ template <class T> struct LogitRow {
     int before; // elements of the first group that belong to the row before
     bool vectors;
 
-    __device__ LogitRow(T* matrix, std::int64_t row, std::int64_t columns, bool starts_at_16_bytes)
-        : element(matrix + row * columns), count(columns), before(static_cast<int>(row * columns % width)),
+    __device__ LogitRow(T* matrix, std::int64_t row, std::int64_t columns, std::int64_t used, bool starts_at_16_bytes)
+        : element(matrix + row * columns), count(used), before(static_cast<int>(row * columns % width)),
           vectors(starts_at_16_bytes) {}
 
     __device__ __forceinline__ std::int64_t groups() const { return (before + count + width - 1) / width; }

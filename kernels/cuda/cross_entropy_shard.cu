@@ -16,9 +16,15 @@ template <class T> __host__ __device__ Planes<T> planes(T* memory, std::int64_t 
     return {memory, memory + rows, memory + 2 * rows};
 }
 
+// Of the columns of a shard, those behind the vocabulary are padding.
+struct Columns {
+    std::int64_t all;
+    std::int64_t used;
+};
+
 template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_team<team>)
     shard_statistics_kernel(const T* __restrict__ logits, const std::int32_t* __restrict__ targets,
-                            std::int64_t first_class, std::int64_t classes, std::int64_t rows, std::int64_t columns,
+                            std::int64_t first_class, std::int64_t classes, std::int64_t rows, Columns columns,
                             bool vectors, Planes<float> to, cuda::Fault* fault) {
     const int thread = static_cast<int>(threadIdx.x) % team;
     const std::int64_t r = cuda::row_of_team<team>();
@@ -27,9 +33,9 @@ template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_
     cuda::LogitStatistics found;
     float logit = 0;
     if (target >= 0 && target < classes) {
-        const cuda::LogitRow<const T> row(logits, r, columns, vectors);
+        const cuda::LogitRow<const T> row(logits, r, columns.all, columns.used, vectors);
         const std::int64_t column = target - first_class;
-        if (thread == 0 && column >= 0 && column < columns) logit = cuda::to_float(row.element[column]);
+        if (thread == 0 && column >= 0 && column < columns.used) logit = cuda::to_float(row.element[column]);
         found = cuda::statistics_of<team>(row, thread);
     } else if (target != ignore_index && thread == 0) {
         cuda::report(fault, cuda::Fault::target, target, r, classes);
@@ -63,7 +69,7 @@ __global__ void __launch_bounds__(threads)
 template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_team<team>)
     shard_gradient_kernel(T* logits, const std::int32_t* __restrict__ targets, std::int64_t first_class,
                           std::int64_t classes, const float* __restrict__ scale, Planes<const float> combined,
-                          std::int64_t rows, std::int64_t columns, bool vectors, float* __restrict__ losses,
+                          std::int64_t rows, Columns columns, bool vectors, float* __restrict__ losses,
                           T* dlogits) {
     const int thread = static_cast<int>(threadIdx.x) % team;
     const std::int64_t r = cuda::row_of_team<team>();
@@ -73,20 +79,22 @@ template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_
     const cuda::LogitStatistics statistics{combined.maxima[r], combined.sums[r]};
     if (thread == 0) losses[r] = known ? logf(statistics.sum) + (statistics.maximum - combined.logits[r]) : 0.0f;
     if (dlogits == nullptr) return;
-    const cuda::LogitRow<T> row(logits, r, columns, vectors), gradient(dlogits, r, columns, vectors);
+    const cuda::LogitRow<T> row(logits, r, columns.all, columns.used, vectors);
+    const cuda::LogitRow<T> gradient(dlogits, r, columns.all, columns.used, vectors);
+    for (std::int64_t c = columns.used + thread; c < columns.all; c += team)
+        gradient.element[c] = cuda::from_float<T>(0);
     if (known)
         cuda::write_logit_gradient<team>(row, gradient, thread, target - first_class, statistics, *scale);
     else
         cuda::write_logit_zeros<team>(gradient, thread);
 }
 
-std::int64_t columns_of(const char* kernel, const ConstView& logits, const ConstView& targets,
+Columns columns_of(const char* kernel, const ConstView& logits, const ConstView& targets,
                         const VocabularyShard& shard) {
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);
-    check_shard(kernel, "columns", shard.first, columns, shard.classes);
-    return columns;
+    return {columns, classes_in(kernel, shard, columns)};
 }
 
 } // namespace
@@ -94,10 +102,11 @@ std::int64_t columns_of(const char* kernel, const ConstView& logits, const Const
 void cross_entropy_shard_statistics(CudaStream& stream, ConstView logits, ConstView targets, VocabularyShard shard,
                                     View statistics) {
     constexpr const char* kernel = "cross_entropy_shard_statistics";
-    const std::int64_t rows = targets.count(), columns = columns_of(kernel, logits, targets, shard);
+    const std::int64_t rows = targets.count();
+    const Columns columns = columns_of(kernel, logits, targets, shard);
     check_count(kernel, "statistics", statistics, 3 * rows);
     cuda::with_float_type(kernel, logits.dtype, [&]<class T>() {
-        cuda::with_logit_team(columns, [&]<int team>() {
+        cuda::with_logit_team(columns.all, [&]<int team>() {
             cuda::launch(kernel, stream, shard_statistics_kernel<T, team>, cuda::blocks_of_teams<team>(rows),
                          cuda::threads_of_team<team>, 0, cuda::pointer<T>(logits), cuda::pointer<std::int32_t>(targets),
                          shard.first, shard.classes, rows, columns, cuda::aligned({logits.data}),
@@ -119,7 +128,8 @@ void combine_cross_entropy_shards(CudaStream& stream, ConstView shards, View com
 void cross_entropy_shard_gradient(CudaStream& stream, ConstView logits, ConstView targets, VocabularyShard shard,
                                   ConstView scale, ConstView combined, View losses, View dlogits) {
     constexpr const char* kernel = "cross_entropy_shard_gradient";
-    const std::int64_t rows = targets.count(), columns = columns_of(kernel, logits, targets, shard);
+    const std::int64_t rows = targets.count();
+    const Columns columns = columns_of(kernel, logits, targets, shard);
     check_count(kernel, "the combined statistics", combined, 3 * rows);
     check_count(kernel, "losses", losses, rows);
     if (dlogits) {
@@ -127,7 +137,7 @@ void cross_entropy_shard_gradient(CudaStream& stream, ConstView logits, ConstVie
         check_count(kernel, "scale", scale, 1);
     }
     cuda::with_float_type(kernel, logits.dtype, [&]<class T>() {
-        cuda::with_logit_team(columns, [&]<int team>() {
+        cuda::with_logit_team(columns.all, [&]<int team>() {
             cuda::launch(kernel, stream, shard_gradient_kernel<T, team>, cuda::blocks_of_teams<team>(rows),
                          cuda::threads_of_team<team>, 0, const_cast<T*>(cuda::pointer<T>(logits)),
                          cuda::pointer<std::int32_t>(targets), shard.first, shard.classes, cuda::pointer<float>(scale),

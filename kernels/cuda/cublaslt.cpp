@@ -45,6 +45,8 @@ cudaDataType_t library_type(DType dtype) {
         return CUDA_R_32F;
     case DType::bf16:
         return CUDA_R_16BF;
+    case DType::f16:
+        return CUDA_R_16F;
     case DType::f8e4m3:
         return CUDA_R_8F_E4M3;
     case DType::f8e5m2:

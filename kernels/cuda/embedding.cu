@@ -243,7 +243,7 @@ Sizes checked_sizes(const char* kernel, const ConstView& tokens, const ConstView
     const Sizes sizes{tokens.count(), shard.classes, {shard.first, table.shape[0]},
                       table.shape.count(1, table.shape.rank())};
     check_count(kernel, "the rows", rows, sizes.tokens * sizes.columns);
-    check_shard(kernel, "rows of the table", shard.first, table.shape[0], shard.classes);
+    classes_in(kernel, shard, table.shape[0]);
     if (sizes.tokens > std::numeric_limits<std::int32_t>::max())
         throw InternalError(std::string(kernel) + ": at most 2^31 - 1 tokens are expected");
     return sizes;

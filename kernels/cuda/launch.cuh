@@ -40,13 +40,16 @@ inline unsigned blocks(std::int64_t items, std::int64_t items_per_block) {
 // The type that device code knows an element type by.
 template <class T> struct ElementOf { using type = T; };
 template <> struct ElementOf<__nv_bfloat16> { using type = BFloat16; };
+template <> struct ElementOf<__half> { using type = Float16; };
 
-// Calls work.template operator()<T>() with T = float or __nv_bfloat16.
+// Calls work.template operator()<T>() with T = float, __nv_bfloat16 or __half.
 template <class Work> void with_float_type(const char* kernel, DType dtype, const Work& work) {
     if (dtype == DType::f32)
         work.template operator()<float>();
     else if (dtype == DType::bf16)
         work.template operator()<__nv_bfloat16>();
+    else if (dtype == DType::f16)
+        work.template operator()<__half>();
     else
         kernels::refuse_dtype(kernel, dtype);
 }

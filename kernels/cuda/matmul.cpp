@@ -42,6 +42,15 @@ void multiply_nothing(CudaStream& stream, const Matmul& product, const ConstView
 
 } // namespace
 
+bool matmul_has_f8(const CudaStream& stream) {
+    const auto attribute = [&](cudaDeviceAttr which) {
+        int value = 0;
+        cuda::check(cudaDeviceGetAttribute(&value, which, stream.device()), "cudaDeviceGetAttribute");
+        return value;
+    };
+    return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor) >= 89;
+}
+
 std::int64_t matmul_workspace_bytes(const CudaStream&, const Matmul& product) {
     check_dtypes(product);
     return wanted_bytes(product);

@@ -98,3 +98,9 @@ target_compile_definitions(tessera_cuda PRIVATE TESSERA_CUDA=1)
 target_compile_options(tessera_cuda PRIVATE -lineinfo -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
   $<$<BOOL:${TESSERA_WARNINGS_AS_ERRORS}>:-Werror=all-warnings>)
 target_link_libraries(tessera_cuda PUBLIC CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY} ${NCCL_LIBRARY})
+
+# What ptxas makes of each kernel, as a table: `cmake --build FOLDER --target kernel_resources`.
+set(TESSERA_KERNEL_RESOURCES ${PROJECT_SOURCE_DIR}/kernels/cuda/kernel_resources ${CMAKE_CUDA_COMPILER} -std=c++20 -O3
+  -DNDEBUG -DTESSERA_CUDA=1 -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/kernels/cuda/nvcc -arch=sm_90 --
+  ${TESSERA_CUDA_KERNELS})
+add_custom_target(kernel_resources COMMAND ${TESSERA_KERNEL_RESOURCES} USES_TERMINAL VERBATIM)

@@ -70,10 +70,12 @@ struct AdamPointers {
 };
 
 __global__ void __launch_bounds__(threads)
-    adam_kernel(const cuda::TensorTable<AdamPointers> table, AdamFactors f, const float* __restrict__ factor) {
+    adam_kernel(const cuda::TensorTable<AdamPointers> table, AdamFactors f, const AdamPace* __restrict__ pace,
+                const float* __restrict__ factor) {
     const int which = table.of_block(blockIdx.x);
     const AdamPointers tensor = table.tensor[which];
-    const float clip = *factor;
+    const float clip = *factor, shrink = pace->shrink, step_size = pace->step_size, root_factor = pace->root_factor;
+    if (clip == 0) return;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);
         Four weight = share.load(tensor.weight), first = share.load(tensor.first), second = share.load(tensor.second);
@@ -83,10 +85,10 @@ __global__ void __launch_bounds__(threads)
             const float g = fmaf(w, f.coupled_decay, __fmul_rn(gradient.element[i], clip));
             const float m = fmaf(g - first.element[i], f.first_share, first.element[i]);
             const float v = fmaf(fmaf(g, g, -second.element[i]), f.second_share, second.element[i]);
-            const float change = __fmul_rn(m, f.step_size) / fmaf(sqrtf(v), f.root_factor, f.epsilon);
+            const float change = __fmul_rn(m, step_size) / fmaf(sqrtf(v), root_factor, f.epsilon);
             first.element[i] = m;
             second.element[i] = v;
-            weight.element[i] = fmaf(w, f.shrink, -change);
+            weight.element[i] = fmaf(w, shrink, -change);
         }
         share.store(tensor.weight, weight);
         share.store(tensor.first, first);
@@ -105,26 +107,28 @@ struct SgdPointers {
 };
 
 __global__ void __launch_bounds__(threads)
-    sgd_kernel(const cuda::TensorTable<SgdPointers> table, Sgd settings, const float* __restrict__ factor) {
+    sgd_kernel(const cuda::TensorTable<SgdPointers> table, Sgd settings, const float* __restrict__ learning_rate,
+               const float* __restrict__ factor) {
     const int which = table.of_block(blockIdx.x);
     const SgdPointers tensor = table.tensor[which];
-    const float clip = *factor;
-    const bool reads_velocity = tensor.velocity != nullptr && !settings.first_step;
+    const float clip = *factor, rate = *learning_rate;
+    if (clip == 0) return;
+    const bool momentum = tensor.velocity != nullptr;
     for_shares(blockIdx.x - table.first_block[which], tensor.count, tensor.aligned, [&](const Share& share) {
         const Four gradient = share.load(tensor.gradient);
         Four weight = share.load(tensor.weight);
-        Four velocity = reads_velocity ? share.load(tensor.velocity) : Four{};
+        Four velocity = momentum ? share.load(tensor.velocity) : Four{};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float w = weight.element[i];
             const float g = fmaf(w, settings.weight_decay, __fmul_rn(gradient.element[i], clip));
-            const float v = reads_velocity ? fmaf(velocity.element[i], settings.momentum, g) : g;
-            const float change = tensor.velocity != nullptr && settings.nesterov ? fmaf(v, settings.momentum, g) : v;
+            const float v = momentum ? fmaf(velocity.element[i], settings.momentum, g) : g;
+            const float change = momentum && settings.nesterov ? fmaf(v, settings.momentum, g) : v;
             velocity.element[i] = v;
-            weight.element[i] = fmaf(-change, settings.learning_rate, w);
+            weight.element[i] = fmaf(-change, rate, w);
         }
         share.store(tensor.weight, weight);
-        if (tensor.velocity != nullptr) share.store(tensor.velocity, velocity);
+        if (momentum) share.store(tensor.velocity, velocity);
         if (tensor.copy != nullptr) share.store(tensor.copy, weight);
     });
 }
@@ -146,8 +150,9 @@ void clip_factor(CudaStream& stream, ConstView square_sum, float max_norm, View 
                  cuda::pointer<float>(norm), cuda::pointer<float>(factor));
 }
 
-void adam(CudaStream& stream, const Adam& settings, ConstView factor, const AdamTensors& tensors) {
-    check(tensors, factor);
+void adam(CudaStream& stream, const Adam& settings, ConstView pace, ConstView factor, const AdamTensors& tensors) {
+    check(tensors, pace, factor);
+    const auto* now = reinterpret_cast<const AdamPace*>(cuda::pointer<float>(pace));
     const auto add = [&](AdamPointers& to, std::size_t i) {
         const std::int64_t count = tensors.weights[i].count();
         to = {cuda::pointer<float>(tensors.gradients[i]),
@@ -161,14 +166,15 @@ void adam(CudaStream& stream, const Adam& settings, ConstView factor, const Adam
         return cuda::blocks(count, elements_per_block);
     };
     cuda::for_tables<AdamPointers>(tensors.weights.size(), add, [&](const cuda::TensorTable<AdamPointers>& table) {
-        cuda::launch("adam", stream, adam_kernel, cuda::blocks(table), threads, 0, table, factors_of(settings),
+        cuda::launch("adam", stream, adam_kernel, cuda::blocks(table), threads, 0, table, factors_of(settings), now,
                      cuda::pointer<float>(factor));
     });
 }
 
-void sgd(CudaStream& stream, const Sgd& settings, ConstView factor, const SgdTensors& tensors) {
+void sgd(CudaStream& stream, const Sgd& settings, ConstView learning_rate, ConstView factor,
+         const SgdTensors& tensors) {
     const bool stored = settings.momentum != 0;
-    check(tensors, factor, stored);
+    check(tensors, learning_rate, factor, stored);
     const auto add = [&](SgdPointers& to, std::size_t i) {
         const std::int64_t count = tensors.weights[i].count();
         to = {cuda::pointer<float>(tensors.gradients[i]),
@@ -182,7 +188,7 @@ void sgd(CudaStream& stream, const Sgd& settings, ConstView factor, const SgdTen
     };
     cuda::for_tables<SgdPointers>(tensors.weights.size(), add, [&](const cuda::TensorTable<SgdPointers>& table) {
         cuda::launch("sgd", stream, sgd_kernel, cuda::blocks(table), threads, 0, table, settings,
-                     cuda::pointer<float>(factor));
+                     cuda::pointer<float>(learning_rate), cuda::pointer<float>(factor));
     });
 }
 

@@ -24,21 +24,23 @@ std::unique_ptr<Communicator> on_host(ProcessGroup group, bool shared_memory) {
 // The communicators of axes of more than one rank, for ranks that compute on such a stream.
 template <class AnyStream>
 std::vector<std::unique_ptr<Communicator>> along_axes(const AnyStream& stream, const World& world,
-                                                      std::vector<AxisRanks> axes, bool shared_memory, SumOrder order) {
+                                                      std::vector<AxisRanks> axes, bool shared_memory, SumOrder order,
+                                                      bool shared_gpus) {
     if constexpr (std::is_same_v<AnyStream, CpuStream>) {
         std::vector<std::unique_ptr<Communicator>> communicators;
         for (AxisRanks& ranks : axes)
             communicators.push_back(on_host(std::move(ranks.group), shared_memory));
         return communicators;
     } else {
-        check_one_gpu_per_rank(world, stream);
+        if (!shared_gpus) check_one_gpu_per_rank(world, stream);
         return make_nccl_communicators(stream, axes, order);
     }
 }
 
 } // namespace
 
-Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory, SumOrder order) {
+Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory, SumOrder order,
+               bool shared_gpus) {
     if (mesh.size() != world.size())
         throw ConfigError(fmt::format("the mesh ({}) has {} ranks, but the launcher started {}", mesh.text(),
                                       mesh.size(), world.size()));
@@ -64,7 +66,8 @@ Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool 
         places.push_back(axes_.size() - 1);
     }
     std::vector<std::unique_ptr<Communicator>> made = std::visit(
-        [&](const auto& s) { return along_axes(s, world, std::move(connected), shared_memory, order); }, stream);
+        [&](const auto& s) { return along_axes(s, world, std::move(connected), shared_memory, order, shared_gpus); },
+        stream);
     for (std::size_t i = 0; i < made.size(); ++i)
         axes_[places[i]] = own(std::move(made[i]));
 }

@@ -20,9 +20,10 @@ class Groups {
 public:
     // Collective over the world. `stream` is what this rank computes on. CPU ranks use shared memory for a communicator
     // whose ranks are on one host where `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world
-    // differ in size, two ranks use one GPU, or some compute on a CPU and others on a GPU.
+    // differ in size, two ranks use one GPU (unless `shared_gpus`: for a substitute of NCCL, or hosts that only seem to
+    // be one), or some compute on a CPU and others on a GPU.
     Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory,
-           SumOrder order = SumOrder::tree);
+           SumOrder order = SumOrder::tree, bool shared_gpus = false);
 
     // One rank alone, without MPI. Throws ConfigError when the mesh has more than one rank.
     explicit Groups(const Mesh& mesh);

@@ -23,7 +23,16 @@ CudaStream& gpu(Stream& stream) {
 }
 
 ncclDataType_t type_of(DType dtype) {
-    return dtype == DType::f32 ? ncclFloat32 : dtype == DType::bf16 ? ncclBfloat16 : ncclInt32;
+    switch (dtype) {
+    case DType::f32:
+        return ncclFloat32;
+    case DType::bf16:
+        return ncclBfloat16;
+    case DType::i32:
+        return ncclInt32;
+    default:
+        throw InternalError(fmt::format("no collective of {} over NCCL", name_of(dtype)));
+    }
 }
 
 ncclRedOp_t operation_of(Reduction reduction) {

@@ -95,7 +95,9 @@ void fill(benchmark::State& state) {
     time(state, [](Setting& s) { kernels::fill(s.stream, s.y.view(), 0); });
 }
 void dropout(benchmark::State& state) {
-    time(state, [](Setting& s) { kernels::dropout(s.stream, {0.1f, {1, 2}, 3, 0}, s.x.view(), s.y.view()); });
+    const Sample place(Shape{kernels::draw_words}, DType::i32);
+    kernels::write_draw(place.view(), 1, 3, 0);
+    time(state, [&](Setting& s) { kernels::dropout(s.stream, {0.1f, 2, 1}, place.view(), s.x.view(), s.y.view()); });
 }
 void cast(benchmark::State& state) {
     const Setting s(state);
@@ -106,14 +108,14 @@ void cast(benchmark::State& state) {
 
 void cross_entropy(benchmark::State& state) {
     time(state, [targets = Sample(Shape{state.range(0)}, DType::i32, 1, 0, 65)](Setting& s) {
-        kernels::cross_entropy(s.stream, s.x.view(), targets.view(), s.statistic.view());
+        kernels::cross_entropy(s.stream, s.columns, s.x.view(), targets.view(), s.statistic.view());
     });
 }
 void cross_entropy_with_gradient(benchmark::State& state) {
     time(state, [targets = Sample(Shape{state.range(0)}, DType::i32, 1, 0, 65)](Setting& s) {
         const Sample scale(Shape{}, DType::f32);
-        kernels::cross_entropy_with_gradient(s.stream, s.x.view(), targets.view(), scale.view(), s.statistic.view(),
-                                             s.y.view());
+        kernels::cross_entropy_with_gradient(s.stream, s.columns, s.x.view(), targets.view(), scale.view(),
+                                             s.statistic.view(), s.y.view());
     });
 }
 void embedding(benchmark::State& state) {
@@ -132,14 +134,17 @@ void embedding_gradient(benchmark::State& state) {
 // Argument 0: the number of parameters.
 struct Parameters {
     CpuStream stream{1};
-    Sample weight, gradient, first, second, copy, factor, sums, total;
+    Sample weight, gradient, first, second, copy, factor, pace, rate, sums, total;
 
     explicit Parameters(std::int64_t count)
         : weight(Shape{count}, DType::f32, 1), gradient(Shape{count}, DType::f32, 2), first(Shape{count}, DType::f32),
           second(Shape{count}, DType::f32), copy(Shape{count}, DType::bf16), factor(Shape{}, DType::f32),
+          pace(Shape{kernels::adam_pace_count}, DType::f32), rate(Shape{}, DType::f32),
           sums(Shape{(count + kernels::square_sum_block - 1) / kernels::square_sum_block}, DType::f32),
           total(Shape{}, DType::f32) {
         factor.set(0, 1);
+        rate.set(0, 1e-3);
+        kernels::write_adam_pace(pace.view(), {}, 1e-3f, 1);
         for (Sample* moment : {&first, &second}) // touched: the first iteration would pay for the pages
             std::memset(moment->view().memory(), 0, static_cast<std::size_t>(moment->view().bytes()));
     }
@@ -147,21 +152,18 @@ struct Parameters {
 
 void adam(benchmark::State& state) {
     Parameters p(state.range(0));
-    kernels::Adam settings;
     const View gradient = p.gradient.view(), weight = p.weight.view(), first = p.first.view();
     const View second = p.second.view(), copy = state.range(1) == 1 ? p.copy.view() : View{};
-    for (auto _ : state) {
-        kernels::adam(p.stream, settings, p.factor.view(),
+    for (auto _ : state)
+        kernels::adam(p.stream, {}, p.pace.view(), p.factor.view(),
                       {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, {&copy, 1}});
-        ++settings.step;
-    }
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 void sgd(benchmark::State& state) {
     Parameters p(state.range(0));
     const View gradient = p.gradient.view(), weight = p.weight.view(), first = p.first.view();
     for (auto _ : state)
-        kernels::sgd(p.stream, {.learning_rate = 1e-3f, .momentum = 0.9f}, p.factor.view(),
+        kernels::sgd(p.stream, {.momentum = 0.9f}, p.rate.view(), p.factor.view(),
                      {{&gradient, 1}, {&weight, 1}, {&first, 1}, {}});
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }

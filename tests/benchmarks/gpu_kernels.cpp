@@ -178,9 +178,10 @@ void add_cross_entropy(Bench& bench, std::int64_t classes) {
     add(bench, fmt::format("cross_entropy_with_gradient/bf16/{}x{}", rows, classes), [=](Bench& b, CudaStream&) {
         const View logits = b.numbers({rows, classes}, DType::bf16), losses = b.numbers({rows}, DType::f32);
         const View targets = b.classes(rows, 50257), scale = b.numbers({}, DType::f32);
-        return Prepared{
-            [=](CudaStream& s) { kernels::cross_entropy_with_gradient(s, logits, targets, scale, losses, logits); }, 0,
-            2.0 * static_cast<double>(logits.bytes())};
+        return Prepared{[=](CudaStream& s) {
+                            kernels::cross_entropy_with_gradient(s, 50257, logits, targets, scale, losses, logits);
+                        },
+                        0, 2.0 * static_cast<double>(logits.bytes())};
     });
 }
 
@@ -189,9 +190,10 @@ void add_adam(Bench& bench, std::int64_t count) {
         const View weight = b.numbers({count}, DType::f32), gradient = b.numbers({count}, DType::f32);
         const View first = b.numbers({count}, DType::f32), second = b.numbers({count}, DType::f32);
         const View copy = b.numbers({count}, DType::bf16), factor = b.numbers({}, DType::f32);
+        const View pace = b.numbers({kernels::adam_pace_count}, DType::f32);
         const auto adam = [=](CudaStream& s) {
             const std::span<const View> copies(&copy, 1);
-            kernels::adam(s, {}, factor, {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, copies});
+            kernels::adam(s, {}, pace, factor, {{&gradient, 1}, {&weight, 1}, {&first, 1}, {&second, 1}, copies});
         };
         return Prepared{adam, 0, 30.0 * static_cast<double>(count)};
     });

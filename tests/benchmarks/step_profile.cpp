@@ -152,26 +152,25 @@ double time_steps(Setting& setting) {
 }
 
 // Runs every call `runs` times in a row, with marks around each run; an op that works in place does so each time.
-std::vector<double> run_marked(Setting& setting, const std::vector<TimedCall>& calls, int number, int runs) {
+std::vector<double> run_marked(Setting& setting, const std::vector<TimedCall>& calls, int runs) {
     setting.next_batch();
-    const StepState state = setting.state(number);
     setting.timer.mark();
     for (const TimedCall& call : calls)
         for (int i = 0; i < runs; ++i) {
-            call.node->op->run(setting.stream, {call.inputs, call.outputs, call.workspace, state});
+            call.node->op->run(setting.stream, {call.inputs, call.outputs, call.workspace});
             setting.timer.mark();
         }
     return setting.timer.take();
 }
 
 void time_calls(Setting& setting, std::vector<TimedCall>& calls) {
-    repeat(5, [&](int number) {
-        const std::vector<double> seconds = run_marked(setting, calls, number, 1);
+    repeat(5, [&](int) {
+        const std::vector<double> seconds = run_marked(setting, calls, 1);
         for (std::size_t i = 0; i < calls.size(); ++i)
             calls[i].in_step.push_back(seconds[i]);
     });
-    repeat(2, [&](int number) {
-        const std::vector<double> seconds = run_marked(setting, calls, number, alone_runs);
+    repeat(2, [&](int) {
+        const std::vector<double> seconds = run_marked(setting, calls, alone_runs);
         for (std::size_t i = 0; i < seconds.size(); ++i)
             calls[i / alone_runs].alone = std::min(calls[i / alone_runs].alone, seconds[i]);
     });

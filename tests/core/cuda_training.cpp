@@ -47,9 +47,13 @@ INSTANTIATE_TEST_SUITE_P(Variants, CudaTraining, testing::ValuesIn(variants()),
 
 TEST_P(CudaTraining, LossesAreTheCpus) {
     const Record cpu = train(GetParam().overrides, CpuStream(1)), cuda = train(GetParam().overrides, gpu_stream(0));
-    const bool f32 = std::find(GetParam().overrides.begin(), GetParam().overrides.end(), "training.dtype=bf16") ==
-                     GetParam().overrides.end();
-    const Tolerance allowed = tolerance(f32 ? DType::f32 : DType::bf16, Kind::training);
+    const auto says = [](std::string_view word) {
+        return std::find(GetParam().overrides.begin(), GetParam().overrides.end(), word) != GetParam().overrides.end();
+    };
+    const DType dtype = says("training.dtype=bf16")  ? DType::bf16
+                        : says("training.dtype=f16") ? DType::f16
+                                                     : DType::f32;
+    const Tolerance allowed = tolerance(dtype, Kind::training);
     for (std::size_t step = 0; step < cpu.losses.size(); ++step) {
         EXPECT_NEAR(cuda.losses[step], cpu.losses[step], allowed.relative * cpu.losses[step]) << "step " << step;
         EXPECT_NEAR(cuda.norms[step], cpu.norms[step], 10 * allowed.relative * cpu.norms[step]) << "step " << step;

@@ -99,8 +99,10 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
                                                 training.experiment.sizes.sequence_length, training.experiment.seed)),
                       training.experiment.train_loader(0));
         GraphRun run(graph);
-        const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
-        for (const ValueId id : parameters)
+        std::vector<ValueId> kept = graph.of_kind(ValueKind::parameter);
+        const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
+        kept.insert(kept.end(), states.begin(), states.end());
+        for (const ValueId id : kept)
             std::memcpy(run[id].view().memory(), training.executor.view(id).data,
                         static_cast<std::size_t>(run[id].bytes()));
         for (int step = 0; step < 3; ++step) {
@@ -108,7 +110,7 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
             plain_step(training, loader, run, step);
             EXPECT_EQ(training.loss(), bits_of(run[training.program.model.loss].view())[0]) << "step " << step;
             EXPECT_EQ(training.norm(), bits_of(run[training.experiment.gradient_norm].view())[0]) << "step " << step;
-            for (const ValueId id : parameters)
+            for (const ValueId id : kept)
                 EXPECT_TRUE(bits_of(training.executor.view(id)) == bits_of(run[id].view()))
                     << graph.value(id).name << " after step " << step;
         }
@@ -163,6 +165,34 @@ TEST(Executor, NotReproducibleStaysNear) {
                         tolerance(DType::f32, Kind::reordered).relative * loss_of(one.losses[step]))
                 << ranks << " ranks, step " << step;
     }
+}
+
+// Rows that only fill a table up: they start at 0 and stay there, and nobody outside sees them.
+TEST(Executor, PaddingStaysZero) {
+    run_as_threads(1, [](Communicator& communicator) {
+        const std::int64_t vocabulary = 4100, width = 16;
+        TinyTraining training({fmt::format("data.vocab_size={}", vocabulary), "optimizer.weight_decay=0.5"},
+                              communicator);
+        const Graph& graph = training.program.model.graph;
+        for (int step = 0; step < 3; ++step)
+            training.step(step);
+        std::int64_t outside = 0;
+        for (const std::string name : {"", "optimizer.first_moment/", "optimizer.second_moment/"}) {
+            const ValueId table = graph.named(name + "embedding.weight");
+            EXPECT_EQ(graph.value(table).type.shape, (Shape{4224, width})) << name;
+            EXPECT_EQ(graph.value(table).shape_outside(), (Shape{vocabulary, width})) << name;
+            const std::vector<float> values = floats_of(training.executor.view(table));
+            const auto padding = values.begin() + vocabulary * width;
+            EXPECT_TRUE(std::all_of(padding, values.end(), [](float value) { return value == 0; })) << name;
+            EXPECT_TRUE(std::any_of(padding - width, padding, [](float value) { return value != 0; })) << name;
+            outside += graph.value(table).shape_outside().count();
+        }
+        EXPECT_EQ(outside, 3 * vocabulary * width);
+        for (const TensorPart& part : state_to_save(training.program, training.executor, 0).parts)
+            if (part.name.ends_with("embedding.weight")) {
+                EXPECT_EQ(part.whole, (Shape{vocabulary, width})) << part.name;
+            }
+    });
 }
 
 // Training goes on as if there had been no evaluation in the same memory.

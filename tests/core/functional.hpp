@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/graph/graph.hpp"
+#include "core/run/host_copy.hpp"
 
 namespace tessera {
 
@@ -14,18 +15,28 @@ public:
     std::vector<ValueId> gradient(Graph&, const Node& node, std::span<const ValueId>) const override {
         return {node.outputs[0], no_value};
     }
-    void run(Stream&, const Operands& a) const override {
+    void run(Stream& stream, const Operands& a) const override { // on the host, wherever the tensors are
+        HostCopy y(stream, a.inputs[0]), coefficients(stream, a.inputs[1]);
+        HostCopy dy(stream, a.outputs[0]), loss(stream, a.outputs[1]);
+        y.load();
+        coefficients.load();
         double sum = 0;
-        const auto* coefficients = a.inputs[1].as<float>();
-        for (std::int64_t i = 0; i < a.inputs[0].count(); ++i)
-            if (a.inputs[0].dtype == DType::f32) {
-                sum += static_cast<double>(a.inputs[0].as<float>()[i]) * coefficients[i];
-                a.outputs[0].as<float>()[i] = coefficients[i];
-            } else {
-                sum += static_cast<double>(static_cast<float>(a.inputs[0].as<BFloat16>()[i])) * coefficients[i];
-                a.outputs[0].as<BFloat16>()[i] = BFloat16(coefficients[i]);
+        const auto pass = [&]<class T>() {
+            for (std::int64_t i = 0; i < y.view().count(); ++i) {
+                const float coefficient = coefficients.view().as<float>()[i];
+                sum += static_cast<double>(static_cast<float>(y.view().as<T>()[i])) * coefficient;
+                dy.view().as<T>()[i] = T(coefficient);
             }
-        *a.outputs[1].as<float>() = static_cast<float>(sum);
+        };
+        if (a.inputs[0].dtype == DType::f32)
+            pass.template operator()<float>();
+        else if (a.inputs[0].dtype == DType::bf16)
+            pass.template operator()<BFloat16>();
+        else
+            pass.template operator()<Float16>();
+        *loss.view().as<float>() = static_cast<float>(sum);
+        dy.store();
+        loss.store();
     }
 };
 

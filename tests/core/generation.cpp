@@ -43,13 +43,13 @@ void expect_distribution(double temperature, std::int64_t top_k, const std::vect
 
 // A tiny GPT with its initial weights, which are made large enough to have opinions.
 struct Generator {
-    explicit Generator(const std::vector<std::string>& more = {})
+    explicit Generator(const std::vector<std::string>& more = {}, std::int64_t vocabulary = 20)
         : config(tiny_config([&] {
               std::vector<std::string> all{"model.init_std=0.5"};
               all.insert(all.end(), more.begin(), more.end());
               return all;
           }())),
-          experiment(plan_generation(config, 20, stream)), groups(experiment.generate.layout.mesh),
+          experiment(plan_generation(config, vocabulary, stream)), groups(experiment.generate.layout.mesh),
           memory(experiment.memory, experiment.generate.layout, groups, stream),
           executor(experiment.generate.layout, experiment.generate.plan, memory,
                    groups, stream) {
@@ -73,8 +73,8 @@ struct Generator {
             run[model.tokens].set(static_cast<std::int64_t>(i), text[text.size() - window + i]);
         run.run({});
         std::int32_t best = 0;
-        const auto row = static_cast<std::int64_t>(window - 1) * 20;
-        for (std::int32_t token = 1; token < 20; ++token)
+        const auto row = static_cast<std::int64_t>(window - 1) * model.graph.value(model.logits).type.shape[-1];
+        for (std::int32_t token = 1; token < experiment.sizes.vocabulary; ++token)
             if (run[model.logits][row + token] > run[model.logits][row + best]) best = token;
         return best;
     }
@@ -138,7 +138,7 @@ TEST(Generation, TheSameSeedGivesTheSameText) {
 TEST(Generation, TakesTheMostLikelyTokenOfEachWindow) {
     for (const std::vector<std::string>& more :
          {std::vector<std::string>{}, {"training.dtype=bf16", "model.bias=true"}}) {
-        Generator generator(more);
+        Generator generator(more, more.empty() ? 20 : 4100); // whose table has padding
         for (std::vector<std::int32_t> text : {std::vector<std::int32_t>{5}, {1, 2, 3}, long_prompt()}) {
             const auto tokens = generator.continued(text, {.tokens = 20, .temperature = 0}); // past the window's end
             for (const std::int32_t token : tokens) {

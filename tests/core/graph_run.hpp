@@ -66,20 +66,19 @@ private:
     std::deque<std::pair<View, Buffer>> copies_;
 };
 
-inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs,
-                   const StepState& state, Stream& stream, const Locality* locality = nullptr) {
+inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs, Stream& stream,
+                   const Locality* locality = nullptr) {
     const Sample workspace({(op.workspace_bytes(stream, types_of(inputs), types_of(outputs)) + 3) / 4}, DType::f32);
     fill_with_nan(workspace.view());
     Copies copies(stream);
     const std::vector<View> in = copies.there(inputs), out = copies.there(outputs);
-    op.run(stream, {in, out, copies.there(workspace.view()), state, locality, nullptr});
+    op.run(stream, {in, out, copies.there(workspace.view()), locality, nullptr});
     std::visit([](auto& s) { s.wait(); }, stream);
     copies.bring_back();
 }
-inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs,
-                   const StepState& state) {
+inline void run_op(const Op& op, const std::vector<View>& inputs, const std::vector<View>& outputs) {
     Stream stream = CpuStream(1);
-    run_op(op, inputs, outputs, state, stream);
+    run_op(op, inputs, outputs, stream);
 }
 
 // Normal numbers around `offset`, or ids in [0, below).
@@ -118,7 +117,7 @@ public:
                 if (before) before(node);
                 for (const ValueId output : node.outputs)
                     fill_with_nan((*this)[output].view());
-                run_op(*node.op, views(node.inputs), views(node.outputs), state, stream_);
+                run_op(*node.op, views(node.inputs), views(node.outputs), stream_);
             }
     }
 

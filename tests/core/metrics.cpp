@@ -8,6 +8,7 @@
 #include <bit>
 #include <fmt/format.h>
 #include <fstream>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <rapidcheck.h>
@@ -17,6 +18,10 @@ namespace tessera {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::AnyOf;
+using testing::HasSubstr;
+using testing::Not;
 
 StepRecord record(std::int64_t step) {
     StepRecord result;
@@ -67,6 +72,20 @@ TEST(Metrics, JsonReadsBackToTheSameBits) {
         RC_ASSERT(read["tokens"].get<std::int64_t>() == written.tokens);
     });
     EXPECT_TRUE(right);
+}
+
+TEST(Metrics, OfF16TellTheLossScaleAndSkippedSteps) {
+    StepRecord skipped = record(3);
+    EXPECT_THAT(json_line(skipped), Not(AnyOf(HasSubstr("loss_scale"), HasSubstr("skipped"))));
+    skipped.loss_scale = 32768;
+    skipped.skipped_steps = 0;
+    EXPECT_THAT(console_line(skipped, 0), AllOf(HasSubstr("  loss_scale: 32768  tok/s"), Not(HasSubstr("skipped"))));
+    skipped.skipped_steps = 2;
+    skipped.grad_norm = std::numeric_limits<double>::quiet_NaN();
+    EXPECT_THAT(console_line(skipped, 0),
+                HasSubstr("  grad_norm: not finite  lr: 1.00e-03  loss_scale: 32768  skipped: 2"));
+    EXPECT_THAT(json_line(skipped),
+                AllOf(HasSubstr("\"grad_norm\":null"), HasSubstr("\"loss_scale\":32768.0,\"skipped_steps\":2,")));
 }
 
 TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {

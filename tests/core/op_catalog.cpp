@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // To be in the catalog is to be tested: for every op, gradient = finite differences, sharded = whole, in place =
-// beside, bf16 near f32; and what it refuses.
+// beside, bf16 and f16 near f32; and what it refuses.
 #include "core/ops/ops.hpp"
 #include "kernels/error.hpp"
 #include "tests/core/functional.hpp"
@@ -33,19 +33,22 @@ struct OpGraph {
     ValueId coefficients = no_value; // of the loss; none where the op is a loss itself
 };
 
-// `in_bf16`: by input, whether it reaches the op in bf16. ConfigError when the op refuses.
-OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16) {
+// `in_bf16`: by input, whether it reaches the op in bf16, or in another `narrow` type. ConfigError when the op refuses.
+OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16, DType narrow = DType::bf16) {
     OpGraph made;
     Graph& graph = made.graph;
     std::vector<ValueId> inputs;
     const std::vector<ExampleInput> example = op->example();
     for (std::size_t i = 0; i < example.size(); ++i) {
         const std::string name = fmt::format("input {}", i);
-        made.leaves.push_back(example[i].differentiable
-                                  ? graph.parameter(name, example[i].type.shape, {"", -1, {}, false})
-                                  : graph.input(name, example[i].type));
+        if (example[i].differentiable)
+            made.leaves.push_back(graph.parameter(name, example[i].type.shape, {"", -1, {}, false}));
+        else if (example[i].of_step)
+            made.leaves.push_back(graph.step_input(name, example[i].type, example[i].of_step));
+        else
+            made.leaves.push_back(graph.input(name, example[i].type));
         if (example[i].differentiable) made.parameters.push_back(made.leaves.back());
-        inputs.push_back(in_bf16[i] ? ops::cast(graph, name + " in bf16", made.leaves.back(), DType::bf16)
+        inputs.push_back(in_bf16[i] ? ops::cast(graph, name + " narrow", made.leaves.back(), narrow)
                                     : made.leaves.back());
     }
     made.outputs = graph.apply(op, "example", inputs);
@@ -73,6 +76,7 @@ void fill_leaves(const OpGraph& made, const std::vector<ExampleInput>& example, 
         }
     };
     for (std::size_t i = 0; i < example.size(); ++i) {
+        if (example[i].of_step) continue;
         fill_randomly(run[made.leaves[i]], generator, example[i].offset, example[i].below);
         round(run[made.leaves[i]]);
     }
@@ -223,7 +227,7 @@ TEST_P(CatalogOp, ShardedIsWhole) {
                 for (const int ranks : {2, 3}) {
                     SCOPED_TRACE(fmt::format("{}, rule {} ({} -> {}), {} ranks", node.op->name(), rule,
                                              rules[rule].inputs[0].text(), rules[rule].outputs[0].text(), ranks));
-                    expect_sharded_is_whole(*node.op, inputs, outputs, rules[rule], ranks, some_state);
+                    expect_sharded_is_whole(*node.op, inputs, outputs, rules[rule], ranks);
                 }
         });
     }
@@ -239,48 +243,53 @@ TEST_P(CatalogOp, InPlaceGivesTheSameBits) {
         const Samples inputs = run.samples(node.inputs), changed = inputs;
         Samples beside = run.samples(node.outputs), outputs = beside;
         ASSERT_EQ(inputs[position].bytes(), outputs[0].bytes());
-        run_op(*node.op, views_of(inputs), views_of(beside), some_state);
+        run_op(*node.op, views_of(inputs), views_of(beside));
         std::vector<View> targets = views_of(outputs);
         targets[0] = changed[position].view();
-        run_op(*node.op, views_of(changed), targets, some_state);
+        run_op(*node.op, views_of(changed), targets);
         EXPECT_TRUE(changed[position].same_bits(beside[0])) << node.op->name();
         for (std::size_t i = 1; i < outputs.size(); ++i)
             EXPECT_TRUE(outputs[i].same_bits(beside[i])) << node.op->name() << " output " << i;
     });
 }
 
-TEST_P(CatalogOp, LowPrecisionIsNear) {
-    OpGraph exact = op_graph(op_, all_in_f32(op_));
+// Returns how many choices of inputs in the `narrow` type the op accepts.
+static int expect_near_f32(const OpPointer& op, const std::vector<ExampleInput>& example, DType narrow) {
+    OpGraph exact = op_graph(op, all_in_f32(op));
     GraphRun exact_run(exact.graph);
-    fill_leaves(exact, example_, exact_run);
+    fill_leaves(exact, example, exact_run);
     exact_run.run(some_state);
     int accepted = 0;
-    for (const std::vector<bool>& in_bf16 : choices_in_bf16(example_)) {
-        SCOPED_TRACE(testing::PrintToString(in_bf16));
+    for (const std::vector<bool>& choice : choices_in_bf16(example)) {
+        SCOPED_TRACE(fmt::format("{} {}", name_of(narrow), testing::PrintToString(choice)));
         OpGraph made;
         try {
-            made = op_graph(op_, in_bf16);
+            made = op_graph(op, choice, narrow);
         } catch (const ConfigError&) {
             continue; // refused with a sentence: what is accepted must run
         }
         ++accepted;
         GraphRun run(made.graph);
-        fill_leaves(made, example_, run);
+        fill_leaves(made, example, run);
         run.run(some_state);
-        const auto expect_near = [](const Sample& found, const Sample& expected, const std::string& what) {
+        const auto check = [narrow](const Sample& found, const Sample& expected, const std::string& what) {
             std::vector<double> difference = expected.values();
             for (std::int64_t i = 0; i < found.count(); ++i)
                 difference[static_cast<std::size_t>(i)] -= found[i];
-            EXPECT_LE(norm_of(difference),
-                      tolerance(DType::bf16, Kind::low_precision).relative * norm_of(expected.values()))
+            EXPECT_LE(norm_of(difference), tolerance(narrow, Kind::low_precision).relative * norm_of(expected.values()))
                 << what;
         };
         for (std::size_t i = 0; i < made.outputs.size(); ++i)
-            expect_near(run[made.outputs[i]], exact_run[exact.outputs[i]], fmt::format("output {}", i));
+            check(run[made.outputs[i]], exact_run[exact.outputs[i]], fmt::format("output {}", i));
         for (std::size_t i = 0; i < made.gradients.size(); ++i)
-            expect_near(run[made.gradients[i]], exact_run[exact.gradients[i]], fmt::format("gradient {}", i));
+            check(run[made.gradients[i]], exact_run[exact.gradients[i]], fmt::format("gradient {}", i));
     }
-    EXPECT_GT(accepted, 0);
+    return accepted;
+}
+
+TEST_P(CatalogOp, LowPrecisionIsNear) {
+    for (const DType narrow : {DType::bf16, DType::f16})
+        EXPECT_GT(expect_near_f32(op_, example_, narrow), 0) << name_of(narrow);
 }
 
 TEST_P(CatalogOp, RefusesIntegersForNumbers) {
@@ -313,7 +322,7 @@ std::vector<Refusal> refusals() {
     const auto i32 = [](const Shape& shape) { return TensorType{shape, DType::i32}; };
     const TensorType bf16{{4, 8}, DType::bf16};
     return {
-        {"activation", make_activation(Activation::gelu), {i32({4})}, "x is i32, expected f32 or bf16"},
+        {"activation", make_activation(Activation::gelu), {i32({4})}, "x is i32, expected f32, bf16 or f16"},
         {"add", make_add(), {f32({4, 5}), f32({4, 6})}, "b is (4, 6), expected (4, 5)"},
         {"add", make_add(), {f32({4, 8}), bf16}, "b is bf16, expected f32"},
         {"add_rows", make_add_rows(), {f32({4, 6, 18}), f32({6, 17})}, "row is (6, 17), expected (6, 18)"},
@@ -326,19 +335,34 @@ std::vector<Refusal> refusals() {
          make_attention(true),
          {f32({2, 9, 96})},
          "qkv is (2, 9, 96), expected (batch, time, 3, heads, head dim)"},
-        {"cast", make_cast(DType::f32), {i32({4})}, "x is i32, expected f32 or bf16"},
+        {"cast", make_cast(DType::f32), {i32({4})}, "x is i32, expected f32, bf16 or f16"},
         {"cross_entropy",
-         make_cross_entropy(),
+         make_cross_entropy(19),
          {f32({4, 6, 19}), i32({4, 7}), f32({})},
          "targets is (4, 7), expected (4, 6)"},
-        {"cross_entropy", make_cross_entropy(), {f32({4, 6, 19}), i32({4, 6}), f32({1})}, "scale is (1), expected ()"},
+        {"cross_entropy",
+         make_cross_entropy(19),
+         {f32({4, 6, 19}), i32({4, 6}), f32({1})},
+         "scale is (1), expected ()"},
+        {"cross_entropy",
+         make_cross_entropy(20),
+         {f32({4, 6, 19}), i32({4, 6}), f32({})},
+         "logits is (4, 6, 19), expected at least 20 columns"},
         {"cross_entropy_loss",
-         make_cross_entropy_loss(),
+         make_cross_entropy_loss(19),
          {f32({4, 6, 19}), i32({6})},
          "targets is (6), expected (4, 6)"},
-        {"cross_entropy_loss", make_cross_entropy_loss(), {f32({}), i32({})}, "logits is (), expected at least 1 dims"},
-        {"dropout", make_dropout(0.5, ""), {f32({})}, "x is (), expected at least 1 dims"},
-        {"embedding", make_embedding(), {i32({4}), f32({3, 4, 5})}, "table is (3, 4, 5), expected (vocabulary, width)"},
+        {"cross_entropy_loss",
+         make_cross_entropy_loss(19),
+         {f32({}), i32({})},
+         "logits is (), expected at least 1 dims"},
+        {"dropout", make_dropout(0.5, ""), {f32({}), i32({})}, "x is (), expected at least 1 dims"},
+        {"dropout", make_dropout(0.5, ""), {f32({4, 8}), i32({3, 6})}, "places is (3, 6), expected (4, 6)"},
+        {"embedding",
+         make_embedding(3),
+         {i32({4}), f32({3, 4, 5})},
+         "table is (3, 4, 5), expected (vocabulary, width)"},
+        {"embedding", make_embedding(4), {i32({4}), f32({3, 5})}, "table is (3, 5), expected at least 4 rows"},
         {"layer_norm", make_layer_norm(1e-5), {f32({4, 24}), f32({23})}, "scale is (23), expected (24)"},
         {"layer_norm",
          make_layer_norm(1e-5),

@@ -103,7 +103,7 @@ inline Locality locality_of_rank(const Samples& inputs, const PlacementRule& rul
 
 // One rule on that many ranks. Inputs that the op writes to are compared like outputs.
 inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const std::vector<TensorType>& outputs,
-                                    const PlacementRule& rule, int ranks, const StepState& state) {
+                                    const PlacementRule& rule, int ranks) {
     ASSERT_EQ(rule.inputs.size(), inputs.size());
     ASSERT_EQ(rule.outputs.size(), outputs.size());
     std::mt19937 generator(7);
@@ -121,7 +121,7 @@ inline void expect_sharded_is_whole(const Op& op, const Samples& inputs, const s
         const std::vector<View> views = views_of(samples);
         const auto middle = views.begin() + static_cast<std::ptrdiff_t>(inputs.size());
         Stream stream = CpuStream(1);
-        run_op(op, {views.begin(), middle}, {middle, views.end()}, state, stream, locality);
+        run_op(op, {views.begin(), middle}, {middle, views.end()}, stream, locality);
     };
     Samples whole = inputs;
     run(whole, outputs, nullptr);

@@ -48,7 +48,7 @@ inline Experiment plan_tiny(const std::vector<std::string>& overrides, int rank,
     return plan_training(config, {rank, ranks, true}, tiny_dataset(config).get(), stream);
 }
 
-// Choices that change the graph, each with a name.
+// Choices that change the graph, each with a name. "padded": rows of the tables that count for nothing.
 struct Variant {
     std::string name;
     std::vector<std::string> overrides;
@@ -62,9 +62,13 @@ inline std::vector<Variant> variants() {
         {"bias", {"model.bias=true", "model.activation=silu"}},
         {"rms_norm", {"model.norm=rms_norm", "model.activation=relu"}},
         {"untied", {"model.tied_head=false"}},
+        {"padded", {"data.vocab_size=4100", "data.synthetic_tokens=256", "data.validation_fraction=0.5"}},
         {"all", {"training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false"}},
         {"buckets", {"parallelism.bucket_cap_mb=0.01"}},
         {"uneven", {"training.global_batch_size=14", "optimizer.name=sgd", "optimizer.lr=1"}},
+        {"f16", {"training.dtype=f16"}},
+        {"stochastic", {"training.dtype=bf16", "training.weight_rounding=stochastic"}},
+        {"f8", {"training.dtype=bf16", "training.linear_dtype=f8", "training.seq_len=16"}},
     };
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
+#include "core/run/step_numbers.hpp"
 #include "core/run/weights.hpp"
 #include "parallel/communication/local.hpp"
 #include "tests/core/planned_run.hpp"
@@ -35,17 +36,21 @@ public:
                  experiment.train_loader(0)),
           inputs({executor.view(program.model.tokens), executor.view(program.model.targets)}) {
         initialize_weights(program, executor, experiment.seed);
+        initialize_states(program, executor);
     }
 
-    StepState state_of(std::int64_t step) const { return {experiment.seed, step, 0, schedule.rate(step)}; }
+    StepState state_of(std::int64_t step) {
+        return {experiment.seed, step, 0, schedule.rate(step), StepNumbers(experiment, executor).skipped_steps()};
+    }
     float scale() const {
         return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
     }
 
     void step(std::int64_t step) {
-        executor.prepare(state_of(step));
-        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] { loader.next(stream, inputs); });
-        executor.update(state_of(step));
+        const StepState state = state_of(step);
+        executor.prepare(state);
+        executor.run_micro_batches(state, experiment.batch.micro_batch, [&] { loader.next(stream, inputs); });
+        executor.update(state);
     }
 
     // The same after NaN has been written to all memory that the step must not read before it writes there.
@@ -53,14 +58,15 @@ public:
         for (std::size_t i = 0; i < program.plan.values.size(); ++i) // weights in use
             if (program.plan.values[i].memory == MemoryKind::weights && program.plan.graph.values()[i].producer >= 0)
                 poison(executor.view(static_cast<ValueId>(i)));
-        executor.prepare(state_of(step));
+        const StepState state = state_of(step);
+        executor.prepare(state);
         poison(whole(MemoryKind::gradients));
-        executor.run_micro_batches(state_of(step), experiment.batch.micro_batch, [&] {
+        executor.run_micro_batches(state, experiment.batch.micro_batch, [&] {
             poison_scratch();
             loader.next(stream, inputs);
         });
         poison_scratch();
-        executor.update(state_of(step));
+        executor.update(state);
     }
 
     View whole(MemoryKind kind) const { return memory.view(kind, 0, {{experiment.memory[kind] / 4}, DType::f32}); }

@@ -3,6 +3,7 @@
 // sums. It refuses what the library refuses (dtypes, layouts, alignment, workspaces), and more strictly: an algorithm
 // wants exactly the alignment that it was asked with, and runs for the one product that it was chosen for.
 #include "tests/cuda_emulation/runtime/runtime.hpp"
+#include "tests/cuda_emulation/settings.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -11,6 +12,7 @@
 #include <cstring>
 #include <cublasLt.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_fp8.h>
 #include <limits>
 #include <type_traits>
@@ -74,7 +76,7 @@ template <class Value> cublasStatus_t assign(Value& to, const void* from, std::s
 
 bool is_fp8(cudaDataType_t type) { return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2; }
 
-std::size_t bytes_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 : 1; }
+std::size_t bytes_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : is_fp8(type) ? 1 : 2; }
 
 std::size_t bytes_of(const Layout& layout) {
     return ((layout.columns - 1) * static_cast<std::size_t>(layout.stride) + layout.rows) * bytes_of(layout.type);
@@ -84,6 +86,8 @@ float load(const void* from, cudaDataType_t type, std::size_t i) {
     switch (type) {
     case CUDA_R_16BF:
         return __bfloat162float(static_cast<const __nv_bfloat16*>(from)[i]);
+    case CUDA_R_16F:
+        return __half2float(static_cast<const __half*>(from)[i]);
     case CUDA_R_8F_E4M3:
         return static_cast<float>(static_cast<const __nv_fp8_e4m3*>(from)[i]);
     case CUDA_R_8F_E5M2:
@@ -96,6 +100,8 @@ float load(const void* from, cudaDataType_t type, std::size_t i) {
 void store(void* to, cudaDataType_t type, std::size_t i, float value) {
     if (type == CUDA_R_16BF)
         static_cast<__nv_bfloat16*>(to)[i] = __float2bfloat16(value);
+    else if (type == CUDA_R_16F)
+        static_cast<__half*>(to)[i] = __float2half(value);
     else
         static_cast<float*>(to)[i] = value;
 }
@@ -113,6 +119,7 @@ bool types_fit(const Problem& problem) {
     const bool tf32 = problem.operation.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     if (problem.operation.scale != CUDA_R_32F || c != d) return false;
     if (a == CUDA_R_32F && b == CUDA_R_32F) return d == CUDA_R_32F && (full || tf32);
+    if (full && a == CUDA_R_16F && b == CUDA_R_16F) return d == CUDA_R_32F || d == CUDA_R_16F;
     if (!full || (d != CUDA_R_32F && d != CUDA_R_16BF)) return false;
     if (a == CUDA_R_16BF && b == CUDA_R_16BF) return true;
     return is_fp8(a) && is_fp8(b) && !(a == CUDA_R_8F_E5M2 && b == CUDA_R_8F_E5M2);
@@ -133,8 +140,9 @@ bool bias_fits(const Problem& problem) {
 bool fp8_fits(const Problem& problem) {
     const Operation& operation = problem.operation;
     if (!is_fp8(problem.a.type)) return operation.scale_a == nullptr && operation.scale_b == nullptr;
-    return operation.transpose_a == CUBLAS_OP_T && operation.transpose_b == CUBLAS_OP_N && problem.a.stride % 16 == 0 &&
-           problem.b.stride % 16 == 0 && problem.terms() % 16 == 0 && problem.d.rows % 16 == 0;
+    return tessera::emulation::settings().capability >= 89 && operation.transpose_a == CUBLAS_OP_T &&
+           operation.transpose_b == CUBLAS_OP_N && problem.a.stride % 16 == 0 && problem.b.stride % 16 == 0 &&
+           problem.terms() % 16 == 0 && problem.d.rows % 16 == 0;
 }
 
 cublasStatus_t fits(const Problem& problem) {
@@ -384,8 +392,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     const auto work = [=, factor = *static_cast<const float*>(alpha), old = *static_cast<const float*>(beta)] {
         run(problem, algorithm, factor, old, memory);
     };
-    return tessera::emulation::submit(stream, work, "cublasLtMatmul", false) == cudaSuccess ? CUBLAS_STATUS_SUCCESS
-                                                                                 : CUBLAS_STATUS_EXECUTION_FAILED;
+    return tessera::emulation::submit(stream, work, "cublasLtMatmul", false) == cudaSuccess
+               ? CUBLAS_STATUS_SUCCESS
+               : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 } // extern "C"

@@ -7,7 +7,6 @@
 
 namespace tessera::emulation::hopper {
 
-constexpr int compute_capability_major = 9, compute_capability_minor = 0;
 constexpr int multiprocessors = 132;
 constexpr unsigned threads_per_block = 1024, threads_per_multiprocessor = 2048;
 constexpr unsigned blocks_per_multiprocessor = 32;

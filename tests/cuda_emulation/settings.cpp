@@ -44,6 +44,8 @@ Settings read() {
         result.memory = number("MEMORY", value, 0, UINT64_MAX);
     if (const std::string value = text("DEVICES"); !value.empty())
         result.devices = static_cast<int>(number("DEVICES", value, 0, 1024));
+    if (const std::string value = text("CAPABILITY"); !value.empty())
+        result.capability = static_cast<int>(number("CAPABILITY", value, 80, 120));
     if (const std::string value = text("FILL"); !value.empty())
         result.fill = static_cast<int>(number("FILL", value, 0, 255));
     return result;

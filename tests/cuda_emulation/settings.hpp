@@ -18,6 +18,7 @@ struct Settings {
     bool protect = false;                      // PROTECT  1: host code that touches device memory crashes
     std::size_t memory = std::size_t{4} << 30; // MEMORY   bytes of each device
     int devices = 8;                           // DEVICES  how many there are
+    int capability = 90;                       // CAPABILITY  compute capability, as the driver says: 80 refuses fp8
     int fill = 0xff;                           // FILL     the byte in fresh memory (255: not a number, -1)
 };
 

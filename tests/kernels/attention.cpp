@@ -105,8 +105,10 @@ template <class Device> void expect_right(Device& on, AttentionVariant variant, 
     const Doubles qkv = run.qkv.numbers();
     const PlainAttention expected = plain_attention(sizes, qkv);
     const double score = expected.largest_score;
-    const double tolerance = 1e-6 * (8 + score) + (dtype == DType::bf16 ? 1e-2 : 0);
-    const double gradient_tolerance = 2e-6 * (8 + score) + (dtype == DType::bf16 ? 6e-2 : 0);
+    const double tolerance = 1e-6 * (8 + score) + (dtype == DType::bf16 ? 1e-2 : dtype == DType::f16 ? 1.5e-3 : 0);
+    const double gradient_tolerance = 2e-6 * (8 + score) + (dtype == DType::bf16  ? 6e-2
+                                                            : dtype == DType::f16 ? 1e-2
+                                                                                  : 0);
     EXPECT_LE(error(run.y.numbers(), expected.y, tolerance), 1) << sizes.text();
     const Doubles logarithms = run.log_sum_exp.numbers();
     for (std::size_t i = 0; i < logarithms.size(); ++i)
@@ -139,7 +141,7 @@ TEST(AttentionReference, ThePlainGradientIsThatOfThePlainFunction) {
 
 TYPED_TEST(Attention, EqualsThePlainLoops) {
     for (const bool causal : {false, true})
-        for (const DType dtype : {DType::f32, DType::bf16})
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
             for (const std::int64_t depth : {5, 32, 64, 80})
                 for (const std::int64_t times : {1, 7, 8, 33, 64, 130}) {
                     TypeParam on;
@@ -154,7 +156,7 @@ TYPED_TEST(Attention, EqualsThePlainLoopsAtTheEdgesOfTiles) {
     int turn = 0;
     for (const std::int64_t times : {1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 200})
         for (const bool causal : {false, true})
-            for (const DType dtype : {DType::f32, DType::bf16})
+            for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
                 for (const AttentionVariant variant : variants<TypeParam>(dtype))
                     expect_right(on, variant, {1, times, 1, depths[turn++ % 6], causal}, dtype);
 }
@@ -204,7 +206,7 @@ TYPED_TEST(Attention, EqualsThePlainLoopsForRandomSizes) {
                                    *rc::gen::arbitrary<bool>(),
                                    0.3,
                                    group};
-        expect_right(on, AttentionVariant::fastest, sizes, *rc::gen::element(DType::f32, DType::bf16));
+        expect_right(on, AttentionVariant::fastest, sizes, *rc::gen::element(DType::f32, DType::bf16, DType::f16));
         RC_ASSERT(!testing::Test::HasFailure());
     });
 }
@@ -290,6 +292,22 @@ TYPED_TEST(Attention, NothingToDo) {
     for (const AttentionSizes& sizes : {AttentionSizes{0, 5, 2, 8, true}, AttentionSizes{2, 0, 2, 8, true}})
         for (const DType dtype : {DType::f32, DType::bf16})
             expect_right(on, AttentionVariant::fastest, sizes, dtype);
+}
+
+// Blocks are numbered by an int: more of them must not become fewer.
+TYPED_TEST(Attention, SizesBeyondAnIntAreRefused) {
+    TypeParam on;
+    const auto bytes = [&](std::int64_t batch, std::int64_t tokens, std::int64_t heads) {
+        const kernels::AttentionShape shape{batch, tokens, heads, heads, 64, 0.125f, true};
+        return kernels::attention_gradient_workspace_bytes(on.stream(), shape, DType::bf16);
+    };
+    constexpr std::int64_t much = std::int64_t{1} << 30;
+    EXPECT_GT(bytes(1, much, 1), 0);
+    EXPECT_GT(bytes(much, 8, 1), 0);
+    EXPECT_THROW(bytes(1, much + 1, 1), InternalError);
+    EXPECT_THROW(bytes(1, much, 16), InternalError);
+    EXPECT_THROW(bytes(16, much, 1), InternalError);
+    EXPECT_THROW(bytes(4 * much, 1, much), InternalError);
 }
 
 TYPED_TEST(Attention, WrongViewsAreRefused) {

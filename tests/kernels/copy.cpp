@@ -13,8 +13,8 @@ TYPED_TEST_SUITE(Copy, Devices, DeviceNames);
 TYPED_TEST(Copy, CastsEveryPairOfTypes) {
     TypeParam on;
     for (const std::int64_t size : {0, 1, 15, 16, 17, 1000, 300001}) {
-        for (const DType from : {DType::f32, DType::bf16})
-            for (const DType to : {DType::f32, DType::bf16}) {
+        for (const DType from : {DType::f32, DType::bf16, DType::f16})
+            for (const DType to : {DType::f32, DType::bf16, DType::f16}) {
                 const Sample x(Shape{size}, from, 1);
                 const Sample y(Shape{size}, to);
                 Sample expected(Shape{size}, to);
@@ -50,7 +50,7 @@ TYPED_TEST(Copy, CastsUnalignedViews) {
 
 TYPED_TEST(Copy, FillsWithOneValue) {
     TypeParam on;
-    for (const DType type : {DType::f32, DType::bf16})
+    for (const DType type : {DType::f32, DType::bf16, DType::f16})
         for (const std::int64_t size : {0, 1, 17, 200001}) {
             const Sample y(Shape{size}, type);
             kernels::fill(on.stream(), on(y), 1.5f);

@@ -13,7 +13,7 @@ using namespace tessera;
 namespace {
 
 constexpr std::int64_t sizes[] = {0, 1, 15, 16, 17, 129, 1000, 5003};
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::silu};
 
 double reference(Activation kind, double x) {

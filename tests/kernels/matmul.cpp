@@ -43,6 +43,10 @@ struct Case {
     }
 };
 
+double output_rounding(const Matmul& product) {
+    return product.output == DType::f32 ? 0 : tolerance(product.output, Kind::rounding).relative;
+}
+
 // Runs products on a device; nothing is written behind the workspace that they ask for.
 template <class Device> class Multiplier {
 public:
@@ -69,9 +73,9 @@ public:
     }
     auto& stream() { return on_.stream(); }
 
-    // A GPU rounds a bias to bf16 where c is bf16.
+    // A GPU rounds a bias to c's dtype.
     double bias_rounding(const Matmul& product) const {
-        return std::is_same_v<Device, OnCuda> && product.output == DType::bf16 ? 1.0 / 256 : 0;
+        return std::is_same_v<Device, OnCuda> ? output_rounding(product) : 0;
     }
 
 private:
@@ -114,7 +118,7 @@ template <class Device> double error_of(Multiplier<Device>& multiply, Case test)
         const double bias =
             test.product.bias ? std::abs(test.bias[test.skipped + static_cast<std::int64_t>(i) % test.product.n]) : 0;
         const double rounding = 1e-7 * (2 + std::sqrt(static_cast<double>(test.product.k))) * expected.magnitudes[i] +
-                                (test.product.output == DType::bf16 ? std::abs(expected.values[i]) / 256 : 0) +
+                                output_rounding(test.product) * std::abs(expected.values[i]) +
                                 bias * multiply.bias_rounding(test.product);
         const double difference =
             std::abs(test.c[test.skipped + static_cast<std::int64_t>(i)] - expected.values[i]) / (rounding + 1e-30);
@@ -124,12 +128,16 @@ template <class Device> double error_of(Multiplier<Device>& multiply, Case test)
 }
 
 template <class Check> void for_each_kind(const Check& check) {
-    for (const int kind : {0, 1, 2})
+    for (const int kind : {0, 1, 2, 3, 4})
         for (int flags = 0; flags < 16; ++flags)
             check(Matmul{.transpose_a = (flags & 1) != 0,
                          .transpose_b = (flags & 2) != 0,
-                         .input = kind == 0 ? DType::f32 : DType::bf16,
-                         .output = kind == 2 ? DType::bf16 : DType::f32,
+                         .input = kind == 0  ? DType::f32
+                                  : kind < 3 ? DType::bf16
+                                             : DType::f16,
+                         .output = kind == 2   ? DType::bf16
+                                   : kind == 4 ? DType::f16
+                                               : DType::f32,
                          .bias = (flags & 4) != 0,
                          .accumulate = (flags & 8) != 0});
 }
@@ -171,8 +179,8 @@ TYPED_TEST(Matmuls, EqualThePlainSumForRandomSizes) {
         product.transpose_b = *rc::gen::arbitrary<bool>();
         product.bias = *rc::gen::arbitrary<bool>();
         product.accumulate = *rc::gen::arbitrary<bool>();
-        product.input = *rc::gen::element(DType::f32, DType::bf16);
-        product.output = product.input == DType::f32 ? DType::f32 : *rc::gen::element(DType::f32, DType::bf16);
+        product.input = *rc::gen::element(DType::f32, DType::bf16, DType::f16);
+        product.output = *rc::gen::element(DType::f32, product.input);
         RC_LOG() << text_of(product);
         RC_ASSERT(error_of(multiply, Case(product, 1, *rc::gen::inRange(0, 4))) <= 1);
     });
@@ -194,7 +202,7 @@ TYPED_TEST(Matmuls, EqualThePlainSumOfUnalignedViews) {
 // Blocks and chunks of b: more columns than are packed at one time, more rows than a group, more k than a block.
 TYPED_TEST(Matmuls, EqualThePlainSumBeyondOneBlock) {
     Multiplier<TypeParam> multiply;
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         EXPECT_LE(error_of(multiply, Case({.m = 13, .n = 1100, .k = 1300, .transpose_b = true, .input = dtype})), 1);
         EXPECT_LE(error_of(multiply, Case({.m = 900, .n = 40, .k = 1250, .transpose_a = true, .input = dtype})), 1);
     }
@@ -319,6 +327,7 @@ TYPED_TEST(Matmuls, OfWrongViewsAreRefused) {
     EXPECT_THROW(run({.m = 3, .n = 4, .k = 5, .bias = true}, workspace), InternalError);
     EXPECT_THROW(run({.m = 3, .n = 4, .k = 5, .input = DType::bf16}, workspace), InternalError);
     EXPECT_THROW(run({.m = 3, .n = 4, .k = 5, .output = DType::bf16}, workspace), InternalError);
+    EXPECT_THROW(run({.m = 3, .n = 4, .k = 5, .input = DType::f16, .output = DType::bf16}, workspace), InternalError);
     EXPECT_THROW(run({.m = 3, .n = 4, .k = 5}, View()), InternalError);
     on.finish();
 }

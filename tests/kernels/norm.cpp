@@ -13,7 +13,7 @@ using namespace tessera;
 namespace {
 
 constexpr float epsilon = 1e-5f;
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 struct Sizes {
     std::int64_t rows, columns;

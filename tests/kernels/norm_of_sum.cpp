@@ -11,7 +11,7 @@ using namespace tessera;
 namespace {
 
 constexpr float epsilon = 1e-5f;
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 constexpr bool kinds[] = {true, false}; // centered: layer norm
 
 struct Sizes {

@@ -12,7 +12,7 @@ using namespace tessera;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 View part(const Sample& sample, std::int64_t begin, std::int64_t end) {
     return {static_cast<char*>(sample.view().memory()) + begin * bytes_of(sample.dtype()), Shape{end - begin},

@@ -13,7 +13,7 @@ using namespace tessera;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 
 void poison(Sample& sample) {
     for (std::int64_t i = 0; i < sample.count(); ++i)

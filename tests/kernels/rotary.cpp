@@ -13,7 +13,7 @@ using kernels::RotaryPairs;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 constexpr RotaryPairs layouts[] = {RotaryPairs::interleaved, RotaryPairs::half};
 
 struct Sizes {

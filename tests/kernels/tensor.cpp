@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shapes, bf16 rounding, buffers and the sentence for an unknown name.
+// Shapes, rounding to bf16 and f16, buffers and the sentence for an unknown name.
 #include "kernels/tensor.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
@@ -21,6 +21,33 @@ TEST(Tensor, ShapeCountsSlicesAndPrints) {
     EXPECT_EQ(shape.slice(1, 3), (Shape{64, 3}));
     EXPECT_EQ(shape.text(), "(12, 64, 3, 4, 32)");
     EXPECT_EQ(Shape{}.count(), 1);
+}
+
+// Against the compiler's own 16-bit numbers: every code, and what lies on, below and above the middle of each two.
+TEST(Tensor, Float16RoundsToNearestEven) {
+    const auto code_of = [](float value) { return std::bit_cast<std::uint16_t>(static_cast<_Float16>(value)); };
+    for (std::uint32_t code = 0; code < 0x10000; ++code) {
+        Float16 number;
+        number.bits = static_cast<std::uint16_t>(code);
+        const auto expected = static_cast<float>(std::bit_cast<_Float16>(number.bits));
+        const auto value = static_cast<float>(number);
+        if (std::isnan(expected)) {
+            ASSERT_TRUE(std::isnan(value)) << code;
+            ASSERT_TRUE(std::isnan(static_cast<float>(Float16(value)))) << code;
+            continue;
+        }
+        ASSERT_EQ(std::bit_cast<std::uint32_t>(value), std::bit_cast<std::uint32_t>(expected)) << code;
+        ASSERT_EQ(Float16(value).bits, code);
+        if ((code & 0x7fffu) >= 0x7c00u) continue;
+        Float16 next;
+        next.bits = static_cast<std::uint16_t>(code + 1);
+        const float above = (code & 0x7fffu) == 0x7bffu ? std::copysign(65536.0f, value) : static_cast<float>(next);
+        const float middle = value + (above - value) / 2;
+        for (const float near : {middle, std::nextafter(middle, value), std::nextafter(middle, above)})
+            ASSERT_EQ(Float16(near).bits, code_of(near)) << near;
+    }
+    for (const float value : {1e-8f, -1e-8f, 1e-30f, 1e-45f, 65519.0f, 65520.0f, -1e9f, 3.4e38f, INFINITY, -INFINITY})
+        EXPECT_EQ(Float16(value).bits, code_of(value)) << value;
 }
 
 TEST(Tensor, BFloat16RoundsToNearestEven) {

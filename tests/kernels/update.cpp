@@ -17,6 +17,26 @@ namespace {
 constexpr int steps = 5;
 constexpr std::int64_t sizes[] = {1, 3, 15, 16, 17, 129, 1000, 4096, 9001};
 
+// With the rate, which kernels read from memory.
+struct AdamAt : Adam {
+    float learning_rate;
+};
+struct SgdAt : Sgd {
+    float learning_rate;
+};
+
+// Of one step, which counts from 1.
+Sample pace_of(const AdamAt& settings, int step) {
+    Sample pace(Shape{kernels::adam_pace_count}, DType::f32);
+    kernels::write_adam_pace(pace.view(), settings, settings.learning_rate, step);
+    return pace;
+}
+Sample pace_of(const SgdAt& settings) {
+    Sample rate(Shape{}, DType::f32);
+    rate.set(0, settings.learning_rate);
+    return rate;
+}
+
 // Weight, gradient of each step, state and copy; the state starts at 0.
 struct Case {
     Sample weight, first, second, copy, factor;
@@ -40,21 +60,22 @@ struct Case {
         };
         return {cut(gradients[static_cast<std::size_t>(step)]), cut(weight), cut(first), cut(second), cut(copy)};
     }
-    template <class Device> void run(Device& on, Adam settings, std::int64_t begin, std::int64_t end) {
+    template <class Device> void run(Device& on, const AdamAt& settings, std::int64_t begin, std::int64_t end) {
+        std::deque<Sample> paces;
         for (int step = 0; step < steps; ++step) {
-            settings.step = step + 1;
+            const Sample& pace = paces.emplace_back(pace_of(settings, step + 1));
             const Step p = part(on, step, begin, end);
-            kernels::adam(on.stream(), settings, on(factor),
+            kernels::adam(on.stream(), settings, on(pace), on(factor),
                           {{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {&p.copy, 1}});
         }
         on.finish();
     }
-    template <class Device> void run(Device& on, Sgd settings, std::int64_t begin, std::int64_t end) {
+    template <class Device> void run(Device& on, const SgdAt& settings, std::int64_t begin, std::int64_t end) {
+        const Sample rate = pace_of(settings);
         for (int step = 0; step < steps; ++step) {
-            settings.first_step = step == 0;
             const Step p = part(on, step, begin, end);
             const View velocity = settings.momentum == 0 ? View{} : p.first;
-            kernels::sgd(on.stream(), settings, on(factor),
+            kernels::sgd(on.stream(), settings, on(rate), on(factor),
                          {{&p.gradient, 1}, {&p.weight, 1}, {&velocity, 1}, {&p.copy, 1}});
         }
         on.finish();
@@ -71,7 +92,7 @@ struct Case {
     }
 };
 
-double adam_reference(const Case& test, const Adam& settings, std::int64_t i, double weight) {
+double adam_reference(const Case& test, const AdamAt& settings, std::int64_t i, double weight) {
     const double lr = settings.learning_rate, b1 = settings.beta1, b2 = settings.beta2, decay = settings.weight_decay;
     double m = 0, v = 0;
     for (int step = 1; step <= steps; ++step) {
@@ -88,7 +109,7 @@ double adam_reference(const Case& test, const Adam& settings, std::int64_t i, do
     return weight;
 }
 
-double sgd_reference(const Case& test, const Sgd& settings, std::int64_t i, double weight) {
+double sgd_reference(const Case& test, const SgdAt& settings, std::int64_t i, double weight) {
     const double lr = settings.learning_rate, mu = settings.momentum;
     double velocity = 0;
     for (int step = 0; step < steps; ++step) {
@@ -128,8 +149,8 @@ template <class Device, class Settings> void expect_slices_equal_the_whole(const
     }
 }
 
-const Adam adamw{.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f};
-const Sgd nesterov{.learning_rate = 0.1f, .momentum = 0.9f, .weight_decay = 0.01f, .nesterov = true};
+const AdamAt adamw{{.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f}, 0.01f};
+const SgdAt nesterov{{.momentum = 0.9f, .weight_decay = 0.01f, .nesterov = true}, 0.1f};
 
 // Views of the same kind, one of each case.
 template <class Device> std::vector<View> views_of(Device& on, std::deque<Case>& cases, Sample Case::*kind) {
@@ -140,7 +161,9 @@ template <class Device> std::vector<View> views_of(Device& on, std::deque<Case>&
 }
 
 // All cases in one call.
-template <class Device> void run_together(Device& on, std::deque<Case>& cases, const Adam& settings, const Sgd* sgd) {
+template <class Device>
+void run_together(Device& on, std::deque<Case>& cases, const AdamAt& settings, const SgdAt* sgd) {
+    const Sample pace = sgd == nullptr ? pace_of(settings, 1) : pace_of(*sgd);
     std::vector<View> gradients;
     for (Case& test : cases)
         gradients.push_back(on(test.gradients[0]));
@@ -150,9 +173,10 @@ template <class Device> void run_together(Device& on, std::deque<Case>& cases, c
     for (std::size_t i = 0; i < copies.size(); i += 3)
         copies[i] = {};
     if (sgd == nullptr)
-        kernels::adam(on.stream(), settings, on(cases[0].factor), {gradients, weights, first, second, copies});
+        kernels::adam(on.stream(), settings, on(pace), on(cases[0].factor),
+                      {gradients, weights, first, second, copies});
     else
-        kernels::sgd(on.stream(), *sgd, on(cases[0].factor), {gradients, weights, first, copies});
+        kernels::sgd(on.stream(), *sgd, on(pace), on(cases[0].factor), {gradients, weights, first, copies});
     on.finish();
 }
 
@@ -162,7 +186,7 @@ template <class Device> class Update : public testing::Test {};
 TYPED_TEST_SUITE(Update, Devices, DeviceNames);
 
 TYPED_TEST(Update, AdamWithBothKindsOfDecay) {
-    Adam settings = adamw;
+    AdamAt settings = adamw;
     expect_steps<TypeParam>(settings, adam_reference);
     settings.decoupled = false;
     expect_steps<TypeParam>(settings, adam_reference);
@@ -171,7 +195,7 @@ TYPED_TEST(Update, AdamWithBothKindsOfDecay) {
 }
 
 TYPED_TEST(Update, SgdPlainWithMomentumAndNesterov) {
-    Sgd settings{.learning_rate = 0.1f};
+    SgdAt settings{{}, 0.1f};
     expect_steps<TypeParam>(settings, sgd_reference);
     settings.weight_decay = 0.05f;
     expect_steps<TypeParam>(settings, sgd_reference);
@@ -181,25 +205,15 @@ TYPED_TEST(Update, SgdPlainWithMomentumAndNesterov) {
     expect_steps<TypeParam>(settings, sgd_reference);
 }
 
-TYPED_TEST(Update, TheFirstStepDoesNotReadTheVelocity) {
-    TypeParam on;
-    Case test(20);
-    for (std::int64_t i = 0; i < 20; ++i)
-        test.first.set(i, std::nan(""));
-    test.run(on, nesterov, 0, 20);
-    for (const double value : test.weight.values())
-        EXPECT_TRUE(std::isfinite(value));
-}
-
 TYPED_TEST(Update, WithoutCopiesTheWeightsAreTheSame) {
     TypeParam on;
     Case with(33), without(33);
     with.run(on, adamw, 0, 33);
+    std::deque<Sample> paces;
     for (int step = 0; step < steps; ++step) {
-        Adam settings = adamw;
-        settings.step = step + 1;
+        const Sample& pace = paces.emplace_back(pace_of(adamw, step + 1));
         const Case::Step p = without.part(on, step, 0, 33);
-        kernels::adam(on.stream(), settings, on(without.factor),
+        kernels::adam(on.stream(), adamw, on(pace), on(without.factor),
                       {{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {}});
     }
     on.finish();
@@ -213,7 +227,7 @@ TYPED_TEST(Update, SlicesEqualTheWhole) {
 
 // More tensors than one launch takes, some of them empty.
 TYPED_TEST(Update, ManyTensorsAreUpdatedAsEachAlone) {
-    for (const Sgd* sgd : {static_cast<const Sgd*>(nullptr), &nesterov}) {
+    for (const SgdAt* sgd : {static_cast<const SgdAt*>(nullptr), &nesterov}) {
         TypeParam on;
         std::deque<Case> together, alone;
         for (std::int64_t i = 0; i < 150; ++i) {
@@ -278,17 +292,20 @@ TYPED_TEST(Update, TheClipFactor) {
 TYPED_TEST(Update, WrongCountsAreRefused) {
     TypeParam on;
     Case test(4);
-    const Sample five(Shape{5}, DType::f32);
+    const Sample five(Shape{5}, DType::f32), pace = pace_of(adamw, 1), rate = pace_of(nesterov);
     const Case::Step p = test.part(on, 0, 0, 4);
     const View wrong = on(five), none;
     const auto adam = [&](const kernels::AdamTensors& tensors) {
-        kernels::adam(on.stream(), adamw, on(test.factor), tensors);
+        kernels::adam(on.stream(), adamw, on(pace), on(test.factor), tensors);
     };
+    EXPECT_THROW(kernels::adam(on.stream(), adamw, on(rate), on(test.factor), {}), InternalError);
+    EXPECT_THROW(kernels::sgd(on.stream(), nesterov, on(pace), on(test.factor), {}), InternalError);
     EXPECT_THROW(adam({{&wrong, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {}}), InternalError);
     EXPECT_THROW(adam({{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {}, {}}), InternalError);
     EXPECT_THROW(adam({{&p.gradient, 1}, {&p.weight, 1}, {&p.first, 1}, {&p.second, 1}, {&wrong, 1}}), InternalError);
-    EXPECT_THROW(kernels::sgd(on.stream(), nesterov, on(test.factor), {{&p.first, 1}, {&p.weight, 1}, {&none, 1}, {}}),
-                 InternalError);
-    EXPECT_THROW(kernels::sgd(on.stream(), nesterov, wrong, {{&p.first, 1}, {&p.weight, 1}, {&p.second, 1}, {}}),
-                 InternalError);
+    const auto sgd = [&](ConstView factor, const kernels::SgdTensors& tensors) {
+        kernels::sgd(on.stream(), nesterov, on(rate), factor, tensors);
+    };
+    EXPECT_THROW(sgd(on(test.factor), {{&p.first, 1}, {&p.weight, 1}, {&none, 1}, {}}), InternalError);
+    EXPECT_THROW(sgd(wrong, {{&p.first, 1}, {&p.weight, 1}, {&p.second, 1}, {}}), InternalError);
 }

@@ -140,16 +140,26 @@ TEST(VectorMath, LanesAreAddedInHalves) {
     EXPECT_EQ(evaluate(MaximumOfLanes{}, x)[0], 1.0f);
 }
 
-TEST(VectorMath, Bf16LanesRoundAsTheScalarType) {
+// What x is rounded to, in lanes and by the scalar type; and back.
+template <class Half> void expect_lanes_of(std::vector<float> x) {
+    std::vector<Half> y(x.size());
+    struct Same {
+        TESSERA_INLINE Floats operator()(Floats value) const { return value; }
+    };
+    const auto count = static_cast<std::int64_t>(x.size());
+    kernels::map(CpuStream(1), 1, Same{}, count, y.data(), x.data());
+    for (std::size_t i = 0; i < x.size(); ++i)
+        ASSERT_EQ(y[i].bits, Half(x[i]).bits) << std::bit_cast<std::uint32_t>(x[i]);
+    kernels::map(CpuStream(1), 1, Same{}, count, x.data(), y.data());
+    for (std::size_t i = 0; i < x.size(); ++i)
+        ASSERT_EQ(std::bit_cast<std::uint32_t>(x[i]), std::bit_cast<std::uint32_t>(static_cast<float>(y[i])));
+}
+
+TEST(VectorMath, HalfLanesRoundAsTheScalarTypes) {
     std::vector<float> x;
     for (std::uint32_t bits = 0; bits < 0xfff00000u; bits += 0x1357u)
         x.push_back(std::bit_cast<float>(bits));
     x.push_back(std::bit_cast<float>(0x7f800001u)); // a NaN whose upper half alone would be infinite
-    std::vector<BFloat16> y(x.size());
-    struct Same {
-        TESSERA_INLINE Floats operator()(Floats value) const { return value; }
-    };
-    kernels::map(CpuStream(1), 1, Same{}, static_cast<std::int64_t>(x.size()), y.data(), x.data());
-    for (std::size_t i = 0; i < x.size(); ++i)
-        ASSERT_EQ(y[i].bits, BFloat16(x[i]).bits) << std::bit_cast<std::uint32_t>(x[i]);
+    expect_lanes_of<BFloat16>(x);
+    expect_lanes_of<Float16>(x);
 }

@@ -48,6 +48,7 @@ public:
         if (dtype_ == DType::i32) return view().as<std::int32_t>()[i];
         double value = 0;
         if (with_float8_type(dtype_, [&]<class T>() { value = static_cast<float>(view().as<T>()[i]); })) return value;
+        if (dtype_ == DType::f16) return static_cast<float>(view().as<Float16>()[i]);
         return dtype_ == DType::f32 ? view().as<float>()[i] : static_cast<float>(view().as<BFloat16>()[i]);
     }
     void set(std::int64_t i, double value) {
@@ -55,6 +56,8 @@ public:
             view().as<std::int32_t>()[i] = static_cast<std::int32_t>(value);
         else if (dtype_ == DType::f32)
             view().as<float>()[i] = static_cast<float>(value);
+        else if (dtype_ == DType::f16)
+            view().as<Float16>()[i] = Float16(static_cast<float>(value));
         else if (!with_float8_type(dtype_, [&]<class T>() { view().as<T>()[i] = T(static_cast<float>(value)); }))
             view().as<BFloat16>()[i] = BFloat16(static_cast<float>(value));
     }

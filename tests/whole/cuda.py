@@ -3,7 +3,7 @@
 on 1, 2 and 4 ranks that reduce through NCCL, and checkpoints go from GPUs to CPUs and back.
 
 On real GPUs TESSERA and TESSERA_EMULATED are one program, and TESSERA_GPU_RANKS says which rank counts there are GPUs for
-beside one: "2 4", or "" on a machine with one GPU."""
+beside one: "2 4", or "" on a machine with one GPU. TESSERA_SHARE_GPUS=1: those ranks share the GPUs that there are."""
 import os
 import sys
 
@@ -24,6 +24,7 @@ KEYS = {
     "lr_scheduler.warmup_steps": 5, "optimizer.lr": 3e-3,
     "metrics.evaluate_every": 10, "metrics.evaluate_batches": 4,
     "checkpoint.interval": 10, "parallelism.bucket_cap_mb": 0.02,
+    "run.share_gpus": os.environ.get("TESSERA_SHARE_GPUS") == "1",
 }
 
 
@@ -40,8 +41,8 @@ def expect_close(one, other, what, allowed):
 
 
 def check_dtype(dtype, allowed, *more):
-    """Without dropout, micro-batches are recorded and replayed as CUDA graphs."""
-    words = (f"training.dtype={dtype}", *more)
+    """All of a step is recorded and replayed as CUDA graphs."""
+    words = (f"training.dtype={'bf16' if dtype == 'f8' else dtype}", *more)
     cpu = run(f"{dtype}-cpu", "training.dtype=f32" if dtype == "tf32" else words[0], *more, "run.device=cpu")
     one = run(f"{dtype}-1", *words)
     expect_close(cpu, one, f"{dtype}: CPU and GPU", allowed)
@@ -75,17 +76,26 @@ def check_resume():
     assert "validation loss:" in out, out
 
 
+def check_sharing():
+    """Three ranks take turns on two GPUs."""
+    one = run("alone", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4")
+    shared = run("shared", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4", "run.share_gpus=true", ranks=3,
+                 extra={"TESSERA_EMULATION_DEVICES": "2"})
+    runs.expect_same(one, shared, "1 rank and 3 on 2 GPUs")
+
+
 def check_refusals():
     found = runs.train("gpt.toml", "run.device=cpu", "training.dtype=tf32", code=2).err
     assert "is a way that GPUs multiply" in found, found
-    found = runs.train("gpt.toml", "run.cuda_graph=true", code=2).err  # with dropout
-    assert "differs from step to step, so no step can be recorded" in found, found
     found = runs.train("gpt.toml", "run.device=gpu", code=2).err
     assert "no device named 'gpu'" in found, found
-    found = runs.train("gpt.toml", "run.device=cuda", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
+    found = runs.train("gpt.toml", "run.device=cuda", "run.share_gpus=false", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
     assert "this host has 1 GPU for its 2 ranks" in found, found
     if cpu_program == runs.PROGRAM:
         return
+    found = runs.train("gpt.toml", "training.dtype=bf16", "training.linear_dtype=f8", code=2,
+                       extra={"TESSERA_EMULATION_CAPABILITY": "80"}).err
+    assert "wants GPUs of compute capability 8.9 or more" in found, found
     runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
     found = runs.train("gpt.toml", "run.device=cuda", code=2).err
     assert "this host has 0 GPUs for its 1 rank" in found, found
@@ -98,9 +108,15 @@ with runs.folder():
     check_dtype("f32", 2e-5)
     check_dtype("tf32", 5e-3, "model.dropout=0")
     check_dtype("bf16", 5e-3, "model.dropout=0")
-    recorded = run("recorded", "model.dropout=0", ranks=1)
-    runs.expect_same(recorded, run("not-recorded", "model.dropout=0", "run.cuda_graph=false"), "recorded and not")
+    check_dtype("f8", 1e-2, "model.dropout=0", "training.linear_dtype=f8")
+    check_dtype("f16", 1e-3, "model.dropout=0", "training.loss_scale=16777216")  # the first steps are skipped
+    for optimizer in ("adamw", "sgd"):
+        words = (f"optimizer.name={optimizer}",)
+        recorded = run(f"{optimizer}-recorded", *words)  # with dropout
+        runs.expect_same(recorded, run(f"{optimizer}-not-recorded", *words, "run.cuda_graph=false"), "recorded and not")
     check_layouts()
     check_resume()
+    if cpu_program != runs.PROGRAM:
+        check_sharing()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")

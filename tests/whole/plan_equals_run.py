@@ -22,6 +22,8 @@ KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "commu
 CASES = [
     ([], 1), ([], 2), ([], 3), ([], 4),
     (["training.dtype=bf16"], 1), (["training.dtype=bf16", "parallelism.shared_memory=false"], 3),
+    (["training.dtype=f16"], 2), (["training.dtype=bf16", "training.linear_dtype=f8"], 2),
+    (["training.dtype=bf16", "training.weight_rounding=stochastic"], 1),
     (["training.local_batch_size=16"], 1), (["training.local_batch_size=0", "training.gradient_accumulation_steps=4"], 2),
     (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),

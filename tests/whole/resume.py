@@ -180,6 +180,23 @@ def check_fresh_start(whole):
     assert all(again.losses[step] == whole.losses[step] for step in range(1, 31)), "another course after the new start"
 
 
+def check_f16():
+    """The loss scale and the count of skipped steps go on too: it starts too high, and grows every fourth good step."""
+    words = ["training.dtype=f16", "training.loss_scale=16777216", "training.loss_scale_interval=4", "model.dropout=0"]
+    runs.train("gpt.toml", "run.folder=f16-whole", "training.steps=30", *words)
+    whole, steps = runs.read("f16-whole"), runs.metrics("f16-whole", "step")
+    assert steps[0]["skipped_steps"] == 1 and steps[-1]["skipped_steps"] > steps[8]["skipped_steps"], steps
+    runs.train("gpt.toml", "run.folder=f16-parts", "training.steps=9", *words, ranks=2)
+    goes_on_f16 = runs.train("gpt.toml", "run.folder=f16-parts", "training.steps=30", *words, ranks=4)
+    assert "at step 9, written by 2 ranks" in goes_on_f16.out, goes_on_f16.out
+    found = runs.read("f16-parts")
+    runs.expect_same(whole._replace(evaluations={}), found._replace(evaluations={}), "f16: stopped at 9 and resumed")
+    keys = ("skipped_steps", "loss_scale")
+    assert [[record[key] for key in keys] for record in runs.metrics("f16-parts", "step")] == [[record[key] for key in keys] for record in steps]
+    run = runs.train("gpt.toml", "run.folder=other", "training.steps=40", *words, code=2)
+    assert "no tensor 'optimizer.loss_scale'" in run.err, run.err
+
+
 def check_keep(name, keep, expected):
     runs.train("gpt.toml", f"run.folder={name}", "training.steps=35", f"checkpoint.keep_latest_k={keep}")
     found = [int(path.name[5:]) for path in runs.checkpoints(name)]
@@ -197,6 +214,7 @@ with runs.folder():
     check_damage(last_step, undisturbed)
     check_all_damaged()
     check_fresh_start(undisturbed)
+    check_f16()
     check_keep("keep-2", 2, [30, 35])
     check_keep("keep-all", 0, [10, 20, 30, 35])
 print("stopped, killed and resumed runs end with the bits of one that was left alone")

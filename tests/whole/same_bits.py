@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
-2 threads, in shared memory and by messages, at every ZeRO stage, with activations kept or computed again, in f32 and bf16. And what must differ does, so the comparison can fail."""
+2 threads, in shared memory and by messages, at every ZeRO stage, with activations kept or computed again, in f32, bf16,
+f16 and f8. And what must differ does, so the comparison can fail."""
 import os
 import sys
 
@@ -24,28 +25,54 @@ def run(name, *words, **options):
     return runs.read(name)
 
 
-def check_content(result):
+def check_content(result, learned):
     """That there is something to compare."""
     assert list(result.losses) == list(result.grad_norms) == list(range(1, 21)), result.losses
     assert list(result.evaluations) == [8, 16, 20], result.evaluations
-    assert float(result.losses[20]) < float(result.losses[1]) - 0.5, f"it does not learn: {result.losses}"
-    weights = [name for name in result.tensors if "/" not in name]
+    assert float(result.losses[20]) < float(result.losses[1]) - learned, f"it does not learn: {result.losses}"
+    weights = [name for name in result.tensors if "/" not in name and not name.startswith("optimizer.")]
     assert len(weights) == 2 + 2 * 6 + 1, weights
     for name in weights:
         for tensor in (name, *(moment + name for moment in MOMENTS)):
             assert np.isfinite(result.tensors[tensor]).all() and result.tensors[tensor].any(), tensor
 
 
-def check_spread(dtype, others):
-    """One rank with one thread against `others`: (name, words, options)."""
-    one = run(f"{dtype}-1", f"training.dtype={dtype}")
-    check_content(one)
+def check_spread(dtype, others, more=()):
+    """One rank with one thread against `others`: (name, words, options); all with the words `more`."""
+    of_dtype = [f"training.dtype={'bf16' if dtype in ('f8', 'bf16-stochastic') else dtype}", *more]
+    one = run(f"{dtype}-1", *of_dtype)
+    check_content(one, 0.3 if dtype == "f16" else 0.5)  # in f16 some steps are skipped
     for name, words, options in others:
         folder = f"{dtype}-{name}"
-        result = run(folder, f"training.dtype={dtype}", *words, **options)
+        result = run(folder, *of_dtype, *words, **options)
         assert runs.writers(runs.checkpoints(folder)[-1]) == options.get("ranks", 1), f"{folder}: on other ranks"
         runs.expect_same(one, result, f"{dtype}: 1 rank and {name}")
     return one
+
+
+def check_padding():
+    """A vocabulary of 4100 has 4224 rows in memory, which nobody sees."""
+    keys = {name: value for name, value in KEYS.items() if name != "data.files"}
+    runs.write_config("padded.toml", {**keys, "data.reader": "synthetic", "data.vocab_size": 4100, "model.dim": 16})
+    runs.train("padded.toml", "run.folder=padded-1")
+    runs.train("padded.toml", "run.folder=padded-3", ranks=3)
+    one = runs.read("padded-1")
+    assert one.tensors["embedding.weight"].shape == (4100, 16), "padding is saved"
+    runs.expect_same(one, runs.read("padded-3"), "a vocabulary with padding: 1 rank and 3")
+
+
+def check_skipped_steps():
+    """In f16 the first steps overflow at the scale asked for: they are skipped and counted, the scale falls and grows."""
+    for folder in ("f16-1", "f16-3-ranks"):
+        steps = runs.metrics(folder, "step")
+        skipped = [record["skipped_steps"] for record in steps]
+        scales = [float(record["loss_scale"]) for record in steps]
+        assert skipped == sorted(skipped) and 1 <= skipped[0] < skipped[-1] < 10, skipped
+        assert all(after in (before / 2, before, before * 2) for before, after in zip(scales, scales[1:])), scales
+        assert scales[0] == 268435456 and any(b == 2 * a for a, b in zip(scales, scales[1:])), scales
+        assert [record["grad_norm"] is None for record in steps] == [b > a for a, b in zip([0] + skipped, skipped)], steps
+    final = runs.read("f16-1").tensors
+    assert float(final["optimizer.skipped_steps"]) == skipped[-1], final["optimizer.skipped_steps"]
 
 
 def check_controls(one):
@@ -87,6 +114,21 @@ with runs.folder():
         ("4-ranks-zero-2", ["parallelism.zero_stage=2"], {"ranks": 4}),
         ("2-ranks-zero-3-messages", ["parallelism.zero_stage=3", "parallelism.shared_memory=false"], {"ranks": 2}),
     ])
-    assert any(line.startswith("losses:") for line in runs.differences(f32, bf16)), "bf16 computes in f32"
+    f16 = check_spread("f16", [
+        ("3-ranks", [], {"ranks": 3}),
+        ("4-ranks-messages-buckets", ["parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
+    ], ["training.loss_scale=268435456", "training.loss_scale_interval=8"])  # too much for the first steps
+    stochastic = check_spread("bf16-stochastic", [
+        ("3-ranks-2-threads", ["run.threads=2"], {"ranks": 3}),
+    ], ["training.weight_rounding=stochastic"])
+    f8 = check_spread("f8", [
+        ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
+        ("3-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 3}),
+    ], ["training.linear_dtype=f8"])
+    for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16"), (bf16, f8, "f8"),
+                             (bf16, stochastic, "stochastic rounding")):
+        assert any(line.startswith("losses:") for line in runs.differences(one, other)), f"{what} is not what it says"
+    check_skipped_steps()
+    check_padding()
     check_controls(f32)
 print("the same bits however it is spread, and other bits where they must be")

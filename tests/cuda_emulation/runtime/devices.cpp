@@ -27,8 +27,8 @@ cudaDeviceProp properties(int device) {
     std::snprintf(result.name, sizeof result.name, "CPU emulation");
     result.uuid.bytes[0] = static_cast<char>(device);
     result.pciBusID = device;
-    result.major = hopper::compute_capability_major;
-    result.minor = hopper::compute_capability_minor;
+    result.major = settings().capability / 10;
+    result.minor = settings().capability % 10;
     result.multiProcessorCount = hopper::multiprocessors;
     result.totalGlobalMem = settings().memory;
     result.l2CacheSize = 50 << 20;

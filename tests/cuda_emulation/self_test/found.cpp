@@ -16,7 +16,7 @@ struct Mode {
     const char* variables;  // # stands for the seed
     int seeds = 1;          // how many of them; one that finds a fault is enough
     bool checked = false;   // with the checked program
-    bool sanitized = false; // in a build with the address sanitizer only
+    bool sanitized = false; // with the sanitized program
 };
 constexpr std::array modes{
     Mode{"forward", ""},
@@ -44,9 +44,13 @@ constexpr bool sanitized = true;
 constexpr bool sanitized = false;
 #endif
 
-bool available(const Mode& mode) {
-    return (!mode.checked || *EMULATION_FAULTS_CHECKED != 0) && (!mode.sanitized || sanitized);
+// Where the whole build is sanitized, every program is.
+const char* program_of(const Mode& mode) {
+    if (mode.checked) return EMULATION_FAULTS_CHECKED;
+    return mode.sanitized && !sanitized ? EMULATION_FAULTS_SANITIZED : EMULATION_FAULTS;
 }
+
+bool available(const Mode& mode) { return *program_of(mode) != 0; }
 
 struct Ending {
     int status = 0;
@@ -59,8 +63,8 @@ Ending run(const Mode& mode, int seed, const std::string& fault) {
         if (variables.back() == ' ') variables += "TESSERA_EMULATION_";
         variables += *c == '#' ? std::to_string(seed) : std::string(1, *c);
     }
-    const std::string command = "env" + variables + " OPENBLAS_NUM_THREADS=1 timeout 60 " +
-                                (mode.checked ? EMULATION_FAULTS_CHECKED : EMULATION_FAULTS) + " " + fault + " 2>&1";
+    const std::string command =
+        "env" + variables + " OPENBLAS_NUM_THREADS=1 timeout 60 " + program_of(mode) + " " + fault + " 2>&1";
     Ending result;
     std::FILE* const pipe = popen(command.c_str(), "r");
     std::array<char, 4096> text;

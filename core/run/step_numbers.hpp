@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a step left behind: loss, gradient norm and, in f16, the loss scale; and whether training can go on from it.
+#pragma once
+
+#include "core/run/executor.hpp"
+#include "core/run/experiment.hpp"
+#include "core/run/metrics.hpp"
+
+namespace tessera {
+
+class StepNumbers {
+public:
+    // Once weights and states have started or are restored. All arguments outlive this.
+    StepNumbers(const Experiment& experiment, const Executor& executor);
+
+    // Steps so far whose gradients were not finite at their loss scale, and which changed nothing.
+    std::int64_t skipped_steps() const { return skipped_steps_; }
+
+    // Fills the fields of `record`, whose step is over. Every rank holds the same bits, so that all throw together:
+    // SystemError when loss or gradients are not finite, in f16 only once the loss scale is below 1.
+    void read(StepRecord& record);
+
+private:
+    float number_of(ValueId id) const;
+    void read_loss_scale();
+
+    const Experiment& experiment_;
+    const Executor& executor_;
+    float loss_scale_ = -1; // of the next step
+    std::int64_t skipped_steps_ = 0;
+};
+
+} // namespace tessera
