@@ -169,6 +169,7 @@ void Executor::reduce(const Exchange& exchange) {
     const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
     Communicator& communicator = groups_.axis(exchange.axis);
     if (exchange.axis != layout_.data_axis) {
+        follow(exchange_stream_, stream_); // so that it is recorded, too
         follow(stream_, exchange_stream_); // which may be at the same sums
         return communicator.all_reduce(stream_, buffer, Reduction::sum);
     }

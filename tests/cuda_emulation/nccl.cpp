@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <memory>
 
 using namespace nccl_substitute;
@@ -25,7 +26,7 @@ ncclResult_t refuse(const std::string& why) {
     return ncclInvalidArgument;
 }
 
-std::size_t bytes_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : type == ncclBfloat16 ? 2 : 4; }
+std::size_t bytes_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : type == ncclBfloat16 || type == ncclFloat16 ? 2 : 4; }
 
 int mpi_count(std::size_t bytes) {
     if (bytes > INT32_MAX) throw std::runtime_error("more than 2^31 - 1 bytes in a collective: too many here");
@@ -41,6 +42,8 @@ template <class T> T combine(T a, T b, ncclRedOp_t operation) {
         return static_cast<T>(static_cast<std::uint32_t>(a) + static_cast<std::uint32_t>(b));
     else if constexpr (std::is_same_v<T, __nv_bfloat16>)
         return __float2bfloat16(__bfloat162float(a) + __bfloat162float(b)); // rounded every time
+    else if constexpr (std::is_same_v<T, __half>)
+        return __float2half(__half2float(a) + __half2float(b));
     else
         return a + b;
 }
@@ -63,6 +66,8 @@ void reduce(const std::vector<std::byte>& gathered, std::size_t count, ncclDataT
         reduce<float>(gathered.data(), count, ranks, operation, to);
     else if (type == ncclBfloat16)
         reduce<__nv_bfloat16>(gathered.data(), count, ranks, operation, to);
+    else if (type == ncclFloat16)
+        reduce<__half>(gathered.data(), count, ranks, operation, to);
     else if (type == ncclInt32)
         reduce<std::int32_t>(gathered.data(), count, ranks, operation, to);
     else
