@@ -16,20 +16,6 @@ void write_places(const StepState& state, const View& host) {
                             static_cast<std::uint64_t>(state.first_sample + row));
 }
 
-// Of the runs of elements that lie together in the whole tensor, the dims behind `cut` being whole: where in it the
-// index-th of a part begins.
-std::int64_t first_of_run(const Shape& whole, const Box& part, int cut, std::int64_t index) {
-    std::int64_t step = whole.count(cut + 1, whole.rank());
-    std::int64_t place = part.ranges[static_cast<std::size_t>(cut)].begin * step;
-    for (int dim = cut - 1; dim >= 0; --dim) {
-        step *= whole[dim + 1];
-        const Range& range = part.ranges[static_cast<std::size_t>(dim)];
-        place += (range.begin + index % range.size()) * step;
-        index /= range.size();
-    }
-    return place;
-}
-
 class DropoutOp final : public Op { // x, places -> y
 public:
     DropoutOp(double probability, std::string_view stream_name)
@@ -57,18 +43,14 @@ public:
     int in_place_input() const override { return 0; }
     void run(Stream& stream, const Operands& a) const override {
         const Shape& part = a.inputs[0].shape;
-        if (part.count() == 0) return;
         const Shape& whole = a.locality == nullptr ? part : a.locality->wholes[0];
-        const std::int64_t of_sample = whole.count(1, whole.rank());
-        int cut = part.rank() - 1; // dims behind it are whole
-        while (cut > 0 && part[cut] == whole[cut])
-            --cut;
-        if (cut == 0) return drop(stream, a, of_sample, 0, 0, 0, part.count());
-        const std::int64_t run = part.count(cut, part.rank()), runs_of_sample = part.count(1, cut);
-        for (std::int64_t i = 0; i < part.count(0, cut); ++i) {
-            const std::int64_t first = first_of_run(whole, a.locality->inputs[0], cut, i) % of_sample;
-            drop(stream, a, of_sample, i / runs_of_sample, first, i * run, run);
-        }
+        const std::int64_t of_sample = whole.count(1, whole.rank()), of_part = part.count(1, part.rank());
+        if (part.count() == 0) return;
+        if (of_part == of_sample) return drop(stream, a, of_sample, 0, 0, 0, part.count());
+        for_each_run(whole, a.locality->inputs[0],
+                     [&](std::int64_t in_whole, std::int64_t in_part, std::int64_t count) {
+                         drop(stream, a, of_sample, in_part / of_part, in_whole % of_sample, in_part, count);
+                     });
     }
     std::vector<ExampleInput> example() const override {
         return {{{{4, 6, 20}, DType::f32}}, {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_places}};

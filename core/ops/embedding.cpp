@@ -33,9 +33,11 @@ public:
         return rules;
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
-                                 std::span<const TensorType>) const override {
+                                 std::span<const TensorType> out) const override {
         return std::visit(
-            [&](auto& s) { return kernels::embedding_gradient_workspace_bytes(s, in[0].shape.count(), vocabulary_); },
+            [&](auto& s) {
+                return kernels::embedding_gradient_workspace_bytes(s, in[0].shape.count(), out[0].shape[0]);
+            },
             stream);
     }
     void run(Stream& stream, const Operands& a) const override {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // stochastic_cast: f32 rounded to bf16 by chance, keyed by seed, step, name and the element's index, never by rank.
 #include "kernels/stochastic_cast.hpp"
-#include "kernels/random.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
+#include "kernels/random.hpp"
+
+#include <algorithm>
 
 namespace tessera {
 namespace {
@@ -25,10 +27,12 @@ public:
         if (graph.value(dy[0]).type.dtype == DType::f32) return {dy[0], no_value};
         return {ops::cast(graph, node.name + ".gradient", dy[0], DType::f32), no_value};
     }
-    // Elements that lie together in the whole.
+    // A part draws the numbers that the whole draws in its place.
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        if (in[0].shape.rank() == 0) return {};
-        return {{{Placement::shard(0), Placement::replicate()}, {Placement::shard(0)}}};
+        std::vector<PlacementRule> rules = elementwise_rules(in[0].shape.rank(), 2, 1);
+        for (PlacementRule& rule : rules)
+            rule.inputs[1] = Placement::replicate();
+        return rules;
     }
     std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
                                                  std::span<const Placement> inputs) const override {
@@ -36,17 +40,28 @@ public:
         return Op::placed(types, inputs);
     }
     void run(Stream& stream, const Operands& a) const override {
-        const kernels::StochasticCast which{stream_, first_element(a)};
-        std::visit([&](auto& s) { kernels::stochastic_cast(s, which, a.inputs[1], a.inputs[0], a.outputs[0]); },
-                   stream);
+        if (a.locality == nullptr || a.inputs[0].count() == a.locality->wholes[0].count())
+            return round(stream, a, 0, 0, a.inputs[0].count());
+        const Box& part = a.locality->inputs[0];
+        const Range run = a.locality->runs[0];
+        for_each_run(a.locality->wholes[0], part, [&](std::int64_t in_whole, std::int64_t in_part, std::int64_t count) {
+            const std::int64_t begin = std::max(in_part, run.begin), end = std::min(in_part + count, run.end);
+            if (begin < end) round(stream, a, in_whole + begin - in_part, begin - run.begin, end - begin);
+        });
     }
 
 private:
-    static std::uint64_t first_element(const Operands& a) {
-        if (a.locality == nullptr || a.locality->wholes[0].rank() == 0) return 0;
-        const Shape& whole = a.locality->wholes[0];
-        return static_cast<std::uint64_t>(a.locality->inputs[0].ranges[0].begin * whole.count(1, whole.rank()) +
-                                          a.locality->runs[0].begin);
+    // Elements [begin, begin + count) of what this rank holds, neighbours in the whole from element `first` on.
+    void round(Stream& stream, const Operands& a, std::int64_t first, std::int64_t begin, std::int64_t count) const {
+        const kernels::StochasticCast which{stream_, static_cast<std::uint64_t>(first)};
+        const auto elements = [&](const View& view) {
+            return View(static_cast<std::byte*>(view.memory()) + begin * bytes_of(view.dtype), {count}, view.dtype);
+        };
+        std::visit(
+            [&](auto& s) {
+                kernels::stochastic_cast(s, which, a.inputs[1], elements(a.inputs[0]), elements(a.outputs[0]));
+            },
+            stream);
     }
 
     std::uint64_t stream_; // of the random key

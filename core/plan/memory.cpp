@@ -165,19 +165,24 @@ void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, P
     for (const std::int32_t node : order)
         runs[static_cast<std::size_t>(node)] = true;
     const std::vector<ValueId> homes = homes_of_runs(graph, order);
+    const auto lay = [&need](PlannedValue& value) { // a home lies in its parameter's place
+        if (value.offset >= 0) return;
+        value.offset = need[value.memory];
+        need[value.memory] += align_up(value.local.bytes());
+    };
     for (std::size_t i = 0; i < plan.values.size(); ++i) { // what lives for ever lies in the order of the graph
         PlannedValue& value = plan.values[i];
-        if (homes[i] != no_value) continue;
         const std::int32_t producer = graph.values()[i].producer;
         if (value.memory == MemoryKind::activations || (producer >= 0 && !runs[static_cast<std::size_t>(producer)]))
             continue;
-        value.offset = need[value.memory];
-        need[value.memory] += align_up(value.local.bytes());
+        if (homes[i] == no_value) {
+            lay(value);
+            continue;
+        }
+        PlannedValue& home = plan.values[static_cast<std::size_t>(homes[i])];
+        lay(home);
+        value.offset = home.offset + value.run.begin * bytes_of(value.local.dtype);
     }
-    for (std::size_t i = 0; i < plan.values.size(); ++i)
-        if (homes[i] != no_value)
-            plan.values[i].offset = plan.value(homes[i]).offset +
-                                    plan.values[i].run.begin * bytes_of(plan.values[i].local.dtype);
     plan.slot_bytes = need[MemoryKind::gradients];
     need[MemoryKind::gradients] *= plan.slots;
 

@@ -93,13 +93,17 @@ int zero_stage(const Config& config) {
     return static_cast<int>(stage);
 }
 
-void check_context(const Config& config, const Mesh& mesh) {
-    for (int axis = 0; axis < mesh.axis_count(); ++axis) {
-        const MeshAxis& context = mesh.axis(axis);
-        if (context.name == "context" && config.get(training_sequence) % context.size != 0)
+void check_modes(const Config& config, const Mesh& mesh) {
+    for (int index = 0; index < mesh.axis_count(); ++index) {
+        const MeshAxis& axis = mesh.axis(index);
+        if (axis.name == "context" && config.get(training_sequence) % axis.size != 0)
             config.refuse(training_sequence.name, fmt::format("{} tokens cannot be shared out evenly over {} ranks of "
                                                               "context parallelism",
-                                                              config.get(training_sequence), context.size));
+                                                              config.get(training_sequence), axis.size));
+        if (axis.name != "data" && config.get(training_linear_dtype) == "f8")
+            config.refuse(training_linear_dtype.name, fmt::format("\"f8\" has one scale for a whole tensor: no part of "
+                                                                  "it can be rounded on the ranks of mesh axis '{}'",
+                                                                  axis.name));
     }
 }
 
@@ -112,7 +116,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
                                                   {.zero_stage = zero_stage(config),
                                                    .sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
-    check_context(config, layout.mesh);
+    check_modes(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);
     layout.bucket_bytes = bucket_bytes(config, stream);

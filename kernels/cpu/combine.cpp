@@ -15,16 +15,18 @@ namespace {
 constexpr int block = 64;       // elements combined together: 4 AVX-512 registers of f32
 constexpr int most_levels = 66; // no tree over 2^63 leaves is deeper
 
-// f32 and bf16 are combined as float, i32 as unsigned, whose sums may wrap around.
+// f32, bf16 and f16 are combined as float, i32 as unsigned, whose sums may wrap around.
 template <class T> struct Wide { using type = float; };
 template <> struct Wide<std::int32_t> { using type = std::uint32_t; };
 
 TESSERA_INLINE float widen(float value) { return value; }
 TESSERA_INLINE float widen(BFloat16 value) { return static_cast<float>(value); }
+TESSERA_INLINE float widen(Float16 value) { return static_cast<float>(value); }
 TESSERA_INLINE std::uint32_t widen(std::int32_t value) { return static_cast<std::uint32_t>(value); }
 
 TESSERA_INLINE void narrow(float value, float& to) { to = value; }
 TESSERA_INLINE void narrow(float value, BFloat16& to) { to = BFloat16(value); }
+TESSERA_INLINE void narrow(float value, Float16& to) { to = Float16(value); }
 TESSERA_INLINE void narrow(std::uint32_t value, std::int32_t& to) { to = static_cast<std::int32_t>(value); }
 
 // A NaN on either side wins.
@@ -108,6 +110,15 @@ TESSERA_MULTIVERSION void combine_bf16_max(const Work& work, std::int64_t begin,
 TESSERA_MULTIVERSION void combine_bf16_min(const Work& work, std::int64_t begin, std::int64_t end) {
     combine_range<BFloat16, Reduction::min>(work, begin, end);
 }
+TESSERA_MULTIVERSION void combine_f16_sum(const Work& work, std::int64_t begin, std::int64_t end) {
+    combine_range<Float16, Reduction::sum>(work, begin, end);
+}
+TESSERA_MULTIVERSION void combine_f16_max(const Work& work, std::int64_t begin, std::int64_t end) {
+    combine_range<Float16, Reduction::max>(work, begin, end);
+}
+TESSERA_MULTIVERSION void combine_f16_min(const Work& work, std::int64_t begin, std::int64_t end) {
+    combine_range<Float16, Reduction::min>(work, begin, end);
+}
 TESSERA_MULTIVERSION void combine_i32_sum(const Work& work, std::int64_t begin, std::int64_t end) {
     combine_range<std::int32_t, Reduction::sum>(work, begin, end);
 }
@@ -131,7 +142,8 @@ Loop loop_for(DType dtype, Reduction reduction) {
         return pick(combine_bf16_sum, combine_bf16_max, combine_bf16_min);
     case DType::i32:
         return pick(combine_i32_sum, combine_i32_max, combine_i32_min);
-    case DType::f16: // of a micro-batch only
+    case DType::f16:
+        return pick(combine_f16_sum, combine_f16_max, combine_f16_min);
     case DType::f8e4m3:
     case DType::f8e5m2: // of products only
         break;

@@ -11,16 +11,18 @@ constexpr int threads = 128;
 constexpr int width = 4;        // elements a thread combines
 constexpr int most_levels = 24; // of the stack: 48 KB of shared memory. 2048 balanced pieces need 12.
 
-// f32 and bf16 are combined as float, i32 as unsigned, whose sums may wrap around.
+// f32, bf16 and f16 are combined as float, i32 as unsigned, whose sums may wrap around.
 template <class T> struct Wide { using type = float; };
 template <> struct Wide<std::int32_t> { using type = std::uint32_t; };
 
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ float widen(__nv_bfloat16 value) { return cuda::to_float(value); }
+__device__ __forceinline__ float widen(__half value) { return cuda::to_float(value); }
 __device__ __forceinline__ std::uint32_t widen(std::int32_t value) { return static_cast<std::uint32_t>(value); }
 
 __device__ __forceinline__ void narrow(float value, float& to) { to = value; }
 __device__ __forceinline__ void narrow(float value, __nv_bfloat16& to) { to = cuda::from_float<__nv_bfloat16>(value); }
+__device__ __forceinline__ void narrow(float value, __half& to) { to = cuda::from_float<__half>(value); }
 __device__ __forceinline__ void narrow(std::uint32_t value, std::int32_t& to) { to = static_cast<std::int32_t>(value); }
 
 // A NaN on either side wins.
@@ -147,6 +149,9 @@ void combine(CudaStream& stream, DType dtype, Reduction reduction, std::span<con
         break;
     case DType::bf16:
         run<__nv_bfloat16>(stream, reduction, merges_after, sources, count, targets[0]);
+        break;
+    case DType::f16:
+        run<__half>(stream, reduction, merges_after, sources, count, targets[0]);
         break;
     case DType::i32:
         run<std::int32_t>(stream, reduction, merges_after, sources, count, targets[0]);

@@ -12,6 +12,7 @@
 #include "kernels/tensor.hpp"
 #include "parallel/layout/mesh.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -74,5 +75,29 @@ Range run_of(const Box& box, const Placements& placements, const Mesh& mesh, con
 
 // A run of a box's elements as boxes, in order: at most two for each dim but one.
 std::vector<Box> boxes_of_run(const Box& box, Range run);
+
+// Calls visit(first element in the whole tensor, first element in the box, count) for each run of elements of `box`
+// that lies together in a tensor of shape `whole`.
+template <class Visit> void for_each_run(const Shape& whole, const Box& box, const Visit& visit) {
+    const Shape part = box.shape();
+    if (part.count() == 0) return;
+    int inner = whole.rank(); // dims [inner, rank) are whole in the box
+    while (inner > 0 && part[inner - 1] == whole[inner - 1])
+        --inner;
+    const int first = std::max(inner - 1, 0); // a run spans the box's range of this dim
+    const std::int64_t run = part.count(first, part.rank());
+    for (std::int64_t index = 0; index < part.count() / run; ++index) {
+        std::int64_t rest = index;
+        std::int64_t at = whole.rank() == 0 ? 0
+                                            : box.ranges[static_cast<std::size_t>(first)].begin *
+                                                  whole.count(first + 1, whole.rank());
+        for (int dim = first - 1; dim >= 0; --dim) {
+            at += (box.ranges[static_cast<std::size_t>(dim)].begin + rest % part[dim]) *
+                  whole.count(dim + 1, whole.rank());
+            rest /= part[dim];
+        }
+        visit(at, index * run, run);
+    }
+}
 
 } // namespace tessera

@@ -16,9 +16,9 @@ namespace {
 const Shape rows{3, 7};
 
 struct Whole { // logits, targets[, scale] -> [dlogits, ]loss
-    Whole(const OpPointer& made, std::int64_t vocabulary, DType dtype) : op(made) {
+    Whole(const OpPointer& made, std::int64_t vocabulary, std::int64_t columns, DType dtype) : op(made) {
         std::mt19937 generator(5);
-        inputs.emplace_back(Shape{rows[0], rows[1], vocabulary}, dtype);
+        inputs.emplace_back(Shape{rows[0], rows[1], columns}, dtype);
         inputs.emplace_back(rows, DType::i32);
         fill_randomly(inputs[0], generator);
         fill_randomly(inputs[1], generator, 0, static_cast<std::int32_t>(vocabulary));
@@ -30,7 +30,7 @@ struct Whole { // logits, targets[, scale] -> [dlogits, ]loss
         }
         for (const TensorType& type : op->infer(types_of(views_of(inputs))))
             outputs.emplace_back(type.shape, type.dtype);
-        run_op(*op, views_of(inputs), views_of(outputs), StepState());
+        run_op(*op, views_of(inputs), views_of(outputs));
     }
 
     OpPointer op;
@@ -55,7 +55,7 @@ void run_half(const Op& op, const std::vector<View>& inputs, const std::vector<V
         locality.counts.push_back(true);
     }
     Stream stream = CpuStream(1);
-    run_op(op, inputs, outputs, StepState(), stream, &locality);
+    run_op(op, inputs, outputs, stream, &locality);
 }
 
 // What each rank has in the end: its part of dlogits, if there are any, and the loss.
@@ -77,7 +77,7 @@ std::vector<Samples> run_halves(const Whole& whole, int ranks) {
         run_half(*halves->first, inputs, {mine.view()}, whole, ranks, communicator.rank());
         const Redistribute gather(0, ranks, Placement::shard(0), Placement::replicate());
         const View from = mine.view(), to = all.view();
-        gather.run(stream, {{&from, 1}, {&to, 1}, View(), StepState(), nullptr, &groups});
+        gather.run(stream, {{&from, 1}, {&to, 1}, View(), nullptr, &groups});
         inputs.push_back(to);
         Samples& result = results[rank];
         if (whole.outputs.size() == 2) result.emplace_back(inputs[0].shape, inputs[0].dtype);
@@ -87,9 +87,10 @@ std::vector<Samples> run_halves(const Whole& whole, int ranks) {
     return results;
 }
 
-void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, DType dtype, int ranks) {
-    SCOPED_TRACE(fmt::format("{}: {} classes in {}, {} ranks", op->name(), vocabulary, name_of(dtype), ranks));
-    const Whole whole(op, vocabulary, dtype);
+void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, std::int64_t columns, DType dtype, int ranks) {
+    SCOPED_TRACE(fmt::format("{}: {} classes in {} columns of {}, {} ranks", op->name(), vocabulary, columns,
+                             name_of(dtype), ranks));
+    const Whole whole(op, vocabulary, columns, dtype);
     const std::vector<Samples> results = run_halves(whole, ranks);
     Samples gradients;
     for (const Samples& result : results) {
@@ -103,15 +104,16 @@ void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, DType
 } // namespace
 
 TEST(CrossEntropyHalves, AreTheWholeOnAnyRanks) {
-    for (const OpPointer& op : {make_cross_entropy(), make_cross_entropy_loss()})
-        for (const std::int64_t vocabulary : {3, 19, 65, 257}) // 3 leaves the fourth rank without a class
-            for (const DType dtype : {DType::f32, DType::bf16})
-                for (const int ranks : {1, 2, 3, 4})
-                    expect_halves_are_whole(op, vocabulary, dtype, ranks);
+    for (const std::int64_t vocabulary : {3, 19, 65, 257}) // 3 leaves the fourth rank without a class
+        for (const OpPointer& op : {make_cross_entropy(vocabulary), make_cross_entropy_loss(vocabulary)})
+            for (const std::int64_t padding : {0, 1, 9})
+                for (const DType dtype : {DType::f32, DType::bf16})
+                    for (const int ranks : {1, 2, 3, 4})
+                        expect_halves_are_whole(op, vocabulary, vocabulary + padding, dtype, ranks);
 }
 
 TEST(CrossEntropyHalves, AreForClassesThatAreCutAlone) {
-    const Whole whole(make_cross_entropy(), 19, DType::f32);
+    const Whole whole(make_cross_entropy(19), 19, 19, DType::f32);
     const std::vector<TensorType> types = types_of(views_of(whole.inputs));
     const Placement replicate = Placement::replicate();
     EXPECT_TRUE(whole.op->halves(types, std::vector{Placement::shard(2), replicate, replicate}, 2));
@@ -122,22 +124,21 @@ TEST(CrossEntropyHalves, AreForClassesThatAreCutAlone) {
 
 // Over the other axes of a mesh the halves share out rows, as the whole op does.
 TEST(CrossEntropyHalves, ShareOutRows) {
-    for (const OpPointer& op : {make_cross_entropy(), make_cross_entropy_loss()}) {
-        const Whole whole(op, 19, DType::f32);
+    for (const OpPointer& op : {make_cross_entropy(19), make_cross_entropy_loss(19)}) {
+        const Whole whole(op, 19, 19, DType::f32);
         const std::vector<TensorType> types = types_of(views_of(whole.inputs));
         const auto halves = op->halves(types, cut_classes(whole), 1);
         Samples statistics;
         statistics.emplace_back(halves->first->infer(types).at(0).shape, DType::f32);
-        run_op(*halves->first, views_of(whole.inputs), views_of(statistics), StepState());
+        run_op(*halves->first, views_of(whole.inputs), views_of(statistics));
         for (const PlacementRule& rule : halves->first->placements(types))
             if (rule.inputs[0] != Placement::shard(2))
-                expect_sharded_is_whole(*halves->first, whole.inputs, types_of(views_of(statistics)), rule, 2,
-                                        StepState());
+                expect_sharded_is_whole(*halves->first, whole.inputs, types_of(views_of(statistics)), rule, 2);
         Samples inputs = whole.inputs;
         inputs.push_back(statistics[0]);
         const std::vector<TensorType> outputs = types_of(views_of(whole.outputs));
         for (const PlacementRule& rule : halves->second->placements(types_of(views_of(inputs))))
             if (rule.inputs[0] != Placement::shard(2))
-                expect_sharded_is_whole(*halves->second, inputs, outputs, rule, 2, StepState());
+                expect_sharded_is_whole(*halves->second, inputs, outputs, rule, 2);
     }
 }

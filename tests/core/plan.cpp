@@ -240,6 +240,7 @@ TEST(Plan, KeepsItsPromisesOnEveryMesh) {
             for (const int tensor : {1, 2})
                 for (const int stage : {0, 1, 2, 3})
                     for (const Variant& variant : variants()) {
+                        if (variant.name == "f8" && context * tensor > 1) continue; // refused
                         const int ranks = data * context * tensor;
                         SCOPED_TRACE(fmt::format("data {} x context {} x tensor {}, ZeRO {}, {}", data, context, tensor,
                                                  stage, variant.name));

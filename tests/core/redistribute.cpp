@@ -66,7 +66,7 @@ Samples run_on_ranks(const Redistribute& op, const Samples& inputs, const Sample
         const TensorType in_type{in.shape, in.dtype}, out_type{out.shape, out.dtype};
         const Sample workspace({(op.workspace_bytes(stream, {&in_type, 1}, {&out_type, 1}) + 3) / 4}, DType::f32);
         fill_with_nan(workspace.view());
-        op.run(stream, {{&in, 1}, {&out, 1}, workspace.view(), StepState(), nullptr, &groups});
+        op.run(stream, {{&in, 1}, {&out, 1}, workspace.view(), nullptr, &groups});
     });
     return outputs;
 }
@@ -133,7 +133,7 @@ TEST_P(RedistributeOn, ASumMayBeTakenWhereItLies) {
         Stream stream = CpuStream(1);
         Groups groups(Mesh({{"data", 1}, {"tensor", communicator.size()}}), communicator);
         const View view = parts[static_cast<std::size_t>(communicator.rank())].view();
-        op.run(stream, {{&view, 1}, {&view, 1}, View(), StepState(), nullptr, &groups});
+        op.run(stream, {{&view, 1}, {&view, 1}, View(), nullptr, &groups});
     });
     for (const Sample& part : parts)
         EXPECT_TRUE(part.same_bits(whole));

