@@ -185,7 +185,7 @@ constexpr int staged_columns = 64;
 
 template <class T, int width> __global__ void __launch_bounds__(threads)
     add_rows_of_frequent_token(const std::int32_t* __restrict__ tokens, const std::int32_t* __restrict__ sorted,
-                               const std::int32_t* __restrict__ ranges, const T* __restrict__ dy, Rows rows,
+                               const std::int32_t* __restrict__ ranges, const T* __restrict__ dy, Rows shard,
                                std::int64_t columns, float* __restrict__ dtable) {
     constexpr int threads_per_row = staged_columns / width;
     constexpr int rows_at_once = threads / threads_per_row;
@@ -193,8 +193,8 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     using Stage = cuda::Piece<T, staged_columns>;
     TESSERA_SHARED(Stage, stage, [staged_rows]);
     const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * few_rows;
-    if (!rows.have(tokens[sorted[i]])) return;
-    const std::int64_t token = tokens[sorted[i]] - rows.first;
+    if (!shard.have(tokens[sorted[i]])) return;
+    const std::int64_t token = tokens[sorted[i]] - shard.first;
     const int begin = ranges[2 * token], end = ranges[2 * token + 1];
     if (end - begin <= few_rows || i - few_rows >= begin) return;
 

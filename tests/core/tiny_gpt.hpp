@@ -5,6 +5,7 @@
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "core/run/experiment.hpp"
+#include "kernels/error.hpp"
 
 #include <memory>
 #include <string>
