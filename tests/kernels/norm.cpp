@@ -215,9 +215,11 @@ TYPED_TEST(Norm, TheGradientMayOverwriteDy) {
 
 TYPED_TEST(Norm, RowsOfAnyWidth) {
     TypeParam on;
+    int turn = 0;
     for (const DType type : types)
         for (const Sizes size : wide_sizes)
             for (const auto& [centered, bias] : norms) {
+                if (size.columns > 1024 && turn++ % 4 != 0) continue; // each of them in some type
                 SCOPED_TRACE(testing::Message()
                              << size.rows << " x " << size.columns << (centered ? " layer" : " rms"));
                 Case test(centered, bias, size, type);

@@ -124,9 +124,11 @@ TYPED_TEST(NormOfSum, TheBitsOfTheSumAndTheNorm) {
 
 TYPED_TEST(NormOfSum, TheGradientAddsWhatReachesTheSum) {
     TypeParam on;
+    int turn = 0;
     for (const DType type : types)
         for (const Sizes size : sizes)
             for (const bool centered : kinds) {
+                if (size.columns > 1024 && turn++ % 5 != 0) continue; // each of them in some type
                 SCOPED_TRACE(label(centered, size, type));
                 Case test(centered, size, type);
                 test.forward(on, test.sum);
