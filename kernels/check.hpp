@@ -24,8 +24,8 @@ void check_rows(std::string_view kernel, const ConstView& x, const ConstView& ro
 // Throws InternalError "dropout: a probability of 1.5, expected one in [0, 1]".
 void check_probability(std::string_view kernel, float probability);
 
-// How many of a shard's `count` rows or columns are classes; those behind are padding. Throws InternalError "embedding: a
-// shard from -1 of 65 classes" for one that begins before the first class.
+// How many of a shard's `count` rows or columns are classes; those behind are padding. Throws InternalError "embedding:
+// a shard from -1 of 65 classes" for one that begins before the first class.
 std::int64_t classes_in(std::string_view kernel, VocabularyShard shard, std::int64_t count);
 
 // Throws InternalError "cross_entropy: 60 classes in rows of 50".

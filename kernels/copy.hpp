@@ -26,8 +26,8 @@ void begin_upload(CudaStream& stream, ConstView host, View y);
 void end_uploads(CpuStream& stream);
 void end_uploads(CudaStream& stream);
 
-// Block i of `count`, of `bytes` bytes, is copied from i * from_step bytes behind from's first byte to i * to_step bytes
-// behind to's. Of the views only the memory counts; from and to do not overlap.
+// Block i of `count`, of `bytes` bytes, is copied from i * from_step bytes behind from's first byte to i * to_step
+// bytes behind to's. Of the views only the memory counts; from and to do not overlap.
 struct Blocks {
     std::int64_t count = 0;
     std::int64_t bytes = 0;

@@ -8,9 +8,9 @@
 #include "kernels/vocabulary_shard.hpp"
 
 // logits, dlogits: (N, Vs) f32, bf16 or f16, the columns [first, first + Vs) of the whole; Vs may be 0. What lies
-// behind the classes is padding, which is not read and gets the gradient 0. Targets are classes of the whole vocabulary, or
-// ignore_index; N is their count. The statistics name one that is out of range as
-// cross_entropy does; for the gradient it is like ignore_index.
+// behind the classes is padding, which is not read and gets the gradient 0. Targets are classes of the whole
+// vocabulary, or ignore_index; N is their count. The statistics name one that is out of range as cross_entropy does;
+// for the gradient it is like ignore_index.
 namespace tessera::kernels {
 
 // statistics: (3, N) f32. statistics[0,n] = the largest logit, but at least the lowest float; statistics[1,n] = sum_v

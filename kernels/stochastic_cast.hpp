@@ -18,8 +18,8 @@ struct StochasticCast {
 
 // y[i] = the upper half of x[i] + r, r being the upper 16 bits of the element's random word (random_place), as bits:
 // the magnitude is rounded up with the chance of what is cut off. NaN and infinity as cast() has them. x: f32   y:
-// bf16, equal counts. draw: draw_words i32, read when the kernel runs; its sample does not matter. The same bits on every
-// device.
+// bf16, equal counts. draw: draw_words i32, read when the kernel runs; its sample does not matter. The same bits on
+// every device.
 void stochastic_cast(CpuStream& stream, const StochasticCast& which, ConstView draw, ConstView x, View y);
 void stochastic_cast(CudaStream& stream, const StochasticCast& which, ConstView draw, ConstView x, View y);
 

@@ -65,8 +65,8 @@ Stream make_stream(const Config& config, const World* world) {
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    Stream gpu = gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus,
-                            {.tf32 = config.get(training_dtype) == "tf32"});
+    Stream gpu =
+        gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus, {.tf32 = config.get(training_dtype) == "tf32"});
     if (config.get(training_linear_dtype) == "f8" &&
         !std::visit([](const auto& s) { return kernels::matmul_has_f8(s); }, gpu))
         config.refuse(training_linear_dtype.name,

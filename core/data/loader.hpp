@@ -21,9 +21,9 @@ namespace tessera {
 struct LoaderOptions {
     Split split = Split::train;
     std::int64_t micro_batch_size = 1;
-    std::int64_t first_micro_batch = 0; // of this rank's share of each step
-    std::int64_t micro_batches = 1;     // in it
-    std::int64_t stride = 1;            // between them
+    std::int64_t first_micro_batch = 0;      // of this rank's share of each step
+    std::int64_t micro_batches = 1;          // in it
+    std::int64_t stride = 1;                 // between them
     std::int64_t micro_batches_per_step = 1; // of all ranks
     std::int64_t first_step = 0;
     std::int64_t end_step = 0; // one past the last

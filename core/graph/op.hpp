@@ -139,7 +139,8 @@ public:
     virtual int in_place_input() const { return -1; }
     // Inputs that the op writes to: weights and optimizer states.
     virtual std::vector<int> writes() const { return {}; }
-    // Its output takes more memory than doing it again takes time: element by element, from inputs that are kept anyway.
+    // Its output takes more memory than doing it again takes time: element by element, from inputs that are kept
+    // anyway.
     virtual bool is_cheap() const { return false; }
     virtual double flops(std::span<const TensorType>, std::span<const TensorType>) const { return 0; }
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Walks the nodes once: where a backward node reads a value that is not kept, the forward nodes that lead to it from kept
-// values are appended again before it.
+// Walks the nodes once: where a backward node reads a value that is not kept, the forward nodes that lead to it from
+// kept values are appended again before it.
 #include "core/graph/recompute.hpp"
 
 #include "kernels/error.hpp"

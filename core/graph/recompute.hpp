@@ -16,8 +16,8 @@ enum class Recompute { none, selective, full };
 // Throws ConfigError for an unknown name, with the nearest known one.
 Recompute recompute_named(std::string_view name);
 
-// Rewrites a graph that has its gradient. The repeated nodes run just before the first that needs them; they do what the
-// forward ones did, so no bit changes.
+// Rewrites a graph that has its gradient. The repeated nodes run just before the first that needs them; they do what
+// the forward ones did, so no bit changes.
 void recompute(Graph& graph, Recompute what);
 
 } // namespace tessera

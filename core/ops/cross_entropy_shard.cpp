@@ -98,8 +98,8 @@ public:
         std::visit(
             [&](auto& s) {
                 kernels::combine_cross_entropy_shards(s, shards, combined);
-                kernels::cross_entropy_shard_gradient(s, a.inputs[0], a.inputs[1], shard_of(a, classes_), scale, combined, losses,
-                                                      dlogits);
+                kernels::cross_entropy_shard_gradient(s, a.inputs[0], a.inputs[1], shard_of(a, classes_), scale,
+                                                      combined, losses, dlogits);
                 kernels::sum(s, losses, a.outputs.back());
             },
             stream);

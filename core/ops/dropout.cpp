@@ -11,9 +11,9 @@ namespace {
 // Of each sample of the micro-batch.
 void write_places(const StepState& state, const View& host) {
     for (std::int64_t row = 0; row < host.shape[0]; ++row)
-        kernels::write_draw(View(host.as<std::int32_t>() + row * kernels::draw_words, {kernels::draw_words}, DType::i32),
-                            state.seed, static_cast<std::uint64_t>(state.step),
-                            static_cast<std::uint64_t>(state.first_sample + row));
+        kernels::write_draw(
+            View(host.as<std::int32_t>() + row * kernels::draw_words, {kernels::draw_words}, DType::i32), state.seed,
+            static_cast<std::uint64_t>(state.step), static_cast<std::uint64_t>(state.first_sample + row));
 }
 
 class DropoutOp final : public Op { // x, places -> y
@@ -57,7 +57,8 @@ public:
     }
 
 private:
-    // Elements [begin, begin + count) of the part, which are neighbours in the batch from element `first` of a sample on.
+    // Elements [begin, begin + count) of the part, which are neighbours in the batch from element `first` of a sample
+    // on.
     void drop(Stream& stream, const Operands& a, std::int64_t of_sample, std::int64_t sample, std::int64_t first,
               std::int64_t begin, std::int64_t count) const {
         const kernels::Dropout dropout{probability_, stream_, of_sample, first};

@@ -19,9 +19,7 @@ public:
     explicit EmbeddingGradient(std::int64_t vocabulary) : vocabulary_(vocabulary) {}
     std::string_view name() const override { return "embedding_gradient"; }
     bool ignores(std::size_t input) const override { return input == 2; }
-    std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        return {{in[2].shape, DType::f32}};
-    }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {{in[2].shape, DType::f32}}; }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         const Placement replicate = Placement::replicate();
         std::vector<PlacementRule> rules;

@@ -77,9 +77,7 @@ public:
     explicit LinearWeightGradient(int contracted) : contracted_(contracted) {}
     std::string_view name() const override { return "linear_weight_gradient"; }
     bool ignores(std::size_t input) const override { return input == 2; }
-    std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        return {{in[2].shape, DType::f32}};
-    }
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {{in[2].shape, DType::f32}}; }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         const int leading = in[1].shape.rank() - contracted_;
         const int out_dims = in[0].shape.rank() - leading;
@@ -152,7 +150,8 @@ public:
         std::vector<ValueId> gradients{graph.apply_one(std::make_shared<LinearInputGradient>(contracted_),
                                                        node.name + ".input_gradient", {dy[0], node.inputs[1]}),
                                        graph.apply_one(std::make_shared<LinearWeightGradient>(contracted_),
-                                                       node.name + ".weight_gradient", {dy[0], node.inputs[0], node.inputs[1]})};
+                                                       node.name + ".weight_gradient",
+                                                       {dy[0], node.inputs[0], node.inputs[1]})};
         if (node.inputs.size() == 3)
             gradients.push_back(ops::sum_rows(graph, node.name + ".bias_gradient", dy[0], out_dims));
         return gradients;

@@ -26,9 +26,8 @@ std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorTyp
         if (!std::ranges::equal(list(inputs, i), of_gradients)) return std::nullopt;
     for (std::size_t i = 0; i < tensors_; ++i) {
         const Placement& placement = of_gradients[i];
-        const bool cut =
-            placement == Placement::flat() ||
-            (placement.kind == Placement::Kind::shard && placement.value < types[before_lists + i].shape.rank());
+        const bool cut = placement == Placement::flat() || (placement.kind == Placement::Kind::shard &&
+                                                            placement.value < types[before_lists + i].shape.rank());
         if (placement != Placement::replicate() && !cut) return std::nullopt;
     }
     return std::vector<Placement>();

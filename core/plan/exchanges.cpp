@@ -46,9 +46,9 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             const Collective collective = redistribution(placements.produced[i][at], placements.used[i][at]);
             if (collective == Collective::none) continue;
             if (collective != Collective::all_reduce && collective != Collective::reduce_scatter)
-                throw ConfigError(fmt::format("'{}' would need {} on mesh axis '{}': accumulated values are summed only",
-                                              graph.values()[i].name, name_of(collective),
-                                              layout.mesh.axis(axis).name));
+                throw ConfigError(
+                    fmt::format("'{}' would need {} on mesh axis '{}': accumulated values are summed only",
+                                graph.values()[i].name, name_of(collective), layout.mesh.axis(axis).name));
             const std::int64_t bytes = align_up(value.local.bytes());
             const bool neighbour = !exchanges.empty() && exchanges.back().axis == axis &&
                                    exchanges.back().collective == collective &&

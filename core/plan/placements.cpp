@@ -157,7 +157,8 @@ private:
     PlacementRule cheapest_rule(const Node& node, const std::vector<TensorType>& types,
                                 const std::vector<Placement>& inputs) const {
         std::vector<PlacementRule> rules = node.op->placements(types);
-        rules.insert(rules.begin(), {std::vector<Placement>(inputs.size()), std::vector<Placement>(node.outputs.size())});
+        rules.insert(rules.begin(),
+                     {std::vector<Placement>(inputs.size()), std::vector<Placement>(node.outputs.size())});
         const PlacementRule* best = nullptr;
         double least = impossible;
         for (const PlacementRule& rule : rules) {
@@ -186,7 +187,8 @@ private:
         if (is_weight(id)) return impossible;
         if (from.kind == Kind::replicate && to.kind == Kind::shard)
             return to.value < value.type.shape.rank() ? 1e-3 : impossible;
-        if (value.kind != ValueKind::computed || (axis_ == layout_.data_axis && value.phase != Phase::update)) return impossible;
+        if (value.kind != ValueKind::computed || (axis_ == layout_.data_axis && value.phase != Phase::update))
+            return impossible;
         const auto bytes = static_cast<double>(value.type.bytes());
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
@@ -197,8 +199,8 @@ private:
         return impossible;
     }
 
-    // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But a
-    // weight's gradient is never made whole on ranks that update a part of it.
+    // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But
+    // a weight's gradient is never made whole on ranks that update a part of it.
     double cost_of_accumulating(ValueId id, Placement at) const {
         const Value* sum = sum_of(id);
         if (sum == nullptr || at == wanted(*sum)) return 0;
@@ -216,7 +218,8 @@ private:
                                       node.op->name(), node.name, strategy_.axis(), fmt::join(found, ", ")));
     }
 
-    // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward one.
+    // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward
+    // one.
     ValueId moved(ValueId id, Placement to, Phase phase) {
         if (used(id) == to) return id;
         if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
@@ -322,10 +325,11 @@ void check_order_of_cuts(const PlacedGraph& placed, const Layout& layout, const 
         const std::int64_t size = placed.graph.value(id).type.shape[cut.value];
         const int ranks = layout.mesh.axis(outer).size * layout.mesh.axis(inner).size;
         if (node.op->transfer()->collective != Collective::all_to_all || size % ranks != 0)
-            throw ConfigError(fmt::format("dim {} of '{}' ({}) is cut by the mesh axes '{}' and '{}': {} over the outer "
-                                          "one has no way",
-                                          cut.value, placed.graph.value(id).name, size, layout.mesh.axis(outer).name,
-                                          layout.mesh.axis(inner).name, node.op->name()));
+            throw ConfigError(
+                fmt::format("dim {} of '{}' ({}) is cut by the mesh axes '{}' and '{}': {} over the outer "
+                            "one has no way",
+                            cut.value, placed.graph.value(id).name, size, layout.mesh.axis(outer).name,
+                            layout.mesh.axis(inner).name, node.op->name()));
     }
 }
 

@@ -54,8 +54,12 @@ PlannedValue plan_value(const Value& value, const Placements& produced, const Pl
     const bool whole = held == Range{0, box.count()};
     const bool flat = std::ranges::find(produced, Placement::flat()) != produced.end();
     const Shape shape = flat ? Shape{held.size()} : box.shape();
-    return {used, box, whole ? run_of(box, used, layout.mesh, coordinate) : held, {shape, value.type.dtype},
-            memory_of(value), -1};
+    return {used,
+            box,
+            whole ? run_of(box, used, layout.mesh, coordinate) : held,
+            {shape, value.type.dtype},
+            memory_of(value),
+            -1};
 }
 
 std::vector<TensorType> seen_types(const Plan& plan, const std::vector<ValueId>& ids, Phase phase) {
@@ -66,7 +70,8 @@ std::vector<TensorType> seen_types(const Plan& plan, const std::vector<ValueId>&
 }
 
 // Of the ranks that hold the same summand, the first of their axis counts it.
-Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& plan, const std::vector<int>& coordinate) {
+Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& plan,
+                     const std::vector<int>& coordinate) {
     Locality locality;
     const auto produced = [&](ValueId id) -> const Placements& {
         return placed.placements.produced[static_cast<std::size_t>(id)];
@@ -121,24 +126,25 @@ std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const
         for (const Call& call : phase) {
             const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)];
             const auto transfer = node.op->transfer();
-            if (transfer && (transfer->collective == Collective::all_reduce ||
-                             transfer->collective == Collective::reduce_scatter))
+            if (transfer &&
+                (transfer->collective == Collective::all_reduce || transfer->collective == Collective::reduce_scatter))
                 reduced(transfer->axis, plan.value(node.inputs[0]).local.bytes());
         }
     return most * layout.mesh.shared_axes();
 }
 
-// Whole subtrees of the summation tree, or every data_ranks-th micro-batch. The latter sums a round of neighbours first,
-// which are a subtree when the ranks are a power of two.
+// Whole subtrees of the summation tree, or every data_ranks-th micro-batch. The latter sums a round of neighbours
+// first, which are a subtree when the ranks are a power of two.
 void share_out(const Layout& layout, int place, Plan& plan) {
     const int ranks = layout.data_ranks();
     plan.share = layout.tree().share(place);
     if (!layout.rounds || ranks == 1) return;
     if (layout.micro_batches % ranks != 0)
-        throw ConfigError(fmt::format("parallelism.zero_stage 2 and 3 sum the gradients of each micro-batch over the {} "
-                                      "ranks of mesh axis '{}': the {} micro-batches of a step must be a multiple of "
-                                      "that",
-                                      ranks, layout.mesh.axis(layout.data_axis).name, layout.micro_batches));
+        throw ConfigError(
+            fmt::format("parallelism.zero_stage 2 and 3 sum the gradients of each micro-batch over the {} "
+                        "ranks of mesh axis '{}': the {} micro-batches of a step must be a multiple of "
+                        "that",
+                        ranks, layout.mesh.axis(layout.data_axis).name, layout.micro_batches));
     if (layout.reproducible && !std::has_single_bit(static_cast<unsigned>(ranks)))
         throw ConfigError(fmt::format("parallelism.zero_stage 2 and 3 sum in another order on {} ranks of mesh axis "
                                       "'{}' than on one: take a power of two of them, stage 1, or set "

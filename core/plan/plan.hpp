@@ -43,7 +43,6 @@ struct Layout {
 
     int data_ranks() const { return mesh.axis(data_axis).size; }
     SummationTree tree() const { return {micro_batches, data_ranks()}; }
-
 };
 
 // A value on this rank.

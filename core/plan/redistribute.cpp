@@ -23,7 +23,8 @@ struct AlongDim {
     std::int64_t inner_bytes;
 };
 
-// Packed memory of a tensor of shape `whole`, or of a rank's part, as communicators cut it: a row for each place in dim.
+// Packed memory of a tensor of shape `whole`, or of a rank's part, as communicators cut it: a row for each place in
+// dim.
 View as_rows(const View& memory, std::int64_t rows, const Shape& whole, int dim) {
     return {memory.memory(), {rows, whole.count(0, dim) * whole.count(dim + 1, whole.rank())}, memory.dtype};
 }
@@ -44,8 +45,9 @@ void copy_parts(Stream& stream, const View& whole, int dim, int ranks, const Vie
         const View in_whole = bytes_from(whole, range.begin * along.inner_bytes, {});
         const View in_packed = bytes_from(packed, range.begin * along.inner_bytes * along.outer, {});
         if (!pack) std::swap(blocks.from_step, blocks.to_step);
-        std::visit([&](auto& s) { kernels::copy_blocks(s, blocks, pack ? in_whole : in_packed, pack ? in_packed : in_whole); },
-                   stream);
+        std::visit(
+            [&](auto& s) { kernels::copy_blocks(s, blocks, pack ? in_whole : in_packed, pack ? in_packed : in_whole); },
+            stream);
     }
 }
 

@@ -11,8 +11,7 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
     : ground_(ground), experiment_(experiment), every_(ground.config.get(evaluate_every)) {
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
-    executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups,
-                                           ground.stream);
+    executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
     inputs_ = {executor_->view(program.model.tokens), executor_->view(program.model.targets)};
 }
 

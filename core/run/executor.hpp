@@ -93,8 +93,8 @@ private:
     SummationTree tree_;
     std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
     std::vector<MicroBatch> micro_batches_;                    // of this rank's share
-    std::vector<std::vector<Piece>> merged_before_; // each exchange; and what no exchange has
-    Buffer staging_; // of the step inputs, on their way to a GPU
+    std::vector<std::vector<Piece>> merged_before_;            // each exchange; and what no exchange has
+    Buffer staging_;                                           // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what micro-batches need

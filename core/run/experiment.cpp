@@ -112,9 +112,9 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
-                                                  {.zero_stage = zero_stage(config),
-                                                   .sequence_parallel = config.get(parallelism_sequence)}));
+        layout.strategies.push_back(
+            make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
+                          {.zero_stage = zero_stage(config), .sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
     check_modes(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
@@ -198,8 +198,8 @@ Mesh make_mesh(const Config& config, int ranks) {
     std::vector<std::string> factors;
     for (std::size_t i = 0; i < axes.size(); ++i) {
         if (axes[i].size == -1) axes[i].size = left;
-        factors.push_back(fmt::format("{} {}", mesh_axes[i].key->name.substr(mesh_axes[i].key->name.find('.') + 1),
-                                      axes[i].size));
+        factors.push_back(
+            fmt::format("{} {}", mesh_axes[i].key->name.substr(mesh_axes[i].key->name.find('.') + 1), axes[i].size));
     }
     if (rest != nullptr) product *= left;
     if (product != ranks)
@@ -252,9 +252,11 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));
     if (dataset != nullptr)
-        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
+        experiment.evaluation_batches =
+            count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
     else if (has_validation(config))
-        experiment.evaluation_batches = program.layout.data_ranks(); // what it needs does not depend on how long it goes on
+        experiment.evaluation_batches =
+            program.layout.data_ranks(); // what it needs does not depend on how long it goes on
     if (experiment.evaluation_batches > 0) plan_evaluation_program(config, view, stream, experiment);
     return experiment;
 }
@@ -264,8 +266,8 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     experiment.fields = dataset.fields();
     experiment.sizes.batch = evaluation_rows(config);
     const Mesh mesh = make_mesh(config, view.ranks);
-    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes,
-                                                             mesh.axis(mesh.axis_named("data")).size);
+    experiment.evaluation_batches =
+        count_evaluation_batches(config, dataset, experiment.sizes, mesh.axis(mesh.axis_named("data")).size);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     plan_evaluation_program(config, view, stream, experiment);
     return experiment;

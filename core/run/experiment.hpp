@@ -35,13 +35,14 @@ inline constexpr Key<std::int64_t> parallelism_context{
     "parallelism.context_parallel_degree", 1,
     "ranks that share out the sequence, and in attention the heads; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
-    "parallelism.tensor_parallel_degree", 1, "ranks that share out heads, hidden units and vocabulary; -1: what is left"};
+    "parallelism.tensor_parallel_degree", 1,
+    "ranks that share out heads, hidden units and vocabulary; -1: what is left"};
 inline constexpr Key<bool> parallelism_sequence{
     "parallelism.sequence_parallel", false,
     "the ranks of tensor parallelism share out the sequence, too, between the layers that they share"};
-inline constexpr Key<std::int64_t> parallelism_zero{
-    "parallelism.zero_stage", 0,
-    "the ranks of the data axis share out: 0 nothing, 1 the optimizer's state, 2 also gradients, 3 also weights at rest"};
+inline constexpr Key<std::int64_t> parallelism_zero{"parallelism.zero_stage", 0,
+                                                    "the ranks of the data axis share out: 0 nothing, 1 the "
+                                                    "optimizer's state, 2 also gradients, 3 also weights at rest"};
 inline constexpr Key<bool> parallelism_shared_memory{
     "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
 inline constexpr Key<double> parallelism_bucket{

@@ -75,8 +75,8 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
                  const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment),
       memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),
-      executor_(experiment.train.layout, experiment.train.plan, memory_, ground.groups,
-                ground.stream, ground.config.get(run_cuda_graph)),
+      executor_(experiment.train.layout, experiment.train.plan, memory_, ground.groups, ground.stream,
+                ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_),

@@ -78,8 +78,8 @@ TESSERA_MULTIVERSION void losses_of_rows(const Planes<const float>& from, const 
 
 // dlogits may be the logits' memory.
 template <class T> TESSERA_MULTIVERSION void shard_gradient_rows(const T* logits, const std::int32_t* targets,
-                                                                 VocabularyShard shard, Columns columns,
-                                                                 float scale, const Planes<const float>& combined,
+                                                                 VocabularyShard shard, Columns columns, float scale,
+                                                                 const Planes<const float>& combined,
                                                                  std::int64_t begin, std::int64_t end, T* dlogits) {
     for (std::int64_t n = begin; n < end; ++n) {
         const T* row = logits + n * columns.all;
@@ -100,7 +100,7 @@ template <class T> TESSERA_MULTIVERSION void shard_gradient_rows(const T* logits
 }
 
 Columns columns_of(std::string_view kernel, const ConstView& logits, const ConstView& targets,
-                        const VocabularyShard& shard) {
+                   const VocabularyShard& shard) {
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);

@@ -69,8 +69,7 @@ __global__ void __launch_bounds__(threads)
 template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_team<team>)
     shard_gradient_kernel(T* logits, const std::int32_t* __restrict__ targets, std::int64_t first_class,
                           std::int64_t classes, const float* __restrict__ scale, Planes<const float> combined,
-                          std::int64_t rows, Columns columns, bool vectors, float* __restrict__ losses,
-                          T* dlogits) {
+                          std::int64_t rows, Columns columns, bool vectors, float* __restrict__ losses, T* dlogits) {
     const int thread = static_cast<int>(threadIdx.x) % team;
     const std::int64_t r = cuda::row_of_team<team>();
     if (r >= rows) return;
@@ -90,7 +89,7 @@ template <class T, int team> __global__ void __launch_bounds__(cuda::threads_of_
 }
 
 Columns columns_of(const char* kernel, const ConstView& logits, const ConstView& targets,
-                        const VocabularyShard& shard) {
+                   const VocabularyShard& shard) {
     const std::int64_t rows = targets.count();
     const std::int64_t columns = rows == 0 ? 0 : logits.count() / rows;
     check_count(kernel, "logits", logits, rows * columns);

@@ -21,15 +21,14 @@ struct Mask {
 
 // A thread makes `width` neighbouring blocks: of each of their four words, `width` neighbouring elements. y may be x.
 template <class T, int width> __global__ void __launch_bounds__(threads)
-    dropout_kernel(Mask mask, const Draw* __restrict__ place, std::int64_t items, std::int64_t count,
-                   const T* x, T* y) {
+    dropout_kernel(Mask mask, const Draw* __restrict__ place, std::int64_t items, std::int64_t count, const T* x,
+                   T* y) {
     constexpr int per_group = run / width;
     const PhiloxKey key{{place->seed_low ^ static_cast<std::uint32_t>(mask.stream),
                          place->seed_high ^ static_cast<std::uint32_t>(mask.stream >> 32)}};
     const std::uint64_t draw = std::uint64_t{place->step_high} << 32 | place->step_low;
-    const std::uint64_t first =
-        (std::uint64_t{place->sample_high} << 32 | place->sample_low) * mask.sample_elements +
-        mask.first_element; // of the view
+    const std::uint64_t first = (std::uint64_t{place->sample_high} << 32 | place->sample_low) * mask.sample_elements +
+                                mask.first_element; // of the view
     const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (item >= items) return;
     const std::int64_t group = item / per_group;
@@ -81,13 +80,11 @@ void dropout(CudaStream& stream, const Dropout& which, ConstView draw, ConstView
     check_probability("dropout", which.probability);
     if (x.count() == 0) return;
     const Mask mask{which.stream, which.probability, 1.0f / (1.0f - which.probability),
-                    static_cast<std::uint64_t>(which.sample_elements),
-                    static_cast<std::uint64_t>(which.first_element)};
+                    static_cast<std::uint64_t>(which.sample_elements), static_cast<std::uint64_t>(which.first_element)};
     const auto whole = [&](std::int64_t unit) {
         return which.sample_elements % unit == 0 && which.first_element % unit == 0;
     };
-    const std::int64_t groups =
-        cuda::divide_up(x.count(), random_group) + (whole(random_group) ? 0 : 1);
+    const std::int64_t groups = cuda::divide_up(x.count(), random_group) + (whole(random_group) ? 0 : 1);
     const auto* at = reinterpret_cast<const Draw*>(cuda::pointer<std::int32_t>(draw));
     cuda::with_float_type("dropout", x.dtype, [&]<class T>() {
         const bool wide = whole(cuda::Vector<T>::count) && cuda::aligned({x.data, y.data});

@@ -29,8 +29,7 @@ struct Rows {
 
 template <class From, class To, int width> __global__ void __launch_bounds__(threads)
     embedding_kernel(const std::int32_t* __restrict__ tokens, const From* __restrict__ table, To* __restrict__ y,
-                     std::int64_t count, std::int64_t vocabulary, Rows rows, std::int64_t columns,
-                     cuda::Fault* fault) {
+                     std::int64_t count, std::int64_t vocabulary, Rows rows, std::int64_t columns, cuda::Fault* fault) {
     const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (n >= count) return;
@@ -156,7 +155,8 @@ __global__ void __launch_bounds__(threads)
     if (i + 1 == count || tokens[sorted[i + 1]] != token) ranges[2 * row + 1] = static_cast<int>(i) + 1;
 }
 
-// From here on a token is the row of its shard. One with more rows of dy than these is left to add_rows_of_frequent_token.
+// From here on a token is the row of its shard. One with more rows of dy than these is left to
+// add_rows_of_frequent_token.
 constexpr int few_rows = 32;
 
 // A warp adds the rows of one token, in 32 * width columns. Most tokens have none or one.
@@ -240,8 +240,8 @@ struct Sizes {
 
 Sizes checked_sizes(const char* kernel, const ConstView& tokens, const ConstView& table, VocabularyShard shard,
                     const ConstView& rows) {
-    const Sizes sizes{tokens.count(), shard.classes, {shard.first, table.shape[0]},
-                      table.shape.count(1, table.shape.rank())};
+    const Sizes sizes{
+        tokens.count(), shard.classes, {shard.first, table.shape[0]}, table.shape.count(1, table.shape.rank())};
     check_count(kernel, "the rows", rows, sizes.tokens * sizes.columns);
     classes_in(kernel, shard, table.shape[0]);
     if (sizes.tokens > std::numeric_limits<std::int32_t>::max())

@@ -11,7 +11,7 @@ namespace {
 constexpr int threads = 256;
 
 struct Draws {
-    std::uint64_t stream; // of the random key
+    std::uint64_t stream;        // of the random key
     std::uint64_t first_group;   // of the logical tensor, in which the view begins
     std::int64_t first_in_group; // element of it
 };
@@ -72,7 +72,8 @@ void stochastic_cast(CudaStream& stream, const StochasticCast& which, ConstView 
     cuda::with_width<float>(wide, [&]<int width>() {
         const std::int64_t items = groups * (cuda::random_run / width);
         cuda::launch("stochastic_cast", stream, cast_kernel<width>, cuda::blocks(items, threads), threads, 0, draws,
-                     reinterpret_cast<const Draw*>(cuda::pointer<std::int32_t>(draw)), items, x.count(), cuda::pointer<float>(x), cuda::pointer<__nv_bfloat16>(y));
+                     reinterpret_cast<const Draw*>(cuda::pointer<std::int32_t>(draw)), items, x.count(),
+                     cuda::pointer<float>(x), cuda::pointer<__nv_bfloat16>(y));
     });
 }
 

@@ -22,8 +22,8 @@ enum class SumOrder { tree, library };
 using Seconds = std::chrono::duration<double>;
 inline constexpr Seconds forever{std::numeric_limits<double>::infinity()};
 
-// How a whole is cut into the parts of the ranks: along dim 0 by shard_range, in units of so many rows. Sums are added in
-// the order of `tree`, which has as many ranks as the communicator; null: one leaf per rank.
+// How a whole is cut into the parts of the ranks: along dim 0 by shard_range, in units of so many rows. Sums are added
+// in the order of `tree`, which has as many ranks as the communicator; null: one leaf per rank.
 struct Parts {
     std::int64_t unit = 1;
     const SummationTree* tree = nullptr;

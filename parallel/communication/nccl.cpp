@@ -106,7 +106,8 @@ public:
         const SummationTree& tree = parts.tree != nullptr ? *parts.tree : ranks_tree_;
         const ncclComm_t peers = connections_->begin(number_, "reduce_scatter", whole.bytes());
         if (whole.bytes() == 0) return;
-        if (parts.tree == nullptr && by_library(whole.dtype, Reduction::sum) && whole.shape[0] % (parts.unit * size_) == 0) {
+        if (parts.tree == nullptr && by_library(whole.dtype, Reduction::sum) &&
+            whole.shape[0] % (parts.unit * size_) == 0) {
             check(ncclReduceScatter(whole.data, part.memory(), static_cast<std::size_t>(part.count()),
                                     type_of(whole.dtype), ncclSum, peers, cuda.state().stream));
             bytes_sent_ += whole.bytes() - part.bytes();

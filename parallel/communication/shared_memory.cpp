@@ -85,8 +85,8 @@ public:
             exposed();
             const Range mine = piece_of(own, at, limit);
             std::byte* to = bytes_at(part) + at;
-            combine_pieces(cpu, whole.dtype, Reduction::sum, tree, direct ? own.begin : rank_ * limit,
-                           mine.size(), {&to, 1});
+            combine_pieces(cpu, whole.dtype, Reduction::sum, tree, direct ? own.begin : rank_ * limit, mine.size(),
+                           {&to, 1});
             meeting_.barrier();
         }
         bytes_sent_ += whole.bytes() - own.size();

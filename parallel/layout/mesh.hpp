@@ -22,7 +22,7 @@ public:
     int size() const { return size_; } // product of the axes' sizes; 1 without axes
     int axis_count() const { return static_cast<int>(axes_.size()); }
     const MeshAxis& axis(int index) const { return axes_.at(static_cast<std::size_t>(index)); }
-    int shared_axes() const; // how many axes have more than one rank
+    int shared_axes() const;                     // how many axes have more than one rank
     int axis_named(std::string_view name) const; // throws ConfigError when unknown, with the nearest known name
 
     // One place per axis. Both throw InternalError when out of range.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Context parallelism by heads (DeepSpeed-Ulysses: Jacobs et al. 2023): the ranks of the axis share out the sequence, and
-// in attention, between two all_to_alls, the heads.
+// Context parallelism by heads (DeepSpeed-Ulysses: Jacobs et al. 2023): the ranks of the axis share out the sequence,
+// and in attention, between two all_to_alls, the heads.
 #pragma once
 
 #include "parallel/strategies/strategy.hpp"

@@ -17,10 +17,10 @@ struct ParameterDescription {
 };
 
 struct ParameterPlacement {
-    Placement rest;       // between steps
-    Placement use;        // while its layer computes
-    Placement gradient;   // once a step's gradient is finished
-    Placement state;      // the optimizer's
+    Placement rest;           // between steps
+    Placement use;            // while its layer computes
+    Placement gradient;       // once a step's gradient is finished
+    Placement state;          // the optimizer's
     bool stays_in_use = true; // where rest is not use: led there once a step, or whenever its layer computes
 };
 

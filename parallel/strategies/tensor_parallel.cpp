@@ -20,11 +20,9 @@ struct Role {
 
 // Weights of norms and biases that are added to sums are whole on every rank.
 constexpr std::array roles = {
-    Role{"column", 0, "hidden units", true},
-    Role{"head", 1, "heads", true},        // (3, H, D, C) and (3, H, D)
-    Role{"head_output", 1, "heads", true}, // (C, H, D)
-    Role{"row", 1, "hidden units", true},
-    Role{"vocabulary", 0, "tokens of the vocabulary", false},
+    Role{"column", 0, "hidden units", true}, Role{"head", 1, "heads", true}, // (3, H, D, C) and (3, H, D)
+    Role{"head_output", 1, "heads", true},                                   // (C, H, D)
+    Role{"row", 1, "hidden units", true},    Role{"vocabulary", 0, "tokens of the vocabulary", false},
 };
 
 std::optional<Role> role_named(std::string_view name) {
@@ -38,7 +36,8 @@ std::optional<Role> role_named(std::string_view name) {
 ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) const {
     const std::optional<Role> role = role_named(parameter.role);
     Placement there = role ? Placement::shard(role->dim) : Placement::replicate();
-    if (sequence_ && parameter.role == "position") there = Placement::shard(0); // those of a rank's part of the sequence
+    if (sequence_ && parameter.role == "position")
+        there = Placement::shard(0); // those of a rank's part of the sequence
     if (role) {
         const std::int64_t size = parameter.shape[role->dim];
         if (size < ranks_ || (role->even && size % ranks_ != 0))

@@ -12,8 +12,7 @@ namespace tessera {
 class TensorParallel final : public Strategy {
 public:
     // `ranks` of the axis. With sequence parallelism the tensors between the shared layers are cut along the sequence.
-    TensorParallel(std::string_view axis, int ranks, bool sequence)
-        : axis_(axis), ranks_(ranks), sequence_(sequence) {}
+    TensorParallel(std::string_view axis, int ranks, bool sequence) : axis_(axis), ranks_(ranks), sequence_(sequence) {}
 
     std::string_view axis() const override { return axis_; }
     // By role. Throws ConfigError where heads or hidden units cannot be shared out evenly.

@@ -68,9 +68,7 @@ struct Setting {
     Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks)
         : experiment(std::move(planned)), stream(where), groups(mesh),
           memory(experiment.memory, experiment.train.layout, groups, stream),
-          executor(experiment.train.layout, experiment.train.plan, memory, groups,
-                   stream),
-          timer(marks),
+          executor(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks),
           inputs({executor.view(experiment.train.model.tokens), executor.view(experiment.train.model.targets)}),
           tokens(std::visit([&](const auto& s) { return allocate_host(s, align_up(inputs[0].bytes())); }, stream)) {
         initialize_weights(experiment.train, executor, experiment.seed);

@@ -87,7 +87,8 @@ std::vector<Samples> run_halves(const Whole& whole, int ranks) {
     return results;
 }
 
-void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, std::int64_t columns, DType dtype, int ranks) {
+void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, std::int64_t columns, DType dtype,
+                             int ranks) {
     SCOPED_TRACE(fmt::format("{}: {} classes in {} columns of {}, {} ranks", op->name(), vocabulary, columns,
                              name_of(dtype), ranks));
     const Whole whole(op, vocabulary, columns, dtype);

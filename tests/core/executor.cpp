@@ -203,8 +203,7 @@ TEST(Executor, EvaluationLeavesWhatTrainingNeeds) {
             TinyTraining training(variant.overrides, communicator);
             training.step(0);
             const Program& program = training.experiment.evaluate;
-            const Executor evaluation(program.layout, program.plan, training.memory,
-                                      training.groups, training.stream);
+            const Executor evaluation(program.layout, program.plan, training.memory, training.groups, training.stream);
             for (const ValueId id : program.model.graph.of_kind(ValueKind::parameter)) {
                 const ValueId same = training.program.model.graph.named(program.model.graph.value(id).name);
                 EXPECT_EQ(evaluation.view(id).data, training.executor.view(same).data);

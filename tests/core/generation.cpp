@@ -51,8 +51,7 @@ struct Generator {
           }())),
           experiment(plan_generation(config, vocabulary, stream)), groups(experiment.generate.layout.mesh),
           memory(experiment.memory, experiment.generate.layout, groups, stream),
-          executor(experiment.generate.layout, experiment.generate.plan, memory,
-                   groups, stream) {
+          executor(experiment.generate.layout, experiment.generate.plan, memory, groups, stream) {
         initialize_weights(experiment.generate, executor, 3);
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A link-time substitute of the parts of NCCL that the house uses, over MPI. Stricter than NCCL: ranks whose
-// collectives differ, or of which one is missing for TESSERA_EMULATION_NCCL_TIMEOUT seconds (60), get an asynchronous error. As over
-// NCCL, the stream then stays busy until the communicator is aborted, where another thread than the caller's works for
-// it.
+// collectives differ, or of which one is missing for TESSERA_EMULATION_NCCL_TIMEOUT seconds (60), get an asynchronous
+// error. As over NCCL, the stream then stays busy until the communicator is aborted, where another thread than the
+// caller's works for it.
 #include "tests/cuda_emulation/nccl_communicator.hpp"
 #include "tests/cuda_emulation/nccl_device.hpp"
 
@@ -26,7 +26,9 @@ ncclResult_t refuse(const std::string& why) {
     return ncclInvalidArgument;
 }
 
-std::size_t bytes_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : type == ncclBfloat16 || type == ncclFloat16 ? 2 : 4; }
+std::size_t bytes_of(ncclDataType_t type) {
+    return type == ncclInt8 ? 1 : type == ncclBfloat16 || type == ncclFloat16 ? 2 : 4;
+}
 
 int mpi_count(std::size_t bytes) {
     if (bytes > INT32_MAX) throw std::runtime_error("more than 2^31 - 1 bytes in a collective: too many here");

@@ -105,8 +105,8 @@ inline PlainAttention plain_attention(const AttentionSizes& sizes, const Doubles
         result.log_sum_exp.push_back(softmax(sizes, qkv, b, h, query, p));
         for (std::size_t s = 0; s < p.size(); ++s) {
             add(result.y, sizes.y(b, query, h), p[s], qkv, sizes.v(b, s, h), sizes.depth);
-            const double score = std::abs(sizes.scale) * product(magnitudes, sizes.q(b, query, h), magnitudes,
-                                                                 sizes.k(b, s, h), sizes.depth);
+            const double score = std::abs(sizes.scale) *
+                                 product(magnitudes, sizes.q(b, query, h), magnitudes, sizes.k(b, s, h), sizes.depth);
             result.largest_score = std::max(result.largest_score, score);
         }
     });

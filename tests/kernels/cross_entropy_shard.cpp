@@ -303,7 +303,8 @@ TYPED_TEST(CrossEntropyShard, MayEndInPadding) {
             kernels::cross_entropy_shard_statistics(on.stream(), on(padded), on(targets), shard, on(of_padded));
             kernels::cross_entropy_shard_statistics(on.stream(), on(plain), on(targets), shard, on(of_plain));
             on.finish();
-            const double allowed = type == DType::f32 ? 1e-6 : 1e-2; // rows begin elsewhere in vectors, in another order
+            const double allowed =
+                type == DType::f32 ? 1e-6 : 1e-2; // rows begin elsewhere in vectors, in another order
             EXPECT_TRUE(near(of_padded, of_plain.values(), allowed)) << padding;
             kernels::cross_entropy_shard_gradient(on.stream(), on(padded), on(targets), shard, on(scale), on(of_padded),
                                                   on(losses), on(padded));

@@ -28,7 +28,7 @@ struct Draw {
                 std::min<std::int64_t>(std::int64_t{1} << std::countr_zero(first_element | 64), 64)},
           place(Shape{kernels::draw_words}, DType::i32) {
         kernels::write_draw(place.view(), key.seed, step,
-                                     first_element / static_cast<std::uint64_t>(which.sample_elements));
+                            first_element / static_cast<std::uint64_t>(which.sample_elements));
     }
 };
 

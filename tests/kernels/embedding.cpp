@@ -201,7 +201,8 @@ TYPED_TEST(Embedding, AShardDoesNotBeginBeforeTheVocabulary) {
 // Rows behind the vocabulary: no token has them, and their gradient is 0.
 TYPED_TEST(Embedding, AShardMayEndInPadding) {
     TypeParam on;
-    const Sample tokens(Shape{40}, DType::i32, 1, 0, 65), dy(Shape{40, 3}, DType::f32, 2), rows(Shape{15, 3}, DType::f32);
+    const Sample tokens(Shape{40}, DType::i32, 1, 0, 65), dy(Shape{40, 3}, DType::f32, 2),
+        rows(Shape{15, 3}, DType::f32);
     poison(rows);
     run_gradient(on, tokens, on(dy), VocabularyShard{55, 65}, on(rows));
     for (std::int64_t i = 30; i < 45; ++i)

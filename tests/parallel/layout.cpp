@@ -329,7 +329,8 @@ TEST(Placement, ARunIsAFewBoxes) {
                 std::vector<std::int64_t> place(box.ranges.size());
                 std::int64_t rest = i;
                 for (int dim = shape.rank() - 1; dim >= 0; --dim) {
-                    place[static_cast<std::size_t>(dim)] = box.ranges[static_cast<std::size_t>(dim)].begin + rest % shape[dim];
+                    place[static_cast<std::size_t>(dim)] =
+                        box.ranges[static_cast<std::size_t>(dim)].begin + rest % shape[dim];
                     rest /= shape[dim];
                 }
                 into.push_back(place);
