@@ -182,29 +182,30 @@ std::int64_t vocabulary_of(const Config& config, const Dataset* dataset) {
 
 Mesh make_mesh(const Config& config, int ranks) {
     std::vector<MeshAxis> axes;
+    std::vector<std::string> factors;
     std::int64_t product = 1;
-    const Key<std::int64_t>* rest = nullptr; // the axis that takes what is left
+    const Key<std::int64_t>* rest = nullptr;  // the axis that takes what is left
+    const Key<std::int64_t>* given = nullptr; // one that says how many ranks it takes
     for (const auto& [name, key] : mesh_axes) {
         const std::int64_t degree = config.get(*key);
-        if (degree < 1 && degree != -1) config.refuse(key->name, "must be at least 1, or -1 for what is left");
+        if ((degree < 1 && degree != -1) || degree > std::numeric_limits<int>::max())
+            config.refuse(key->name, "must be at least 1, or -1 for what is left");
         if (degree == -1 && rest != nullptr)
             config.refuse(key->name, fmt::format("what is left goes to {} already", rest->name));
-        if (degree == -1) rest = key;
         axes.push_back({std::string(name), static_cast<int>(degree)});
-        if (degree != -1) product *= degree;
-        if (product > ranks) break;
+        if (degree == -1) {
+            rest = key;
+            continue;
+        }
+        if (degree > 1 || given == nullptr) given = key;
+        product = std::min(product * degree, std::int64_t{1} << 31);
+        factors.push_back(fmt::format("{} {}", key->name.substr(key->name.find('.') + 1), degree));
     }
-    const auto left = static_cast<int>(product <= ranks ? ranks / product : 0);
-    std::vector<std::string> factors;
-    for (std::size_t i = 0; i < axes.size(); ++i) {
-        if (axes[i].size == -1) axes[i].size = left;
-        factors.push_back(
-            fmt::format("{} {}", mesh_axes[i].key->name.substr(mesh_axes[i].key->name.find('.') + 1), axes[i].size));
-    }
-    if (rest != nullptr) product *= left;
-    if (product != ranks)
-        config.refuse(rest != nullptr ? rest->name : parallelism_data.name,
-                      fmt::format("the mesh has {} = {} ranks, but {} run", fmt::join(factors, " x "), product, ranks));
+    if (rest == nullptr ? product != ranks : ranks % product != 0)
+        config.refuse(given->name, fmt::format("the mesh has {} = {} ranks{}, but {} run", fmt::join(factors, " x "),
+                                               product, rest == nullptr ? "" : " or a multiple", ranks));
+    for (MeshAxis& axis : axes)
+        if (axis.size == -1) axis.size = ranks / static_cast<int>(product);
     std::erase_if(axes, [](const MeshAxis& axis) { return axis.size == 1 && axis.name != "data"; });
     return Mesh(std::move(axes));
 }
