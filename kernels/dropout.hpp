@@ -19,9 +19,8 @@ struct Dropout {
 };
 
 // y[i] = x[i] / (1 - probability) where the uniform number of element sample * sample_elements + first_element + i of
-// the step is
-// >= probability, else 0. x, y: one count, both f32, bf16 or f16; y may be x's memory. draw: draw_words i32 with
-// the sample in which x begins, read when the kernel runs. The gradient is the same function on dy.
+// the step is >= probability, else 0. x, y: one count, both f32, bf16 or f16; y may be x's memory. draw: draw_words i32
+// with the sample in which x begins, read when the kernel runs. The gradient is the same function on dy.
 void dropout(CpuStream& stream, const Dropout& which, ConstView draw, ConstView x, View y);
 void dropout(CudaStream& stream, const Dropout& which, ConstView draw, ConstView x, View y);
 

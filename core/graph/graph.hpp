@@ -23,7 +23,7 @@ struct Initialization {
 
 // A parameter as the world outside the graph knows it: checkpoints, strategies, optimizers.
 struct ParameterInfo {
-    std::string role; // what a strategy decides by: "column", "row", "vocabulary", "position", "norm", "bias"
+    std::string role; // what a strategy decides by: "column", "row", "head", "head_output", "vocabulary", …
     int layer = -1;   // -1: not in a numbered layer
     Initialization start;
     bool decays = false;   // weight decay applies: matrices and tables only

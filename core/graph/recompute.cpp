@@ -25,7 +25,7 @@ public:
 
     void run() {
         for (Node node : graph_.nodes()) {
-            if (node.phase == Phase::backward && !node.repeated)
+            if (node.phase == Phase::backward)
                 for (std::size_t i = 0; i < node.inputs.size(); ++i)
                     if (!node.op->ignores(i)) node.inputs[i] = again(node.inputs[i]);
             nodes_.push_back(std::move(node));

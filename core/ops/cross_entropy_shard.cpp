@@ -35,8 +35,7 @@ std::vector<PlacementRule> rules_of_rows(const Shape& targets, std::size_t input
 
 class Statistics final : public Op {
 public:
-    Statistics(int ranks, std::int64_t classes, bool with_gradient)
-        : ranks_(ranks), classes_(classes), with_gradient_(with_gradient) {}
+    Statistics(int ranks, std::int64_t classes) : ranks_(ranks), classes_(classes) {}
     std::string_view name() const override { return "cross_entropy_statistics"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         Shape shape{ranks_, 3};
@@ -45,7 +44,7 @@ public:
         return {{shape, DType::f32}};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        std::vector<PlacementRule> rules = rules_of_rows(in[1].shape, in.size(), false, with_gradient_);
+        std::vector<PlacementRule> rules = rules_of_rows(in[1].shape, in.size(), false, false);
         rules.push_back({std::vector<Placement>(in.size()), {Placement::shard(0)}});
         rules.back().inputs[0] = Placement::shard(in[0].shape.rank() - 1);
         return rules;
@@ -62,7 +61,6 @@ public:
 private:
     int ranks_;
     std::int64_t classes_;
-    bool with_gradient_;
 };
 
 class ShardLoss final : public Op {
@@ -113,8 +111,7 @@ private:
 } // namespace
 
 Op::Halves cross_entropy_halves(int ranks, std::int64_t classes, bool with_gradient) {
-    return {std::make_shared<Statistics>(ranks, classes, with_gradient),
-            std::make_shared<ShardLoss>(classes, with_gradient)};
+    return {std::make_shared<Statistics>(ranks, classes), std::make_shared<ShardLoss>(classes, with_gradient)};
 }
 
 bool classes_are_cut(const Shape& logits, std::span<const Placement> inputs) {

@@ -45,7 +45,8 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             const auto at = static_cast<std::size_t>(axis);
             const Collective collective = redistribution(placements.produced[i][at], placements.used[i][at]);
             if (collective == Collective::none) continue;
-            if (collective != Collective::all_reduce && collective != Collective::reduce_scatter)
+            const bool scatters = collective == Collective::reduce_scatter && axis == layout.data_axis;
+            if (collective != Collective::all_reduce && !scatters)
                 throw ConfigError(
                     fmt::format("'{}' would need {} on mesh axis '{}': accumulated values are summed only",
                                 graph.values()[i].name, name_of(collective), layout.mesh.axis(axis).name));

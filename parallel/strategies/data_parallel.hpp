@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Data parallelism: every rank of the axis computes its share of the samples with the whole model. With ZeRO
-// (Rajbhandari et al. 2020) the ranks share out the optimizer's state (stage 1), also the gradients (2), also the
-// weights at rest (3).
+// (Rajbhandari et al. 2020) the ranks update a part each and share out the optimizer's state (stage 1), the memory of
+// the gradients (2), and that of the weights, which are gathered where their layer computes (3).
 #pragma once
 
 #include "parallel/strategies/strategy.hpp"

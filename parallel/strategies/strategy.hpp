@@ -12,7 +12,7 @@ namespace tessera {
 struct ParameterDescription {
     std::string name;
     Shape shape;      // of the whole parameter
-    std::string role; // what it is to its layer ("weight", "bias", "embedding", …)
+    std::string role; // what it is to its layer ("column", "row", "head", "norm", …)
     int layer = 0;    // the number of its layer, from 0
 };
 

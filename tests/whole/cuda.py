@@ -78,7 +78,7 @@ def check_resume():
 
 def check_sharing():
     """Three ranks take turns on two GPUs."""
-    one = run("alone", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4")
+    one = run("not-shared", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4")
     shared = run("shared", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4", "run.share_gpus=true", ranks=3,
                  extra={"TESSERA_EMULATION_DEVICES": "2"})
     runs.expect_same(one, shared, "1 rank and 3 on 2 GPUs")
