@@ -34,11 +34,7 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
     const Graph& graph = placed.graph;
     const ValuePlacements& placements = placed.placements;
     std::vector<Exchange> exchanges;
-    std::vector<std::size_t> ready(graph.values().size()); // after so many calls, and the exchanges over former axes
-    for (std::size_t i = 0; i < ready.size(); ++i)
-        ready[i] = calls_before(graph.values()[i], plan);
-    for (const int axis : data_axis_first(layout)) {
-        const auto first = static_cast<std::ptrdiff_t>(exchanges.size());
+    for (const int axis : data_axis_first(layout))
         for (std::size_t i = 0; i < graph.values().size(); ++i) {
             const PlannedValue& value = plan.values[i];
             if (value.memory != MemoryKind::gradients || value.offset < 0) continue;
@@ -59,12 +55,12 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             Exchange& bucket = exchanges.back();
             bucket.bytes += bytes;
             bucket.values.push_back(static_cast<ValueId>(i));
-            bucket.after = std::max(bucket.after, ready[i]);
+            // Over the other axes at the end: between two sums they would make the backward pass wait for the data
+            // axis.
+            const std::size_t there =
+                axis == layout.data_axis ? calls_before(graph.values()[i], plan) : plan.calls(Phase::backward).size();
+            bucket.after = std::max(bucket.after, there);
         }
-        for (auto bucket = exchanges.begin() + first; bucket != exchanges.end(); ++bucket)
-            for (const ValueId id : bucket->values)
-                ready[static_cast<std::size_t>(id)] = bucket->after;
-    }
     std::stable_sort(exchanges.begin(), exchanges.end(),
                      [](const Exchange& a, const Exchange& b) { return a.after < b.after; });
     return exchanges;

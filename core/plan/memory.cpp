@@ -140,10 +140,6 @@ private:
     std::vector<Tenant> tenants_;
 };
 
-} // namespace
-
-namespace {
-
 // Parameters that rest as runs and are gathered once a step lie where the gathering puts them.
 std::vector<ValueId> homes_of_runs(const Graph& graph, const std::vector<std::int32_t>& order) {
     std::vector<ValueId> homes(graph.values().size(), no_value);

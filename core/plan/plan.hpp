@@ -61,8 +61,8 @@ struct Call { // of a node of the plan's graph
     Locality locality;
 };
 
-// A collective on neighbouring tensors of the gradients' memory: one bucket. It may start in the backward phase of the
-// last micro-batch, as soon as `after` of its calls are done.
+// A collective on neighbouring tensors of the gradients' memory: one bucket. It starts in the backward phase of the
+// last micro-batch, when `after` of its calls are done: over the data axis as soon as its tensors are there.
 struct Exchange {
     Collective collective = Collective::none;
     int axis = 0;

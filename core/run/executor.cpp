@@ -123,9 +123,14 @@ void Executor::find_step_inputs() {
     }
 }
 
-// Those of the phases from `first` to `last`: of the others, something else may lie in the memory by now.
+// What is on its way has left the host's memory.
+void Executor::end_uploads() {
+    std::visit([](auto& s) { kernels::end_uploads(s); }, stream_);
+}
+
+// Those of the phases from `first` to `last`: of the others, something else may lie in the memory by now. The uploads
+// of the last time have ended; that of a batch need not, it waits behind the work before it.
 void Executor::write_step_inputs(const StepState& state, Phase first, Phase last) {
-    std::visit([](auto& s) { kernels::end_uploads(s); }, stream_); // of the last time
     for (const StepInput& input : step_inputs_) {
         if (input.phase < first || input.phase > last) continue;
         (*input.of_step)(state, input.host);
@@ -143,11 +148,13 @@ template <class Work> void Executor::replay(Replay& part, const Work& work) {
 }
 
 void Executor::prepare(const StepState& state) {
+    end_uploads();
     write_step_inputs(state, Phase::prepare, Phase::prepare);
     replay(replays_[0], [&] { run(bound(0, Phase::prepare)); });
 }
 
 void Executor::update(const StepState& state) {
+    end_uploads();
     write_step_inputs(state, Phase::update, Phase::update);
     replay(replays_[1], [&] { run(bound(0, Phase::update)); });
 }
@@ -227,6 +234,7 @@ void Executor::run_idle_round(const StepState& state) {
         const View words(view.memory(), {view.bytes() / bytes_of(DType::f32)}, DType::f32);
         std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
     }
+    end_uploads();
     write_step_inputs(state, Phase::forward, Phase::backward);
     run(bound(0, Phase::forward));
 }
@@ -236,6 +244,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
     for (std::int64_t round = 0; round < plan_.idle_rounds; ++round)
         run_idle_round(state);
     for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
+        end_uploads();
         next_batch();
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i) * plan_.stride) * micro_batch_size;

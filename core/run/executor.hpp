@@ -72,6 +72,7 @@ private:
     void plan_merges();
     void plan_merges_of_pieces();
     void find_step_inputs();
+    void end_uploads();
     void write_step_inputs(const StepState& state, Phase first, Phase last);
 
     void run(Calls calls);

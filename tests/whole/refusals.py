@@ -47,6 +47,16 @@ CONFIG = [
     (["train", "gpt.toml", "run.name=../elsewhere"], "command line: run.name = \"../elsewhere\": expected a name without '/'"),
     (["train", "gpt.toml", "run.threads=-1"], "command line: run.threads = -1: must be from 0 to 4096"),
     (["train", "gpt.toml", "parallelism.data_parallel_degree=2"], "parallelism.data_parallel_degree = 2: "),
+    (["plan", "-n", "4", "gpt.toml", "parallelism.context_parallel_degree=4"],
+     "model.n_heads = 2: 2 heads cannot be shared out evenly over 4 ranks of context parallelism"),
+    (["plan", "-n", "3", "gpt.toml", "parallelism.context_parallel_degree=3"],
+     "training.seq_len = 16: 16 tokens cannot be shared out evenly over 3 ranks of context parallelism"),
+    (["plan", "-n", "3", "gpt.toml", "parallelism.tensor_parallel_degree=2"], "2 ranks or a multiple, but 3 run"),
+    (["plan", "-n", "2", "gpt.toml", "parallelism.tensor_parallel_degree=2", "training.dtype=bf16", "training.linear_dtype=f8"],
+     "command line: training.linear_dtype = \"f8\": "),
+    (["plan", "-n", "3", "gpt.toml", "parallelism.zero_stage=2"], "must be a multiple of that"),
+    (["plan", "gpt.toml", "parallelism.zero_stage=4"], "command line: parallelism.zero_stage = 4: must be 0, 1, 2 or 3"),
+    (["plan", "gpt.toml", "training.recompute=ful"], "no recomputation named 'ful'; did you mean 'full'?"),
 ]
 DATA = [
     (["train", "gpt.toml", 'data.files=["missing.txt"]'], "missing.txt: there is no such file"),
