@@ -131,6 +131,7 @@ void Loader::next(Stream& stream, std::span<const View> batch) {
         throw InternalError(fmt::format("loader: all {} micro-batches are taken", micro_batches_));
     for (std::size_t f = 0; f < fields_.size(); ++f) {
         const View slot = slot_view(number, f);
+        if (batch[f].memory() == nullptr) continue;
         if (batch[f].shape != slot.shape || batch[f].dtype != slot.dtype)
             throw InternalError(fmt::format("loader: '{}' is {} {}, its view {} {}", fields_[f].name,
                                             name_of(slot.dtype), slot.shape.text(), name_of(batch[f].dtype),
@@ -140,7 +141,8 @@ void Loader::next(Stream& stream, std::span<const View> batch) {
     release_until(number);
     wait_for(number);
     for (std::size_t f = 0; f < fields_.size(); ++f)
-        std::visit([&](auto& s) { kernels::begin_upload(s, slot_view(number, f), batch[f]); }, stream);
+        if (batch[f].memory() != nullptr)
+            std::visit([&](auto& s) { kernels::begin_upload(s, slot_view(number, f), batch[f]); }, stream);
     given_ = number + 1;
     if (std::holds_alternative<CpuStream>(stream)) release_until(given_); // the copy is there already
 }

@@ -61,7 +61,7 @@ public:
                                                  std::span<const Placement> inputs) const override {
         using Kind = Placement::Kind;
         for (const Placement& placement : inputs)
-            if (placement.kind == Kind::partial || placement.kind == Kind::at) return std::nullopt;
+            if (placement.kind == Kind::partial) return std::nullopt;
         return std::vector<Placement>{Placement::partial()}; // not all of them are on every rank
     }
     void run(Stream& stream, const Operands& a) const override {

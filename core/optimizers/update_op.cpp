@@ -28,7 +28,7 @@ std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorTyp
         const Placement& placement = of_gradients[i];
         const bool cut = placement == Placement::flat() || (placement.kind == Placement::Kind::shard &&
                                                             placement.value < types[before_lists + i].shape.rank());
-        if (placement != Placement::replicate() && !cut) return std::nullopt;
+        if (placement != Placement::replicate() && placement.kind != Placement::Kind::at && !cut) return std::nullopt;
     }
     return std::vector<Placement>();
 }

@@ -20,12 +20,19 @@ std::size_t calls_before(const Value& value, const Plan& plan) {
 }
 
 // The sum over the data axis goes on with the tree of the micro-batches. Were another axis summed before it, the bits
-// would depend on how many ranks share the micro-batches.
-std::vector<int> data_axis_first(const Layout& layout) {
+// would depend on how many ranks share the micro-batches. A pipeline's stages come last: they spread what is finished.
+std::vector<int> in_order_of_sums(const Layout& layout) {
     std::vector<int> axes{layout.data_axis};
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        if (axis != layout.data_axis) axes.push_back(axis);
+        if (axis != layout.data_axis && axis != layout.pipeline_axis) axes.push_back(axis);
+    if (layout.pipeline_axis >= 0) axes.push_back(layout.pipeline_axis);
     return axes;
+}
+
+bool is_made_here(const Value& value, const Plan& plan) {
+    const auto makes = [&](const Call& call) { return call.node == value.producer; };
+    return std::ranges::any_of(plan.calls(Phase::forward), makes) ||
+           std::ranges::any_of(plan.calls(Phase::backward), makes);
 }
 
 } // namespace
@@ -34,7 +41,7 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
     const Graph& graph = placed.graph;
     const ValuePlacements& placements = placed.placements;
     std::vector<Exchange> exchanges;
-    for (const int axis : data_axis_first(layout))
+    for (const int axis : in_order_of_sums(layout))
         for (std::size_t i = 0; i < graph.values().size(); ++i) {
             const PlannedValue& value = plan.values[i];
             if (value.memory != MemoryKind::gradients || value.offset < 0) continue;
@@ -46,12 +53,16 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
                 throw ConfigError(
                     fmt::format("'{}' would need {} on mesh axis '{}': accumulated values are summed only",
                                 graph.values()[i].name, name_of(collective), layout.mesh.axis(axis).name));
+            const bool absent = !is_made_here(graph.values()[i], plan);
+            const bool over_stages = axis == layout.pipeline_axis;
+            if (value.local.shape.count() == 0 || (absent && !over_stages)) continue;
             const std::int64_t bytes = align_up(value.local.bytes());
-            const bool neighbour = !exchanges.empty() && exchanges.back().axis == axis &&
+            // What lies between two sums of several stages differs from stage to stage.
+            const bool neighbour = !exchanges.empty() && !over_stages && exchanges.back().axis == axis &&
                                    exchanges.back().collective == collective &&
                                    exchanges.back().offset + exchanges.back().bytes == value.offset &&
                                    exchanges.back().bytes < layout.bucket_bytes;
-            if (!neighbour) exchanges.push_back({collective, axis, value.offset, 0, {}, 0});
+            if (!neighbour) exchanges.push_back({collective, axis, value.offset, 0, {}, 0, absent});
             Exchange& bucket = exchanges.back();
             bucket.bytes += bytes;
             bucket.values.push_back(static_cast<ValueId>(i));

@@ -45,6 +45,7 @@ struct Tenant {
     std::int64_t bytes = 0;
     std::int64_t first = 0; // times are positions in the order of the nodes
     std::int64_t last = 0;
+    int chunk = -1; // whose frames it lives in; -1: in no frame
     std::int64_t offset = -1;
 
     bool meets(const Tenant& other) const { return first <= other.last && other.first <= last; }
@@ -56,17 +57,22 @@ public:
         : graph_(graph), order_(order), plan_(plan), last_use_(graph.values().size(), -1),
           tenant_of_(graph.values().size(), -1) {
         find_last_uses();
+        const bool pipeline = !plan.frames.empty();
         for (std::size_t i = 0; i < graph.values().size(); ++i) // inputs are written before anything runs
-            if (graph.values()[i].kind == ValueKind::input) move_in(static_cast<ValueId>(i), -1);
+            if (graph.values()[i].kind == ValueKind::input && (!pipeline || last_use_[i] >= 0))
+                move_in(static_cast<ValueId>(i), -1);
+        if (pipeline) receive();
         for (std::size_t time = 0; time < order.size(); ++time)
             place_outputs(static_cast<std::int64_t>(time));
+        if (pipeline) find_frames();
     }
 
     // Largest first, each at the lowest offset that is free during its whole stay (greedy by size: Pisarchyk and Lee
-    // 2020). Returns the bytes of the whole.
-    std::int64_t pack() {
-        std::vector<std::size_t> by_size(tenants_.size());
-        std::iota(by_size.begin(), by_size.end(), std::size_t{0});
+    // 2020). Those of a chunk's frames, or of none. Returns the bytes of the whole.
+    std::int64_t pack(int chunk) {
+        std::vector<std::size_t> by_size;
+        for (std::size_t i = 0; i < tenants_.size(); ++i)
+            if (tenants_[i].chunk == chunk) by_size.push_back(i);
         std::stable_sort(by_size.begin(), by_size.end(),
                          [&](std::size_t a, std::size_t b) { return tenants_[a].bytes > tenants_[b].bytes; });
         std::vector<const Tenant*> placed; // by offset
@@ -99,12 +105,52 @@ private:
                 last_use_[static_cast<std::size_t>(input)] = static_cast<std::int64_t>(time);
         for (const ValueId id : graph_.kept())
             last_use_[static_cast<std::size_t>(id)] = for_ever;
+        for (const Part& part : plan_.parts) // who takes it says when it has it
+            for (const StageMessage& message : part.sends)
+                last_use_[static_cast<std::size_t>(message.value)] = for_ever;
+    }
+
+    // The time of a part's first call.
+    std::int64_t begin_of(const Part& part) const {
+        std::int64_t before = 0;
+        for (const std::int32_t index : order_)
+            before += graph_.nodes()[static_cast<std::size_t>(index)].phase < part.phase ? 1 : 0;
+        return before + part.calls.begin;
+    }
+
+    void receive() {
+        for (const Part& part : plan_.parts)
+            for (const StageMessage& message : part.receives)
+                move_in(message.value, begin_of(part));
+    }
+
+    // The part that is at work at that time; null: none of a micro-batch.
+    const Part* part_at(std::int64_t time) const {
+        for (const Part& part : plan_.parts)
+            if (const std::int64_t begin = begin_of(part); time >= begin && time < begin + part.calls.size())
+                return &part;
+        return nullptr;
+    }
+
+    // What one part leaves to another, or to another stage, lives in the micro-batch's frame, and so does what is read.
+    // What is written anew before each part has a place of its own.
+    void find_frames() {
+        for (Tenant& tenant : tenants_) {
+            const Value& first = graph_.value(tenant.values.front());
+            if (first.kind == ValueKind::input && first.of_step) {
+                tenant.last = for_ever;
+                continue;
+            }
+            const Part* begin = first.kind == ValueKind::input ? part_at(tenant.last) : part_at(tenant.first);
+            if (begin != nullptr && (first.kind == ValueKind::input || part_at(tenant.last) != begin))
+                tenant.chunk = begin->chunk;
+        }
     }
 
     void move_in(ValueId id, std::int64_t time) {
         const auto index = static_cast<std::size_t>(id);
         tenant_of_[index] = static_cast<std::int64_t>(tenants_.size());
-        tenants_.push_back({{id}, align_up(plan_.value(id).local.bytes()), time, std::max(time, last_use_[index]), -1});
+        tenants_.push_back({{id}, align_up(plan_.value(id).local.bytes()), time, std::max(time, last_use_[index])});
     }
 
     void place_outputs(std::int64_t time) {
@@ -153,6 +199,11 @@ std::vector<ValueId> homes_of_runs(const Graph& graph, const std::vector<std::in
     return homes;
 }
 
+// A sum that another stage of the pipeline makes: here it is what comes of it.
+bool is_absent_sum(const Value& value, const Plan& plan) {
+    return !plan.frames.empty() && value.accumulated && value.gradient_of == no_value;
+}
+
 } // namespace
 
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan) {
@@ -169,8 +220,9 @@ void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, P
     for (std::size_t i = 0; i < plan.values.size(); ++i) { // what lives for ever lies in the order of the graph
         PlannedValue& value = plan.values[i];
         const std::int32_t producer = graph.values()[i].producer;
-        if (value.memory == MemoryKind::activations || (producer >= 0 && !runs[static_cast<std::size_t>(producer)]))
-            continue;
+        const bool made = producer < 0 || runs[static_cast<std::size_t>(producer)];
+        const bool has_place = made || value.local.shape.count() == 0 || is_absent_sum(graph.values()[i], plan);
+        if (value.memory == MemoryKind::activations || !has_place) continue;
         if (homes[i] == no_value) {
             lay(value);
             continue;
@@ -183,10 +235,18 @@ void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, P
     need[MemoryKind::gradients] *= plan.slots;
 
     Tenants tenants(graph, order, plan);
-    need[MemoryKind::activations] = tenants.pack();
+    need[MemoryKind::activations] = tenants.pack(-1);
+    for (std::size_t chunk = 0; chunk < plan.frames.size(); ++chunk) {
+        Frames& frames = plan.frames[chunk];
+        frames.bytes = align_up(tenants.pack(static_cast<int>(chunk)));
+        frames.offset = need[MemoryKind::activations];
+        need[MemoryKind::activations] += frames.count * frames.bytes;
+    }
     for (const Tenant& tenant : tenants.all())
-        for (const ValueId id : tenant.values)
+        for (const ValueId id : tenant.values) {
             plan.values[static_cast<std::size_t>(id)].offset = tenant.offset;
+            plan.values[static_cast<std::size_t>(id)].chunk = tenant.chunk;
+        }
 }
 
 } // namespace tessera

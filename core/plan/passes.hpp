@@ -22,13 +22,29 @@ struct PlacedGraph {
 // 1. Propagates placements through the graph by each op's own rules, one mesh axis at a time.
 PlacedGraph place_graph(const Graph& graph, const Layout& layout);
 
-// 2. The nodes that run, in order: by phase, then as appended. A node whose outputs nobody needs is left out.
+// Which part of a pipeline does what. Without a pipeline all nodes are of chunk 0 and stage 0.
+struct Stages {
+    std::vector<int> chunk;             // by node: of the whole pipeline; -1: a node of prepare or update
+    std::vector<int> stage;             // by node: that runs it; -1: all do
+    std::vector<bool> weights;          // by node: left for Work::weights
+    std::vector<ChunkTime> chunk_flops; // by chunk
+};
+
+// 2. Cuts the layers into stages of even work, and adds what leads weights to other stages that use them and sums over
+// the stages in the update.
+Stages cut_stages(PlacedGraph& placed, const Layout& layout);
+
+// 3. The nodes that run, in order: by phase, then as appended. A node whose outputs nobody needs is left out.
 std::vector<std::int32_t> live_nodes(const Graph& graph);
 
-// 3. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
+// Those of this stage, part by part: fills plan.parts, but for the ranges of their calls, and plan.tasks.
+std::vector<std::int32_t> plan_parts(const Graph& graph, const Stages& stages, const Layout& layout, int stage,
+                                     Plan& plan);
+
+// 4. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
 
-// 4. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
+// 5. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
 std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan);
 
 } // namespace tessera

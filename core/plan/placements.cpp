@@ -131,7 +131,8 @@ private:
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
-            if (inputs[i] != rule.inputs[i]) node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase);
+            if (inputs[i] != rule.inputs[i])
+                node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase, node.layer);
         append(std::move(node), std::move(rule.outputs));
     }
 
@@ -147,9 +148,9 @@ private:
     void place_halves(const Node& node, const std::vector<TensorType>& types, const Op::Halves& halves) {
         const TensorType between = halves.first->infer(types).at(0);
         const ValueId shared = new_value(node.name + ".shards", between, node.phase);
-        Node second{halves.second, node.name, node.phase, node.inputs, node.outputs};
+        Node second{halves.second, node.name, node.phase, node.inputs, node.outputs, node.layer};
         second.inputs.push_back(shared);
-        place({halves.first, node.name + ".shards", node.phase, node.inputs, {shared}});
+        place({halves.first, node.name + ".shards", node.phase, node.inputs, {shared}, node.layer});
         place(std::move(second));
     }
 
@@ -220,7 +221,7 @@ private:
 
     // The value placed so, for nodes of `phase`: what is led there in the forward pass is not kept for the backward
     // one.
-    ValueId moved(ValueId id, Placement to, Phase phase) {
+    ValueId moved(ValueId id, Placement to, Phase phase, int layer = -1) {
         if (used(id) == to) return id;
         if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         if (const ValueId there = there_already(id, to, phase); there != no_value) return there;
@@ -231,7 +232,7 @@ private:
         placements_.produced[static_cast<std::size_t>(there)] = placements_.produced[static_cast<std::size_t>(id)];
         placements_.used[static_cast<std::size_t>(there)] = placements_.used[static_cast<std::size_t>(id)];
         set(there, to);
-        nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}});
+        nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}, layer});
         moved_.emplace(std::make_tuple(id, to.kind, to.value, phase), there);
         return there;
     }
@@ -297,7 +298,7 @@ private:
         std::ranges::replace(nodes_[producer].outputs, id, part);
         auto op = std::make_shared<Redistribute>(axis_, ranks_, produced(id), there);
         std::string name = fmt::format("{}.{}", value.name, op->name());
-        nodes_.push_back({std::move(op), std::move(name), value.phase, {part}, {id}});
+        nodes_.push_back({std::move(op), std::move(name), value.phase, {part}, {id}, nodes_[producer].layer});
         set(id, there);
     }
 
@@ -365,7 +366,7 @@ PlacedGraph place_graph(const Graph& graph, const Layout& layout) {
     placed.placements.produced.assign(graph.values().size(), whole);
     placed.placements.used = placed.placements.produced;
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        if (layout.mesh.axis(axis).size > 1) AxisPass(layout, axis, placed).run();
+        if (layout.mesh.axis(axis).size > 1 && axis != layout.pipeline_axis) AxisPass(layout, axis, placed).run();
     check_order_of_cuts(placed, layout);
     check_runs(placed, layout);
     return placed;

@@ -85,6 +85,7 @@ Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& pl
         for (std::size_t axis = 0; !node.outputs.empty() && axis < at.size(); ++axis)
             counts = counts && (produced(node.outputs[0])[axis] != Placement::partial() ||
                                 at[axis] != Placement::replicate() || coordinate[axis] == 0);
+        counts = counts && plan.value(input).box.held;
         locality.counts.push_back(counts);
     }
     return locality;
@@ -107,10 +108,17 @@ void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& or
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
         plan.phases[static_cast<std::size_t>(node.phase)].push_back(
             {index, workspace, locality_of(node, placed, plan, coordinate)});
-        if ((node.phase == Phase::forward || node.phase == Phase::backward) && !node.repeated)
-            plan.flops_per_micro_batch +=
-                node.op->flops(whole_types(placed.graph, node.inputs), whole_types(placed.graph, node.outputs));
     }
+}
+
+double flops_per_micro_batch(const Graph& graph) {
+    double flops = 0;
+    for (const std::int32_t index : live_nodes(graph)) {
+        const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
+        if ((node.phase == Phase::forward || node.phase == Phase::backward) && !node.repeated)
+            flops += node.op->flops(whole_types(graph, node.inputs), whole_types(graph, node.outputs));
+    }
+    return flops;
 }
 
 // Every axis of more than one rank gets workspace for the largest reduction over any of them (see Memory).
@@ -185,15 +193,24 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
 
     PlacedGraph placed = place_graph(graph, layout);
+    const Stages stages = cut_stages(placed, layout);
     const ValuePlacements& placements = placed.placements;
     for (std::size_t i = 0; i < placed.graph.values().size(); ++i)
         plan.values.push_back(
             plan_value(placed.graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
-    const std::vector<std::int32_t> order = live_nodes(placed.graph);
+    const int stage = layout.pipeline_axis < 0 ? 0 : coordinate[static_cast<std::size_t>(layout.pipeline_axis)];
+    const std::vector<std::int32_t> order = plan_parts(placed.graph, stages, layout, stage, plan);
+    plan.chunk_flops = stages.chunk_flops;
+    plan.flops_per_micro_batch = flops_per_micro_batch(placed.graph);
     assign_memory(placed.graph, order, plan);
     append_calls(placed, order, stream, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
     plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
+    if (plan.idle_rounds > 0 && layout.stages() > 1)
+        throw ConfigError(fmt::format("parallelism.zero_stage 3 in a pipeline wants the {} micro-batches of a step shared "
+                                      "out evenly over the {} ranks of mesh axis '{}'",
+                                      layout.micro_batches, layout.data_ranks(),
+                                      layout.mesh.axis(layout.data_axis).name));
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
     plan.graph = std::move(placed.graph);
     return plan;

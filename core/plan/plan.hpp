@@ -5,6 +5,7 @@
 #include "core/graph/graph.hpp"
 #include "parallel/layout/mesh.hpp"
 #include "parallel/layout/redistribute.hpp"
+#include "parallel/layout/schedule.hpp"
 #include "parallel/layout/summation_tree.hpp"
 #include "parallel/strategies/strategy.hpp"
 
@@ -30,11 +31,15 @@ struct MemoryNeed {
     void grow_to(const MemoryNeed& other);
 };
 
-// Where the mesh lives and how the batch is cut. `data_axis` is the axis whose ranks share out the micro-batches.
+// Where the mesh lives and how the batch is cut. `data_axis` is the axis whose ranks share out the micro-batches,
+// `pipeline_axis` the one whose ranks share out the layers.
 struct Layout {
     Mesh mesh{{}};
     std::vector<std::shared_ptr<const Strategy>> strategies; // one per axis of the mesh
     int data_axis = 0;
+    int pipeline_axis = -1; // -1: there is none
+    ScheduleKind schedule = ScheduleKind::one_f_one_b;
+    int chunks_per_stage = 1;
     std::int64_t micro_batches = 1;                                       // of a step, over all ranks of the data axis
     bool rounds = false;                                                  // see Strategy::sums_every_micro_batch
     bool one_host = true;                                                 // all ranks can share memory
@@ -42,6 +47,7 @@ struct Layout {
     std::int64_t bucket_bytes = std::numeric_limits<std::int64_t>::max(); // a bucket is closed once it holds as much
 
     int data_ranks() const { return mesh.axis(data_axis).size; }
+    int stages() const { return pipeline_axis < 0 ? 1 : mesh.axis(pipeline_axis).size; }
     SummationTree tree() const { return {micro_batches, data_ranks()}; }
 };
 
@@ -52,13 +58,46 @@ struct PlannedValue {
     Range run;             // the elements of its part that it holds, or updates: all but where an axis has Flat
     TensorType local;      // what lies in memory
     MemoryKind memory = MemoryKind::activations;
-    std::int64_t offset = -1; // within that memory; -1: nobody ever needs it
+    std::int64_t offset = -1; // within that memory; -1: nobody ever needs it here
+    int chunk = -1;           // of a pipeline: offset is within each of the frames of this chunk
 };
 
 struct Call { // of a node of the plan's graph
     std::int32_t node = 0;
     std::int64_t workspace_bytes = 0;
     Locality locality;
+};
+
+// A value that a pipeline's chunk makes and another stage takes.
+struct StageMessage {
+    ValueId value = no_value;
+    int peer = 0;    // the other stage
+    int channel = 0; // messages of one channel keep their order
+};
+
+// What one task of the schedule runs.
+struct Part {
+    Phase phase = Phase::forward;
+    Work work = Work::forward;
+    int chunk = 0; // of this stage
+    Range calls;   // of those of the phase
+    std::vector<StageMessage> receives;
+    std::vector<StageMessage> sends;
+    bool reads_batch = false; // a micro-batch begins here: what is read from the data must be there
+};
+
+// A part at work on a micro-batch, which has a frame of its part's chunk meanwhile.
+struct PlannedTask {
+    int part = 0;
+    std::int64_t micro_batch = 0; // of this rank's share
+    int frame = 0;
+};
+
+// Memory for what a chunk keeps of a micro-batch from one part to the next: as often as it has micro-batches under way.
+struct Frames {
+    int count = 1;
+    std::int64_t bytes = 0;  // of one
+    std::int64_t offset = 0; // of the first, in the activations' memory
 };
 
 // A collective on neighbouring tensors of the gradients' memory: one bucket. It starts in the backward phase of the
@@ -70,11 +109,16 @@ struct Exchange {
     std::int64_t bytes = 0;
     std::vector<ValueId> values;
     std::size_t after = 0;
+    bool absent = false; // other stages make it: this one adds nothing
 };
 
 struct Plan {
     Graph graph;                             // the graph that was planned, and the collectives that its ops need
     std::array<std::vector<Call>, 4> phases; // by Phase
+    std::vector<Part> parts;                 // forward and backward, in the order of their calls
+    std::vector<PlannedTask> tasks;          // of a step
+    std::vector<Frames> frames;              // by chunk of this stage; none without a pipeline
+    std::vector<ChunkTime> chunk_flops;      // of a micro-batch, by chunk of the whole pipeline
     std::vector<Exchange> exchanges;         // in the order in which they may start
     std::vector<PlannedValue> values;        // by ValueId
     MemoryNeed memory;                       // gradients: of all slots; data: not known here

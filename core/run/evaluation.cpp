@@ -12,7 +12,6 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
     executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
-    inputs_ = {executor_->view(program.model.tokens), executor_->view(program.model.targets)};
 }
 
 void Evaluation::check_keys(const Config& config) {
@@ -32,7 +31,7 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
                   loader_memory(ground_.stream, experiment_.fields, experiment_.evaluation_loader()));
     const StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
-    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(ground_.stream, inputs_); });
+    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(ground_.stream, executor_->batch()); });
     executor_->update(state);
     const std::int64_t tokens =
         experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.sizes.sequence_length;

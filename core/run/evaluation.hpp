@@ -31,7 +31,6 @@ private:
     Ground ground_;
     const Experiment& experiment_;
     std::unique_ptr<Executor> executor_; // null without a validation split
-    std::vector<View> inputs_;
     std::int64_t every_;
 };
 

@@ -7,9 +7,12 @@
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <chrono>
 
 namespace tessera {
 namespace {
+
+constexpr std::size_t before_turns = 2; // replays: of prepare and update
 
 // Both are of one kind.
 void follow(const Stream& later, const Stream& earlier) {
@@ -22,87 +25,60 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
                    bool replay)
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
       exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
-      records_(replay) {
-    for (int slot = 0; slot < plan.slots; ++slot) {
-        calls_.emplace_back();
-        for (std::size_t phase = 0; phase < plan.phases.size(); ++phase) {
-            const bool once =
-                phase == static_cast<std::size_t>(Phase::prepare) || phase == static_cast<std::size_t>(Phase::update);
-            if (once && slot > 0) continue;
-            for (const Call& call : plan.phases[phase])
-                calls_.back()[phase].push_back(bind(call, slot));
-        }
+      accumulation_(accumulation_of(plan.share.size(), layout.reproducible)), sums_(sums_of(plan, layout.pipeline_axis)),
+      turns_(turns_of(plan, accumulation_)), records_(replay) {
+    for (const Call& call : plan.calls(Phase::prepare))
+        prepare_.push_back(bind(call, {}));
+    for (const Call& call : plan.calls(Phase::update))
+        update_.push_back(bind(call, {}));
+    std::size_t kinds = 0;
+    for (const Turn& turn : turns_) {
+        for (const int part : turn.parts)
+            bind_part(part, turn.place);
+        kinds = std::max(kinds, turn.kind + 1);
     }
-    plan_merges();
-    plan_merges_of_pieces();
+    replays_.resize(before_turns + kinds);
+    for (const ValueId id : graph().of_kind(ValueKind::input))
+        if (!graph().value(id).of_step) read_.push_back(id);
+    batch_.resize(read_.size());
+    bind_batch(0);
     find_step_inputs();
 }
 
-View Executor::bind(ValueId id, int slot, Phase phase) const {
+View Executor::bind(ValueId id, Place place, Phase phase) const {
     const PlannedValue& value = plan_.value(id);
     const TensorType seen = plan_.seen(id, phase);
-    std::int64_t offset = value.offset + (value.memory == MemoryKind::gradients ? slot * plan_.slot_bytes : 0);
+    std::int64_t offset = value.offset;
+    if (value.memory == MemoryKind::gradients) offset += static_cast<std::int64_t>(place.slot) * plan_.slot_bytes;
+    if (value.chunk >= 0) {
+        const Frames& frames = plan_.frames[static_cast<std::size_t>(value.chunk)];
+        offset += frames.offset + place.frame * frames.bytes;
+    }
     if (seen != value.local) offset += value.run.begin * bytes_of(seen.dtype);
     return memory_.view(value.memory, offset, seen);
 }
 
-Executor::BoundCall Executor::bind(const Call& call, int slot) const {
+Executor::BoundCall Executor::bind(const Call& call, Place place) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
     BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
     for (const ValueId input : node.inputs)
-        bound.inputs.push_back(bind(input, slot, node.phase));
+        bound.inputs.push_back(bind(input, place, node.phase));
     for (const ValueId output : node.outputs)
-        bound.outputs.push_back(bind(output, slot, node.phase));
+        bound.outputs.push_back(bind(output, place, node.phase));
     return bound;
 }
 
-// A binary counter: each micro-batch goes to the first free slot; neighbours that sum equally many are merged. Without
-// the promise of equal bits, two slots do: a running sum and the newcomer.
-void Executor::plan_merges() {
-    replays_.resize(2);               // of prepare and update
-    std::vector<std::int64_t> summed; // micro-batches in each slot in use
-    const auto merge_two = [&](MicroBatch& after) {
-        after.merges.push_back({summed.size() - 2, summed.size() - 1});
-        summed[summed.size() - 2] += summed.back();
-        summed.pop_back();
-    };
-    for (std::int64_t i = 0; i < plan_.share.size(); ++i) {
-        MicroBatch& micro_batch =
-            micro_batches_.emplace_back(MicroBatch{summed.size(), {}, i + 1 == plan_.share.size(), replays_.size()});
-        summed.push_back(1);
-        while (summed.size() > 1 && (!layout_.reproducible || summed[summed.size() - 2] == summed.back()))
-            merge_two(micro_batch);
-        while (summed.size() > 1 && micro_batch.last)
-            merge_two(micro_batch);
-        const auto same = std::find_if(micro_batches_.begin(), micro_batches_.end() - 1, [&](const MicroBatch& other) {
-            return other.slot == micro_batch.slot && other.merges == micro_batch.merges && !micro_batch.last;
-        });
-        if (same < micro_batches_.end() - 1)
-            micro_batch.replay = same->replay;
-        else
-            replays_.emplace_back();
-    }
+void Executor::bind_part(int index, Place place) {
+    const auto [bound, is_new] = bound_.try_emplace({index, place});
+    if (!is_new) return;
+    const std::vector<Call>& calls = plan_.calls(part(index).phase);
+    for (std::int64_t i = part(index).calls.begin; i < part(index).calls.end; ++i)
+        bound->second.push_back(bind(calls[static_cast<std::size_t>(i)], place));
 }
 
-// A sum that is exchanged over two axes is merged once, before the first of them.
-void Executor::plan_merges_of_pieces() {
-    std::vector<Piece> open{{0, plan_.slot_bytes}}; // not merged yet
-    for (const Exchange& exchange : plan_.exchanges) {
-        const std::int64_t begin = exchange.offset, end = exchange.offset + exchange.bytes;
-        std::vector<Piece> inside, outside;
-        const auto add = [](std::vector<Piece>& pieces, std::int64_t from, std::int64_t to) {
-            if (to > from) pieces.push_back({from, to - from});
-        };
-        for (const Piece piece : open) {
-            const std::int64_t piece_end = piece.offset + piece.bytes;
-            add(outside, piece.offset, std::min(piece_end, begin));
-            add(inside, std::max(piece.offset, begin), std::min(piece_end, end));
-            add(outside, std::max(piece.offset, end), piece_end);
-        }
-        merged_before_.push_back(std::move(inside));
-        open = std::move(outside);
-    }
-    merged_before_.push_back(std::move(open));
+void Executor::bind_batch(int frame) {
+    for (std::size_t i = 0; i < read_.size(); ++i)
+        batch_[i] = plan_.value(read_[i]).offset < 0 ? View() : bind(read_[i], {0, frame});
 }
 
 void Executor::find_step_inputs() {
@@ -110,7 +86,7 @@ void Executor::find_step_inputs() {
     for (std::size_t i = 0; i < graph().values().size(); ++i) {
         const Value& value = graph().values()[i];
         if (!value.of_step || plan_.values[i].offset < 0) continue;
-        const View view = bind(static_cast<ValueId>(i), 0);
+        const View view = bind(static_cast<ValueId>(i), {});
         step_inputs_.push_back({&value.of_step, value.phase, view, view});
         bytes += align_up(view.bytes());
     }
@@ -150,31 +126,33 @@ template <class Work> void Executor::replay(Replay& part, const Work& work) {
 void Executor::prepare(const StepState& state) {
     end_uploads();
     write_step_inputs(state, Phase::prepare, Phase::prepare);
-    replay(replays_[0], [&] { run(bound(0, Phase::prepare)); });
+    replay(replays_[0], [&] { run(prepare_); });
 }
 
 void Executor::update(const StepState& state) {
     end_uploads();
     write_step_inputs(state, Phase::update, Phase::update);
-    replay(replays_[1], [&] { run(bound(0, Phase::update)); });
+    replay(replays_[1], [&] { run(update_); });
 }
 
-View Executor::slot_view(std::size_t slot, Piece piece) const {
+View Executor::slot_view(std::size_t slot, SlotPiece piece) const {
     return memory_.view(MemoryKind::gradients, static_cast<std::int64_t>(slot) * plan_.slot_bytes + piece.offset,
                         {{piece.bytes / bytes_of(DType::f32)}, DType::f32});
 }
 
-void Executor::merge(const std::vector<Merge>& merges, Piece piece) {
-    for (const Merge& one : merges) {
-        const View into = slot_view(one.into, piece);
-        std::visit([&](auto& s) { kernels::add(s, into, slot_view(one.from, piece), into); }, stream_);
-    }
+void Executor::merge(const Turn& turn, const std::vector<SlotPiece>& pieces) {
+    for (const Merge& one : accumulation_[static_cast<std::size_t>(turn.micro_batch)].merges)
+        for (const SlotPiece piece : pieces) {
+            const View into = slot_view(one.into, piece);
+            std::visit([&](auto& s) { kernels::add(s, into, slot_view(one.from, piece), into); }, stream_);
+        }
 }
 
 // The data axis has a stream of its own; on the others the micro-batches' own collectives are under way.
 void Executor::reduce(const Exchange& exchange) {
     const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
     Communicator& communicator = groups_.axis(exchange.axis);
+    if (exchange.absent) std::visit([&](auto& s) { kernels::fill(s, buffer, 0); }, stream_);
     if (exchange.axis != layout_.data_axis) {
         follow(exchange_stream_, stream_); // so that it is recorded, too
         follow(stream_, exchange_stream_); // which may be at the same sums
@@ -184,7 +162,7 @@ void Executor::reduce(const Exchange& exchange) {
     const SummationTree* tree = layout_.reproducible ? &tree_ : nullptr;
     if (exchange.collective == Collective::reduce_scatter)
         for (const ValueId id : exchange.values) {
-            const View whole = bind(id, 0), part = bind(id, 0, Phase::update);
+            const View whole = bind(id, {}), part = bind(id, {}, Phase::update);
             communicator.reduce_scatter(exchange_stream_, View(whole.memory(), {whole.count()}, whole.dtype),
                                         View(part.memory(), {part.count()}, part.dtype), {flat_block, tree});
         }
@@ -199,58 +177,93 @@ void Executor::run(Calls calls) {
         call.op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
 }
 
-void Executor::run_last_backward(const MicroBatch& micro_batch) {
-    const Calls backward = bound(micro_batch.slot, Phase::backward);
-    std::size_t done = 0;
-    for (std::size_t i = 0; i < plan_.exchanges.size(); ++i) {
-        const Exchange& exchange = plan_.exchanges[i];
-        run(backward.subspan(done, exchange.after - done));
-        done = exchange.after;
-        for (const Piece piece : merged_before_[i])
-            merge(micro_batch.merges, piece);
-        reduce(exchange);
+// In the last micro-batch the exchanges start between the calls.
+void Executor::run_part(int index, const Turn& turn) {
+    const Calls calls = bound(index, turn.place);
+    const Sums& sums = sums_[static_cast<std::size_t>(index)];
+    if (!turn.last) {
+        run(calls);
+        return merge(turn, sums.all);
     }
-    run(backward.subspan(done));
-    for (const Piece piece : merged_before_.back())
-        merge(micro_batch.merges, piece);
-    if (!plan_.exchanges.empty()) follow(stream_, exchange_stream_);
+    std::size_t done = 0;
+    for (const Sums::OfExchange& one : sums.exchanges) {
+        const auto after = static_cast<std::size_t>(one.after);
+        run(calls.subspan(done, after - done));
+        done = after;
+        merge(turn, one.pieces);
+        reduce(plan_.exchanges[one.exchange]);
+    }
+    run(calls.subspan(done));
+    merge(turn, sums.rest);
+    if (!sums.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
-void Executor::run_micro_batch(const MicroBatch& micro_batch) {
-    run(bound(micro_batch.slot, Phase::forward));
-    if (micro_batch.last) {
-        run_last_backward(micro_batch);
-    } else {
-        run(bound(micro_batch.slot, Phase::backward));
-        merge(micro_batch.merges, {0, plan_.slot_bytes});
-    }
+// The frame's last micro-batch may still be on its way to another stage.
+void Executor::finish_sends(const Turn& turn) {
+    const Part& first = part(turn.parts.front());
+    if (layout_.stages() == 1 || first.work != Work::forward) return;
+    finish(sent_[{first.chunk, turn.place.frame}]);
+}
+
+void Executor::finish(std::vector<Communicator::Ticket>& tickets) {
+    for (const Communicator::Ticket ticket : tickets)
+        stages().finish(ticket);
+    tickets.clear();
+}
+
+void Executor::receive(const Turn& turn) {
+    for (const StageMessage& message : part(turn.parts.front()).receives)
+        stages().take(stream_, bind(message.value, turn.place), message.peer, message.channel);
+}
+
+void Executor::send(const Turn& turn) {
+    const Part& last = part(turn.parts.back());
+    for (const StageMessage& message : last.sends)
+        sent_[{last.chunk, turn.place.frame}].push_back(
+            stages().post(stream_, bind(message.value, turn.place), message.peer, message.channel));
 }
 
 // On a batch of zeros; what it accumulates is written over by the first micro-batch.
 void Executor::run_idle_round(const StepState& state) {
-    for (const ValueId id : graph().of_kind(ValueKind::input)) {
-        if (graph().value(id).of_step || plan_.value(id).offset < 0) continue;
-        const View view = bind(id, 0);
+    for (const View& view : batch_) {
         const View words(view.memory(), {view.bytes() / bytes_of(DType::f32)}, DType::f32);
-        std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
+        if (view.memory() != nullptr) std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
     }
     end_uploads();
     write_step_inputs(state, Phase::forward, Phase::backward);
-    run(bound(0, Phase::forward));
+    for (const Turn& turn : turns_)
+        if (turn.micro_batch == 0) run(bound(turn.parts.front(), turn.place));
+}
+
+void Executor::run_turn(const Turn& turn) {
+    for (const int part : turn.parts)
+        run_part(part, turn);
 }
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
     for (std::int64_t round = 0; round < plan_.idle_rounds; ++round)
         run_idle_round(state);
-    for (std::size_t i = 0; i < micro_batches_.size(); ++i) {
+    for (const Turn& turn : turns_) {
         end_uploads();
-        next_batch();
-        const MicroBatch& micro_batch = micro_batches_[i];
-        state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i) * plan_.stride) * micro_batch_size;
+        const Part& first = part(turn.parts.front());
+        const auto start = std::chrono::steady_clock::now();
+        finish_sends(turn);
+        receive(turn);
+        seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        if (first.reads_batch) {
+            bind_batch(turn.place.frame);
+            next_batch();
+        }
+        state.first_sample = (plan_.share.begin + turn.micro_batch * plan_.stride) * micro_batch_size;
         write_step_inputs(state, Phase::forward, Phase::backward);
-        replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch); });
+        replay(replays_[before_turns + turn.kind], [&] { run_turn(turn); });
+        send(turn);
     }
+    for (auto& [frame, tickets] : sent_)
+        finish(tickets);
+    for (const Exchange& exchange : plan_.exchanges)
+        if (exchange.axis == layout_.pipeline_axis) reduce(exchange);
 }
 
 } // namespace tessera

@@ -4,35 +4,44 @@
 
 #include "core/plan/plan.hpp"
 #include "core/run/memory.hpp"
+#include "core/run/turns.hpp"
 #include "kernels/replay.hpp"
 #include "parallel/communication/groups.hpp"
 
 #include <functional>
+#include <map>
 
 namespace tessera {
 
 class Executor {
 public:
     // All arguments must outlive the executor. With `replay`, a GPU records each part of a step once and replays it:
-    // prepare, each kind of micro-batch, and update.
+    // prepare, each kind of turn at a micro-batch, and update.
     Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
              bool replay = false);
 
     Stream& stream() const { return stream_; }
 
     // A value's memory on this rank; of an accumulated value, in the slot that holds the finished sum.
-    View view(ValueId id) const { return bind(id, 0); }
+    View view(ValueId id) const { return bind(id, {}); }
+
+    // What is read from the data for the micro-batch that begins, in the order of the graph. Views without memory are of
+    // what this rank does not need.
+    std::span<const View> batch() const { return batch_; }
 
     // Runs what must be ready before the first micro-batch.
     void prepare(const StepState& state);
 
-    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled the inputs,
-    // sums what is accumulated in the order of the summation tree, and over the ranks: bucket by bucket, as soon as the
+    // Runs forward and backward on each micro-batch of this rank's share, after `next_batch` has filled batch(), sums
+    // what is accumulated in the order of the summation tree, and over the ranks: bucket by bucket, as soon as the
     // backward pass of the last micro-batch has finished it, on a GPU beside the rest of that pass.
     void run_micro_batches(StepState state, std::int64_t micro_batch_size, const std::function<void()>& next_batch);
 
     // Updates the weights.
     void update(const StepState& state);
+
+    // Spent waiting for other stages of a pipeline since the executor was made.
+    double seconds_waited() const { return seconds_waited_; }
 
 private:
     struct BoundCall {
@@ -43,22 +52,6 @@ private:
         const Locality* locality;
     };
     using Calls = std::span<const BoundCall>;
-    struct Piece { // of a slot
-        std::int64_t offset;
-        std::int64_t bytes;
-    };
-    struct Merge { // slot `into` += slot `from`
-        std::size_t into;
-        std::size_t from;
-        friend bool operator==(const Merge&, const Merge&) = default;
-    };
-    struct MicroBatch {
-        std::size_t slot;
-        std::vector<Merge> merges; // after it
-        bool last;
-        std::size_t replay; // of replays_: the same for micro-batches of which nothing differs
-    };
-
     struct StepInput {
         const StepFunction* of_step;
         Phase phase;
@@ -66,24 +59,30 @@ private:
         View host;
     };
 
-    View bind(ValueId id, int slot, Phase phase = Phase::backward) const; // as nodes of the phase see it
-    BoundCall bind(const Call& call, int slot) const;
-    Calls bound(std::size_t slot, Phase phase) const { return calls_[slot][static_cast<std::size_t>(phase)]; }
-    void plan_merges();
-    void plan_merges_of_pieces();
+    View bind(ValueId id, Place place, Phase phase = Phase::backward) const; // as nodes of the phase see it
+    BoundCall bind(const Call& call, Place place) const;
+    void bind_part(int part, Place place);
+    Calls bound(int part, Place place) const { return bound_.at({part, place}); }
+    const Part& part(int index) const { return plan_.parts[static_cast<std::size_t>(index)]; }
     void find_step_inputs();
     void end_uploads();
     void write_step_inputs(const StepState& state, Phase first, Phase last);
+    void bind_batch(int frame);
 
     void run(Calls calls);
     void run_idle_round(const StepState& state);
-    void run_micro_batch(const MicroBatch& micro_batch);
-    void run_last_backward(const MicroBatch& micro_batch);
+    void run_turn(const Turn& turn);
+    void run_part(int part, const Turn& turn);
+    void receive(const Turn& turn);
+    void send(const Turn& turn);
+    void finish_sends(const Turn& turn);
+    void finish(std::vector<Communicator::Ticket>& tickets);
     template <class Work> void replay(Replay& part, const Work& work);
-    void merge(const std::vector<Merge>& merges, Piece piece);
+    void merge(const Turn& turn, const std::vector<SlotPiece>& pieces);
     void reduce(const Exchange& exchange);
     const Graph& graph() const { return plan_.graph; }
-    View slot_view(std::size_t slot, Piece piece) const;
+    View slot_view(std::size_t slot, SlotPiece piece) const;
+    Communicator& stages() { return groups_.axis(layout_.pipeline_axis); }
 
     const Layout& layout_;
     const Plan& plan_;
@@ -92,13 +91,19 @@ private:
     Stream& stream_;
     Stream exchange_stream_; // on a GPU a queue of its own
     SummationTree tree_;
-    std::vector<std::array<std::vector<BoundCall>, 4>> calls_; // by slot and phase
-    std::vector<MicroBatch> micro_batches_;                    // of this rank's share
-    std::vector<std::vector<Piece>> merged_before_;            // each exchange; and what no exchange has
-    Buffer staging_;                                           // of the step inputs, on their way to a GPU
+    std::map<std::pair<int, Place>, std::vector<BoundCall>> bound_; // of the parts
+    std::vector<BoundCall> prepare_, update_;
+    std::vector<Accumulation> accumulation_; // by micro-batch of this rank's share
+    std::vector<Sums> sums_;                 // by part
+    std::vector<Turn> turns_;
+    std::vector<ValueId> read_; // from the data
+    std::vector<View> batch_;
+    std::map<std::pair<int, int>, std::vector<Communicator::Ticket>> sent_; // by chunk and frame
+    Buffer staging_;                                                        // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
     bool records_;
-    std::vector<Replay> replays_; // prepare, update, and what micro-batches need
+    std::vector<Replay> replays_; // prepare, update, and what turns need
+    double seconds_waited_ = 0;
 };
 
 } // namespace tessera

@@ -67,6 +67,7 @@ struct AxisDegree {
 
 // The axes of the mesh from the outside in: neighbouring ranks exchange most.
 constexpr std::array mesh_axes = {
+    AxisDegree{"pipeline", &parallelism_pipeline},
     AxisDegree{"data", &parallelism_data},
     AxisDegree{"context", &parallelism_context},
     AxisDegree{"tensor", &parallelism_tensor},
@@ -111,6 +112,24 @@ void check_modes(const Config& config, const Mesh& mesh) {
     }
 }
 
+// Which axis the pipeline is, and how it goes.
+void add_pipeline(const Config& config, const Stream& stream, Layout& layout) {
+    try {
+        layout.schedule = schedule_named(config.get(parallelism_schedule));
+    } catch (const ConfigError& error) {
+        config.refuse(parallelism_schedule.name, error.what());
+    }
+    const bool interleaved = layout.schedule == ScheduleKind::interleaved;
+    const std::int64_t chunks = at_least_one(config, parallelism_chunks);
+    if (chunks > 1024) config.refuse(parallelism_chunks.name, "must be at most 1024");
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        if (layout.mesh.axis(axis).name == "pipeline") layout.pipeline_axis = axis;
+    if (layout.stages() == 1) return;
+    layout.chunks_per_stage = interleaved ? static_cast<int>(chunks) : 1;
+    if (!std::holds_alternative<CpuStream>(stream))
+        config.refuse(parallelism_pipeline.name, "pipelines run on CPU ranks only so far (run.device = \"cpu\")");
+}
+
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
@@ -120,6 +139,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
             make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
                           {.zero_stage = zero_stage(config), .sequence_parallel = config.get(parallelism_sequence)}));
     layout.micro_batches = micro_batches;
+    add_pipeline(config, stream, layout);
     check_modes(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);

@@ -31,6 +31,13 @@ inline constexpr Key<std::string> training_weight_rounding{
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_pipeline{
+    "parallelism.pipeline_parallel_degree", 1, "ranks that share out the layers, one stage each; -1: what is left"};
+inline constexpr Key<std::string> parallelism_schedule{
+    "parallelism.pipeline_schedule", "1f1b",
+    "order of a stage's micro-batches: gpipe, 1f1b, interleaved (several chunks a stage), or zero_bubble"};
+inline constexpr Key<std::int64_t> parallelism_chunks{"parallelism.pipeline_chunks", 2,
+                                                      "chunks of layers for each stage of an interleaved pipeline"};
 inline constexpr Key<std::int64_t> parallelism_context{
     "parallelism.context_parallel_degree", 1,
     "ranks that share out the sequence, and in attention the heads; -1: what is left"};

@@ -26,7 +26,7 @@ bool Trainer::train() {
 void Trainer::train_step(std::int64_t step) {
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
     executor_.prepare(state);
-    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, inputs_); });
+    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, executor_.batch()); });
     executor_.update(state);
     record_step(step, state.learning_rate);
 }
@@ -53,14 +53,6 @@ void Trainer::save(std::int64_t steps_done) {
     throughput_.restart();
 }
 
-namespace {
-
-std::vector<View> batch_views(const Executor& executor, const Model& model) {
-    return {executor.view(model.tokens), executor.view(model.targets)};
-}
-
-} // namespace
-
 void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Schedule(config, config.get(optimizer_rate), experiment.steps);
     SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
@@ -85,8 +77,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
                                         experiment.seed)),
               experiment.train_loader(first_step_),
               loader_memory(ground.stream, experiment.fields, experiment.train_loader(first_step_))),
-      throughput_(experiment, ground), allocated_(memory_.allocated()),
-      inputs_(batch_views(executor_, experiment.train.model)) {
+      throughput_(experiment, ground), allocated_(memory_.allocated()) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
 }

@@ -55,7 +55,6 @@ private:
     Loader loader_;
     Throughput throughput_;
     MemoryNeed allocated_;
-    std::vector<View> inputs_; // tokens and targets of a micro-batch
 };
 
 } // namespace tessera

@@ -2,6 +2,8 @@
 // What back ends have in common, and what the plan must know of communicators without having one.
 #include "parallel/communication/communicator.hpp"
 
+#include "kernels/error.hpp"
+
 #include <algorithm>
 
 namespace tessera {
@@ -16,6 +18,14 @@ constexpr std::int64_t full_piece = 128 * mebibyte;
 
 void Communicator::wait(Stream& stream, Seconds) {
     std::visit([](const auto& s) { s.wait(); }, stream);
+}
+
+Communicator::Ticket Communicator::post(Stream&, ConstView, int, int) {
+    throw InternalError("these ranks have no messages that do not wait");
+}
+
+void Communicator::take(Stream&, View, int, int) {
+    throw InternalError("these ranks have no messages that do not wait");
 }
 
 Buffer Communicator::allocate(const Stream& stream, std::int64_t bytes) {

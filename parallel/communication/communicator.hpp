@@ -75,6 +75,15 @@ public:
 
     virtual void barrier(Stream& stream) = 0;
 
+    // A message that does not wait: post() returns at once, and the view must not change before finish() of the ticket
+    // has returned. Messages between two ranks on one channel keep their order, and no channel waits for another.
+    // InternalError on a back end without them.
+    using Ticket = std::int64_t;
+    static constexpr Ticket no_ticket = -1;
+    virtual Ticket post(Stream& stream, ConstView view, int to, int channel);
+    virtual void take(Stream& stream, View view, int from, int channel);
+    virtual void finish(Ticket) {}
+
     // Returns when the stream's work so far is done. A host that waits for work with collectives in it waits here: on a
     // GPU, where a rank that is gone would mean to wait for ever, the wait ends with SystemError, which names axis and
     // call, as soon as NCCL knows or `patience` is over. The communicators of the rank are unusable from then on.

@@ -105,6 +105,21 @@ public:
         exchange();
     }
 
+    Ticket post(Stream& stream, ConstView view, int to, int channel) override {
+        cpu_stream(stream);
+        check_rank("post", to, size_);
+        bytes_sent_ += view.bytes();
+        return group_.post({const_cast<std::byte*>(bytes_at(view)), view.bytes(), to}, channel);
+    }
+
+    void take(Stream& stream, View view, int from, int channel) override {
+        cpu_stream(stream);
+        check_rank("take", from, size_);
+        group_.take({bytes_at(view), view.bytes(), from}, channel);
+    }
+
+    void finish(Ticket ticket) override { group_.finish(ticket); }
+
     void barrier(Stream& stream) override {
         cpu_stream(stream);
         group_.barrier();

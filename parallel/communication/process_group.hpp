@@ -33,6 +33,11 @@ public:
 
     // Sends and receives everything at once and waits for all of it. Between two ranks messages keep their order.
     void exchange(std::span<const Message> sends, std::span<const Message> receives) const;
+    // A message of which the sender does not wait for the end: the memory must not change before finish(ticket) has
+    // returned. Messages between two ranks on one channel (from 0 on) keep their order.
+    std::int64_t post(const Message& send, int channel) const;
+    void take(const Message& receive, int channel) const; // waits for it
+    void finish(std::int64_t ticket) const;
     void broadcast(void* data, std::int64_t bytes, int root) const;
     void barrier() const;
     bool all(bool verdict) const; // true when it is true on every rank

@@ -156,6 +156,24 @@ public:
         }
     }
 
+    // By MPI, which has the queues that this needs.
+    Ticket post(Stream& stream, ConstView view, int to, int channel) override {
+        if (!group_) return Communicator::post(stream, view, to, channel);
+        check_rank("post", to, size_);
+        bytes_sent_ += view.bytes();
+        return group_->post({const_cast<std::byte*>(bytes_at(view)), view.bytes(), to}, channel);
+    }
+
+    void take(Stream& stream, View view, int from, int channel) override {
+        if (!group_) return Communicator::take(stream, view, from, channel);
+        check_rank("take", from, size_);
+        group_->take({bytes_at(view), view.bytes(), from}, channel);
+    }
+
+    void finish(Ticket ticket) override {
+        if (group_) group_->finish(ticket);
+    }
+
     void barrier(Stream& stream) override {
         cpu_stream(stream);
         meeting_.enter({CollectiveCall::barrier, 0, 0, {}});

@@ -24,6 +24,8 @@ std::string_view name_of(Collective collective) {
         return "broadcast";
     case Collective::slice:
         return "slice";
+    case Collective::send:
+        return "send";
     }
     throw InternalError(fmt::format("collective number {}", static_cast<int>(collective)));
 }
@@ -56,6 +58,8 @@ std::int64_t bytes_sent(Collective collective, std::int64_t whole_bytes, int ran
         return once; // every other rank receives each byte once: (ranks - 1) / ranks on average
     case Collective::all_to_all:
         return once / ranks;
+    case Collective::send:
+        return whole_bytes;
     }
     throw InternalError(fmt::format("collective number {}", static_cast<int>(collective)));
 }
