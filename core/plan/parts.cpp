@@ -18,18 +18,19 @@ bool is_read(const Value& value) { return value.kind == ValueKind::input && !val
 class PartsOfStage {
 public:
     PartsOfStage(const Graph& graph, const Stages& stages, const Layout& layout, int stage, Plan& plan)
-        : graph_(graph), stages_(stages), ranks_(layout.stages()), stage_(stage), plan_(plan), live_(live_nodes(graph)) {
-        pipeline_ = {layout.schedule, ranks_, layout.chunks_per_stage, plan.share.size(), trains()};
+        : graph_(graph), stages_(stages), ranks_(layout.stages()), stage_(stage), plan_(plan),
+          live_(live_nodes(graph)) {
+        pipeline_ = layout.pipeline(plan.share.size(), trains());
     }
 
     std::vector<std::int32_t> run() {
         plan_.tasks.clear();
         const std::vector<Task> tasks = tasks_of(pipeline_, stage_);
         for (int chunk = 0; chunk < pipeline_.chunks; ++chunk)
-            plan_.parts.push_back({Phase::forward, Work::forward, chunk});
+            plan_.parts.push_back({.phase = Phase::forward, .work = Work::forward, .chunk = chunk});
         for (const Task& task : tasks) // the order of the last micro-batch is the order of the calls
             if (task.work != Work::forward && task.micro_batch + 1 == pipeline_.micro_batches)
-                plan_.parts.push_back({Phase::backward, task.work, task.chunk});
+                plan_.parts.push_back({.phase = Phase::backward, .work = task.work, .chunk = task.chunk});
         std::vector<std::int32_t> order = nodes_of(Phase::prepare);
         for (const Phase phase : {Phase::forward, Phase::backward})
             append(order, nodes_by_part(phase));
@@ -123,7 +124,8 @@ private:
         int reader = -1;
         for (const std::int32_t index : live_) {
             if (!of_micro_batch(node(index)) || chunk_of(index) % ranks_ != stage_) continue;
-            if (std::ranges::none_of(node(index).inputs, [&](ValueId id) { return is_read(graph_.value(id)); })) continue;
+            if (std::ranges::none_of(node(index).inputs, [&](ValueId id) { return is_read(graph_.value(id)); }))
+                continue;
             const int chunk = chunk_of(index) / ranks_;
             if (reader >= 0 && reader != chunk)
                 throw ConfigError(fmt::format("two chunks of stage {} read the data: take fewer for each", stage_));
@@ -137,15 +139,16 @@ private:
     void assign_frames(const std::vector<Task>& tasks) {
         std::vector<std::vector<std::int64_t>> frames(static_cast<std::size_t>(pipeline_.chunks)); // who has them
         constexpr std::int64_t nobody = -1;
-        const Work last = !pipeline_.trains ? Work::forward : pipeline_.splits_backward() ? Work::weights : Work::backward;
+        const Work last = !pipeline_.trains             ? Work::forward
+                          : pipeline_.splits_backward() ? Work::weights
+                                                        : Work::backward;
         for (const Task& task : tasks) {
             std::vector<std::int64_t>& those = frames[static_cast<std::size_t>(task.chunk)];
             auto frame = std::ranges::find(those, task.work == Work::forward ? nobody : task.micro_batch);
             if (frame == those.end()) frame = those.insert(frame, nobody);
             *frame = task.work == last ? nobody : task.micro_batch;
-            const auto part = std::ranges::find_if(plan_.parts, [&](const Part& one) {
-                return one.work == task.work && one.chunk == task.chunk;
-            });
+            const auto part = std::ranges::find_if(
+                plan_.parts, [&](const Part& one) { return one.work == task.work && one.chunk == task.chunk; });
             plan_.tasks.push_back({static_cast<int>(part - plan_.parts.begin()), task.micro_batch,
                                    static_cast<int>(frame - those.begin())});
         }

@@ -183,6 +183,12 @@ TensorType Plan::seen(ValueId id, Phase phase) const {
     return part ? TensorType{{planned.run.size()}, planned.local.dtype} : planned.local;
 }
 
+double bubble(const Plan& plan, const Layout& layout) {
+    if (layout.stages() == 1) return 0;
+    const bool trains = !plan.calls(Phase::backward).empty();
+    return makespan(layout.pipeline(plan.share.size(), trains), plan.chunk_flops).bubble();
+}
+
 Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream) {
     if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
         throw InternalError("a layout needs one strategy per axis of its mesh");
@@ -206,11 +212,6 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     append_calls(placed, order, stream, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
     plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
-    if (plan.idle_rounds > 0 && layout.stages() > 1)
-        throw ConfigError(fmt::format("parallelism.zero_stage 3 in a pipeline wants the {} micro-batches of a step shared "
-                                      "out evenly over the {} ranks of mesh axis '{}'",
-                                      layout.micro_batches, layout.data_ranks(),
-                                      layout.mesh.axis(layout.data_axis).name));
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
     plan.graph = std::move(placed.graph);
     return plan;

@@ -48,6 +48,9 @@ struct Layout {
 
     int data_ranks() const { return mesh.axis(data_axis).size; }
     int stages() const { return pipeline_axis < 0 ? 1 : mesh.axis(pipeline_axis).size; }
+    Pipeline pipeline(std::int64_t of_micro_batches, bool trains) const {
+        return {schedule, stages(), chunks_per_stage, of_micro_batches, trains};
+    }
     SummationTree tree() const { return {micro_batches, data_ranks()}; }
 };
 
@@ -135,6 +138,9 @@ struct Plan {
 
     const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
 };
+
+// The share of their time in which the stages wait for each other, as the chunks' operations have it. 0: no pipeline.
+double bubble(const Plan& plan, const Layout& layout);
 
 // Throws ConfigError, with the layer's name, where something cannot be sharded as the strategies say. `stream` is asked
 // what workspace its kernels need; nothing runs on it.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which chunk of a pipeline a node belongs to, and on which stage a weight rests: where the first chunk that uses it is.
+// Which chunk of a pipeline a node belongs to, and on which stage a weight rests: where the first chunk that uses it
+// is.
 #include "core/plan/passes.hpp"
 #include "core/plan/redistribute.hpp"
 #include "core/plan/relay.hpp"
@@ -18,9 +19,9 @@ bool of_micro_batch(const Node& node) { return node.phase == Phase::forward || n
 // Of the whole pipeline, before the graph is changed. All vectors are by node or by value.
 class Chunks {
 public:
-    Chunks(const Graph& graph, int chunks)
-        : graph_(graph), chunks_(chunks), chunk_(graph.nodes().size(), -1), live_(graph.nodes().size()),
-          weights_(graph.nodes().size()) {
+    Chunks(const Graph& graph, int stages, int chunks)
+        : graph_(graph), stages_(stages), chunks_(chunks), chunk_(graph.nodes().size(), -1),
+          live_(graph.nodes().size()), weights_(graph.nodes().size()) {
         for (const std::int32_t index : live_nodes(graph))
             live_[static_cast<std::size_t>(index)] = true;
         cut_layers();
@@ -60,15 +61,19 @@ private:
         return index >= 0 && of_micro_batch(graph_.nodes()[static_cast<std::size_t>(index)]) ? index : -1;
     }
 
-    // What stands behind the last layer (a final norm, the head, the loss) is an item of its own. What stands before the
-    // first goes with it.
+    // What stands behind the last layer (a final norm, the head, the loss) is an item of its own. What stands before
+    // the first goes with it.
     void cut_layers() {
         int layers = 0;
         for (const Node& node : graph_.nodes())
             layers = std::max(layers, node.layer + 1);
-        if (layers < chunks_)
-            throw ConfigError(
-                fmt::format("{} layers cannot be shared out over {} chunks of a pipeline", layers, chunks_));
+        if (layers < chunks_) {
+            const int each = chunks_ / stages_;
+            const std::string chunks = each == 1 ? "" : fmt::format(" with {} chunks each", each);
+            throw ConfigError(fmt::format("the {} layers of the model cannot be shared out over {} stages of a "
+                                          "pipeline{}",
+                                          layers, stages_, chunks));
+        }
         std::vector<double> costs(static_cast<std::size_t>(layers) + 1);
         behind_.assign(graph_.nodes().size(), false);
         for (std::size_t i = 0; i < graph_.nodes().size(); ++i) {
@@ -119,15 +124,15 @@ private:
         }
     }
 
-    // All of the backward pass that no other chunk waits for. In the first chunk, for which none waits: that what stands
-    // before the layers does not wait for.
+    // All of the backward pass that no other chunk waits for. In the first chunk, for which none waits: that what
+    // stands before the layers does not wait for.
     void find_weight_gradients() {
         std::vector<bool> awaited(graph_.values().size());
         for (std::size_t i = graph_.nodes().size(); i-- > 0;) {
             const Node& node = graph_.nodes()[i];
             if (node.phase != Phase::backward || !live_[i]) continue;
-            weights_[i] = std::ranges::none_of(node.outputs,
-                                               [&](ValueId id) { return awaited[static_cast<std::size_t>(id)]; });
+            weights_[i] =
+                std::ranges::none_of(node.outputs, [&](ValueId id) { return awaited[static_cast<std::size_t>(id)]; });
             for (const ValueId input : node.inputs) {
                 const std::int32_t maker = maker_of(input);
                 if (maker < 0) continue;
@@ -139,7 +144,8 @@ private:
     }
 
     const Graph& graph_;
-    int chunks_;
+    int stages_;
+    int chunks_; // of all stages
     std::vector<int> chunk_;
     std::vector<bool> live_;
     std::vector<bool> weights_;
@@ -151,7 +157,7 @@ class StageCut {
 public:
     StageCut(PlacedGraph& placed, const Layout& layout)
         : placed_(placed), graph_(placed.graph), axis_(static_cast<std::size_t>(layout.pipeline_axis)),
-          stages_(layout.stages()), chunks_(graph_, stages_ * layout.chunks_per_stage),
+          stages_(layout.stages()), chunks_(graph_, stages_, stages_ * layout.chunks_per_stage),
           first_chunk_(graph_.values().size(), nowhere) {}
 
     Stages run() {
@@ -291,7 +297,8 @@ private:
         if (std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); })) return;
         const auto outputs = node.op->placed(types, inputs);
         if (!outputs)
-            throw InternalError(fmt::format("{} '{}' cannot run on the stages of a pipeline", node.op->name(), node.name));
+            throw InternalError(
+                fmt::format("{} '{}' cannot run on the stages of a pipeline", node.op->name(), node.name));
         for (std::size_t i = 0; i < node.outputs.size(); ++i) {
             const ValueId id = node.outputs[i];
             set(id, (*outputs)[i]);

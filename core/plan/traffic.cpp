@@ -41,9 +41,16 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
             if (!transfer || transfer->collective == Collective::slice) continue;
             const int ranks = layout.mesh.axis(transfer->axis).size;
             const std::int64_t bytes = whole_bytes(node, transfer->collective, ranks, plan);
+            if (bytes == 0) continue; // between other stages
             Transfers& one = entry(found, phase, *transfer, plan);
             ++one.calls;
             one.bytes_sent += one.runs * bytes_sent(transfer->collective, bytes, ranks);
+        }
+    for (const Part& part : plan.parts)
+        for (const StageMessage& message : part.sends) {
+            Transfers& one = entry(found, part.phase, {layout.pipeline_axis, Collective::send}, plan);
+            ++one.calls;
+            one.bytes_sent += one.runs * plan.value(message.value).local.bytes();
         }
     std::ranges::stable_sort(found, {}, &Transfers::axis);
     return found;

@@ -8,7 +8,8 @@
 
 namespace tessera {
 
-// The collectives of one kind, on one axis, that the ops of a phase need.
+// The collectives of one kind, on one axis, that the ops of a phase need; or what a stage of a pipeline sends to
+// others.
 struct Transfers {
     Phase phase = Phase::forward;
     int axis = 0;

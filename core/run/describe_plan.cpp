@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <fmt/format.h>
+#include <numeric>
 
 namespace tessera {
 
@@ -122,6 +123,43 @@ void collectives(const Program& program, const Stream& stream, Lines out) {
     }
 }
 
+// "layers 0 to 3" of the nodes that the rank runs in a chunk.
+std::string layers_of(const Part& part, const Plan& plan) {
+    int first = -1, last = -1;
+    for (std::int64_t i = part.calls.begin; i < part.calls.end; ++i) {
+        const Call& call = plan.calls(part.phase)[static_cast<std::size_t>(i)];
+        const int layer = plan.graph.nodes()[static_cast<std::size_t>(call.node)].layer;
+        if (layer < 0) continue;
+        first = first < 0 ? layer : first;
+        last = layer;
+    }
+    if (first < 0) return "no layer";
+    return first == last ? fmt::format("layer {}", first) : fmt::format("layers {} to {}", first, last);
+}
+
+void pipeline(const Program& program, Lines out) {
+    const Plan& plan = program.plan;
+    const Layout& layout = program.layout;
+    if (layout.stages() == 1) return;
+    fmt::format_to(out, "\nPipeline: {} stages, {}\n", layout.stages(), name_of(layout.schedule));
+    std::vector<double> work(static_cast<std::size_t>(layout.stages()));
+    for (std::size_t chunk = 0; chunk < plan.chunk_flops.size(); ++chunk) {
+        const ChunkTime& time = plan.chunk_flops[chunk];
+        work[chunk % work.size()] += time.forward + time.backward + time.weights;
+    }
+    const double all = std::accumulate(work.begin(), work.end(), 0.0);
+    const auto [least, most] = std::ranges::minmax(work);
+    fmt::format_to(out, "  this stage: ");
+    for (const Part& part : plan.parts)
+        if (part.work == Work::forward) fmt::format_to(out, "{}{}", part.chunk == 0 ? "" : ", ", layers_of(part, plan));
+    int kept = 0;
+    for (const Frames& frames : plan.frames)
+        kept = std::max(kept, frames.count);
+    fmt::format_to(out, "; keeps up to {} micro-batch{} of a chunk\n", kept, kept == 1 ? "" : "es");
+    fmt::format_to(out, "  work of a stage: {:.1f} to {:.1f} % of the whole\n", 100 * least / all, 100 * most / all);
+    fmt::format_to(out, "  bubble: {:.1f} % of the stages' time, by counted operations\n", 100 * bubble(plan, layout));
+}
+
 void memory(const Experiment& experiment, Lines out) {
     fmt::format_to(out, "\nMemory of a rank, bytes\n{}", memory_table(experiment.memory));
 }
@@ -130,7 +168,7 @@ void memory(const Experiment& experiment, Lines out) {
 std::vector<std::string> axes_within_micro_batches(const Layout& layout) {
     std::vector<std::string> names;
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        if (axis != layout.data_axis && layout.mesh.axis(axis).size > 1)
+        if (axis != layout.data_axis && axis != layout.pipeline_axis && layout.mesh.axis(axis).size > 1)
             names.push_back(fmt::format("{} {}", layout.mesh.axis(axis).name, layout.mesh.axis(axis).size));
     return names;
 }
@@ -146,7 +184,7 @@ void promise(const Experiment& experiment, Lines out) {
     fmt::format_to(out,
                    "  losses and weights do not depend on the number of {}ranks (up to {}), of threads, or on\n"
                    "  stops and resumes, on one kind of processor",
-                   within.empty() ? "" : "data ", experiment.batch.micro_batches);
+                   within.empty() && program.layout.stages() == 1 ? "" : "data ", experiment.batch.micro_batches);
     if (!experiment.batch.fixed_micro_batch)
         fmt::format_to(out, "; but the micro-batch size follows from the number of ranks\n"
                             "  here: say training.local_batch_size to have them on any number of ranks");
@@ -173,6 +211,7 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.batch.global * experiment.sizes.sequence_length));
     parameters(program, out);
+    pipeline(program, out);
     collectives(program, stream, out);
     memory(experiment, out);
     promise(experiment, out);

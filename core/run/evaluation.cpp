@@ -31,7 +31,8 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
                   loader_memory(ground_.stream, experiment_.fields, experiment_.evaluation_loader()));
     const StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
-    executor_->run_micro_batches(state, experiment_.sizes.batch, [&] { loader.next(ground_.stream, executor_->batch()); });
+    executor_->run_micro_batches(state, experiment_.sizes.batch,
+                                 [&] { loader.next(ground_.stream, executor_->batch()); });
     executor_->update(state);
     const std::int64_t tokens =
         experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.sizes.sequence_length;

@@ -25,8 +25,8 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
                    bool replay)
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
       exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
-      accumulation_(accumulation_of(plan.share.size(), layout.reproducible)), sums_(sums_of(plan, layout.pipeline_axis)),
-      turns_(turns_of(plan, accumulation_)), records_(replay) {
+      accumulation_(accumulation_of(plan.share.size(), layout.reproducible)),
+      sums_(sums_of(plan, layout.pipeline_axis)), turns_(turns_of(plan, accumulation_)), records_(replay) {
     for (const Call& call : plan.calls(Phase::prepare))
         prepare_.push_back(bind(call, {}));
     for (const Call& call : plan.calls(Phase::update))
@@ -231,8 +231,13 @@ void Executor::run_idle_round(const StepState& state) {
     }
     end_uploads();
     write_step_inputs(state, Phase::forward, Phase::backward);
-    for (const Turn& turn : turns_)
-        if (turn.micro_batch == 0) run(bound(turn.parts.front(), turn.place));
+    for (const Turn& turn : turns_) {
+        if (turn.micro_batch != 0 || part(turn.parts.front()).work != Work::forward) continue;
+        finish_sends(turn);
+        receive(turn);
+        run(bound(turn.parts.front(), turn.place));
+        if (turn.parts.size() == 1) send(turn);
+    }
 }
 
 void Executor::run_turn(const Turn& turn) {

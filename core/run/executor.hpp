@@ -25,8 +25,8 @@ public:
     // A value's memory on this rank; of an accumulated value, in the slot that holds the finished sum.
     View view(ValueId id) const { return bind(id, {}); }
 
-    // What is read from the data for the micro-batch that begins, in the order of the graph. Views without memory are of
-    // what this rank does not need.
+    // What is read from the data for the micro-batch that begins, in the order of the graph. Views without memory are
+    // of what this rank does not need.
     std::span<const View> batch() const { return batch_; }
 
     // Runs what must be ready before the first micro-batch.

@@ -105,7 +105,7 @@ void check_modes(const Config& config, const Mesh& mesh) {
             config.refuse(model_heads.name, fmt::format("{} heads cannot be shared out evenly over {} ranks of context "
                                                         "parallelism",
                                                         config.get(model_heads), axis.size));
-        if (axis.name != "data" && config.get(training_linear_dtype) == "f8")
+        if (axis.name != "data" && axis.name != "pipeline" && config.get(training_linear_dtype) == "f8")
             config.refuse(training_linear_dtype.name, fmt::format("\"f8\" has one scale for a whole tensor: no part of "
                                                                   "it can be rounded on the ranks of mesh axis '{}'",
                                                                   axis.name));

@@ -67,6 +67,7 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
     line += fmt::format("  tok/s: {}", with_thousands(std::llround(record.tokens_per_second)));
     if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
     if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
+    if (!(record.bubble < 0)) line += fmt::format("  bubble: {:.1f}%", 100 * record.bubble);
     if (!(eta_seconds < 0)) line += fmt::format("  eta: {}", duration(eta_seconds));
     return line;
 }
@@ -85,6 +86,7 @@ std::string json_line(const StepRecord& record) {
     json["tokens_per_second"] = number(record.tokens_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
+    if (!(record.bubble < 0)) json["bubble"] = number(record.bubble);
     json["seconds"] = number(record.seconds);
     json["input_wait"] = number(record.input_wait);
     json["tokens"] = record.tokens;

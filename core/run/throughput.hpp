@@ -16,8 +16,13 @@ public:
     // together.
     Throughput(const Experiment& experiment, const Ground& ground);
 
-    // Fills the fields of time and speed for the step that just ended.
-    void measure(StepRecord& record, double seconds_waited_so_far);
+    // What this rank has waited for so far, in seconds.
+    struct Waited {
+        double for_input = 0;
+        double for_stages = 0;
+    };
+    // Fills the fields of time and speed for the step that just ended. Called by all ranks together.
+    void measure(StepRecord& record, Waited so_far);
     void restart();
 
 private:
@@ -26,7 +31,9 @@ private:
     double flops_per_step_; // of the model, over all ranks
     double tokens_per_step_;
     double peak_flops_; // kernels/peak.hpp, of all ranks; NaN: unknown
-    double waited_ = 0;
+    const Ground& ground_;
+    bool has_stages_;
+    Waited waited_;
     Clock::time_point before_ = Clock::now();
 };
 

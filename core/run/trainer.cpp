@@ -26,7 +26,8 @@ bool Trainer::train() {
 void Trainer::train_step(std::int64_t step) {
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
     executor_.prepare(state);
-    executor_.run_micro_batches(state, experiment_.batch.micro_batch, [&] { loader_.next(ground_.stream, executor_.batch()); });
+    executor_.run_micro_batches(state, experiment_.batch.micro_batch,
+                                [&] { loader_.next(ground_.stream, executor_.batch()); });
     executor_.update(state);
     record_step(step, state.learning_rate);
 }
@@ -38,7 +39,7 @@ void Trainer::record_step(std::int64_t step, double rate) {
                       .learning_rate = rate,
                       .tokens = (step + 1) * experiment_.batch.global * experiment_.sizes.sequence_length};
     numbers_.read(record);
-    throughput_.measure(record, loader_.seconds_waited());
+    throughput_.measure(record, {loader_.seconds_waited(), executor_.seconds_waited()});
     if (metrics_ != nullptr) metrics_->step(record);
 }
 

@@ -5,8 +5,8 @@
 // each rank holds a summand of full shape and that the sum over the axis is still owed: all-reducing leads to
 // Replicate, reduce-scattering to Shard or Flat. The same words hold for every other tensor.
 //
-// Flat (weights at rest, gradients and optimizer states under ZeRO) cuts what the other axes leave of the tensor into runs of elements in
-// row-major order, whole blocks of flat_block elements, whatever its shape.
+// Flat (weights at rest, gradients and optimizer states under ZeRO) cuts what the other axes leave of the tensor into
+// runs of elements in row-major order, whole blocks of flat_block elements, whatever its shape.
 #pragma once
 
 #include "kernels/tensor.hpp"

@@ -17,8 +17,8 @@ std::string_view name_of(Collective collective);
 // Throws InternalError where no single collective leads from one to the other.
 Collective redistribution(Placement from, Placement to);
 
-// Bytes that a rank has to send (the mean over the ranks; of `send`, the rank that does) at the theoretical lower bound, for a tensor of
-// `whole_bytes`. No algorithm sends less; the communicators' own counts are tested against it.
+// Bytes that a rank has to send (the mean over the ranks; of `send`, the rank that does) at the theoretical lower
+// bound, for a tensor of `whole_bytes`. No algorithm sends less; the communicators' own counts are tested against it.
 std::int64_t bytes_sent(Collective collective, std::int64_t whole_bytes, int ranks);
 
 } // namespace tessera

@@ -6,12 +6,15 @@
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
+#include <array>
 #include <fmt/format.h>
 #include <limits>
 #include <numeric>
 
 namespace tessera {
 namespace {
+
+constexpr std::array<std::string_view, 4> names = {"gpipe", "1f1b", "interleaved", "zero_bubble"}; // by ScheduleKind
 
 // The i-th of a stage's forward or backward tasks: chunks take turns, a group of micro-batches at a time, with as many
 // of them as there are stages.
@@ -46,6 +49,11 @@ void check(const Pipeline& pipeline) {
                                         pipeline.chunks, pipeline.micro_batches));
     if (pipeline.chunks > 1 && pipeline.kind != ScheduleKind::interleaved)
         throw InternalError("only an interleaved pipeline has several chunks for a stage");
+    if (pipeline.trains && pipeline.chunks > 1 && pipeline.micro_batches % pipeline.stages != 0)
+        throw ConfigError(
+            fmt::format("an interleaved pipeline of {} stages takes as many micro-batches in turn: the {} of "
+                        "a step are no multiple of that",
+                        pipeline.stages, pipeline.micro_batches));
 }
 
 // When the tasks of all stages happen.
@@ -138,12 +146,12 @@ private:
 } // namespace
 
 ScheduleKind schedule_named(std::string_view name) {
-    if (name == "gpipe") return ScheduleKind::gpipe;
-    if (name == "1f1b") return ScheduleKind::one_f_one_b;
-    if (name == "interleaved") return ScheduleKind::interleaved;
-    if (name == "zero_bubble") return ScheduleKind::zero_bubble;
+    for (std::size_t kind = 0; kind < names.size(); ++kind)
+        if (names[kind] == name) return static_cast<ScheduleKind>(kind);
     throw ConfigError(no_such_name("schedule", name, {"1f1b", "gpipe", "interleaved", "zero_bubble"}));
 }
+
+std::string_view name_of(ScheduleKind kind) { return names.at(static_cast<std::size_t>(kind)); }
 
 std::vector<Task> tasks_of(const Pipeline& pipeline, int stage) {
     check(pipeline);

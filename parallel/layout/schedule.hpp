@@ -19,6 +19,7 @@ enum class ScheduleKind { gpipe, one_f_one_b, interleaved, zero_bubble };
 
 // "gpipe", "1f1b", "interleaved", "zero_bubble"; ConfigError for another name, with the nearest.
 ScheduleKind schedule_named(std::string_view name);
+std::string_view name_of(ScheduleKind kind);
 
 // Work on one micro-batch. `backward` leads to what the chunk before needs; where the schedule splits, `weights` does
 // what is left of the backward pass.
@@ -42,6 +43,7 @@ struct Pipeline {
 };
 
 // What a stage does in a step, in order. Each chunk takes the micro-batches in rising order in each kind of work.
+// ConfigError when several chunks would take turns unevenly: the micro-batches must be a multiple of the stages.
 std::vector<Task> tasks_of(const Pipeline& pipeline, int stage);
 
 // Seconds (or any other unit) of a chunk's work on one micro-batch. Without a split, backward is all of it.

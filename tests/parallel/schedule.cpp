@@ -36,6 +36,10 @@ TEST(Schedule, DoesAllTheWorkOnceInOrderAndNeverWaitsForEver) {
                 for (const std::int64_t micro_batches : {1, 2, 3, 4, 6, 7, 12, 19}) {
                     if (chunks > 1 && kind != ScheduleKind::interleaved) continue;
                     const Pipeline pipeline{kind, stages, chunks, micro_batches, true};
+                    if (chunks > 1 && micro_batches % stages != 0) {
+                        EXPECT_THROW(tasks_of(pipeline, 0), ConfigError);
+                        continue;
+                    }
                     for (int stage = 0; stage < stages; ++stage) {
                         std::map<std::pair<Work, int>, std::int64_t> next;
                         for (const Task& task : tasks_of(pipeline, stage))

@@ -55,14 +55,15 @@ class Layout(typing.NamedTuple):
     tensor: int
     words: list = []
     context: int = 1
+    pipeline: int = 1
 
     @property
     def ranks(self):
-        return self.data * self.context * self.tensor
+        return self.pipeline * self.data * self.context * self.tensor
 
     @property
     def name(self):
-        axes = [f"{axis}-{getattr(self, axis)}" for axis in ("data", "context", "tensor") if getattr(self, axis) > 1]
+        axes = [f"{axis}-{getattr(self, axis)}" for axis in ("pipeline", "data", "context", "tensor") if getattr(self, axis) > 1]
         return "-".join([*(axes or ["alone"]), *(NAMES[word] for word in self.words)])
 
 
@@ -70,7 +71,8 @@ class Layout(typing.NamedTuple):
 CASES = {
     "f32": [Layout(1, 2), Layout(1, 4), Layout(1, 2, SEQUENCE), Layout(1, 4, SEQUENCE), Layout(2, 2),
             Layout(3, 2, BUCKETS + ZERO[1]), Layout(2, 2, MESSAGES + ZERO[2]), Layout(2, 2, SEQUENCE + MESSAGES),
-            Layout(1, 1, [], 2), Layout(3, 1, BUCKETS + ZERO[1], 2), Layout(1, 2, MESSAGES, 2)],
+            Layout(1, 1, [], 2), Layout(3, 1, BUCKETS + ZERO[1], 2), Layout(1, 2, MESSAGES, 2),
+            Layout(1, 2, SEQUENCE, 1, 2), Layout(1, 2, [], 2, 2), Layout(2, 2, ZERO[1], 1, 2)],
     "bf16": [Layout(1, 2), Layout(1, 4, SEQUENCE)],
     "biased": [Layout(1, 2, MESSAGES), Layout(1, 2, [], 2), Layout(1, 2, SEQUENCE),
                Layout(2, 2, SEQUENCE + BUCKETS + ZERO[3])],
@@ -84,7 +86,8 @@ CASES = {
 def run(model, layout, *words, folder=None):
     folder = folder or f"{model}-{layout.name}"
     runs.train("gpt.toml", f"run.folder={folder}", f"parallelism.tensor_parallel_degree={layout.tensor}",
-               f"parallelism.context_parallel_degree={layout.context}", *MODELS[model], *layout.words, *words,
+               f"parallelism.context_parallel_degree={layout.context}",
+               f"parallelism.pipeline_parallel_degree={layout.pipeline}", *MODELS[model], *layout.words, *words,
                ranks=layout.ranks)
     return runs.read(folder)
 
@@ -118,7 +121,8 @@ def expect_near(one, other, model, what, since=0):
 
 
 def check_model(model):
-    """One rank against each layout, and layouts that differ in data ranks, messages or buckets against each other."""
+    """One rank against each layout, and layouts that differ in data ranks, stages, messages or buckets against each
+    other."""
     one = run(model, Layout(1, 1))
     assert float(one.losses[20]) < float(one.losses[1]) - 0.3, f"it does not learn: {one.losses}"
     same = {}
@@ -128,7 +132,7 @@ def check_model(model):
         expect_near(one, result, model, f"{model}, {layout.name}")
         computed = (layout.context, layout.tensor, SEQUENCE[0] in layout.words)
         before = same.setdefault(computed, result)
-        runs.expect_same(before, result, f"{model}, {layout.name}: another number of data ranks")
+        runs.expect_same(before, result, f"{model}, {layout.name}: another number of data ranks or stages")
     return one
 
 
@@ -143,7 +147,8 @@ def check_resumed(one):
     """From a checkpoint of one layout on with another, to the end of the uninterrupted run; and evaluation of a run on
     other ranks than it was trained on."""
     four = Layout(1, 4, SEQUENCE)
-    for before, after in ((Layout(1, 2), Layout(1, 1)), (Layout(1, 1), Layout(2, 2)), (four, Layout(2, 1, ZERO[1], 2))):
+    for before, after in ((Layout(1, 2), Layout(1, 1)), (Layout(1, 1), Layout(2, 2)), (four, Layout(2, 1, ZERO[1], 2)),
+                          (Layout(1, 2, SEQUENCE, 1, 2), Layout(2, 1, ZERO[2])), (Layout(2, 2), Layout(1, 1, [], 1, 2))):
         checkpoint = f"f32-{before.name}/checkpoints/step-00000010"
         assert runs.writers(checkpoint) == before.ranks
         result = run("f32", after, f"checkpoint.resume={checkpoint}", folder=f"{before.name}-then-{after.name}")

@@ -32,6 +32,8 @@ CASES = [
     (["training.recompute=selective"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
     (["parallelism.tensor_parallel_degree=2"], 2), (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "parallelism.zero_stage=3", "parallelism.shared_memory=false"], 4),
+    (["parallelism.pipeline_parallel_degree=2", "model.n_layers=3"], 2), (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=zero_bubble", "parallelism.zero_stage=3", "training.dtype=bf16"], 4),
+    (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=interleaved", "parallelism.shared_memory=false", "model.n_layers=5"], 2),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
     (["parallelism.tensor_parallel_degree=2", "model.bias=true"], 2),
     (["parallelism.tensor_parallel_degree=4", "data.tokenizer=character", "parallelism.shared_memory=false"], 4),

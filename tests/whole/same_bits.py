@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss, gradient norm, evaluation, weight and optimizer state has the same bits on 1, 2, 3 and 4 ranks, with 1 and
-2 threads, in shared memory and by messages, at every ZeRO stage, with activations kept or computed again, in f32, bf16,
-f16 and f8. And what must differ does, so the comparison can fail."""
+2 threads, in shared memory and by messages, at every ZeRO stage, in pipelines of every schedule, with activations kept or
+computed again, in f32, bf16, f16 and f8. And what must differ does, so the comparison can fail."""
 import os
 import sys
 
@@ -17,6 +17,7 @@ KEYS = {
     "metrics.evaluate_every": 8, "metrics.evaluate_batches": 7,
     "checkpoint.interval": 0,
 }
+DTYPES = {"f8": "bf16", "bf16-stochastic": "bf16", "pipeline": "f32", "bf16-pipeline": "bf16"}
 MOMENTS = ("optimizer.first_moment/", "optimizer.second_moment/")
 
 
@@ -31,7 +32,7 @@ def check_content(result, learned):
     assert list(result.evaluations) == [8, 16, 20], result.evaluations
     assert float(result.losses[20]) < float(result.losses[1]) - learned, f"it does not learn: {result.losses}"
     weights = [name for name in result.tensors if "/" not in name and not name.startswith("optimizer.")]
-    assert len(weights) == 2 + 2 * 6 + 1, weights
+    assert len(weights) in (2 + 2 * 6 + 1, 2 + 5 * 6 + 1), weights
     for name in weights:
         for tensor in (name, *(moment + name for moment in MOMENTS)):
             assert np.isfinite(result.tensors[tensor]).all() and result.tensors[tensor].any(), tensor
@@ -39,7 +40,7 @@ def check_content(result, learned):
 
 def check_spread(dtype, others, more=()):
     """One rank with one thread against `others`: (name, words, options); all with the words `more`."""
-    of_dtype = [f"training.dtype={'bf16' if dtype in ('f8', 'bf16-stochastic') else dtype}", *more]
+    of_dtype = [f"training.dtype={DTYPES.get(dtype, dtype)}", *more]
     one = run(f"{dtype}-1", *of_dtype)
     check_content(one, 0.3 if dtype == "f16" else 0.5)  # in f16 some steps are skipped
     for name, words, options in others:
@@ -48,6 +49,10 @@ def check_spread(dtype, others, more=()):
         assert runs.writers(runs.checkpoints(folder)[-1]) == options.get("ranks", 1), f"{folder}: on other ranks"
         runs.expect_same(one, result, f"{dtype}: 1 rank and {name}")
     return one
+
+
+def stages(degree, schedule):
+    return [f"parallelism.pipeline_parallel_degree={degree}", f"parallelism.pipeline_schedule={schedule}"]
 
 
 def check_padding():
@@ -125,6 +130,16 @@ with runs.folder():
         ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
         ("3-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 3}),
     ], ["training.linear_dtype=f8"])
+    check_spread("pipeline", [  # 5 layers; the head's weight is the embedding's, on another stage
+        ("2-stages-gpipe", stages(2, "gpipe"), {"ranks": 2}),
+        ("4-stages-zero-bubble", stages(4, "zero_bubble"), {"ranks": 4}),
+        ("2-stages-interleaved", stages(2, "interleaved"), {"ranks": 2}),
+        ("2-stages-2-ranks-zero-1", [*stages(2, "1f1b"), "parallelism.zero_stage=1"], {"ranks": 4}),
+        ("2-stages-2-ranks-zero-3", [*stages(2, "zero_bubble"), "parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 4}),
+    ], ["model.n_layers=5"])
+    check_spread("bf16-pipeline", [
+        ("3-stages-messages", [*stages(3, "1f1b"), "parallelism.shared_memory=false", "training.recompute=selective"], {"ranks": 3}),
+    ], ["model.n_layers=5", "model.tied_head=false"])
     for one, other, what in ((f32, bf16, "bf16"), (f32, f16, "f16"), (bf16, f8, "f8"),
                              (bf16, stochastic, "stochastic rounding")):
         assert any(line.startswith("losses:") for line in runs.differences(one, other)), f"{what} is not what it says"

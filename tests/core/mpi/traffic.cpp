@@ -96,8 +96,8 @@ bool refused(const Variant& variant, int data_ranks) {
     return data_ranks == 3 && (variant.name == "zero 2" || variant.name == "zero 3");
 }
 
-void expect_traffic(int context, int tensor, const Variant& variant) {
-    Training training(words_of(context, tensor, variant.overrides));
+void expect_traffic(const std::vector<std::string>& words, std::int64_t least = 20'000) {
+    Training training(words);
     for (int axis = 0; axis < training.layout().mesh.axis_count(); ++axis) {
         const MeshAxis& ranks = training.layout().mesh.axis(axis);
         if (ranks.size == 1) continue;
@@ -105,7 +105,7 @@ void expect_traffic(int context, int tensor, const Variant& variant) {
         training.step();
         const std::int64_t counted = training.sum(axis, training.sent(axis) - before);
         const std::int64_t planned = training.sum(axis, bytes_sent_over(axis, training.plan(), training.layout()));
-        EXPECT_GT(planned, 20'000) << ranks.name;
+        EXPECT_GT(planned, least) << ranks.name;
         EXPECT_GE(counted, planned) << ranks.name;
         // Even numbers of bytes are cut evenly by 2 and 4.
         EXPECT_LE(counted - planned, ranks.size == 3 ? training.rounding(axis) : 0) << ranks.name;
@@ -130,7 +130,23 @@ TEST(Traffic, IsWhatThePlanSays) {
             for (const Variant& variant : layouts) {
                 SCOPED_TRACE(
                     fmt::format("context {} x tensor {} of {} ranks, {}", context, tensor, ranks, variant.name));
-                if (!refused(variant, ranks / (context * tensor))) expect_traffic(context, tensor, variant);
+                if (!refused(variant, ranks / (context * tensor)))
+                    expect_traffic(words_of(context, tensor, variant.overrides));
             }
+        }
+}
+
+// A tied head: its weight and its gradient travel, too.
+TEST(Traffic, OfAPipelineIsWhatThePlanSays) {
+    const int ranks = test::world().size();
+    for (const std::string_view schedule : {"gpipe", "1f1b", "interleaved", "zero_bubble"})
+        for (const int stages : {2, 4}) {
+            if (ranks % stages != 0) continue;
+            SCOPED_TRACE(fmt::format("{} stages of {} ranks, {}", stages, ranks, schedule));
+            expect_traffic(words_of(1, 1,
+                                    {"model.n_layers=8", "parallelism.zero_stage=1",
+                                     fmt::format("parallelism.pipeline_parallel_degree={}", stages),
+                                     fmt::format("parallelism.pipeline_schedule={}", schedule)}),
+                           10'000);
         }
 }
