@@ -118,10 +118,12 @@ private:
         return before + part.calls.begin;
     }
 
+    // A place is kept from the forward part on: so no message waits for its receiver.
     void receive() {
         for (const Part& part : plan_.parts)
-            for (const StageMessage& message : part.receives)
-                move_in(message.value, begin_of(part));
+            for (const Part& later : plan_.parts)
+                for (const StageMessage& message : later.receives)
+                    if (part.work == Work::forward && part.chunk == later.chunk) move_in(message.value, begin_of(part));
     }
 
     // The part that is at work at that time; null: none of a micro-batch.

@@ -198,11 +198,16 @@ void Executor::run_part(int index, const Turn& turn) {
     if (!sums.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
-// The frame's last micro-batch may still be on its way to another stage.
-void Executor::finish_sends(const Turn& turn) {
-    const Part& first = part(turn.parts.front());
-    if (layout_.stages() == 1 || first.work != Work::forward) return;
-    finish(sent_[{first.chunk, turn.place.frame}]);
+// In its frame. What the last one there had to send may still be on its way; what this one will be sent is expected.
+void Executor::begin_micro_batch(const Turn& turn) {
+    const int chunk = part(turn.parts.front()).chunk, frame = turn.place.frame;
+    finish(sent_[{chunk, frame}]);
+    for (int index = 0; index < static_cast<int>(plan_.parts.size()); ++index) {
+        if (part(index).chunk != chunk) continue;
+        for (const StageMessage& message : part(index).receives)
+            expected_[{index, frame}].push_back(
+                stages().expect(stream_, bind(message.value, turn.place), message.peer, message.channel));
+    }
 }
 
 void Executor::finish(std::vector<Communicator::Ticket>& tickets) {
@@ -212,8 +217,11 @@ void Executor::finish(std::vector<Communicator::Ticket>& tickets) {
 }
 
 void Executor::receive(const Turn& turn) {
-    for (const StageMessage& message : part(turn.parts.front()).receives)
-        stages().take(stream_, bind(message.value, turn.place), message.peer, message.channel);
+    if (layout_.stages() == 1) return;
+    const auto start = std::chrono::steady_clock::now();
+    if (part(turn.parts.front()).work == Work::forward) begin_micro_batch(turn);
+    finish(expected_[{turn.parts.front(), turn.place.frame}]);
+    seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void Executor::send(const Turn& turn) {
@@ -233,7 +241,6 @@ void Executor::run_idle_round(const StepState& state) {
     write_step_inputs(state, Phase::forward, Phase::backward);
     for (const Turn& turn : turns_) {
         if (turn.micro_batch != 0 || part(turn.parts.front()).work != Work::forward) continue;
-        finish_sends(turn);
         receive(turn);
         run(bound(turn.parts.front(), turn.place));
         if (turn.parts.size() == 1) send(turn);
@@ -252,10 +259,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
     for (const Turn& turn : turns_) {
         end_uploads();
         const Part& first = part(turn.parts.front());
-        const auto start = std::chrono::steady_clock::now();
-        finish_sends(turn);
         receive(turn);
-        seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         if (first.reads_batch) {
             bind_batch(turn.place.frame);
             next_batch();

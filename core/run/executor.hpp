@@ -73,9 +73,9 @@ private:
     void run_idle_round(const StepState& state);
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);
+    void begin_micro_batch(const Turn& turn);
     void receive(const Turn& turn);
     void send(const Turn& turn);
-    void finish_sends(const Turn& turn);
     void finish(std::vector<Communicator::Ticket>& tickets);
     template <class Work> void replay(Replay& part, const Work& work);
     void merge(const Turn& turn, const std::vector<SlotPiece>& pieces);
@@ -98,8 +98,10 @@ private:
     std::vector<Turn> turns_;
     std::vector<ValueId> read_; // from the data
     std::vector<View> batch_;
-    std::map<std::pair<int, int>, std::vector<Communicator::Ticket>> sent_; // by chunk and frame
-    Buffer staging_;                                                        // of the step inputs, on their way to a GPU
+    using Tickets = std::map<std::pair<int, int>, std::vector<Communicator::Ticket>>;
+    Tickets sent_;     // by chunk and frame
+    Tickets expected_; // by part and frame
+    Buffer staging_;   // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what turns need

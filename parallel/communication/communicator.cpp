@@ -24,7 +24,7 @@ Communicator::Ticket Communicator::post(Stream&, ConstView, int, int) {
     throw InternalError("these ranks have no messages that do not wait");
 }
 
-void Communicator::take(Stream&, View, int, int) {
+Communicator::Ticket Communicator::expect(Stream&, View, int, int) {
     throw InternalError("these ranks have no messages that do not wait");
 }
 

@@ -75,13 +75,13 @@ public:
 
     virtual void barrier(Stream& stream) = 0;
 
-    // A message that does not wait: post() returns at once, and the view must not change before finish() of the ticket
-    // has returned. Messages between two ranks on one channel keep their order, and no channel waits for another.
-    // InternalError on a back end without them.
+    // Messages that do not wait: post() begins to send and expect() to receive; the view of one must not change, and
+    // that of the other not be read, before finish() of the ticket has returned. Between two ranks messages of one
+    // channel keep their order, and no channel waits for another. A message whose receiver expects it is finished
+    // whatever the receiver does meanwhile. InternalError on a back end without them.
     using Ticket = std::int64_t;
-    static constexpr Ticket no_ticket = -1;
     virtual Ticket post(Stream& stream, ConstView view, int to, int channel);
-    virtual void take(Stream& stream, View view, int from, int channel);
+    virtual Ticket expect(Stream& stream, View view, int from, int channel);
     virtual void finish(Ticket) {}
 
     // Returns when the stream's work so far is done. A host that waits for work with collectives in it waits here: on a

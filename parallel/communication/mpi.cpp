@@ -112,10 +112,10 @@ public:
         return group_.post({const_cast<std::byte*>(bytes_at(view)), view.bytes(), to}, channel);
     }
 
-    void take(Stream& stream, View view, int from, int channel) override {
+    Ticket expect(Stream& stream, View view, int from, int channel) override {
         cpu_stream(stream);
-        check_rank("take", from, size_);
-        group_.take({bytes_at(view), view.bytes(), from}, channel);
+        check_rank("expect", from, size_);
+        return group_.expect({bytes_at(view), view.bytes(), from}, channel);
     }
 
     void finish(Ticket ticket) override { group_.finish(ticket); }

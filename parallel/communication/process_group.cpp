@@ -30,11 +30,11 @@ void check(int code, std::string_view call, std::int64_t bytes, int rank) {
 struct ProcessGroup::State {
     MPI_Comm communicator = MPI_COMM_NULL;
     std::vector<MPI_Request> requests;
-    struct Posted {
+    struct Begun {
         std::int64_t ticket;
         MPI_Request request;
     };
-    std::vector<Posted> posted; // and not finished
+    std::vector<Begun> begun; // and not finished
     std::int64_t tickets = 0;
 
     explicit State(MPI_Comm owned) : communicator(owned) { MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN); }
@@ -106,30 +106,32 @@ void ProcessGroup::exchange(std::span<const Message> sends, std::span<const Mess
 }
 
 // exchange() has tag 0.
-std::int64_t ProcessGroup::post(const Message& send, int channel) const {
+template <class Begin>
+std::int64_t ProcessGroup::begin(const Message& message, const char* call, const Begin& begin) const {
     const std::int64_t ticket = state_->tickets++;
-    for (std::int64_t at = 0; at < send.bytes; at += largest_message) {
-        const int count = static_cast<int>(std::min(largest_message, send.bytes - at));
+    for (std::int64_t at = 0; at < message.bytes; at += largest_message) {
+        const int count = static_cast<int>(std::min(largest_message, message.bytes - at));
         MPI_Request request = MPI_REQUEST_NULL;
-        check(MPI_Isend(static_cast<char*>(send.data) + at, count, MPI_BYTE, send.peer, 1 + channel,
-                        state_->communicator, &request),
-              "MPI_Isend", send.bytes, rank_);
-        state_->posted.push_back({ticket, request});
+        check(begin(static_cast<char*>(message.data) + at, count, &request), call, message.bytes, rank_);
+        state_->begun.push_back({ticket, request});
     }
     return ticket;
 }
 
-void ProcessGroup::take(const Message& receive, int channel) const {
-    for (std::int64_t at = 0; at < receive.bytes; at += largest_message) {
-        const int count = static_cast<int>(std::min(largest_message, receive.bytes - at));
-        check(MPI_Recv(static_cast<char*>(receive.data) + at, count, MPI_BYTE, receive.peer, 1 + channel,
-                       state_->communicator, MPI_STATUS_IGNORE),
-              "MPI_Recv", receive.bytes, rank_);
-    }
+std::int64_t ProcessGroup::post(const Message& send, int channel) const {
+    return begin(send, "MPI_Isend", [&](char* data, int count, MPI_Request* request) {
+        return MPI_Isend(data, count, MPI_BYTE, send.peer, 1 + channel, state_->communicator, request);
+    });
+}
+
+std::int64_t ProcessGroup::expect(const Message& receive, int channel) const {
+    return begin(receive, "MPI_Irecv", [&](char* data, int count, MPI_Request* request) {
+        return MPI_Irecv(data, count, MPI_BYTE, receive.peer, 1 + channel, state_->communicator, request);
+    });
 }
 
 void ProcessGroup::finish(std::int64_t ticket) const {
-    std::erase_if(state_->posted, [&](State::Posted& one) {
+    std::erase_if(state_->begun, [&](State::Begun& one) {
         if (one.ticket != ticket) return false;
         check(MPI_Wait(&one.request, MPI_STATUS_IGNORE), "MPI_Wait", 0, rank_);
         return true;

@@ -33,10 +33,9 @@ public:
 
     // Sends and receives everything at once and waits for all of it. Between two ranks messages keep their order.
     void exchange(std::span<const Message> sends, std::span<const Message> receives) const;
-    // A message of which the sender does not wait for the end: the memory must not change before finish(ticket) has
-    // returned. Messages between two ranks on one channel (from 0 on) keep their order.
+    // Communicator::post and expect. Channels count from 0.
     std::int64_t post(const Message& send, int channel) const;
-    void take(const Message& receive, int channel) const; // waits for it
+    std::int64_t expect(const Message& receive, int channel) const;
     void finish(std::int64_t ticket) const;
     void broadcast(void* data, std::int64_t bytes, int root) const;
     void barrier() const;
@@ -48,6 +47,7 @@ public:
 private:
     struct State;
     explicit ProcessGroup(std::unique_ptr<State> state);
+    template <class Begin> std::int64_t begin(const Message& message, const char* call, const Begin& begin) const;
 
     std::unique_ptr<State> state_;
     int rank_ = 0;

@@ -30,10 +30,8 @@ struct Training {
         const StepState state{1, 0, 0, 0.01};
         executor.prepare(state);
         executor.run_micro_batches(state, experiment.batch.micro_batch, [&] {
-            for (const ValueId id : {experiment.train.model.tokens, experiment.train.model.targets}) {
-                const View view = executor.view(id);
-                std::fill_n(view.as<std::int32_t>(), view.count(), 3);
-            }
+            for (const View& view : executor.batch())
+                if (view.memory() != nullptr) std::fill_n(view.as<std::int32_t>(), view.count(), 3);
         });
         executor.update(state);
     }
