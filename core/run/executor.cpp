@@ -48,7 +48,7 @@ View Executor::bind(ValueId id, int slot, Phase phase) const {
 
 Executor::BoundCall Executor::bind(const Call& call, int slot) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
-    BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
+    BoundCall bound{&node, {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
     for (const ValueId input : node.inputs)
         bound.inputs.push_back(bind(input, slot, node.phase));
     for (const ValueId output : node.outputs)
@@ -188,8 +188,10 @@ void Executor::reduce(const Exchange& exchange) {
 }
 
 void Executor::run(Calls calls) {
-    for (const BoundCall& call : calls)
-        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+    for (const BoundCall& call : calls) {
+        call.node->op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+        if (watcher_) watcher_(*call.node, micro_batch_, call.outputs);
+    }
 }
 
 void Executor::run_last_backward(const MicroBatch& micro_batch) {
@@ -240,8 +242,10 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         const MicroBatch& micro_batch = micro_batches_[i];
         state.first_sample = (plan_.share.begin + static_cast<std::int64_t>(i) * plan_.stride) * micro_batch_size;
         write_step_inputs(state, Phase::forward, Phase::backward);
+        micro_batch_ = static_cast<std::int64_t>(i);
         replay(replays_[micro_batch.replay], [&] { run_micro_batch(micro_batch); });
     }
+    micro_batch_ = -1;
 }
 
 } // namespace tessera
