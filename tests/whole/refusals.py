@@ -70,6 +70,11 @@ WITHOUT_CHECKPOINT = [
     (["inspect", "nowhere"], "nowhere"),
     (["inspect"], "found no argument; usage: tessera inspect CHECKPOINT|RUN"),
     (["train", "gpt.toml", "checkpoint.resume=nowhere"], "nowhere"),
+    (["verify", "--threads", "2", "gpt.toml"], "--threads is of ranks to start: say --ranks, too"),
+    (["verify", "--plant", "drop:loss", "gpt.toml"], "no collective named 'loss': one rank needs none"),
+    (["verify", "--plant", "scale:loss:2", "gpt.toml"], "no value of this model named 'loss:2'; did you mean 'loss:"),
+    (["verify", "--plant", "loss", "gpt.toml"], "no fault 'loss': say drop:NAME or scale:NAME"),
+    (["verify", "-n", "2", "--steps", "0", "gpt.toml"], "--steps 0: expected a whole number from 1 to"),
     (["plan", "gpt.toml", "-n", "0"], "--ranks 0: expected a whole number from 1 to"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
