@@ -8,6 +8,7 @@
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
 
@@ -64,6 +65,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),
+        key_info(run_memory_limit),
         key_info(run_name),
         key_info(run_reproducible),
         key_info(run_share_gpus),

@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/memory_limit.hpp"
 #include "core/run/planted_fault.hpp"
 #include "core/run/trainer.hpp"
 #include "core/run/verification.hpp"
@@ -84,6 +85,7 @@ int run_verify(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
+    settle_recompute(config, view_of(world), dataset.get(), stream);
     Experiment many = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, many);
     config.refuse_unread();

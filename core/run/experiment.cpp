@@ -73,6 +73,8 @@ constexpr std::array mesh_axes = {
 };
 
 Recompute recomputation(const Config& config) {
+    if (config.get(training_recompute) == "auto")
+        config.refuse(training_recompute.name, "is for train, plan and verify: say none, selective or full");
     try {
         return recompute_named(config.get(training_recompute));
     } catch (const ConfigError& error) {

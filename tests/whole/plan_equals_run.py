@@ -29,7 +29,7 @@ CASES = [
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
     (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
-    (["training.recompute=selective"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
+    (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
     (["parallelism.tensor_parallel_degree=2"], 2), (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "parallelism.zero_stage=3", "parallelism.shared_memory=false"], 4),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
@@ -82,6 +82,20 @@ def check_meaning(plans):
     assert far == planned(["parallelism.shared_memory=false"], 2, 0), "two ways of having no shared memory"
     assert far["communication"] != two["communication"] or far == two, far
     assert "by messages" in messages and "in shared memory" not in messages, messages
+
+
+def check_limit():
+    """The case above took the least recomputation that fits, and says so in plan, log and config; a limit that not even full
+    recomputation keeps is refused."""
+    words, index = next((words, index) for index, (words, _) in enumerate(CASES) if "training.recompute=auto" in words)
+    chosen = "recompute: selective, the least that fits run.memory_limit = 2.3MiB (none 2.32 MiB, selective 2.27 MiB)"
+    assert runs.tessera("plan", "gpt.toml", *words).out.startswith(chosen + "\nMesh: "), "the plan does not say what it chose"
+    assert chosen in pathlib.Path(f"run-{index}/logs/rank-0000.log").read_text(encoding="utf-8")
+    assert 'recompute = "selective"\n' in pathlib.Path(f"run-{index}/config.toml").read_text(encoding="utf-8")
+    for words in (["training.recompute=auto", "run.memory_limit=2MiB"], ["run.memory_limit=2MiB"]):
+        err = runs.tessera("plan", "gpt.toml", *words, code=2).err
+        needed, kinds = re.search(r"rank 0 needs ([\d.]+ MiB), more than (?s:(.*))total", err).groups()
+        assert needed == ("2.17 MiB" if len(words) == 2 else "2.32 MiB") and all(kind in kinds for kind in KINDS), err
 
 
 def check_traffic():
@@ -137,6 +151,7 @@ with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
     check_meaning(plans_of_rank_0)
+    check_limit()
     check_traffic()
     check_process()
     check_configs()

@@ -62,6 +62,11 @@ DATA = [
      "cut.bin: the header says 999 tokens of 2 bytes, but 1200 bytes follow it (truncated)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["header.bin"]'], "header.bin: not a token file (5 bytes, the header alone has 1024)"),
 ]
+LIMIT = [
+    (["train", "gpt.toml", "training.recompute=auto"], "training.recompute = \"auto\": wants run.memory_limit, the memory of a rank"),
+    (["plan", "gpt.toml", "run.memory_limit=8 gigs"], "run.memory_limit = \"8 gigs\": is no size: say it as 512MiB, 80GiB or 1.5TiB"),
+    (["train", "gpt.toml", "run.memory_limit=8000000"], "run.memory_limit"),
+]
 WITHOUT_CHECKPOINT = [
     (["generate", "empty"], "empty"),
     (["generate", "nowhere"], "nowhere"),
@@ -151,7 +156,7 @@ def check_divergence():
 
 with runs.folder():
     write_inputs()
-    for case in CONFIG + DATA + WITHOUT_CHECKPOINT:
+    for case in CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT:
         refused(*case)
     for variables, text in LAUNCHERS:
         refused(["train", "gpt.toml"], text, extra=variables)
@@ -167,4 +172,4 @@ for failure in failures:
     print(f"FAILED: {failure}")
 if failures:
     sys.exit(1)
-print(f"{len(CONFIG + DATA + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")
+print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")
