@@ -56,7 +56,7 @@ Verification::Verification(const Ground& ground, const Experiment& one, const Ex
         const Value& value = graph.values()[i];
         const auto id = static_cast<ValueId>(i);
         if (value.kind == ValueKind::parameter || value.kind == ValueKind::optimizer_state) weights_.push_back(id);
-        if (value.gradient_of != no_value) gradients_.push_back(id);
+        if (value.accumulated) (value.gradient_of == no_value ? losses_ : gradients_).push_back(id);
     }
 }
 
@@ -93,7 +93,7 @@ Verification::Step Verification::step(std::int64_t number) {
     run_micro_batches(*many_, state);
     run_micro_batches(*one_, state);
     const std::string when = fmt::format("step {}, sum over micro-batches and ranks", number + 1);
-    const Compared loss = compare({model.loss}, tolerances_.loss, when);
+    const Compared loss = compare(losses_, tolerances_.loss, when);
     const Compared gradients = compare(gradients_, tolerances_.sum, when);
     const auto tokens = one_->experiment.batch.global * one_->experiment.sizes.sequence_length;
     Step step;

@@ -79,7 +79,7 @@ private:
     std::unique_ptr<Run> one_, many_;
     Twins twins_;
     Recording recording_;
-    std::vector<ValueId> weights_, gradients_; // by their numbers in both graphs; weights: states, too
+    std::vector<ValueId> weights_, gradients_, losses_; // by their numbers in both graphs; weights: states, too
 };
 
 } // namespace tessera
