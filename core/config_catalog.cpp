@@ -57,6 +57,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(optimizer_decay),
         key_info(parallelism_bucket),
         key_info(parallelism_context),
+        key_info(parallelism_context_method),
         key_info(parallelism_data),
         key_info(parallelism_sequence),
         key_info(parallelism_shared_memory),

@@ -34,7 +34,10 @@ inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_d
                                                     "ranks that share out the samples; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_context{
     "parallelism.context_parallel_degree", 1,
-    "ranks that share out the sequence, and in attention the heads; -1: what is left"};
+    "ranks that share out the sequence, and in attention the heads or the keys; -1: what is left"};
+inline constexpr Key<std::string> parallelism_context_method{
+    "parallelism.context_parallel_method", "ulysses",
+    "attention of context parallelism: ulysses (its ranks share out the heads) or ring (keys and values travel)"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1,
     "ranks that share out heads, hidden units and vocabulary; -1: what is left"};

@@ -15,8 +15,8 @@ namespace {
 
 using Make = std::unique_ptr<Strategy>(const MeshAxis& axis, const StrategyOptions& options);
 
-std::unique_ptr<Strategy> make_context_parallel(const MeshAxis& axis, const StrategyOptions&) {
-    return std::make_unique<ContextParallel>(axis.name);
+std::unique_ptr<Strategy> make_context_parallel(const MeshAxis& axis, const StrategyOptions& options) {
+    return std::make_unique<ContextParallel>(axis.name, options.ring);
 }
 
 std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions& options) {
@@ -24,7 +24,7 @@ std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const Strateg
 }
 
 std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {
-    return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel);
+    return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel, options.ring);
 }
 
 struct Entry {

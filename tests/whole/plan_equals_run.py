@@ -31,6 +31,8 @@ CASES = [
     (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
     (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
+    (["parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring", "parallelism.zero_stage=1", "training.dtype=bf16"], 3),
+    (["parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring", "parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"], 4),
     (["parallelism.tensor_parallel_degree=2"], 2), (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "parallelism.zero_stage=3", "parallelism.shared_memory=false"], 4),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
     (["parallelism.tensor_parallel_degree=2", "model.bias=true"], 2),

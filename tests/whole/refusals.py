@@ -47,6 +47,12 @@ CONFIG = [
     (["train", "gpt.toml", "run.name=../elsewhere"], "command line: run.name = \"../elsewhere\": expected a name without '/'"),
     (["train", "gpt.toml", "run.threads=-1"], "command line: run.threads = -1: must be from 0 to 4096"),
     (["train", "gpt.toml", "parallelism.data_parallel_degree=2"], "parallelism.data_parallel_degree = 2: "),
+    (["plan", "-n", "4", "gpt.toml", "parallelism.context_parallel_degree=4"],
+     "model.n_heads = 2: 2 heads cannot be shared out evenly over 4 ranks of context parallelism: "
+     "parallelism.context_parallel_method = \"ring\" shares out none"),
+    (["plan", "-n", "3", "gpt.toml", "parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring"],
+     "training.seq_len = 16: 16 tokens cannot be dealt out to 3 ranks of context parallelism in 6 equal chunks"),
+    (["plan", "gpt.toml", "parallelism.context_parallel_method=rings"], "no method of context parallelism named 'rings'; did you mean 'ring'?"),
 ]
 DATA = [
     (["train", "gpt.toml", 'data.files=["missing.txt"]'], "missing.txt: there is no such file"),
