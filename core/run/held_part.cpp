@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "kernels/float8.hpp"
+#include "parallel/layout/zigzag.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -13,11 +14,30 @@
 namespace tessera {
 namespace {
 
-HeldPart part_of(const Plan& plan, ValueId id, Range run) {
-    const PlannedValue& value = plan.value(id);
-    HeldPart part{plan.graph.value(id).type.shape, {}};
+HeldPart part_of(const Program& program, ValueId id, Range run) {
+    const PlannedValue& value = program.plan.value(id);
+    HeldPart part{program.plan.graph.value(id).type.shape, {}};
     if (value.box.held && value.offset >= 0) part.boxes = boxes_of_run(value.box, run);
+    for (std::size_t axis = 0; axis < value.placements.size(); ++axis)
+        if (program.layout.strategies[axis]->zigzag() && value.placements[axis].kind == Placement::Kind::shard)
+            part.zigzag = {value.placements[axis].value, program.layout.mesh.axis(static_cast<int>(axis)).size};
     return part;
+}
+
+// A run of elements in the order of the places of a zig-zag dim, as runs of the tensor.
+template <class Visit> void for_each_true_run(const HeldPart& part, std::int64_t at, std::int64_t in_part,
+                                              std::int64_t count, const Visit& visit) {
+    const std::int64_t size = part.whole[part.zigzag.dim];
+    const std::int64_t inner = part.whole.count(part.zigzag.dim + 1, part.whole.rank());
+    while (count > 0) {
+        const std::int64_t place = at / inner % size, rest = at % inner;
+        const ZigzagRun run = zigzag_runs({place, size}, size, part.zigzag.ranks).front();
+        const std::int64_t together = std::min(count, run.places.size() * inner - rest);
+        visit(at + (run.first - place) * inner, in_part, together);
+        at += together;
+        in_part += together;
+        count -= together;
+    }
 }
 
 // Calls visit(first element in the whole, first in the memory, count).
@@ -25,7 +45,10 @@ template <class Visit> void for_each_held_run(const HeldPart& part, const Visit&
     std::int64_t first = 0;
     for (const Box& box : part.boxes) {
         for_each_run(part.whole, box, [&](std::int64_t in_whole, std::int64_t in_box, std::int64_t count) {
-            visit(in_whole, first + in_box, count);
+            if (part.zigzag.dim < 0)
+                visit(in_whole, first + in_box, count);
+            else
+                for_each_true_run(part, in_whole, first + in_box, count, visit);
         });
         first += box.count();
     }
@@ -80,13 +103,13 @@ template <class T> double largest_difference(const T* one, const T* other, std::
 } // namespace
 
 // Where an axis has Flat the memory holds a run; what is summed whole and updated in part is whole here.
-HeldPart part_in_micro_batch(const Plan& plan, ValueId id) {
-    const PlannedValue& value = plan.value(id);
+HeldPart part_in_micro_batch(const Program& program, ValueId id) {
+    const PlannedValue& value = program.plan.value(id);
     const bool whole = value.local.shape.count() == value.box.count();
-    return part_of(plan, id, whole ? Range{0, value.box.count()} : value.run);
+    return part_of(program, id, whole ? Range{0, value.box.count()} : value.run);
 }
 
-HeldPart part_at_rest(const Plan& plan, ValueId id) { return part_of(plan, id, plan.value(id).run); }
+HeldPart part_at_rest(const Program& program, ValueId id) { return part_of(program, id, program.plan.value(id).run); }
 
 View view_at_rest(const Executor& executor, const Plan& plan, ValueId id) {
     const View view = executor.view(id);

@@ -24,7 +24,7 @@ void Recording::keep(Stream& stream, const Node& node, std::span<const View> out
     ++place_.after;
     for (const ValueId output : node.outputs) { // a node of the model, as the one rank has it, too
         const ValueId twin = twins_.of(output);
-        if (twin == no_value || node.repeated || node.op->transfer()) continue;
+        if (twin != output) continue;
         place_ = {node.phase, twins_.producer_of(twin), 0};
     }
     for (std::size_t i = 0; i < outputs.size(); ++i)
@@ -40,7 +40,7 @@ void Recording::keep(Stream& stream, ValueId id, const View& view) {
     if (!twins_.in_micro_batch(id)) return;
     HostCopy copy(stream, view);
     copy.load();
-    Entry entry{place_, id, part_in_micro_batch(many_.plan, id), {}};
+    Entry entry{place_, id, part_in_micro_batch(many_, id), {}};
     entry.bytes.resize(static_cast<std::size_t>(view.bytes()));
     if (view.bytes() > 0) std::memcpy(entry.bytes.data(), copy.view().data, entry.bytes.size());
     by_twin_[static_cast<std::size_t>(twins_.of(id))].push_back(entries_.size());

@@ -135,7 +135,7 @@ Verification::Compared Verification::compare(const std::vector<ValueId>& ids, do
     double most = 0;
     std::string fault;
     for (std::size_t i = 0; i < ids.size(); ++i) {
-        const HeldPart part = part_at_rest(plan, ids[i]);
+        const HeldPart part = part_at_rest(many_->program, ids[i]);
         if (part.boxes.empty()) continue;
         HostCopy held(ground_.stream, view_at_rest(many_->executor, plan, ids[i]));
         HostCopy whole(ground_.stream, one_->executor.view(ids[i]));
@@ -152,7 +152,7 @@ Verification::Compared Verification::compare(const std::vector<ValueId>& ids, do
 void Verification::take_from_one(const std::vector<ValueId>& ids) {
     const Plan& plan = many_->program.plan;
     for (const ValueId id : ids) {
-        const HeldPart part = part_at_rest(plan, id);
+        const HeldPart part = part_at_rest(many_->program, id);
         if (part.boxes.empty()) continue;
         HostCopy held(ground_.stream, view_at_rest(many_->executor, plan, id));
         HostCopy whole(ground_.stream, one_->executor.view(id));

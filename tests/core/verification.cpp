@@ -64,6 +64,7 @@ std::vector<Way> ways() {
         {"tensor", {tensor[0], "training.recompute=full"}, false},
         {"sequence", {tensor[0], "parallelism.sequence_parallel=true"}, false},
         {"context", {context[0]}, false},
+        {"ring", {context[0], "parallelism.context_parallel_method=ring"}, false},
     };
 }
 
@@ -169,6 +170,27 @@ TEST(HeldPart, DistanceIsThatOfTheElementsHeld) {
         held.set(4, before + 4);
         EXPECT_EQ(distance(part, held.view(), all.view()), (held[4] - before) / largest);
     }
+}
+
+// 4 chunks of 3 rows of 2 in each of 2 outer rows: of 2 ranks the second holds chunks 1 and 2.
+TEST(HeldPart, ZigzagPlacesAreLedToTheirElements) {
+    const Shape whole{2, 12, 2};
+    const HeldPart part{whole, {{{{0, 2}, {6, 12}, {0, 2}}, true}}, {1, 2}};
+    Sample all(whole, DType::f32, 1), held({2, 6, 2}, DType::f32);
+    take_part(part, all.view(), held.view());
+    for (std::int64_t outer = 0; outer < 2; ++outer)
+        for (std::int64_t i = 0; i < 12; ++i)
+            EXPECT_EQ(held[outer * 12 + i], all[outer * 24 + 6 + i]);
+    const HeldPart first{whole, {{{{0, 2}, {0, 6}, {0, 2}}, true}}, {1, 2}};
+    take_part(first, all.view(), held.view());
+    for (std::int64_t outer = 0; outer < 2; ++outer)
+        for (std::int64_t i = 0; i < 6; ++i) {
+            EXPECT_EQ(held[outer * 12 + i], all[outer * 24 + i]);
+            EXPECT_EQ(held[outer * 12 + 6 + i], all[outer * 24 + 18 + i]);
+        }
+    EXPECT_EQ(distance(first, held.view(), all.view()), 0);
+    held.set(8, held[8] + 1);
+    EXPECT_GT(distance(first, held.view(), all.view()), 0.1);
 }
 
 TEST(HeldPart, WhatIsNotFiniteIsFarOrTheSame) {
