@@ -24,8 +24,7 @@ inline constexpr Key<std::string> training_linear_dtype{
     "bf16"};
 inline constexpr Key<std::string> training_recompute{
     "training.recompute", "none",
-    "activations computed again in the backward pass instead of kept: none, selective (cheap ones), full (layers), or "
-    "auto: the least of these that fits run.memory_limit"};
+    "activations computed again, not kept: none, selective (cheap ones), full (layers), auto (fits run.memory_limit)"};
 inline constexpr Key<std::string> training_weight_rounding{
     "training.weight_rounding", "nearest",
     "bf16: how weights in use are rounded from f32, at each step: nearest, or stochastic: by chance, without bias"};
