@@ -8,6 +8,7 @@
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
 
@@ -56,6 +57,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(optimizer_decay),
         key_info(parallelism_bucket),
         key_info(parallelism_context),
+        key_info(parallelism_context_method),
         key_info(parallelism_data),
         key_info(parallelism_chunks),
         key_info(parallelism_pipeline),
@@ -67,6 +69,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),
+        key_info(run_memory_limit),
         key_info(run_name),
         key_info(run_reproducible),
         key_info(run_share_gpus),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What attention refuses, on whatever machine it is to run.
 #include "kernels/attention.hpp"
+#include "kernels/attention_merge.hpp"
 
 #include "kernels/error.hpp"
 
@@ -56,6 +57,18 @@ void check_attention_gradient(const AttentionShape& shape, const ConstView& qkv,
     check_attention(shape, qkv, y, log_sum_exp);
     check_view("dy", dy, shape.y_count(), qkv.dtype);
     check_view("dqkv", dqkv, shape.qkv_count(), qkv.dtype);
+}
+
+void check_attention_merge(const AttentionPart& part, const ConstView& y, const ConstView& part_log_sum_exp,
+                           const ConstView& sum, const ConstView& log_sum_exp) {
+    if (part.first < 0 || part.tokens < 0 || part.first + part.tokens > part.all_tokens)
+        throw InternalError(fmt::format("attention_merge: tokens {} to {} of {}", part.first, part.first + part.tokens,
+                                        part.all_tokens));
+    const std::int64_t rows = part.batch * part.heads;
+    check_view("y", y, rows * part.tokens * part.head_dim, y.dtype);
+    check_view("part_log_sum_exp", part_log_sum_exp, rows * part.tokens, DType::f32);
+    check_view("sum", sum, rows * part.all_tokens * part.head_dim, DType::f32);
+    check_view("log_sum_exp", log_sum_exp, rows * part.all_tokens, DType::f32);
 }
 
 } // namespace tessera::kernels

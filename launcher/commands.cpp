@@ -11,11 +11,12 @@ Command inspect_command();
 Command launch_command();
 Command plan_command();
 Command train_command();
+Command verify_command();
 
 std::vector<Command> commands() {
     return {
         config_command(), evaluate_command(), generate_command(), inspect_command(),
-        launch_command(), plan_command(),     train_command(),
+        launch_command(), plan_command(),     train_command(),    verify_command(),
     };
 }
 

@@ -4,6 +4,7 @@
 #include "core/data/options.hpp"
 #include "core/run/describe_plan.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/memory_limit.hpp"
 #include "core/run/trainer.hpp"
 #include "launcher/setup.hpp"
 
@@ -22,10 +23,12 @@ int run_plan(const Arguments& arguments, Process&) {
     const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
     if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
     const RankView view{rank, ranks, !arguments.has("many-hosts")};
+    const std::string chosen = settle_recompute(config, view, dataset.get(), stream);
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
     Trainer::check_keys(config, experiment);
     config.refuse_unread();
-    fmt::print("{}", describe_plan(experiment, view, stream));
+    check_limit(experiment, config, view, dataset.get(), stream);
+    fmt::print("{}{}{}", chosen, chosen.empty() ? "" : "\n", describe_plan(experiment, view, stream));
     return 0;
 }
 

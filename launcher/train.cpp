@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/memory_limit.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
 #include "core/with_thousands.hpp"
@@ -41,10 +42,12 @@ int run_train(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
+    const std::string recomputed = settle_recompute(config, view_of(world), dataset.get(), stream);
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, experiment);
     Saver::check_start(config);
     config.refuse_unread();
+    check_limit(experiment, config, view_of(world), dataset.get(), stream);
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
@@ -56,6 +59,7 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("model: {} parameters, vocabulary {}",
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(experiment.train.layout.data_ranks()));
+    if (!recomputed.empty()) log.info(recomputed);
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);
     log.info(memory_text(experiment.memory, trainer.allocated()));

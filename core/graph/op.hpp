@@ -50,6 +50,13 @@ struct Locality {
     // Whether this rank adds an input to output 0 where that is a sum over the ranks of an axis. One of the ranks that
     // hold the same input does, the others must leave it out.
     std::vector<bool> counts;
+    // Where an axis of so many ranks cuts a dim zig-zag (layout/zigzag.hpp), `inputs` counts its places. Empty:
+    // nowhere.
+    struct Zigzag {
+        int dim = -1; // of none
+        int ranks = 1;
+    };
+    std::vector<Zigzag> zigzags;
 };
 
 // What a running op is given. Shapes are this rank's (local); views of `inputs` are written only where writes() says
@@ -119,7 +126,21 @@ public:
         return std::nullopt;
     }
 
-    // Of an op that the plan has inserted: what it does between the ranks of an axis of the mesh.
+    // The op that does the same on the ranks of an axis, over which the inputs are placed so (Shard: zig-zag), and
+    // sends parts around their ring while it runs; and where its outputs then are. It is the same on every rank.
+    // Nothing when there is no such way.
+    struct Ring {
+        std::shared_ptr<const Op> op;
+        std::vector<Placement> outputs;
+    };
+    virtual std::optional<Ring> around_ring(int /*axis*/, int /*ranks*/, std::span<const TensorType>,
+                                            std::span<const Placement>) const {
+        return std::nullopt;
+    }
+    // Bytes of a rank's parts that travel to all others (Collective::ring), given what it holds.
+    virtual std::int64_t travelling_bytes(std::span<const TensorType> /*inputs*/) const { return 0; }
+
+    // Of an op that the plan has inserted, or that sends itself: what it does between the ranks of an axis of the mesh.
     struct Transfer {
         int axis;
         Collective collective;

@@ -4,6 +4,7 @@
 #include "kernels/dropout.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
+#include "parallel/layout/zigzag.hpp"
 
 namespace tessera {
 namespace {
@@ -47,16 +48,33 @@ public:
         const std::int64_t of_sample = whole.count(1, whole.rank()), of_part = part.count(1, part.rank());
         if (part.count() == 0) return;
         if (of_part == of_sample) return drop(stream, a, of_sample, 0, 0, 0, part.count());
-        for_each_run(whole, a.locality->inputs[0],
-                     [&](std::int64_t in_whole, std::int64_t in_part, std::int64_t count) {
-                         drop(stream, a, of_sample, in_part / of_part, in_whole % of_sample, in_part, count);
-                     });
+        for_each_neighbours(whole, *a.locality, [&](std::int64_t in_whole, std::int64_t in_part, std::int64_t count) {
+            drop(stream, a, of_sample, in_part / of_part, in_whole % of_sample, in_part, count);
+        });
     }
     std::vector<ExampleInput> example() const override {
         return {{{{4, 6, 20}, DType::f32}}, {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_places}};
     }
 
 private:
+    // As for_each_run, for a part that may be cut zig-zag: it is as many parts as runs of the sequence.
+    template <class Visit>
+    static void for_each_neighbours(const Shape& whole, const Locality& locality, const Visit& visit) {
+        const Box& box = locality.inputs[0];
+        const Locality::Zigzag zigzag = locality.zigzags.empty() ? Locality::Zigzag{} : locality.zigzags[0];
+        if (zigzag.dim < 0) return for_each_run(whole, box, visit);
+        const Range places = box.ranges[static_cast<std::size_t>(zigzag.dim)];
+        const std::int64_t inner = box.shape().count(zigzag.dim + 1, whole.rank());
+        for (const ZigzagRun& run : zigzag_runs(places, whole[zigzag.dim], zigzag.ranks)) {
+            Box piece = box;
+            piece.ranges[static_cast<std::size_t>(zigzag.dim)] = {run.first, run.first + run.places.size()};
+            const std::int64_t step = run.places.size() * inner, begin = (run.places.begin - places.begin) * inner;
+            for_each_run(whole, piece, [&](std::int64_t in_whole, std::int64_t in_piece, std::int64_t count) {
+                visit(in_whole, in_piece / step * places.size() * inner + begin + in_piece % step, count);
+            });
+        }
+    }
+
     // Elements [begin, begin + count) of the part, which are neighbours in the batch from element `first` of a sample
     // on.
     void drop(Stream& stream, const Operands& a, std::int64_t of_sample, std::int64_t sample, std::int64_t first,

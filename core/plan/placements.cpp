@@ -31,6 +31,7 @@ public:
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
         find_transferred();
+        find_uses();
         for (Node node : graph_.nodes()) {
             for (ValueId& input : node.inputs)
                 if (const auto found = parts_.find(input); found != parts_.end()) input = found->second;
@@ -87,6 +88,18 @@ private:
         }
     }
 
+    // Where the strategy wants parameters in use, and what is made of them by copies.
+    void find_uses() {
+        for (const Value& value : graph_.values())
+            uses_.push_back(value.kind == ValueKind::parameter ? of_parameter(value).use : Placement::replicate());
+        for (const Node& node : graph_.nodes()) {
+            const ValueId copy = node.outputs.empty() ? no_value : node.outputs[0];
+            if (copy != no_value && is_weight(copy) && !node.inputs.empty() && is_weight(node.inputs[0]) &&
+                graph_.value(copy).type.shape == graph_.value(node.inputs[0]).type.shape)
+                uses_[static_cast<std::size_t>(copy)] = uses_[static_cast<std::size_t>(node.inputs[0])];
+        }
+    }
+
     // The accumulated value that is, or is made of, this one alone; null: there is none.
     const Value* sum_of(ValueId id) const {
         const auto found = sums_.find(id);
@@ -128,12 +141,22 @@ private:
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
         if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
             return append(std::move(node), *std::move(outputs));
+        if (place_around_ring(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
             if (inputs[i] != rule.inputs[i])
                 node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase, node.layer);
         append(std::move(node), std::move(rule.outputs));
+    }
+
+    bool place_around_ring(Node node, const std::vector<TensorType>& types, const std::vector<Placement>& inputs) {
+        if (!strategy_.zigzag()) return false;
+        const auto ring = node.op->around_ring(axis_, ranks_, types, inputs);
+        if (!ring) return false;
+        node.op = ring->op;
+        append(std::move(node), ring->outputs);
+        return true;
     }
 
     // What is accumulated where the update does not want it would be led there in every micro-batch.
@@ -184,6 +207,7 @@ private:
         const Value& value = graph_.value(id);
         if (is_weight(id) && from == Placement::flat() && to == Placement::replicate())
             return static_cast<double>(value.type.bytes());
+        if (is_weight(id) && from == Placement::replicate() && to == uses_[static_cast<std::size_t>(id)]) return 1e-3;
         // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
         if (is_weight(id)) return impossible;
         if (from.kind == Kind::replicate && to.kind == Kind::shard)
@@ -194,8 +218,8 @@ private:
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
-        if (from.kind == Kind::shard && to.kind == Kind::shard && value.type.shape[from.value] % ranks_ == 0 &&
-            value.type.shape[to.value] % ranks_ == 0)
+        if (from.kind == Kind::shard && to.kind == Kind::shard && !strategy_.zigzag() &&
+            value.type.shape[from.value] % ranks_ == 0 && value.type.shape[to.value] % ranks_ == 0)
             return bytes / ranks_ * (to == strategy_.activation() ? 1 : 1.5);
         return impossible;
     }
@@ -225,7 +249,7 @@ private:
         if (used(id) == to) return id;
         if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         if (const ValueId there = there_already(id, to, phase); there != no_value) return there;
-        auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to);
+        auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to, strategy_.zigzag());
         const Value& value = graph_.value(id);
         std::string name = fmt::format("{}.{}", value.name, op->name());
         const ValueId there = new_value(name, value.type, phase);
@@ -296,7 +320,7 @@ private:
         const auto at = static_cast<std::size_t>(id), of_part = static_cast<std::size_t>(part);
         placements_.used[of_part] = placements_.produced[of_part] = placements_.produced[at];
         std::ranges::replace(nodes_[producer].outputs, id, part);
-        auto op = std::make_shared<Redistribute>(axis_, ranks_, produced(id), there);
+        auto op = std::make_shared<Redistribute>(axis_, ranks_, produced(id), there, strategy_.zigzag());
         std::string name = fmt::format("{}.{}", value.name, op->name());
         nodes_.push_back({std::move(op), std::move(name), value.phase, {part}, {id}, nodes_[producer].layer});
         set(id, there);
@@ -308,8 +332,9 @@ private:
     const Strategy& strategy_;
     Graph& graph_;
     ValuePlacements& placements_;
-    std::vector<bool> weights_; // by ValueId, of those that were there before this pass
-    bool stays_in_use_ = true;  // weights that rest elsewhere are led there once a step
+    std::vector<bool> weights_;   // by ValueId, of those that were there before this pass
+    std::vector<Placement> uses_; // of the same
+    bool stays_in_use_ = true;    // weights that rest elsewhere are led there once a step
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
     std::map<ValueId, ValueId> parts_; // of inputs

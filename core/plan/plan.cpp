@@ -69,8 +69,16 @@ std::vector<TensorType> seen_types(const Plan& plan, const std::vector<ValueId>&
     return types;
 }
 
+// How an axis cuts a value zig-zag, if one does.
+Locality::Zigzag zigzag_of(const Placements& placements, const Layout& layout) {
+    for (std::size_t axis = 0; axis < placements.size(); ++axis)
+        if (layout.strategies[axis]->zigzag() && placements[axis].kind == Placement::Kind::shard)
+            return {placements[axis].value, layout.mesh.axis(static_cast<int>(axis)).size};
+    return {};
+}
+
 // Of the ranks that hold the same summand, the first of their axis counts it.
-Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& plan,
+Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& plan, const Layout& layout,
                      const std::vector<int>& coordinate) {
     Locality locality;
     const auto produced = [&](ValueId id) -> const Placements& {
@@ -80,6 +88,7 @@ Locality locality_of(const Node& node, const PlacedGraph& placed, const Plan& pl
         locality.wholes.push_back(placed.graph.value(input).type.shape);
         locality.inputs.push_back(plan.value(input).box);
         locality.runs.push_back(plan.value(input).run);
+        locality.zigzags.push_back(zigzag_of(produced(input), layout));
         bool counts = true;
         const Placements& at = placed.placements.used[static_cast<std::size_t>(input)];
         for (std::size_t axis = 0; !node.outputs.empty() && axis < at.size(); ++axis)
@@ -99,7 +108,7 @@ std::vector<TensorType> whole_types(const Graph& graph, const std::vector<ValueI
 }
 
 void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& order, const Stream& stream,
-                  const std::vector<int>& coordinate, Plan& plan) {
+                  const Layout& layout, const std::vector<int>& coordinate, Plan& plan) {
     for (const std::int32_t index : order) {
         const Node& node = placed.graph.nodes()[static_cast<std::size_t>(index)];
         const std::vector<TensorType> inputs = seen_types(plan, node.inputs, node.phase);
@@ -107,7 +116,7 @@ void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& or
         const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
         plan.phases[static_cast<std::size_t>(node.phase)].push_back(
-            {index, workspace, locality_of(node, placed, plan, coordinate)});
+            {index, workspace, locality_of(node, placed, plan, layout, coordinate)});
     }
 }
 
@@ -209,7 +218,7 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     plan.chunk_flops = stages.chunk_flops;
     plan.flops_per_micro_batch = flops_per_micro_batch(placed.graph);
     assign_memory(placed.graph, order, plan);
-    append_calls(placed, order, stream, coordinate, plan);
+    append_calls(placed, order, stream, layout, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
     plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);

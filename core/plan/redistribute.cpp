@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "parallel/communication/groups.hpp"
+#include "parallel/layout/zigzag.hpp"
 
 #include <fmt/format.h>
 
@@ -33,27 +34,6 @@ View bytes_from(const View& view, std::int64_t offset, const Shape& shape) {
     return {static_cast<std::byte*>(view.memory()) + offset, shape, view.dtype};
 }
 
-// Between a whole tensor and the packed parts of the ranks.
-void copy_parts(Stream& stream, const View& whole, int dim, int ranks, const View& packed, bool pack) {
-    const AlongDim along(whole.shape, dim, whole.dtype);
-    for (int rank = 0; rank < ranks; ++rank) {
-        const Range range = shard_range(along.size, ranks, rank);
-        kernels::Blocks blocks{.count = along.outer,
-                               .bytes = range.size() * along.inner_bytes,
-                               .from_step = along.size * along.inner_bytes,
-                               .to_step = range.size() * along.inner_bytes};
-        const View in_whole = bytes_from(whole, range.begin * along.inner_bytes, {});
-        const View in_packed = bytes_from(packed, range.begin * along.inner_bytes * along.outer, {});
-        if (!pack) std::swap(blocks.from_step, blocks.to_step);
-        std::visit(
-            [&](auto& s) { kernels::copy_blocks(s, blocks, pack ? in_whole : in_packed, pack ? in_packed : in_whole); },
-            stream);
-    }
-}
-
-// Whether the ranks' parts do not lie one behind the other in the whole.
-bool is_packed(const Shape& whole, int dim) { return dim > 0 && whole.count(0, dim) > 1; }
-
 View in_a_row(const View& view) { return {view.memory(), {view.count()}, view.dtype}; }
 
 constexpr Parts runs{.unit = flat_block};
@@ -62,8 +42,50 @@ int dim_of(Placement placement) { return placement.kind == Placement::Kind::shar
 
 } // namespace
 
-Redistribute::Redistribute(int axis, int ranks, Placement from, Placement to)
-    : axis_(axis), ranks_(ranks), collective_(redistribution(from, to)), from_dim_(dim_of(from)), to_dim_(dim_of(to)) {}
+Redistribute::Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag)
+    : axis_(axis), ranks_(ranks), collective_(redistribution(from, to)), from_dim_(dim_of(from)), to_dim_(dim_of(to)),
+      zigzag_(zigzag) {
+    if (zigzag && collective_ == Collective::all_to_all)
+        throw InternalError("an all_to_all would deal out a dim that has no order");
+}
+
+// What a rank has of a dim, in the order in which it has it.
+std::vector<Range> Redistribute::ranges_of(std::int64_t size, int rank) const {
+    if (!zigzag_) return {shard_range(size, ranks_, rank)};
+    const std::array<Range, 2> chunks = zigzag_ranges(size, ranks_, rank);
+    return {chunks.begin(), chunks.end()};
+}
+
+// Whether the ranks' parts do not lie one behind the other in the whole.
+bool Redistribute::is_packed(const Shape& whole, int dim) const {
+    return dim >= 0 && (zigzag_ || (dim > 0 && whole.count(0, dim) > 1));
+}
+
+// Between a whole tensor and the packed parts of the ranks.
+void Redistribute::copy_parts(Stream& stream, const View& whole, int dim, const View& packed, bool pack) const {
+    const AlongDim along(whole.shape, dim, whole.dtype);
+    std::int64_t begin = 0; // place, counting the ranks' parts one behind the other
+    for (int rank = 0; rank < ranks_; ++rank) {
+        const std::int64_t part = shard_range(along.size, ranks_, rank).size();
+        std::int64_t in_part = 0;
+        for (const Range& range : ranges_of(along.size, rank)) {
+            kernels::Blocks blocks{.count = along.outer,
+                                   .bytes = range.size() * along.inner_bytes,
+                                   .from_step = along.size * along.inner_bytes,
+                                   .to_step = part * along.inner_bytes};
+            const View in_whole = bytes_from(whole, range.begin * along.inner_bytes, {});
+            const View in_packed = bytes_from(packed, (begin * along.outer + in_part) * along.inner_bytes, {});
+            if (!pack) std::swap(blocks.from_step, blocks.to_step);
+            std::visit(
+                [&](auto& s) {
+                    kernels::copy_blocks(s, blocks, pack ? in_whole : in_packed, pack ? in_packed : in_whole);
+                },
+                stream);
+            in_part += range.size();
+        }
+        begin += part;
+    }
+}
 
 std::int64_t Redistribute::workspace_bytes(const Stream&, std::span<const TensorType> in,
                                            std::span<const TensorType> out) const {
@@ -100,7 +122,7 @@ void Redistribute::gather(Stream& stream, const Operands& a) const {
     const View target = packed ? View(a.workspace.memory(), whole.shape, whole.dtype) : whole;
     a.groups->axis(axis_).all_gather(stream, as_rows(part, part.shape[from_dim_], whole.shape, from_dim_),
                                      as_rows(target, whole.shape[from_dim_], whole.shape, from_dim_));
-    if (packed) copy_parts(stream, whole, from_dim_, ranks_, target, false);
+    if (packed) copy_parts(stream, whole, from_dim_, target, false);
 }
 
 void Redistribute::scatter_sum(Stream& stream, const Operands& a) const {
@@ -108,7 +130,7 @@ void Redistribute::scatter_sum(Stream& stream, const Operands& a) const {
     if (to_dim_ < 0) return a.groups->axis(axis_).reduce_scatter(stream, in_a_row(whole), in_a_row(part), runs);
     const bool packed = is_packed(whole.shape, to_dim_);
     const View source = packed ? View(a.workspace.memory(), whole.shape, whole.dtype) : whole;
-    if (packed) copy_parts(stream, whole, to_dim_, ranks_, source, true);
+    if (packed) copy_parts(stream, whole, to_dim_, source, true);
     a.groups->axis(axis_).reduce_scatter(stream, as_rows(source, whole.shape[to_dim_], whole.shape, to_dim_),
                                          as_rows(part, part.shape[to_dim_], whole.shape, to_dim_));
 }
@@ -117,13 +139,22 @@ void Redistribute::slice(Stream& stream, const Operands& a) const {
     const int rank = a.groups->axis(axis_).rank();
     const AlongDim whole = to_dim_ < 0 ? AlongDim({a.inputs[0].count()}, 0, a.inputs[0].dtype)
                                        : AlongDim(a.inputs[0].shape, to_dim_, a.inputs[0].dtype);
-    const Range range = shard_range_in_units(whole.size, to_dim_ < 0 ? flat_block : 1, ranks_, rank);
-    const kernels::Blocks blocks{.count = whole.outer,
-                                 .bytes = range.size() * whole.inner_bytes,
-                                 .from_step = whole.size * whole.inner_bytes,
-                                 .to_step = range.size() * whole.inner_bytes};
-    const View from = bytes_from(a.inputs[0], range.begin * whole.inner_bytes, {});
-    std::visit([&](auto& s) { kernels::copy_blocks(s, blocks, from, a.outputs[0]); }, stream);
+    const std::vector<Range> ranges = to_dim_ < 0
+                                          ? std::vector{shard_range_in_units(whole.size, flat_block, ranks_, rank)}
+                                          : ranges_of(whole.size, rank);
+    std::int64_t part = 0, done = 0;
+    for (const Range& range : ranges)
+        part += range.size();
+    for (const Range& range : ranges) {
+        const kernels::Blocks blocks{.count = whole.outer,
+                                     .bytes = range.size() * whole.inner_bytes,
+                                     .from_step = whole.size * whole.inner_bytes,
+                                     .to_step = part * whole.inner_bytes};
+        const View from = bytes_from(a.inputs[0], range.begin * whole.inner_bytes, {});
+        const View to = bytes_from(a.outputs[0], done * whole.inner_bytes, {});
+        std::visit([&](auto& s) { kernels::copy_blocks(s, blocks, from, to); }, stream);
+        done += range.size();
+    }
 }
 
 void Redistribute::exchange(Stream& stream, const Operands& a) const {
@@ -133,12 +164,12 @@ void Redistribute::exchange(Stream& stream, const Operands& a) const {
                                         from_dim_, from.shape.text(), to_dim_, to.shape.text(), ranks_));
     const View sent(a.workspace.memory(), from.shape, from.dtype);
     const View received = bytes_from(a.workspace, align_up(from.bytes()), {});
-    copy_parts(stream, from, to_dim_, ranks_, sent, true);
+    copy_parts(stream, from, to_dim_, sent, true);
     const View arrived(received.memory(), to.shape, to.dtype);
     const Shape blocks{ranks_, from.count() / ranks_};
     a.groups->axis(axis_).all_to_all(stream, View(sent.memory(), blocks, from.dtype),
                                      View(arrived.memory(), blocks, to.dtype));
-    copy_parts(stream, to, from_dim_, ranks_, arrived, false);
+    copy_parts(stream, to, from_dim_, arrived, false);
 }
 
 } // namespace tessera

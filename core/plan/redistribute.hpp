@@ -9,15 +9,18 @@ namespace tessera {
 
 class Redistribute final : public Op { // x -> y, the same logical tensor
 public:
-    // InternalError where no single collective leads from one placement to the other.
-    Redistribute(int axis, int ranks, Placement from, Placement to);
+    // `zigzag`: the axis cuts dims so. InternalError where no single collective leads from one placement to the other.
+    Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag = false);
 
     std::optional<Transfer> transfer() const override { return Transfer{axis_, collective_}; }
     std::string_view name() const override { return name_of(collective_); }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; }
-    // On the other axes the value stays where it is.
+    // On the other axes the value stays where it is. But a part of a zig-zag shard is no zig-zag shard of a part.
     std::optional<std::vector<Placement>> placed(std::span<const TensorType>,
                                                  std::span<const Placement> inputs) const override {
+        const bool same_dim =
+            inputs[0].kind == Placement::Kind::shard && (inputs[0].value == from_dim_ || inputs[0].value == to_dim_);
+        if (zigzag_ && same_dim) return std::nullopt;
         return std::vector<Placement>{inputs[0]};
     }
     std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
@@ -26,6 +29,9 @@ public:
     void run(Stream& stream, const Operands& operands) const override;
 
 private:
+    std::vector<Range> ranges_of(std::int64_t size, int rank) const;
+    bool is_packed(const Shape& whole, int dim) const;
+    void copy_parts(Stream& stream, const View& whole, int dim, const View& packed, bool pack) const;
     void gather(Stream& stream, const Operands& operands) const;
     void scatter_sum(Stream& stream, const Operands& operands) const;
     void slice(Stream& stream, const Operands& operands) const;
@@ -36,6 +42,7 @@ private:
     Collective collective_;
     int from_dim_; // of a shard; -1: a run of elements
     int to_dim_;
+    bool zigzag_;
 };
 
 } // namespace tessera

@@ -14,6 +14,12 @@ constexpr std::array phases = {Phase::prepare, Phase::forward, Phase::backward, 
 std::int64_t whole_bytes(const Node& node, Collective collective, int ranks, const Plan& plan) {
     const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
     if (collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
+    if (collective == Collective::ring) {
+        std::vector<TensorType> types;
+        for (const ValueId input : node.inputs)
+            types.push_back(plan.value(input).local);
+        return node.op->travelling_bytes(types) * ranks;
+    }
     return collective == Collective::all_to_all ? before * ranks : before;
 }
 

@@ -60,7 +60,7 @@ View Executor::bind(ValueId id, Place place, Phase phase) const {
 
 Executor::BoundCall Executor::bind(const Call& call, Place place) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
-    BoundCall bound{node.op.get(), {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
+    BoundCall bound{&node, {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
     for (const ValueId input : node.inputs)
         bound.inputs.push_back(bind(input, place, node.phase));
     for (const ValueId output : node.outputs)
@@ -173,8 +173,10 @@ void Executor::reduce(const Exchange& exchange) {
 }
 
 void Executor::run(Calls calls) {
-    for (const BoundCall& call : calls)
-        call.op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+    for (const BoundCall& call : calls) {
+        call.node->op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+        if (watcher_) watcher_(*call.node, micro_batch_, call.outputs);
+    }
 }
 
 // In the last micro-batch the exchanges start between the calls.
@@ -266,9 +268,11 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         }
         state.first_sample = (plan_.share.begin + turn.micro_batch * plan_.stride) * micro_batch_size;
         write_step_inputs(state, Phase::forward, Phase::backward);
+        micro_batch_ = turn.micro_batch;
         replay(replays_[before_turns + turn.kind], [&] { run_turn(turn); });
         send(turn);
     }
+    micro_batch_ = -1;
     for (auto& [frame, tickets] : sent_)
         finish(tickets);
     for (const Exchange& exchange : plan_.exchanges)

@@ -42,10 +42,15 @@ public:
 
     // Spent waiting for other stages of a pipeline since the executor was made.
     double seconds_waited() const { return seconds_waited_; }
+    // Looks on: called when a node's kernels have been handed to the stream, with where its outputs lie, and with the
+    // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake). Not with
+    // `replay`.
+    using Watcher = std::function<void(const Node& node, std::int64_t micro_batch, std::span<const View> outputs)>;
+    void watch(Watcher watcher) { watcher_ = std::move(watcher); }
 
 private:
     struct BoundCall {
-        const Op* op;
+        const Node* node;
         std::vector<View> inputs;
         std::vector<View> outputs;
         View workspace;
@@ -103,6 +108,8 @@ private:
     Tickets expected_; // by part and frame
     Buffer staging_;   // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
+    Watcher watcher_;               // none: nobody looks on
+    std::int64_t micro_batch_ = -1; // under way
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what turns need
     double seconds_waited_ = 0;

@@ -74,6 +74,8 @@ constexpr std::array mesh_axes = {
 };
 
 Recompute recomputation(const Config& config) {
+    if (config.get(training_recompute) == "auto")
+        config.refuse(training_recompute.name, "is for train, plan and verify: say none, selective or full");
     try {
         return recompute_named(config.get(training_recompute));
     } catch (const ConfigError& error) {
@@ -94,17 +96,40 @@ int zero_stage(const Config& config) {
     return static_cast<int>(stage);
 }
 
+// Whether context parallelism sends keys and values around a ring.
+bool takes_ring(const Config& config, const Mesh& mesh) {
+    const std::string method = config.get(parallelism_context_method);
+    if (method != "ulysses" && method != "ring")
+        config.refuse(parallelism_context_method.name,
+                      no_such_name("method of context parallelism", method, {"ring", "ulysses"}));
+    for (int axis = 0; axis < mesh.axis_count(); ++axis)
+        if (mesh.axis(axis).name == "context") return method == "ring";
+    return false;
+}
+
+void check_context(const Config& config, int ranks, bool ring) {
+    const std::int64_t tokens = config.get(training_sequence), heads = config.get(model_heads);
+    if (ring && tokens % (2 * ranks) != 0)
+        config.refuse(
+            training_sequence.name,
+            fmt::format("{} tokens cannot be dealt out to {} ranks of context parallelism in {} equal chunks, "
+                        "two for each, as \"ring\" wants",
+                        tokens, ranks, 2 * ranks));
+    if (!ring && tokens % ranks != 0)
+        config.refuse(training_sequence.name, fmt::format("{} tokens cannot be shared out evenly over {} ranks of "
+                                                          "context parallelism",
+                                                          tokens, ranks));
+    if (!ring && heads % ranks != 0)
+        config.refuse(model_heads.name, fmt::format("{} heads cannot be shared out evenly over {} ranks of context "
+                                                    "parallelism: parallelism.context_parallel_method = \"ring\" "
+                                                    "shares out none",
+                                                    heads, ranks));
+}
+
 void check_modes(const Config& config, const Mesh& mesh) {
     for (int index = 0; index < mesh.axis_count(); ++index) {
         const MeshAxis& axis = mesh.axis(index);
-        if (axis.name == "context" && config.get(training_sequence) % axis.size != 0)
-            config.refuse(training_sequence.name, fmt::format("{} tokens cannot be shared out evenly over {} ranks of "
-                                                              "context parallelism",
-                                                              config.get(training_sequence), axis.size));
-        if (axis.name == "context" && config.get(model_heads) % axis.size != 0)
-            config.refuse(model_heads.name, fmt::format("{} heads cannot be shared out evenly over {} ranks of context "
-                                                        "parallelism",
-                                                        config.get(model_heads), axis.size));
+        if (axis.name == "context") check_context(config, axis.size, takes_ring(config, mesh));
         if (axis.name != "data" && axis.name != "pipeline" && config.get(training_linear_dtype) == "f8")
             config.refuse(training_linear_dtype.name, fmt::format("\"f8\" has one scale for a whole tensor: no part of "
                                                                   "it can be rounded on the ranks of mesh axis '{}'",
@@ -135,9 +160,10 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        layout.strategies.push_back(
-            make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
-                          {.zero_stage = zero_stage(config), .sequence_parallel = config.get(parallelism_sequence)}));
+        layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
+                                                  {.zero_stage = zero_stage(config),
+                                                   .sequence_parallel = config.get(parallelism_sequence),
+                                                   .ring = takes_ring(config, layout.mesh)}));
     layout.micro_batches = micro_batches;
     add_pipeline(config, stream, layout);
     check_modes(config, layout.mesh);

@@ -24,7 +24,7 @@ inline constexpr Key<std::string> training_linear_dtype{
     "bf16"};
 inline constexpr Key<std::string> training_recompute{
     "training.recompute", "none",
-    "activations computed again in the backward pass instead of kept: none, selective (cheap ones), or full (layers)"};
+    "activations computed again, not kept: none, selective (cheap ones), full (layers), auto (fits run.memory_limit)"};
 inline constexpr Key<std::string> training_weight_rounding{
     "training.weight_rounding", "nearest",
     "bf16: how weights in use are rounded from f32, at each step: nearest, or stochastic: by chance, without bias"};
@@ -40,7 +40,10 @@ inline constexpr Key<std::int64_t> parallelism_chunks{"parallelism.pipeline_chun
                                                       "chunks of layers for each stage of an interleaved pipeline"};
 inline constexpr Key<std::int64_t> parallelism_context{
     "parallelism.context_parallel_degree", 1,
-    "ranks that share out the sequence, and in attention the heads; -1: what is left"};
+    "ranks that share out the sequence, and in attention the heads or the keys; -1: what is left"};
+inline constexpr Key<std::string> parallelism_context_method{
+    "parallelism.context_parallel_method", "ulysses",
+    "attention of context parallelism: ulysses (its ranks share out the heads) or ring (keys and values travel)"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1,
     "ranks that share out heads, hidden units and vocabulary; -1: what is left"};

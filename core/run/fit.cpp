@@ -2,6 +2,7 @@
 // Plans cost milliseconds, so what would fit is found by planning it.
 #include "core/run/fit.hpp"
 
+#include "core/run/memory_limit.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
@@ -13,8 +14,6 @@ namespace tessera {
 namespace {
 
 std::string in_mebibytes(std::int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / 1048576); }
-
-std::int64_t on_device(const MemoryNeed& need) { return need.total() - need[MemoryKind::data]; }
 
 struct Change {
     std::string_view key;
@@ -43,7 +42,7 @@ std::optional<std::int64_t> need_with(Config config, const Change& change, const
     config.settle(change.key, change.value);
     if (change.key == training_local_batch.name) config.settle(training_accumulation.name, std::int64_t{0});
     try {
-        return on_device(plan_training(config, view, dataset, stream).memory);
+        return counted_bytes(plan_training(config, view, dataset, stream).memory, stream);
     } catch (const ConfigError&) {
         return std::nullopt;
     }
@@ -83,7 +82,7 @@ std::string ways_to_fit(const Config& config, const RankView& view, const Datase
 void check_fits(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
                 const Stream& stream) {
     const std::int64_t free = std::visit([](const auto& s) { return free_bytes(s); }, stream);
-    const std::int64_t need = on_device(experiment.memory);
+    const std::int64_t need = counted_bytes(experiment.memory, stream);
     if (need <= free) return;
     const std::string ways = ways_to_fit(config, view, dataset, stream, free);
     throw ConfigError(fmt::format(

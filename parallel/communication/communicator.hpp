@@ -73,6 +73,10 @@ public:
     virtual void send(Stream& stream, ConstView view, int to) = 0;
     virtual void receive(Stream& stream, View view, int from) = 0;
 
+    // A step around the ring of ranks: `send` goes to the next rank, the last one's to rank 0, and `receive` is what
+    // the rank before sends. Equal sizes on all ranks; the views do not overlap.
+    virtual void shift(Stream& stream, ConstView send, View receive) = 0;
+
     virtual void barrier(Stream& stream) = 0;
 
     // Messages that do not wait: post() begins to send and expect() to receive; the view of one must not change, and

@@ -46,6 +46,12 @@ void check_blocks(const ConstView& send, const ConstView& receive, int ranks) {
             fmt::format("all_to_all: {} cannot be cut into {} equal blocks along dim 0", send.shape.text(), ranks));
 }
 
+void check_shift(const ConstView& send, const ConstView& receive) {
+    if (send.dtype != receive.dtype || send.count() != receive.count())
+        throw InternalError(fmt::format("shift: {} of {} is sent, {} of {} received", send.shape.text(),
+                                        name_of(send.dtype), receive.shape.text(), name_of(receive.dtype)));
+}
+
 void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks) {
     if (tree.ranks() != ranks)
         throw InternalError(fmt::format("tree_reduce: a tree for {} ranks among {}", tree.ranks(), ranks));

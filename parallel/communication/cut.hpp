@@ -26,6 +26,7 @@ Range piece_of(Range range, std::int64_t at, std::int64_t limit);
 void check_part(std::string_view call, const ConstView& whole, const ConstView& part, std::int64_t unit, int ranks,
                 int rank);
 void check_blocks(const ConstView& send, const ConstView& receive, int ranks);
+void check_shift(const ConstView& send, const ConstView& receive);
 void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks);
 void check_rank(std::string_view call, int rank, int ranks);
 

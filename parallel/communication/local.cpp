@@ -42,6 +42,10 @@ public:
     void broadcast(Stream&, View, int root) override { check_rank("broadcast", root, 1); }
     void send(Stream&, ConstView, int) override { throw InternalError("send: there is no other rank"); }
     void receive(Stream&, View, int) override { throw InternalError("receive: there is no other rank"); }
+    void shift(Stream& stream, ConstView send, View receive) override {
+        check_shift(send, receive);
+        copy(stream, send, receive);
+    }
     void barrier(Stream&) override {}
 };
 

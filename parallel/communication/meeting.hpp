@@ -26,6 +26,7 @@ enum class CollectiveCall : int {
     reduce_scatter,
     all_to_all,
     broadcast,
+    shift,
     barrier,
     allocate
 };

@@ -120,6 +120,15 @@ public:
 
     void finish(Ticket ticket) override { group_.finish(ticket); }
 
+    void shift(Stream& stream, ConstView send, View receive) override {
+        cpu_stream(stream);
+        check_shift(send, receive);
+        if (size_ == 1) return copy_bytes(bytes_at(receive), bytes_at(send), send.bytes());
+        send_later(bytes_at(send), send.bytes(), (rank_ + 1) % size_);
+        receive_later(bytes_at(receive), receive.bytes(), (rank_ + size_ - 1) % size_);
+        exchange();
+    }
+
     void barrier(Stream& stream) override {
         cpu_stream(stream);
         group_.barrier();

@@ -169,6 +169,16 @@ public:
         exchange.finish();
     }
 
+    void shift(Stream& stream, ConstView send, View receive) override {
+        CudaStream& cuda = gpu(stream);
+        check_shift(send, receive);
+        if (size_ == 1) return copy_on_gpu(cuda, bytes_at(receive), bytes_at(send), send.bytes());
+        Exchange exchange(*this, cuda, connections_->begin(number_, "shift", send.bytes()));
+        exchange.send(bytes_at(send), send.bytes(), (rank_ + 1) % size_);
+        exchange.receive(bytes_at(receive), receive.bytes(), (rank_ + size_ - 1) % size_);
+        exchange.finish();
+    }
+
     void barrier(Stream& stream) override {
         CudaStream& cuda = gpu(stream);
         const ncclComm_t peers = connections_->begin(number_, "barrier", 4);

@@ -174,6 +174,21 @@ public:
         if (group_) group_->finish(ticket);
     }
 
+    void shift(Stream& stream, ConstView send, View receive) override {
+        cpu_stream(stream);
+        check_shift(send, receive);
+        const auto before = static_cast<std::size_t>((rank_ + size_ - 1) % size_);
+        const std::int64_t limit = enter(CollectiveCall::shift, 0, send, send) ? send.bytes() : staging_bytes;
+        for (std::int64_t at = 0; at < send.bytes(); at += limit) {
+            const std::int64_t bytes = std::min(limit, send.bytes() - at);
+            stage(0, bytes_at(send) + at, bytes);
+            exposed();
+            copy_bytes(bytes_at(receive) + at, peers_[before], bytes);
+            meeting_.barrier();
+        }
+        if (size_ > 1) bytes_sent_ += send.bytes();
+    }
+
     void barrier(Stream& stream) override {
         cpu_stream(stream);
         meeting_.enter({CollectiveCall::barrier, 0, 0, {}});

@@ -26,6 +26,8 @@ std::string_view name_of(Collective collective) {
         return "slice";
     case Collective::send:
         return "send";
+    case Collective::ring:
+        return "ring";
     }
     throw InternalError(fmt::format("collective number {}", static_cast<int>(collective)));
 }
@@ -55,6 +57,7 @@ std::int64_t bytes_sent(Collective collective, std::int64_t whole_bytes, int ran
     case Collective::all_gather:
     case Collective::reduce_scatter:
     case Collective::broadcast:
+    case Collective::ring:
         return once; // every other rank receives each byte once: (ranks - 1) / ranks on average
     case Collective::all_to_all:
         return once / ranks;

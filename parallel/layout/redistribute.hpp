@@ -9,8 +9,9 @@
 
 namespace tessera {
 
-// `slice` is local: a rank keeps its part of what it holds whole. `send` leads from one rank to another.
-enum class Collective { none, all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, slice, send };
+// `slice` is local: a rank keeps its part of what it holds whole. `send` leads from one rank to another. `ring` is no
+// redistribution, but what an op does in its middle: parts travel from rank to rank until all have seen all.
+enum class Collective { none, all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, slice, ring, send };
 
 std::string_view name_of(Collective collective);
 

@@ -16,8 +16,8 @@ namespace {
 
 using Make = std::unique_ptr<Strategy>(const MeshAxis& axis, const StrategyOptions& options);
 
-std::unique_ptr<Strategy> make_context_parallel(const MeshAxis& axis, const StrategyOptions&) {
-    return std::make_unique<ContextParallel>(axis.name);
+std::unique_ptr<Strategy> make_context_parallel(const MeshAxis& axis, const StrategyOptions& options) {
+    return std::make_unique<ContextParallel>(axis.name, options.ring);
 }
 
 std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const StrategyOptions& options) {
@@ -29,7 +29,7 @@ std::unique_ptr<Strategy> make_pipeline_parallel(const MeshAxis& axis, const Str
 }
 
 std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {
-    return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel);
+    return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel, options.ring);
 }
 
 struct Entry {

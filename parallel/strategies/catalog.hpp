@@ -16,6 +16,7 @@ std::vector<std::string_view> strategy_names(); // alphabetical
 struct StrategyOptions {
     int zero_stage = 0;             // of data parallelism
     bool sequence_parallel = false; // tensor parallelism shares out the sequence, too
+    bool ring = false;              // the ranks of context parallelism are a ring, and their shards zig-zag
 };
 
 // The strategy `name` on an axis of the mesh. Throws ConfigError for an unknown name, with the nearest known one.

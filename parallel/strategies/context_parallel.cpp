@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Only the sequence is shared out; that attention wants heads is a rule of that op.
+// Only the sequence is shared out; what attention does is that op's affair.
 #include "parallel/strategies/context_parallel.hpp"
 
 namespace tessera {
 
-// A rank needs the positions of its part alone.
+// A rank needs the positions of its part alone. Parameters are never cut zig-zag: they rest whole then.
 ParameterPlacement ContextParallel::place(const ParameterDescription& parameter) const {
-    const Placement there = parameter.role == "position" ? Placement::shard(0) : Placement::replicate();
-    return {.rest = there, .use = there, .gradient = there, .state = there};
+    const Placement use = parameter.role == "position" ? Placement::shard(0) : Placement::replicate();
+    const Placement there = ring_ ? Placement::replicate() : use;
+    return {.rest = there, .use = use, .gradient = there, .state = there};
 }
 
 Placement ContextParallel::input() const { return Placement::shard(1); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Context parallelism by heads (DeepSpeed-Ulysses: Jacobs et al. 2023): the ranks of the axis share out the sequence,
-// and in attention, between two all_to_alls, the heads.
+// Context parallelism: the ranks of the axis share out the sequence. Attention either shares out the heads, between two
+// all_to_alls (DeepSpeed-Ulysses: Jacobs et al. 2023), or keys and values travel around the ring of ranks (Ring
+// Attention: Liu et al. 2023), whose shards are zig-zag.
 #pragma once
 
 #include "parallel/strategies/strategy.hpp"
@@ -11,15 +12,17 @@ namespace tessera {
 
 class ContextParallel final : public Strategy {
 public:
-    explicit ContextParallel(std::string_view axis) : axis_(axis) {}
+    ContextParallel(std::string_view axis, bool ring) : axis_(axis), ring_(ring) {}
 
     std::string_view axis() const override { return axis_; }
     ParameterPlacement place(const ParameterDescription& parameter) const override; // Replicate, but positions
     Placement input() const override;                                               // Shard(1): dim 1 counts time
     Placement activation() const override;                                          // likewise
+    bool zigzag() const override { return ring_; }
 
 private:
     std::string axis_;
+    bool ring_;
 };
 
 } // namespace tessera

@@ -18,7 +18,7 @@ struct ParameterDescription {
 
 struct ParameterPlacement {
     Placement rest;           // between steps
-    Placement use;            // while its layer computes
+    Placement use;            // while its layer computes; where that is a part of what rests whole, a rank takes it
     Placement gradient;       // once a step's gradient is finished
     Placement state;          // the optimizer's
     bool stays_in_use = true; // where rest is not use: led there once a step, or whenever its layer computes
@@ -31,6 +31,9 @@ public:
     virtual ParameterPlacement place(const ParameterDescription& parameter) const = 0;
     virtual Placement input() const = 0;      // of what is read from the data
     virtual Placement activation() const = 0; // what sums over the axis become between layers
+    // A Shard over the axis cuts a dim zig-zag (layout/zigzag.hpp), and ops that can do so send parts around the ring
+    // of its ranks rather than gather or exchange them.
+    virtual bool zigzag() const { return false; }
     // Gradients and loss are summed over the axis in every micro-batch, not once a step.
     virtual bool sums_every_micro_batch() const { return false; }
 };

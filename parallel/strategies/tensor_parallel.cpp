@@ -36,8 +36,6 @@ std::optional<Role> role_named(std::string_view name) {
 ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) const {
     const std::optional<Role> role = role_named(parameter.role);
     Placement there = role ? Placement::shard(role->dim) : Placement::replicate();
-    if (sequence_ && parameter.role == "position")
-        there = Placement::shard(0); // those of a rank's part of the sequence
     if (role) {
         const std::int64_t size = parameter.shape[role->dim];
         if (size < ranks_ || (role->even && size % ranks_ != 0))
@@ -45,7 +43,12 @@ ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) 
                                           "axis '{}'",
                                           parameter.name, size, role->shares, ranks_, axis_));
     }
-    return {.rest = there, .use = there, .gradient = there, .state = there};
+    Placement use = there;
+    if (sequence_ && parameter.role == "position") { // those of a rank's part of the sequence
+        use = Placement::shard(0);
+        if (!zigzag_) there = use; // else no run of positions is a rank's part
+    }
+    return {.rest = there, .use = use, .gradient = there, .state = there};
 }
 
 Placement TensorParallel::input() const { return Placement::replicate(); }

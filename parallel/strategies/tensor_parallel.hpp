@@ -11,8 +11,10 @@ namespace tessera {
 
 class TensorParallel final : public Strategy {
 public:
-    // `ranks` of the axis. With sequence parallelism the tensors between the shared layers are cut along the sequence.
-    TensorParallel(std::string_view axis, int ranks, bool sequence) : axis_(axis), ranks_(ranks), sequence_(sequence) {}
+    // `ranks` of the axis. With sequence parallelism the tensors between the shared layers are cut along the sequence;
+    // `zigzag`: and another axis has cut it so before.
+    TensorParallel(std::string_view axis, int ranks, bool sequence, bool zigzag)
+        : axis_(axis), ranks_(ranks), sequence_(sequence), zigzag_(zigzag) {}
 
     std::string_view axis() const override { return axis_; }
     // By role. Throws ConfigError where heads or hidden units cannot be shared out evenly.
@@ -24,6 +26,7 @@ private:
     std::string axis_;
     int ranks_;
     bool sequence_;
+    bool zigzag_;
 };
 
 } // namespace tessera

@@ -125,6 +125,48 @@ TEST(ContextPlacements, TwoExchangesAroundAttention) {
         }
 }
 
+// Ring Attention (Liu et al. 2023): keys and values travel within attention, in the backward pass with their gradients,
+// and nothing else does but the gradient of the positions, which rest whole.
+TEST(ContextPlacements, ARingInEachAttention) {
+    for (const std::int64_t blocks : {1, 3})
+        for (const int ranks : {2, 4})
+            for (const bool tensor : {false, true}) {
+                SCOPED_TRACE(fmt::format("{} blocks on {} ranks, tensor {}", blocks, ranks, tensor));
+                const Words words{fmt::format("model.n_layers={}", blocks),
+                                  "model.dropout=0.1",
+                                  "model.n_heads=2",
+                                  "training.seq_len=24",
+                                  "parallelism.context_parallel_method=ring",
+                                  fmt::format("parallelism.context_parallel_degree={}", ranks),
+                                  fmt::format("parallelism.tensor_parallel_degree={}", tensor ? 2 : 1),
+                                  fmt::format("parallelism.sequence_parallel={}", tensor)};
+                const Experiment experiment = plan_tiny(words, 0, ranks * (tensor ? 2 : 1));
+                const Program& train = experiment.train;
+                EXPECT_EQ(calls_over("context", train, Phase::prepare), Calls());
+                EXPECT_EQ(calls_over("context", train, Phase::forward), (Calls{{Collective::ring, blocks}}));
+                EXPECT_EQ(calls_over("context", train, Phase::backward),
+                          (Calls{{Collective::ring, blocks}, {Collective::all_gather, 1}}));
+                EXPECT_EQ(calls_over("context", experiment.evaluate, Phase::forward),
+                          (Calls{{Collective::ring, blocks}}));
+                for (const ValueId id : train.model.graph.of_kind(ValueKind::parameter))
+                    EXPECT_EQ(train.plan.value(id).placements[1], Placement::replicate());
+            }
+}
+
+// Activations of a rank are those of its part of the sequence, whatever the number of ranks.
+TEST(ContextPlacements, ARingNeedsMemoryForItsPartAlone) {
+    const auto need = [](int ranks) {
+        const MemoryNeed memory = plan_tiny({fmt::format("training.seq_len={}", 128 * ranks),
+                                             "data.validation_fraction=0", "parallelism.context_parallel_method=ring",
+                                             fmt::format("parallelism.context_parallel_degree={}", ranks)},
+                                            0, ranks)
+                                      .train.plan.memory;
+        return memory[MemoryKind::activations] + memory[MemoryKind::workspace];
+    };
+    const std::int64_t two = need(2), eight = need(8);
+    EXPECT_LT(static_cast<double>(eight), 1.1 * static_cast<double>(two)); // tokens of all, gradient of the positions
+}
+
 TEST(TensorPlacements, TheDataAxisIsSilentWithinAMicroBatch) {
     for (const Case& layout : cases) {
         const Experiment experiment = plan(layout, {});

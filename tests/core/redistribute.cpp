@@ -71,6 +71,26 @@ Samples run_on_ranks(const Redistribute& op, const Samples& inputs, const Sample
     return outputs;
 }
 
+// As parts_of, the parts that are cut being zig-zag: by plain counting.
+Samples zigzag_parts_of(const Sample& whole, Placement placement, int ranks) {
+    std::mt19937 generator(3);
+    if (placement.kind != Placement::Kind::shard) return split(whole, placement, ranks, generator);
+    Samples parts;
+    const Shape& shape = whole.view().shape;
+    const std::int64_t size = shape[placement.value], chunk = size / (2 * ranks);
+    const std::int64_t inner = shape.count(placement.value + 1, shape.rank());
+    for (int rank = 0; rank < ranks; ++rank) {
+        Shape part = shape;
+        part.set(placement.value, 2 * chunk);
+        parts.emplace_back(part, whole.dtype());
+        for (std::int64_t i = 0, next = 0; i < whole.count(); ++i) {
+            const std::int64_t of = i / inner % size / chunk;
+            if (of == rank || of == 2 * ranks - 1 - rank) parts.back().set(next++, whole[i]);
+        }
+    }
+    return parts;
+}
+
 void expect_led(const Shape& shape, DType dtype, Placement from, Placement to, int ranks) {
     SCOPED_TRACE(fmt::format("{} {}, {} to {}, {} ranks", name_of(dtype), shape.text(), from.text(), to.text(), ranks));
     const Sample whole = whole_numbers(shape, dtype);
@@ -114,6 +134,28 @@ TEST_P(RedistributeOn, ExchangesOneCutForAnother) {
                         expect_led(shape, dtype, Placement::shard(from), Placement::shard(to), GetParam());
 }
 
+// What is gathered is in order again, and what is summed goes to whom it belongs.
+TEST_P(RedistributeOn, ZigzagShards) {
+    const Placement whole = Placement::replicate(), partial = Placement::partial();
+    for (const DType dtype : {DType::f32, DType::i32, DType::bf16})
+        for (const Shape& shape : {Shape{24}, Shape{24, 5}, Shape{3, 24, 2}})
+            for (int dim = 0; dim < shape.rank(); ++dim) {
+                if (shape[dim] != 24) continue;
+                const Sample x = whole_numbers(shape, dtype);
+                for (const auto& [from, to] :
+                     {std::pair{whole, Placement::shard(dim)}, std::pair{Placement::shard(dim), whole},
+                      std::pair{partial, Placement::shard(dim)}}) {
+                    SCOPED_TRACE(fmt::format("{} {}, {} to {}", name_of(dtype), shape.text(), from.text(), to.text()));
+                    const Samples inputs =
+                        from == partial ? summands_of(x, GetParam()) : zigzag_parts_of(x, from, GetParam());
+                    const Samples expected = zigzag_parts_of(x, to, GetParam());
+                    const Samples found = run_on_ranks(Redistribute(1, GetParam(), from, to, true), inputs, expected);
+                    for (std::size_t rank = 0; rank < found.size(); ++rank)
+                        EXPECT_TRUE(found[rank].same_bits(expected[rank])) << "rank " << rank;
+                }
+            }
+}
+
 // Runs of whole blocks; the last rank's block is not full, and small tensors are on the first rank alone.
 TEST_P(RedistributeOn, RunsOfBlocks) {
     const Placement whole = Placement::replicate(), flat = Placement::flat();
@@ -148,6 +190,8 @@ TEST(Redistribute, OnlySumsAreTakenInPlace) {
 TEST(Redistribute, RefusesWhatNoCollectiveDoes) {
     EXPECT_THAT([] { Redistribute(0, 2, Placement::replicate(), Placement::partial()); },
                 ThrowsMessage<InternalError>("no single collective leads from Replicate to Partial"));
+    EXPECT_THAT([] { Redistribute(0, 2, Placement::shard(0), Placement::shard(1), true); },
+                ThrowsMessage<InternalError>(HasSubstr("has no order")));
     const Sample whole = whole_numbers({5, 4}, DType::f32);
     const Samples inputs = parts_of(whole, Placement::shard(0), 2), like = parts_of(whole, Placement::shard(1), 2);
     EXPECT_THAT([&] { run_on_ranks(Redistribute(1, 2, Placement::shard(0), Placement::shard(1)), inputs, like); },

@@ -310,6 +310,29 @@ inline void check_send_and_receive(const Arrangement& ranks) {
     all.barrier(stream);
 }
 
+// Around the ring and home again.
+template <class T> void check_shift_of(const Arrangement& ranks, std::int64_t size) {
+    Communicator& all = ranks.communicator;
+    Tensor<T> one(ranks, Shape{size}, size % 3), other(ranks, Shape{size}, size % 2);
+    one.fill(size, all.rank());
+    one.hand_over();
+    for (int step = 1; step <= all.size(); ++step) {
+        const Tensor<T>&from = step % 2 == 1 ? one : other, &to = step % 2 == 1 ? other : one;
+        all.shift(ranks.stream, from.view(), to.view());
+        const int sender = (all.rank() - step + all.size()) % all.size();
+        EXPECT_EQ(to.wrong([&](std::int64_t i) { return value<T>(size, sender, i); }), 0)
+            << ranks.name << ", rank " << all.rank() << ", " << size << " after " << step << " steps";
+    }
+}
+
+inline void check_shift(const Arrangement& ranks) {
+    for (const std::int64_t size : sizes) {
+        check_shift_of<float>(ranks, size);
+        check_shift_of<BFloat16>(ranks, size);
+    }
+    check_shift_of<float>(ranks, large_size);
+}
+
 // Where sizes divide evenly, no rank sends a byte more than the lower bound.
 inline void check_bytes_sent(const Arrangement& ranks) {
     Stream& stream = ranks.stream;
@@ -337,6 +360,7 @@ inline void check_bytes_sent(const Arrangement& ranks) {
     EXPECT_EQ(sent([&] { all.all_to_all(stream, whole.view(), other.view()); }),
               bytes_sent(Collective::all_to_all, bytes * all.size(), all.size()))
         << ranks.name;
+    EXPECT_EQ(sent([&] { all.shift(stream, whole.view(), other.view()); }), all.size() == 1 ? 0 : bytes) << ranks.name;
     const std::int64_t from_root = sent([&] { all.broadcast(stream, whole.view(), 0); });
     EXPECT_EQ(from_root, all.rank() == 0 ? bytes_sent(Collective::broadcast, bytes, all.size()) * all.size() : 0)
         << ranks.name;
@@ -350,6 +374,7 @@ inline void check_refusals(const Arrangement& ranks) {
     EXPECT_THROW(all.all_gather(stream, whole.view(), whole.part(0, Shape{all.size() * 2 + 1})), InternalError);
     EXPECT_THROW(all.reduce_scatter(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.all_to_all(stream, whole.view(), half.view()), InternalError);
+    EXPECT_THROW(all.shift(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.broadcast(stream, whole.view(), all.size()), InternalError);
     EXPECT_THROW(all.tree_reduce(stream, half.view(), SummationTree(8, all.size())), InternalError);
     EXPECT_THROW(all.tree_reduce(stream, whole.view(), SummationTree(8, all.size() + 1)), InternalError);
@@ -364,6 +389,7 @@ inline void check_all(const Arrangement& ranks) {
     check_all_to_all(ranks);
     check_broadcast(ranks);
     check_send_and_receive(ranks);
+    check_shift(ranks);
     check_bytes_sent(ranks);
     check_refusals(ranks);
 }

@@ -30,6 +30,25 @@ TEST(Strategies, AnUnknownNameNamesTheNearest) {
     }
 }
 
+// Where shards are zig-zag, parameters are not cut like them: a rank takes its positions of the whole.
+TEST(Strategies, ARingCutsNoParameterAtRest) {
+    const ParameterDescription positions{"position.weight", Shape{8, 4}, "position", -1};
+    const auto heads = make_strategy("context", {"context", 2}),
+               ring = make_strategy("context", {"context", 2}, {.ring = true});
+    EXPECT_FALSE(heads->zigzag());
+    EXPECT_TRUE(ring->zigzag());
+    EXPECT_EQ(ring->activation(), Placement::shard(1));
+    EXPECT_EQ(heads->place(positions).rest, Placement::shard(0));
+    const StrategyOptions both{.sequence_parallel = true, .ring = true};
+    for (const auto& strategy :
+         {make_strategy("context", {"context", 2}, both), make_strategy("tensor", {"tensor", 2}, both)}) {
+        const ParameterPlacement placed = strategy->place(positions);
+        EXPECT_EQ(placed.use, Placement::shard(0));
+        for (const Placement there : {placed.rest, placed.gradient, placed.state})
+            EXPECT_EQ(there, Placement::replicate());
+    }
+}
+
 TEST(Strategies, DataParallelReplicatesTheModelAndShardsSamples) {
     const auto strategy = make_strategy("data", {"data", 2});
     const ParameterPlacement placed = strategy->place({"fc1.weight", Shape{8, 4}, "weight", 0});

@@ -58,7 +58,8 @@ def check_layouts():
     one, two = run("alone", "model.dropout=0"), {}
     tensor = ["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"]
     for name, ranks, words in (("tensor", 2, tensor), ("tensor", 4, [*tensor, "parallelism.zero_stage=3"]),
-                               ("context", 2, ["parallelism.context_parallel_degree=2"])):
+                               ("context", 2, ["parallelism.context_parallel_degree=2"]),
+                               ("ring", 4, ["parallelism.context_parallel_degree=4", "parallelism.context_parallel_method=ring"])):
         if ranks not in RANKS:
             continue
         found = run(f"{name}-{ranks}", "model.dropout=0", *words, ranks=ranks)

@@ -29,8 +29,10 @@ CASES = [
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
     (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
-    (["training.recompute=selective"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
+    (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
+    (["parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring", "parallelism.zero_stage=1", "training.dtype=bf16"], 3),
+    (["parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring", "parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"], 4),
     (["parallelism.tensor_parallel_degree=2"], 2), (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "parallelism.zero_stage=3", "parallelism.shared_memory=false"], 4),
     (["parallelism.pipeline_parallel_degree=2", "model.n_layers=3"], 2), (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=zero_bubble", "parallelism.zero_stage=3", "training.dtype=bf16"], 4),
     (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=interleaved", "parallelism.shared_memory=false", "model.n_layers=5"], 2),
@@ -86,6 +88,20 @@ def check_meaning(plans):
     assert "by messages" in messages and "in shared memory" not in messages, messages
 
 
+def check_limit():
+    """The case above took the least recomputation that fits, and says so in plan, log and config; a limit that not even full
+    recomputation keeps is refused."""
+    words, index = next((words, index) for index, (words, _) in enumerate(CASES) if "training.recompute=auto" in words)
+    chosen = "recompute: selective, the least that fits run.memory_limit = 2.3MiB (none 2.32 MiB, selective 2.27 MiB)"
+    assert runs.tessera("plan", "gpt.toml", *words).out.startswith(chosen + "\nMesh: "), "the plan does not say what it chose"
+    assert chosen in pathlib.Path(f"run-{index}/logs/rank-0000.log").read_text(encoding="utf-8")
+    assert 'recompute = "selective"\n' in pathlib.Path(f"run-{index}/config.toml").read_text(encoding="utf-8")
+    for words in (["training.recompute=auto", "run.memory_limit=2MiB"], ["run.memory_limit=2MiB"]):
+        err = runs.tessera("plan", "gpt.toml", *words, code=2).err
+        needed, kinds = re.search(r"rank 0 needs ([\d.]+ MiB), more than (?s:(.*))total", err).groups()
+        assert needed == ("2.17 MiB" if len(words) == 2 else "2.32 MiB") and all(kind in kinds for kind in KINDS), err
+
+
 def check_traffic():
     """The collectives of each axis add up to its total; without ranks there are none. That the communicators count as much
     is tests/core/mpi/traffic.cpp's."""
@@ -139,6 +155,7 @@ with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     plans_of_rank_0 = [check_case(index, words, ranks) for index, (words, ranks) in enumerate(CASES)]
     check_meaning(plans_of_rank_0)
+    check_limit()
     check_traffic()
     check_process()
     check_configs()

@@ -48,7 +48,11 @@ CONFIG = [
     (["train", "gpt.toml", "run.threads=-1"], "command line: run.threads = -1: must be from 0 to 4096"),
     (["train", "gpt.toml", "parallelism.data_parallel_degree=2"], "parallelism.data_parallel_degree = 2: "),
     (["plan", "-n", "4", "gpt.toml", "parallelism.context_parallel_degree=4"],
-     "model.n_heads = 2: 2 heads cannot be shared out evenly over 4 ranks of context parallelism"),
+     "model.n_heads = 2: 2 heads cannot be shared out evenly over 4 ranks of context parallelism: "
+     "parallelism.context_parallel_method = \"ring\" shares out none"),
+    (["plan", "-n", "3", "gpt.toml", "parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring"],
+     "training.seq_len = 16: 16 tokens cannot be dealt out to 3 ranks of context parallelism in 6 equal chunks"),
+    (["plan", "gpt.toml", "parallelism.context_parallel_method=rings"], "no method of context parallelism named 'rings'; did you mean 'ring'?"),
     (["plan", "-n", "3", "gpt.toml", "parallelism.context_parallel_degree=3"],
      "training.seq_len = 16: 16 tokens cannot be shared out evenly over 3 ranks of context parallelism"),
     (["plan", "-n", "3", "gpt.toml", "parallelism.tensor_parallel_degree=2"], "2 ranks or a multiple, but 3 run"),
@@ -75,6 +79,11 @@ DATA = [
      "cut.bin: the header says 999 tokens of 2 bytes, but 1200 bytes follow it (truncated)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["header.bin"]'], "header.bin: not a token file (5 bytes, the header alone has 1024)"),
 ]
+LIMIT = [
+    (["train", "gpt.toml", "training.recompute=auto"], "training.recompute = \"auto\": wants run.memory_limit, the memory of a rank"),
+    (["plan", "gpt.toml", "run.memory_limit=8 gigs"], "run.memory_limit = \"8 gigs\": is no size: say it as 512MiB, 80GiB or 1.5TiB"),
+    (["train", "gpt.toml", "run.memory_limit=8000000"], "run.memory_limit"),
+]
 WITHOUT_CHECKPOINT = [
     (["generate", "empty"], "empty"),
     (["generate", "nowhere"], "nowhere"),
@@ -83,6 +92,11 @@ WITHOUT_CHECKPOINT = [
     (["inspect", "nowhere"], "nowhere"),
     (["inspect"], "found no argument; usage: tessera inspect CHECKPOINT|RUN"),
     (["train", "gpt.toml", "checkpoint.resume=nowhere"], "nowhere"),
+    (["verify", "--threads", "2", "gpt.toml"], "--threads is of ranks to start: say --ranks, too"),
+    (["verify", "--plant", "drop:loss", "gpt.toml"], "no collective named 'loss': one rank needs none"),
+    (["verify", "--plant", "scale:loss:2", "gpt.toml"], "no value of this model named 'loss:2'; did you mean 'loss:"),
+    (["verify", "--plant", "loss", "gpt.toml"], "no fault 'loss': say drop:NAME or scale:NAME"),
+    (["verify", "-n", "2", "--steps", "0", "gpt.toml"], "--steps 0: expected a whole number from 1 to"),
     (["plan", "gpt.toml", "-n", "0"], "--ranks 0: expected a whole number from 1 to"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
@@ -159,7 +173,7 @@ def check_divergence():
 
 with runs.folder():
     write_inputs()
-    for case in CONFIG + DATA + WITHOUT_CHECKPOINT:
+    for case in CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT:
         refused(*case)
     for variables, text in LAUNCHERS:
         refused(["train", "gpt.toml"], text, extra=variables)
@@ -175,4 +189,4 @@ for failure in failures:
     print(f"FAILED: {failure}")
 if failures:
     sys.exit(1)
-print(f"{len(CONFIG + DATA + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")
+print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")
