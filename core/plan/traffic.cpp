@@ -10,13 +10,6 @@ namespace {
 
 constexpr std::array phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update};
 
-// Of the tensor that the ranks of the axis hold together, whatever other axes have cut off it.
-std::int64_t whole_bytes(const Node& node, Collective collective, int ranks, const Plan& plan) {
-    const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
-    if (collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
-    return collective == Collective::all_to_all ? before * ranks : before;
-}
-
 std::int64_t runs_of(Phase phase, const Plan& plan) {
     if (phase == Phase::forward) return plan.share.size() + plan.idle_rounds;
     return phase == Phase::backward ? plan.share.size() : 1;
@@ -32,6 +25,12 @@ Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transf
 
 } // namespace
 
+std::int64_t whole_bytes(const Node& node, const Op::Transfer& transfer, const Plan& plan, const Layout& layout) {
+    const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
+    if (transfer.collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
+    return transfer.collective == Collective::all_to_all ? before * layout.mesh.axis(transfer.axis).size : before;
+}
+
 std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
     std::vector<Transfers> found;
     for (const Phase phase : phases)
@@ -40,10 +39,10 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
             const std::optional<Op::Transfer> transfer = node.op->transfer();
             if (!transfer || transfer->collective == Collective::slice) continue;
             const int ranks = layout.mesh.axis(transfer->axis).size;
-            const std::int64_t bytes = whole_bytes(node, transfer->collective, ranks, plan);
             Transfers& one = entry(found, phase, *transfer, plan);
             ++one.calls;
-            one.bytes_sent += one.runs * bytes_sent(transfer->collective, bytes, ranks);
+            one.bytes_sent +=
+                one.runs * bytes_sent(transfer->collective, whole_bytes(node, *transfer, plan, layout), ranks);
         }
     std::ranges::stable_sort(found, {}, &Transfers::axis);
     return found;

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adds up what the calls and exchanges of a plan take.
+#include "core/cost/step_cost.hpp"
+
+#include "core/cost/collective_cost.hpp"
+#include "core/plan/traffic.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+namespace tessera {
+
+namespace {
+
+double sum(const std::vector<double>& seconds) { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
+
+} // namespace
+
+double PhaseCost::total() const { return calls() + sum(transfers); }
+
+double StepCost::total() const { return products + attention + elementwise + update + sum(waits) + bubble; }
+
+namespace {
+
+// A plan on a machine.
+struct OnMachine {
+    const Plan& plan;
+    const Layout& layout;
+    const Machine& machine;
+    std::vector<AxisPlace> places; // by axis
+
+    std::size_t axes() const { return places.size(); }
+    const Node& node(const Call& call) const { return plan.graph.nodes()[static_cast<std::size_t>(call.node)]; }
+};
+
+OnMachine on_machine(const Plan& plan, const Layout& layout, const Machine& machine) {
+    OnMachine on{plan, layout, machine, {}};
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        on.places.push_back(place_of(layout.mesh, axis, 0, machine.ranks_per_node));
+    return on;
+}
+
+std::vector<TensorType> seen_types(const OnMachine& on, const std::vector<ValueId>& ids, Phase phase) {
+    std::vector<TensorType> types;
+    for (const ValueId id : ids)
+        types.push_back(on.plan.seen(id, phase));
+    return types;
+}
+
+std::int64_t bytes_of(const std::vector<TensorType>& types) {
+    std::int64_t bytes = 0;
+    for (const TensorType& type : types)
+        bytes += type.bytes();
+    return bytes;
+}
+
+// Adds a call to its phase and returns its seconds.
+double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
+    const std::vector<TensorType> in = seen_types(on, node.inputs, node.phase);
+    const std::vector<TensorType> out = seen_types(on, node.outputs, node.phase);
+    const std::optional<Op::Transfer> transfer = node.op->transfer();
+    if (transfer && transfer->collective != Collective::slice) {
+        const auto axis = static_cast<std::size_t>(transfer->axis);
+        const double seconds = seconds_of(transfer->collective, whole_bytes(node, *transfer, on.plan, on.layout),
+                                          on.places[axis], on.machine);
+        cost.transfers[axis] += seconds;
+        return seconds;
+    }
+    std::int64_t bytes = transfer ? 2 * bytes_of(out) : bytes_of(in) + bytes_of(out);
+    for (const int written : node.op->writes())
+        bytes += in[static_cast<std::size_t>(written)].bytes();
+    const double flops = node.op->flops(in, out);
+    const bool attention = node.op->name().starts_with("attention");
+    const double efficiency = attention ? on.machine.attention_efficiency : on.machine.product_efficiency;
+    const double work = flops == 0 ? 0 : flops / (on.machine.peak_flops(in[0].dtype) * efficiency);
+    const double seconds =
+        std::max(work, static_cast<double>(bytes) / on.machine.memory_bandwidth) + on.machine.call_seconds;
+    (flops == 0 ? cost.elementwise : attention ? cost.attention : cost.products) += seconds;
+    return seconds;
+}
+
+// Sums over the data axis are scattered one by one, all others go as one.
+double seconds_of(const Exchange& exchange, const OnMachine& on) {
+    const AxisPlace& place = on.places[static_cast<std::size_t>(exchange.axis)];
+    if (exchange.collective != Collective::reduce_scatter)
+        return seconds_of(exchange.collective, exchange.bytes, place, on.machine);
+    double seconds = 0;
+    for (const ValueId id : exchange.values)
+        seconds += seconds_of(exchange.collective, on.plan.value(id).local.bytes(), place, on.machine);
+    return seconds;
+}
+
+// The last backward pass with its exchanges, as the executor runs it: those over the data axis follow each other on a
+// stream of their own, where the machine has such streams, and those over other axes wait for them.
+void add_exchanges(const OnMachine& on, const std::vector<double>& backward, RankCost& cost) {
+    double now = 0;  // on the stream of the calls
+    double then = 0; // on the other one
+    std::size_t done = 0;
+    const auto data = static_cast<std::size_t>(on.layout.data_axis);
+    for (const Exchange& exchange : on.plan.exchanges) {
+        for (; done < exchange.after; ++done)
+            now += backward[done];
+        const double seconds = seconds_of(exchange, on);
+        const auto axis = static_cast<std::size_t>(exchange.axis);
+        cost.exchanges[axis] += seconds;
+        if (axis == data && on.machine.gpu) {
+            then = std::max(now, then) + seconds;
+            continue;
+        }
+        cost.exchanges_after[data] += std::max(then - now, 0.0);
+        cost.exchanges_after[axis] += seconds;
+        now = std::max(now, then) + seconds;
+    }
+    for (; done < backward.size(); ++done)
+        now += backward[done];
+    cost.exchanges_after[data] += std::max(then - now, 0.0);
+}
+
+} // namespace
+
+RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine) {
+    const OnMachine on = on_machine(plan, layout, machine);
+    RankCost cost;
+    std::vector<double> backward; // by call
+    for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
+        PhaseCost& phase_cost = cost.phases[static_cast<std::size_t>(phase)];
+        phase_cost.transfers.resize(on.axes());
+        for (const Call& call : plan.calls(phase)) {
+            const double seconds = add_call(on, on.node(call), phase_cost);
+            if (phase == Phase::backward) backward.push_back(seconds);
+        }
+    }
+    // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
+    cost.merge = static_cast<double>(std::max<std::int64_t>(plan.share.size() - 1, 0) * 3 * plan.slot_bytes) /
+                 machine.memory_bandwidth;
+    cost.exchanges.resize(on.axes());
+    cost.exchanges_after.resize(on.axes());
+    add_exchanges(on, backward, cost);
+    return cost;
+}
+
+StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine) {
+    const RankCost rank = cost_of_rank(plan, layout, machine);
+    const auto backwards = static_cast<double>(plan.share.size());
+    const double forwards = backwards + static_cast<double>(plan.idle_rounds);
+    StepCost step;
+    step.waits = rank.exchanges_after;
+    step.hidden = sum(rank.exchanges) - sum(rank.exchanges_after);
+    const auto add = [&](const PhaseCost& phase, double runs) {
+        step.products += runs * phase.products;
+        step.attention += runs * phase.attention;
+        step.elementwise += runs * phase.elementwise;
+        for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
+            step.waits[axis] += runs * phase.transfers[axis];
+    };
+    add(rank.phase(Phase::forward), forwards);
+    add(rank.phase(Phase::backward), backwards);
+    for (const Phase phase : {Phase::prepare, Phase::update}) {
+        step.update += rank.phase(phase).calls();
+        for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
+            step.waits[axis] += rank.phase(phase).transfers[axis];
+    }
+    step.elementwise += rank.merge;
+    step.flops_per_second =
+        plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
+    return step;
+}
+
+} // namespace tessera

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a machine's file means for an experiment, and the text of a predicted step.
+#pragma once
+
+#include "core/cost/step_cost.hpp"
+#include "core/run/experiment.hpp"
+
+#include <string>
+
+namespace tessera {
+
+// The machine as this config uses it: its products in tf32 where they are asked for.
+Machine machine_for(const Config& config, const std::string& file);
+
+// Where the config does not say so, gradients go in the buckets that they would have on the machine.
+void settle_for(const Machine& machine, Config& config);
+
+// A line for each part of the step, with its share, and the speed.
+std::string describe_cost(const StepCost& cost, const Experiment& experiment, const Machine& machine);
+
+// "products 61 %, tensor 18 %": the two largest parts.
+std::string bounds_of(const StepCost& cost, const Layout& layout);
+
+} // namespace tessera
