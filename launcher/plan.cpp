@@ -32,7 +32,9 @@ std::int64_t parse_bytes(const std::string& text) {
     throw ConfigError(fmt::format("--memory {}: expected a size such as 512MiB, 80GiB or 1.5TiB", text));
 }
 
-double gibibytes(std::int64_t bytes) { return static_cast<double>(bytes) / 0x1p30; }
+std::string in_gibibytes(std::int64_t bytes) {
+    return fmt::format("{:.{}f} GiB", static_cast<double>(bytes) / 0x1p30, bytes < 1 << 30 ? 4 : 2);
+}
 
 // What the config must say to have it: the keys in which it differs, but the one that takes what is left.
 std::string keys_of(const FoundLayout& layout, const Config& config) {
@@ -45,16 +47,16 @@ std::string keys_of(const FoundLayout& layout, const Config& config) {
 }
 
 std::string text_of(const FoundLayout& layout, const Config& config, std::size_t number) {
-    return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} tokens/s, {:.2f} GiB; {}\n   {}\n",
-                       number, layout.mesh, layout.cost.total() * 1e3, layout.cost.flops_per_second / 1e12,
-                       with_thousands(std::llround(layout.tokens_per_second)), gibibytes(layout.memory), layout.bounds,
-                       keys_of(layout, config));
+    return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} tokens/s, {}; {}\n   {}\n", number,
+                       layout.mesh, layout.cost.total() * 1e3, layout.cost.flops_per_second / 1e12,
+                       with_thousands(std::llround(layout.tokens_per_second)), in_gibibytes(layout.memory),
+                       layout.bounds, keys_of(layout, config));
 }
 
 void print(const SearchResult& result, const SearchOptions& options, const Machine& machine, const Config& config) {
-    fmt::print("{} layouts of {} on {}: {} do not fit in {:.4g} GiB, {} cannot be sharded so\n",
-               with_thousands(result.tried), counted(options.ranks, "rank"), machine.file,
-               with_thousands(result.too_large), gibibytes(options.memory), with_thousands(result.refused));
+    fmt::print("{} layouts of {} on {}: {} do not fit in {}, {} cannot be sharded so\n", with_thousands(result.tried),
+               counted(options.ranks, "rank"), machine.file, with_thousands(result.too_large),
+               in_gibibytes(options.memory), with_thousands(result.refused));
     for (std::size_t i = 0; i < result.best.size(); ++i)
         fmt::print("{}", text_of(result.best[i], config, i + 1));
     if (result.best.empty() && !result.refusal.empty()) fmt::print("\nwhy not, for one: {}\n", result.refusal);

@@ -56,13 +56,13 @@ std::string describe_cost(const StepCost& cost, const Experiment& experiment, co
     const auto out = std::back_inserter(text);
     fmt::format_to(out, "\nPredicted on {}, milliseconds of a step\n", machine.file);
     const auto line = [&](const std::string& name, double seconds) {
-        fmt::format_to(out, "  {:<24}{:>12.3f}  {:>5.1f} %\n", name, seconds * 1e3, seconds / cost.total() * 100);
+        fmt::format_to(out, "  {:<24}{:>12.4f}  {:>5.1f} %\n", name, seconds * 1e3, seconds / cost.total() * 100);
     };
     for (const Part& part : parts_of(cost, experiment.train.layout))
         line(part.name, part.seconds);
     line("step", cost.total());
     if (cost.hidden > 0)
-        fmt::format_to(out, "  {:<24}{:>12.3f}  beside the work\n", "sums of gradients", cost.hidden * 1e3);
+        fmt::format_to(out, "  {:<24}{:>12.4f}  beside the work\n", "sums of gradients", cost.hidden * 1e3);
     fmt::format_to(out, "  {:.4g} TFLOP/s per rank, {} tokens/s\n", cost.flops_per_second / 1e12,
                    with_thousands(std::llround(static_cast<double>(experiment.sizes.tokens_per_step) / cost.total())));
     return text;

@@ -75,7 +75,7 @@ WITHOUT_CHECKPOINT = [
     (["plan", "gpt.toml", "--search"], "--search wants --machine FILE"),
     (["plan", "gpt.toml", "--search", "--machine", H100, "--memory", "80"], "--memory 80: expected a size such as 512MiB"),
     (["plan", "gpt.toml", "--machine", "nowhere.toml"], "cannot read nowhere.toml"),
-    (["plan", "gpt.toml", "--machine", "gpt.toml"], "gpt.toml:1:2: no section named 'data'; there are: network, node, rank"),
+    (["plan", "gpt.toml", "--machine", "gpt.toml"], "no section named 'checkpoint'; there are: network, node, rank"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
 LAUNCHERS = [
