@@ -103,9 +103,11 @@ int run_plan(const Arguments& arguments, Process&) {
     Trainer::check_keys(config, experiment);
     config.refuse_unread();
     fmt::print("{}", describe_plan(experiment, view, stream));
-    if (machine)
-        fmt::print("{}", describe_cost(cost_of(experiment.train.plan, experiment.train.layout, *machine), experiment,
-                                       *machine));
+    if (machine) {
+        const Layout& layout = experiment.train.layout;
+        const std::vector<int> beside = axes_named(arguments.text("beside").value_or(""), layout.mesh);
+        fmt::print("{}", describe_cost(cost_of(experiment.train.plan, layout, *machine, beside), experiment, *machine));
+    }
     return 0;
 }
 
@@ -126,6 +128,7 @@ Example
              {{"ranks,n", "N", "ranks of the run (default 1)"},
               {"rank", "R", "the rank to show (default 0)"},
               {"machine", "FILE", "predict the time of a step on this machine (cluster/machines)"},
+              {"beside", "AXES", "predict as if collectives over these went on beside the work: data,tensor"},
               {"search", "", "list the layouts that fit in memory, the fastest first"},
               {"memory", "SIZE", "of a rank, as 80GiB (default: what the machine's file says)"},
               {"many-hosts", "", "the ranks are not all on one host: no shared memory"}},

@@ -23,6 +23,11 @@ double StepCost::total() const { return products + attention + elementwise + upd
 
 namespace {
 
+bool contains(const std::vector<int>& axes, int axis) { return std::ranges::find(axes, axis) != axes.end(); }
+
+double backwards(const Plan& plan) { return static_cast<double>(plan.share.size()); }
+double forwards(const Plan& plan) { return static_cast<double>(plan.share.size() + plan.idle_rounds); }
+
 // A plan on a machine.
 struct OnMachine {
     const Plan& plan;
@@ -93,7 +98,8 @@ double seconds_of(const Exchange& exchange, const OnMachine& on) {
 
 // The last backward pass with its exchanges, as the executor runs it: those over the data axis follow each other on a
 // stream of their own, where the machine has such streams, and those over other axes wait for them.
-void add_exchanges(const OnMachine& on, const std::vector<double>& backward, RankCost& cost) {
+void add_exchanges(const OnMachine& on, const std::vector<double>& backward, const std::vector<int>& beside,
+                   RankCost& cost) {
     double now = 0;  // on the stream of the calls
     double then = 0; // on the other one
     std::size_t done = 0;
@@ -104,7 +110,7 @@ void add_exchanges(const OnMachine& on, const std::vector<double>& backward, Ran
         const double seconds = seconds_of(exchange, on);
         const auto axis = static_cast<std::size_t>(exchange.axis);
         cost.exchanges[axis] += seconds;
-        if (axis == data && on.machine.gpu) {
+        if ((axis == data && on.machine.gpu) || contains(beside, exchange.axis)) {
             then = std::max(now, then) + seconds;
             continue;
         }
@@ -117,9 +123,34 @@ void add_exchanges(const OnMachine& on, const std::vector<double>& backward, Ran
     cost.exchanges_after[data] += std::max(then - now, 0.0);
 }
 
+// Moves what an axis waits for in a phase behind the work of the phase, as far as that reaches.
+void hide(int axis, double& work, PhaseCost& phase, double& hidden) {
+    double& seconds = phase.transfers[static_cast<std::size_t>(axis)];
+    const double most = std::min(seconds, work);
+    seconds -= most;
+    work -= most;
+    hidden += most;
+}
+
+// Seconds of a step that go on beside the work, and no longer stand in `rank`.
+double hide(const std::vector<int>& axes, const Plan& plan, RankCost& rank) {
+    PhaseCost& forward = rank.phases[static_cast<std::size_t>(Phase::forward)];
+    PhaseCost& backward = rank.phases[static_cast<std::size_t>(Phase::backward)];
+    double in_forward = 0, in_backward = 0, once = 0;
+    double work_forward = forward.calls(), work_backward = backward.calls();
+    for (const int axis : axes) {
+        hide(axis, work_forward, forward, in_forward);
+        hide(axis, work_backward, backward, in_backward);
+    }
+    for (const int axis : axes) // between two steps
+        for (const Phase phase : {Phase::update, Phase::prepare})
+            hide(axis, work_forward, rank.phases[static_cast<std::size_t>(phase)], once);
+    return forwards(plan) * in_forward + backwards(plan) * in_backward + once;
+}
+
 } // namespace
 
-RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine) {
+RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
     const OnMachine on = on_machine(plan, layout, machine);
     RankCost cost;
     std::vector<double> backward; // by call
@@ -128,7 +159,9 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
         phase_cost.transfers.resize(on.axes());
         for (const Call& call : plan.calls(phase)) {
             const double seconds = add_call(on, on.node(call), phase_cost);
-            if (phase == Phase::backward) backward.push_back(seconds);
+            const std::optional<Op::Transfer> transfer = on.node(call).op->transfer();
+            const bool hides = transfer && contains(beside, transfer->axis);
+            if (phase == Phase::backward) backward.push_back(hides ? 0 : seconds);
         }
     }
     // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
@@ -136,17 +169,16 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
                  machine.memory_bandwidth;
     cost.exchanges.resize(on.axes());
     cost.exchanges_after.resize(on.axes());
-    add_exchanges(on, backward, cost);
+    add_exchanges(on, backward, beside, cost);
+    cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, plan, cost);
     return cost;
 }
 
-StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine) {
-    const RankCost rank = cost_of_rank(plan, layout, machine);
-    const auto backwards = static_cast<double>(plan.share.size());
-    const double forwards = backwards + static_cast<double>(plan.idle_rounds);
+StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
+    const RankCost rank = cost_of_rank(plan, layout, machine, beside);
     StepCost step;
     step.waits = rank.exchanges_after;
-    step.hidden = sum(rank.exchanges) - sum(rank.exchanges_after);
+    step.hidden = rank.hidden;
     const auto add = [&](const PhaseCost& phase, double runs) {
         step.products += runs * phase.products;
         step.attention += runs * phase.attention;
@@ -154,8 +186,8 @@ StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine)
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
             step.waits[axis] += runs * phase.transfers[axis];
     };
-    add(rank.phase(Phase::forward), forwards);
-    add(rank.phase(Phase::backward), backwards);
+    add(rank.phase(Phase::forward), forwards(plan));
+    add(rank.phase(Phase::backward), backwards(plan));
     for (const Phase phase : {Phase::prepare, Phase::update}) {
         step.update += rank.phase(phase).calls();
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)

@@ -28,7 +28,8 @@ struct RankCost {
     std::array<PhaseCost, 4> phases;     // by Phase
     double merge = 0;                    // of all its micro-batches' gradients
     std::vector<double> exchanges;       // of sums owed over an axis, once a step, by axis
-    std::vector<double> exchanges_after; // and what of them is still under way when the backward pass is over
+    std::vector<double> exchanges_after; // and what of them the work has to wait for
+    double hidden = 0;                   // of all that goes on beside the work, in a step
 
     const PhaseCost& phase(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }
 };
@@ -47,10 +48,14 @@ struct StepCost {
     double total() const;
 };
 
-RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine);
+// `beside`: axes whose collectives would go on beside the work of their phase, and the gathering of weights beside the
+// first forward pass. This program's executor lets only sums of gradients over the data axis do so; others have more
+// (Megatron-LM's --tp-comm-overlap and --overlap-param-gather).
+RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine,
+                      const std::vector<int>& beside = {});
 
 // Throws ConfigError where the machine says nothing of links that the layout needs. The plan is of a rank with the
 // largest share of the micro-batches: rank 0 has it.
-StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine);
+StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside = {});
 
 } // namespace tessera

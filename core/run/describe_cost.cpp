@@ -2,7 +2,10 @@
 // The text of a predicted step.
 #include "core/run/describe_cost.hpp"
 
+#include "core/config_catalog.hpp"
 #include "core/with_thousands.hpp"
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -42,6 +45,20 @@ void settle_for(const Machine& machine, Config& config) {
     if (machine.gpu && config.get(parallelism_bucket) == 0) config.settle(parallelism_bucket.name, 25.0);
 }
 
+std::vector<int> axes_named(const std::string& names, const Mesh& mesh) {
+    std::vector<std::string_view> known;
+    for (const KeyInfo& key : known_keys())
+        if (key.name.starts_with("parallelism.") && key.name.ends_with("_parallel_degree"))
+            known.push_back(key.name.substr(12, key.name.size() - 12 - std::string_view("_parallel_degree").size()));
+    std::vector<int> axes;
+    for (const std::string& name : list_items(names)) {
+        if (std::ranges::find(known, name) == known.end()) throw ConfigError(no_such_name("mesh axis", name, known));
+        for (int axis = 0; axis < mesh.axis_count(); ++axis)
+            if (mesh.axis(axis).name == name) axes.push_back(axis);
+    }
+    return axes;
+}
+
 std::string bounds_of(const StepCost& cost, const Layout& layout) {
     std::vector<Part> parts = parts_of(cost, layout);
     std::ranges::stable_sort(parts, std::ranges::greater{}, &Part::seconds);
@@ -61,8 +78,7 @@ std::string describe_cost(const StepCost& cost, const Experiment& experiment, co
     for (const Part& part : parts_of(cost, experiment.train.layout))
         line(part.name, part.seconds);
     line("step", cost.total());
-    if (cost.hidden > 0)
-        fmt::format_to(out, "  {:<24}{:>12.4f}  beside the work\n", "sums of gradients", cost.hidden * 1e3);
+    if (cost.hidden > 0) fmt::format_to(out, "  {:<24}{:>12.4f}  beside the work\n", "collectives", cost.hidden * 1e3);
     fmt::format_to(out, "  {:.4g} TFLOP/s per rank, {} tokens/s\n", cost.flops_per_second / 1e12,
                    with_thousands(std::llround(static_cast<double>(experiment.sizes.tokens_per_step) / cost.total())));
     return text;

@@ -6,6 +6,7 @@
 #include "core/run/experiment.hpp"
 
 #include <string>
+#include <vector>
 
 namespace tessera {
 
@@ -14,6 +15,10 @@ Machine machine_for(const Config& config, const std::string& file);
 
 // Where the config does not say so, gradients go in the buckets that they would have on the machine.
 void settle_for(const Machine& machine, Config& config);
+
+// The axes of a list of names, "data,tensor". ConfigError for another, with the nearest; an axis of one rank is left
+// out.
+std::vector<int> axes_named(const std::string& names, const Mesh& mesh);
 
 // A line for each part of the step, with its share, and the speed.
 std::string describe_cost(const StepCost& cost, const Experiment& experiment, const Machine& machine);

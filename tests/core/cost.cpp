@@ -180,6 +180,30 @@ TEST(StepCost, GpusHideSumsBehindTheBackwardPass) {
     EXPECT_NEAR(hiding.waits[0], at_the_end ? seconds_of(last.collective, last.bytes, {4, 4}, machine()) : 0, 1e-12);
 }
 
+TEST(StepCost, WhatGoesOnBesideTheWorkIsNotWaitedFor) {
+    const Experiment experiment = plan_tiny(
+        {"parallelism.tensor_parallel_degree=2", "parallelism.zero_stage=1", "parallelism.bucket_cap_mb=0.001"}, 0, 4);
+    const Plan& plan = experiment.train.plan;
+    const Layout& layout = experiment.train.layout;
+    Machine slow = machine();
+    slow.call_seconds = 1;
+    const StepCost waiting = cost_of(plan, layout, slow);
+    const StepCost beside = cost_of(plan, layout, slow, {0, 1});
+    EXPECT_GT(waiting.waits[0], 0);
+    EXPECT_GT(waiting.waits[1], 0);
+    EXPECT_NEAR(beside.total() + beside.hidden, waiting.total(), 1e-9);
+    double last = 0; // what the end of the backward pass leaves no time for
+    for (const Exchange& exchange : plan.exchanges)
+        if (exchange.after == plan.calls(Phase::backward).size())
+            for (const ValueId id : exchange.values)
+                last += seconds_of(exchange.collective, plan.value(id).local.bytes(), {2, 2}, slow);
+    EXPECT_LE(sum(beside.waits), last + 1e-12);
+    EXPECT_LT(sum(beside.waits), sum(waiting.waits) / 4);
+    slow.call_seconds = 0;
+    slow.f32_flops = slow.memory_bandwidth = 1e30; // no work to hide behind
+    EXPECT_NEAR(cost_of(plan, layout, slow, {1}).waits[1], cost_of(plan, layout, slow).waits[1], 1e-12);
+}
+
 namespace {
 
 struct Tried {
