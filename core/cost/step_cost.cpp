@@ -82,6 +82,9 @@ double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
     const double seconds =
         std::max(work, static_cast<double>(bytes) / on.machine.memory_bandwidth) + on.machine.call_seconds;
     (flops == 0 ? cost.elementwise : attention ? cost.attention : cost.products) += seconds;
+    const bool accumulates =
+        std::ranges::all_of(node.outputs, [&](ValueId id) { return on.plan.graph.value(id).accumulated; });
+    if (node.phase == Phase::backward && accumulates) cost.weights += seconds;
     return seconds;
 }
 
@@ -174,8 +177,10 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
     return cost;
 }
 
-StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
-    const RankCost rank = cost_of_rank(plan, layout, machine, beside);
+namespace {
+
+// All of a step but the bubble and the model's operations.
+StepCost work_of(const RankCost& rank, double forwards, double backwards) {
     StepCost step;
     step.waits = rank.exchanges_after;
     step.hidden = rank.hidden;
@@ -186,14 +191,38 @@ StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine,
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
             step.waits[axis] += runs * phase.transfers[axis];
     };
-    add(rank.phase(Phase::forward), forwards(plan));
-    add(rank.phase(Phase::backward), backwards(plan));
+    add(rank.phase(Phase::forward), forwards);
+    add(rank.phase(Phase::backward), backwards);
     for (const Phase phase : {Phase::prepare, Phase::update}) {
         step.update += rank.phase(phase).calls();
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
             step.waits[axis] += rank.phase(phase).transfers[axis];
     }
     step.elementwise += rank.merge;
+    return step;
+}
+
+} // namespace
+
+StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer) {
+    std::vector<ChunkTime> times; // by chunk of the whole pipeline
+    for (int chunk = 0; chunk < pipeline.chunks; ++chunk)
+        for (const RankCost& stage : stages) {
+            const PhaseCost& backward = stage.phase(Phase::backward);
+            times.push_back({stage.phase(Phase::forward).total() / pipeline.chunks,
+                             (backward.total() - backward.weights) / pipeline.chunks,
+                             backward.weights / pipeline.chunks});
+        }
+    const Makespan span = makespan(pipeline, times, transfer);
+    const auto busiest = std::ranges::max_element(span.busy);
+    const auto runs = static_cast<double>(pipeline.micro_batches);
+    StepCost step = work_of(stages[static_cast<std::size_t>(busiest - span.busy.begin())], runs, runs);
+    step.bubble = span.seconds - *busiest;
+    return step;
+}
+
+StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
+    StepCost step = work_of(cost_of_rank(plan, layout, machine, beside), forwards(plan), backwards(plan));
     step.flops_per_second =
         plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
     return step;

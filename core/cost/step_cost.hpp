@@ -5,6 +5,7 @@
 
 #include "core/cost/machine.hpp"
 #include "core/plan/plan.hpp"
+#include "parallel/layout/schedule.hpp"
 
 #include <array>
 #include <vector>
@@ -17,6 +18,7 @@ struct PhaseCost {
     double products = 0;
     double attention = 0;
     double elementwise = 0;        // all other calls
+    double weights = 0;            // of the above, what makes gradients of weights, for which no stage waits
     std::vector<double> transfers; // collectives of the phase, by axis of the mesh
 
     double calls() const { return products + attention + elementwise; }
@@ -53,6 +55,10 @@ struct StepCost {
 // (Megatron-LM's --tp-comm-overlap and --overlap-param-gather).
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine,
                       const std::vector<int>& beside = {});
+
+// A step of a pipeline from the costs of one rank of each stage, whose chunks are alike. The parts are those of the
+// stage that works longest; `bubble` is what the schedule adds to them. `transfer`: seconds from one stage to the next.
+StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer);
 
 // Throws ConfigError where the machine says nothing of links that the layout needs. The plan is of a rank with the
 // largest share of the micro-batches: rank 0 has it.

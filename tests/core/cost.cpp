@@ -204,6 +204,27 @@ TEST(StepCost, WhatGoesOnBesideTheWorkIsNotWaitedFor) {
     EXPECT_NEAR(cost_of(plan, layout, slow, {1}).waits[1], cost_of(plan, layout, slow).waits[1], 1e-12);
 }
 
+TEST(StepCost, PipelinesWaitAsTheirScheduleSays) {
+    const Experiment experiment = plan_tiny({}, 0, 1);
+    const RankCost stage = cost_of_rank(experiment.train.plan, experiment.train.layout, machine());
+    const double forward = stage.phase(Phase::forward).total(), backward = stage.phase(Phase::backward).total();
+    EXPECT_GT(stage.phase(Phase::backward).weights, backward / 5);
+    EXPECT_LT(stage.phase(Phase::backward).weights, backward / 2);
+    const auto bubble = [&](ScheduleKind kind, int chunks) {
+        return cost_of(std::vector<RankCost>(4, stage), {kind, 4, chunks, 8}, 0).bubble;
+    };
+    EXPECT_NEAR(bubble(ScheduleKind::one_f_one_b, 1), 3 * (forward + backward), 1e-15);
+    EXPECT_NEAR(bubble(ScheduleKind::interleaved, 2), 3 * (forward + backward) / 2, 1e-15);
+    EXPECT_LT(bubble(ScheduleKind::zero_bubble, 1), 2 * (forward + backward));
+    const StepCost alone = cost_of(std::vector<RankCost>(1, stage), {ScheduleKind::one_f_one_b, 1, 1, 8}, 0);
+    EXPECT_NEAR(alone.total(), cost_of(experiment.train.plan, experiment.train.layout, machine()).total(), 1e-15);
+    std::vector<RankCost> uneven(4, stage);
+    uneven[2].phases[1].products += 1; // of the forward pass
+    const StepCost slow = cost_of(uneven, {ScheduleKind::one_f_one_b, 4, 1, 8}, 0.25);
+    EXPECT_GT(slow.products, 8) << "the parts are those of the slowest stage";
+    EXPECT_NEAR(slow.total(), 8 + 2 * 3 * 0.25, 0.1);
+}
+
 namespace {
 
 struct Tried {
