@@ -19,7 +19,10 @@ constexpr Key<double> bf16_flops{"rank.bf16_flops", 0, "the same in bf16; 0: as 
 constexpr Key<double> f16_flops{"rank.f16_flops", 0, "the same in f16; 0: as bf16"};
 constexpr Key<double> f8_flops{"rank.f8_flops", 0, "the same with 8-bit factors; 0: as bf16"};
 constexpr Key<double> product_efficiency{"rank.product_efficiency", 1, "share of these that large products reach"};
-constexpr Key<double> attention_efficiency{"rank.attention_efficiency", 1, "share of these that attention reaches"};
+constexpr Key<double> attention_efficiency{"rank.attention_efficiency", 1,
+                                           "share of these that attention in 16 bits reaches"};
+constexpr Key<double> f32_attention_efficiency{"rank.f32_attention_efficiency", 0,
+                                               "and attention in f32; 0: as in 16 bits"};
 constexpr Key<double> memory_bandwidth{"rank.memory_bandwidth", 0,
                                        "bytes per second that kernels read and write in memory"};
 constexpr Key<double> call_seconds{"rank.call_seconds", 0, "seconds that a kernel takes beyond its work"};
@@ -113,6 +116,9 @@ Machine machine_of(const Config& config) {
     machine.f8_flops = or_else(f8_flops, machine.bf16_flops);
     machine.product_efficiency = share(config, product_efficiency);
     machine.attention_efficiency = share(config, attention_efficiency);
+    machine.f32_attention_efficiency = config.get(f32_attention_efficiency) == 0
+                                           ? machine.attention_efficiency
+                                           : share(config, f32_attention_efficiency);
     machine.memory_bandwidth = above_zero(config, memory_bandwidth);
     machine.call_seconds = at_least_zero(config, call_seconds);
     machine.gpu = is_gpu(config);
@@ -160,8 +166,9 @@ double Machine::peak_flops(DType dtype) const {
 
 std::vector<KeyInfo> machine_keys() {
     std::vector<KeyInfo> keys;
-    for (const Key<double>* key : {&f32_flops, &tf32_flops, &bf16_flops, &f16_flops, &f8_flops, &product_efficiency,
-                                   &attention_efficiency, &memory_bandwidth, &call_seconds, &memory_gib})
+    for (const Key<double>* key :
+         {&f32_flops, &tf32_flops, &bf16_flops, &f16_flops, &f8_flops, &product_efficiency, &attention_efficiency,
+          &f32_attention_efficiency, &memory_bandwidth, &call_seconds, &memory_gib})
         keys.push_back(key_info(*key));
     keys.push_back(key_info(device));
     keys.push_back(key_info(node_ranks));
@@ -191,6 +198,7 @@ std::string machine_toml(const Machine& machine, std::string_view comment) {
             line(bf16_flops, machine.bf16_flops) + line(f16_flops, machine.f16_flops) +
             line(f8_flops, machine.f8_flops) + line(product_efficiency, machine.product_efficiency) +
             line(attention_efficiency, machine.attention_efficiency) +
+            line(f32_attention_efficiency, machine.f32_attention_efficiency) +
             line(memory_bandwidth, machine.memory_bandwidth) + line(call_seconds, machine.call_seconds) +
             line(memory_gib, static_cast<double>(machine.memory_bytes) / bytes_per_gib);
     text += fmt::format("device = \"{}\" # {}\n", machine.gpu ? "cuda" : "cpu", device.help);

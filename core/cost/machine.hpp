@@ -30,16 +30,21 @@ struct Machine {
     std::string file;
     double f32_flops = 0, tf32_flops = 0, f16_flops = 0, bf16_flops = 0, f8_flops = 0; // of a rank, per second
     double product_efficiency = 1;   // the share of these that products reach
-    double attention_efficiency = 1; // and attention
-    double memory_bandwidth = 0;     // bytes per second that a rank reads and writes
-    double call_seconds = 0;         // of a kernel beyond its work
-    bool gpu = false;                // has streams: sums over the data axis go on beside the backward pass
-    std::int64_t memory_bytes = 0;   // of a rank
+    double attention_efficiency = 1; // and attention in 16 bits
+    double f32_attention_efficiency = 1;
+    double memory_bandwidth = 0;   // bytes per second that a rank reads and writes
+    double call_seconds = 0;       // of a kernel beyond its work
+    bool gpu = false;              // has streams: sums over the data axis go on beside the backward pass
+    std::int64_t memory_bytes = 0; // of a rank
     int ranks_per_node = 1;
     Links within_node, between_nodes;
 
     // Of products whose factors are of this type.
     double peak_flops(DType dtype) const;
+    double product_flops(DType dtype) const { return peak_flops(dtype) * product_efficiency; }
+    double attention_flops(DType dtype) const {
+        return peak_flops(dtype) * (dtype == DType::f32 ? f32_attention_efficiency : attention_efficiency);
+    }
 };
 
 // Keys of the sections [rank], [node] and [network]; every file of a machine is read by them.

@@ -77,8 +77,9 @@ double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
         bytes += in[static_cast<std::size_t>(written)].bytes();
     const double flops = node.op->flops(in, out);
     const bool attention = node.op->name().starts_with("attention");
-    const double efficiency = attention ? on.machine.attention_efficiency : on.machine.product_efficiency;
-    const double work = flops == 0 ? 0 : flops / (on.machine.peak_flops(in[0].dtype) * efficiency);
+    const DType dtype = in[0].dtype;
+    const double speed = attention ? on.machine.attention_flops(dtype) : on.machine.product_flops(dtype);
+    const double work = flops == 0 ? 0 : flops / speed;
     const double seconds =
         std::max(work, static_cast<double>(bytes) / on.machine.memory_bandwidth) + on.machine.call_seconds;
     (flops == 0 ? cost.elementwise : attention ? cost.attention : cost.products) += seconds;

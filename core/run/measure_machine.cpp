@@ -179,15 +179,25 @@ std::vector<MeasuredRate> measure_rank(const Bench& bench, Machine& machine) {
     machine.f8_flops = machine.gpu ? machine.bf16_flops : machine.f32_flops; // CPUs widen 8-bit factors
     if (machine.gpu) measure_gpu(bench, machine);
     machine.product_efficiency = 1;
-    const DType dtype = machine.gpu ? DType::bf16 : DType::f32; // what attention computes in
-    const double attention = attention_flops(watch, stream, dtype);
-    machine.attention_efficiency = std::min(attention / machine.peak_flops(dtype), 1.0);
+    const double attention = attention_flops(watch, stream, DType::bf16);
+    const double f32_attention = attention_flops(watch, stream, DType::f32);
+    machine.attention_efficiency = std::min(attention / machine.bf16_flops, 1.0);
+    machine.f32_attention_efficiency = std::min(f32_attention / machine.f32_flops, 1.0);
     constexpr std::int64_t large = 16 << 20;
     machine.memory_bandwidth = 3.0 * large * 4 / seconds_of_add(watch, stream, large);
     machine.call_seconds = seconds_of_add(watch, stream, 16);
-    return {{"products, f32", machine.f32_flops},    {"products, bf16", machine.bf16_flops},
-            {"products, f16", machine.f16_flops},    {fmt::format("attention, {}", name_of(dtype)), attention},
-            {"memory", 0, machine.memory_bandwidth}, {"a call", 0, 0, machine.call_seconds}};
+    std::vector<MeasuredRate> rates = {{"products, f32", machine.f32_flops},
+                                       {"products, bf16", machine.bf16_flops},
+                                       {"products, f16", machine.f16_flops}};
+    if (machine.gpu) {
+        rates.push_back({"products, tf32", machine.tf32_flops});
+        rates.push_back({"products, f8", machine.f8_flops});
+    }
+    rates.push_back({"attention, f32", f32_attention});
+    rates.push_back({"attention, bf16", attention});
+    rates.push_back({"memory", 0, machine.memory_bandwidth});
+    rates.push_back({"a call", 0, 0, machine.call_seconds});
+    return rates;
 }
 
 std::vector<MeasuredRate> measure_links(const std::string& name, int axis, const Bench& bench, Links& links) {
