@@ -3,6 +3,7 @@
 #include "core/cost/step_cost.hpp"
 
 #include "core/cost/collective_cost.hpp"
+#include "core/plan/shares.hpp"
 #include "core/plan/traffic.hpp"
 
 #include <algorithm>
@@ -25,8 +26,8 @@ namespace {
 
 bool contains(const std::vector<int>& axes, int axis) { return std::ranges::find(axes, axis) != axes.end(); }
 
-double backwards(const Plan& plan) { return static_cast<double>(plan.share.size()); }
-double forwards(const Plan& plan) { return static_cast<double>(plan.share.size() + plan.idle_rounds); }
+// Whoever has fewer micro-batches waits for those who have most.
+double rounds_of(const Layout& layout) { return static_cast<double>(share_sizes(layout).most); }
 
 // A plan on a machine.
 struct OnMachine {
@@ -137,7 +138,7 @@ void hide(int axis, double& work, PhaseCost& phase, double& hidden) {
 }
 
 // Seconds of a step that go on beside the work, and no longer stand in `rank`.
-double hide(const std::vector<int>& axes, const Plan& plan, RankCost& rank) {
+double hide(const std::vector<int>& axes, double rounds, RankCost& rank) {
     PhaseCost& forward = rank.phases[static_cast<std::size_t>(Phase::forward)];
     PhaseCost& backward = rank.phases[static_cast<std::size_t>(Phase::backward)];
     double in_forward = 0, in_backward = 0, once = 0;
@@ -149,7 +150,7 @@ double hide(const std::vector<int>& axes, const Plan& plan, RankCost& rank) {
     for (const int axis : axes) // between two steps
         for (const Phase phase : {Phase::update, Phase::prepare})
             hide(axis, work_forward, rank.phases[static_cast<std::size_t>(phase)], once);
-    return forwards(plan) * in_forward + backwards(plan) * in_backward + once;
+    return rounds * (in_forward + in_backward) + once;
 }
 
 } // namespace
@@ -169,19 +170,19 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
         }
     }
     // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
-    cost.merge = static_cast<double>(std::max<std::int64_t>(plan.share.size() - 1, 0) * 3 * plan.slot_bytes) /
-                 machine.memory_bandwidth;
+    cost.merge =
+        std::max(rounds_of(layout) - 1, 0.0) * 3 * static_cast<double>(plan.slot_bytes) / machine.memory_bandwidth;
     cost.exchanges.resize(on.axes());
     cost.exchanges_after.resize(on.axes());
     add_exchanges(on, backward, beside, cost);
-    cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, plan, cost);
+    cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, rounds_of(layout), cost);
     return cost;
 }
 
 namespace {
 
 // All of a step but the bubble and the model's operations.
-StepCost work_of(const RankCost& rank, double forwards, double backwards) {
+StepCost work_of(const RankCost& rank, double rounds) {
     StepCost step;
     step.waits = rank.exchanges_after;
     step.hidden = rank.hidden;
@@ -192,8 +193,8 @@ StepCost work_of(const RankCost& rank, double forwards, double backwards) {
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
             step.waits[axis] += runs * phase.transfers[axis];
     };
-    add(rank.phase(Phase::forward), forwards);
-    add(rank.phase(Phase::backward), backwards);
+    add(rank.phase(Phase::forward), rounds);
+    add(rank.phase(Phase::backward), rounds);
     for (const Phase phase : {Phase::prepare, Phase::update}) {
         step.update += rank.phase(phase).calls();
         for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
@@ -217,13 +218,13 @@ StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, 
     const Makespan span = makespan(pipeline, times, transfer);
     const auto busiest = std::ranges::max_element(span.busy);
     const auto runs = static_cast<double>(pipeline.micro_batches);
-    StepCost step = work_of(stages[static_cast<std::size_t>(busiest - span.busy.begin())], runs, runs);
+    StepCost step = work_of(stages[static_cast<std::size_t>(busiest - span.busy.begin())], runs);
     step.bubble = span.seconds - *busiest;
     return step;
 }
 
 StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
-    StepCost step = work_of(cost_of_rank(plan, layout, machine, beside), forwards(plan), backwards(plan));
+    StepCost step = work_of(cost_of_rank(plan, layout, machine, beside), rounds_of(layout));
     step.flops_per_second =
         plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
     return step;

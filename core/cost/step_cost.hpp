@@ -60,8 +60,8 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
 // stage that works longest; `bubble` is what the schedule adds to them. `transfer`: seconds from one stage to the next.
 StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer);
 
-// Throws ConfigError where the machine says nothing of links that the layout needs. The plan is of a rank with the
-// largest share of the micro-batches: rank 0 has it.
+// Throws ConfigError where the machine says nothing of links that the layout needs. The plan may be any rank's: the
+// largest share of the micro-batches counts.
 StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside = {});
 
 } // namespace tessera

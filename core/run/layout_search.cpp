@@ -3,6 +3,7 @@
 #include "core/run/layout_search.hpp"
 
 #include "core/config_catalog.hpp"
+#include "core/plan/shares.hpp"
 #include "core/run/describe_cost.hpp"
 #include "kernels/error.hpp"
 
@@ -165,7 +166,15 @@ Experiment Search::plan(const Choices& choices, std::int64_t layers) {
     for (const auto& [key, value] : choices)
         config_.settle(key, value);
     config_.settle(model_layers.name, layers);
-    return plan_training(config_, {0, options_.ranks, options_.ranks <= machine_.ranks_per_node}, dataset_, stream_);
+    RankView view{0, options_.ranks, options_.ranks <= machine_.ranks_per_node};
+    Experiment experiment = plan_training(config_, view, dataset_, stream_);
+    const Layout& layout = experiment.train.layout;
+    const int busiest = busiest_place(layout); // keeps most sums of gradients at once
+    if (busiest == 0) return experiment;
+    std::vector<int> coordinate = layout.mesh.coordinate(0);
+    coordinate[static_cast<std::size_t>(layout.data_axis)] = busiest;
+    view.rank = layout.mesh.rank(coordinate);
+    return plan_training(config_, view, dataset_, stream_);
 }
 
 // Buffers for data are the host's.

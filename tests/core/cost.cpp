@@ -204,6 +204,26 @@ TEST(StepCost, WhatGoesOnBesideTheWorkIsNotWaitedFor) {
     EXPECT_NEAR(cost_of(plan, layout, slow, {1}).waits[1], cost_of(plan, layout, slow).waits[1], 1e-12);
 }
 
+TEST(StepCost, AnyRankTellsOfTheLargestShare) {
+    for (const bool reproducible : {true, false}) {
+        const std::string key = fmt::format("run.reproducible={}", reproducible);
+        std::vector<std::int64_t> shares;
+        std::vector<double> seconds;
+        for (int rank = 0; rank < 3; ++rank) {
+            const Experiment experiment = plan_tiny({key}, rank, 3);
+            shares.push_back(experiment.train.plan.share.size());
+            const StepCost cost = cost_of(experiment.train.plan, experiment.train.layout, machine());
+            seconds.push_back(cost.products);
+            EXPECT_NEAR(cost.products, seconds[0], 1e-15);
+        }
+        std::ranges::sort(shares);
+        EXPECT_EQ(shares, reproducible ? (std::vector<std::int64_t>{2, 2, 4}) : (std::vector<std::int64_t>{2, 3, 3}));
+        const Experiment alone = plan_tiny({key}, 0, 1);
+        const StepCost cost = cost_of(alone.train.plan, alone.train.layout, machine());
+        EXPECT_NEAR(seconds[0] / cost.products, static_cast<double>(shares.back()) / 8, 1e-12);
+    }
+}
+
 TEST(StepCost, PipelinesWaitAsTheirScheduleSays) {
     const Experiment experiment = plan_tiny({}, 0, 1);
     const RankCost stage = cost_of_rank(experiment.train.plan, experiment.train.layout, machine());
