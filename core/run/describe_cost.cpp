@@ -42,6 +42,8 @@ Machine machine_for(const Config& config, const std::string& file) {
 }
 
 void settle_for(const Machine& machine, Config& config) {
+    if (config.get(run_device) == "auto")
+        config.settle(run_device.name, std::string(machine.gpu && built_with_cuda ? "cuda" : "cpu"));
     if (machine.gpu && config.get(parallelism_bucket) == 0) config.settle(parallelism_bucket.name, 25.0);
 }
 

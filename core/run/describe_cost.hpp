@@ -13,7 +13,8 @@ namespace tessera {
 // The machine as this config uses it: its products in tf32 where they are asked for.
 Machine machine_for(const Config& config, const std::string& file);
 
-// Where the config does not say so, gradients go in the buckets that they would have on the machine.
+// Where the config does not say so: the machine's kind of device (a CPU in its place where the program knows no GPU),
+// and gradients in the buckets that they would have there.
 void settle_for(const Machine& machine, Config& config);
 
 // The axes of a list of names, "data,tensor". ConfigError for another, with the nearest; an axis of one rank is left
