@@ -4,6 +4,7 @@
 
 namespace tessera {
 
+Command bench_command();
 Command config_command();
 Command evaluate_command();
 Command generate_command();
@@ -15,8 +16,8 @@ Command verify_command();
 
 std::vector<Command> commands() {
     return {
-        config_command(), evaluate_command(), generate_command(), inspect_command(),
-        launch_command(), plan_command(),     train_command(),    verify_command(),
+        bench_command(),  config_command(), evaluate_command(), generate_command(), inspect_command(),
+        launch_command(), plan_command(),   train_command(),    verify_command(),
     };
 }
 

@@ -2,16 +2,79 @@
 // `tessera plan`: what a run will hold and send, without MPI, and without data where the config tells the vocabulary.
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
+#include "core/run/describe_cost.hpp"
 #include "core/run/describe_plan.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/layout_search.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/trainer.hpp"
+#include "core/with_thousands.hpp"
+#include "kernels/error.hpp"
 #include "launcher/setup.hpp"
 
+#include <cmath>
 #include <fmt/format.h>
 
 namespace tessera {
 namespace {
+
+std::int64_t memory_named(const std::string& text) {
+    const std::optional<std::int64_t> bytes = bytes_named(text);
+    if (!bytes || *bytes < 1)
+        throw ConfigError(fmt::format("--memory {}: expected a size such as 512MiB, 80GiB or 1.5TiB", text));
+    return *bytes;
+}
+
+std::string in_gibibytes(std::int64_t bytes) {
+    return fmt::format("{:.{}f} GiB", static_cast<double>(bytes) / 0x1p30, bytes < 1 << 30 ? 4 : 2);
+}
+
+// What the config must say to have it: the keys in which it differs, but the one that takes what is left.
+std::string keys_of(const FoundLayout& layout, const Config& config) {
+    std::string keys;
+    for (const ConfigEntry& now : config.entries())
+        for (const auto& [key, value] : layout.choices)
+            if (key == now.name && toml_text(value) != now.value && now.value != "-1")
+                keys += fmt::format(" {}={}", key, toml_text(value));
+    return keys.empty() ? " as it is" : keys;
+}
+
+std::string text_of(const FoundLayout& layout, const Config& config, std::size_t number) {
+    return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} tokens/s, {}; {}\n   {}\n", number,
+                       layout.mesh, layout.cost.total() * 1e3, layout.cost.flops_per_second / 1e12,
+                       with_thousands(std::llround(layout.tokens_per_second)), in_gibibytes(layout.memory),
+                       layout.bounds, keys_of(layout, config));
+}
+
+void print(const SearchResult& result, const SearchOptions& options, const Machine& machine, const Config& config) {
+    fmt::print("{} layouts of {} on {}: {} do not fit in {}, {} cannot be sharded so\n", with_thousands(result.tried),
+               counted(options.ranks, "rank"), machine.file, with_thousands(result.too_large),
+               in_gibibytes(options.memory), with_thousands(result.refused));
+    for (std::size_t i = 0; i < result.best.size(); ++i)
+        fmt::print("{}", text_of(result.best[i], config, i + 1));
+    if (result.best.empty() && !result.refusal.empty()) fmt::print("\nwhy not, for one: {}\n", result.refusal);
+}
+
+std::unique_ptr<Dataset> data_of(const Config& config) {
+    std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
+    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
+    return dataset;
+}
+
+int run_search(const Arguments& arguments, Config& config, int ranks) {
+    if (!arguments.has("machine"))
+        throw ConfigError("--search wants --machine FILE, a file of cluster/machines or of `tessera bench --save`");
+    const Machine machine = machine_for(config, *arguments.text("machine"));
+    settle_for(machine, config);
+    const Stream stream = make_planning_stream(config);
+    const std::unique_ptr<Dataset> dataset = data_of(config);
+    SearchOptions options;
+    options.ranks = ranks;
+    options.memory = arguments.has("memory") ? memory_named(*arguments.text("memory")) : machine.memory_bytes;
+    const SearchResult result = search_layouts(config, options, machine, dataset.get(), stream);
+    print(result, options, machine, config);
+    return 0;
+}
 
 int run_plan(const Arguments& arguments, Process&) {
     Config config =
@@ -19,9 +82,15 @@ int run_plan(const Arguments& arguments, Process&) {
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
     settle_run_folder(config);
+    if (arguments.has("search")) return run_search(arguments, config, ranks);
+    const std::optional<std::string> file = arguments.text("machine");
+    std::optional<Machine> machine;
+    if (file) {
+        machine = machine_for(config, *file);
+        settle_for(*machine, config);
+    }
     const Stream stream = make_planning_stream(config);
-    const std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
-    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
+    const std::unique_ptr<Dataset> dataset = data_of(config);
     const RankView view{rank, ranks, !arguments.has("many-hosts")};
     const std::string chosen = settle_recompute(config, view, dataset.get(), stream);
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
@@ -29,6 +98,11 @@ int run_plan(const Arguments& arguments, Process&) {
     config.refuse_unread();
     check_limit(experiment, config, view, dataset.get(), stream);
     fmt::print("{}{}{}", chosen, chosen.empty() ? "" : "\n", describe_plan(experiment, view, stream));
+    if (machine) {
+        const Layout& layout = experiment.train.layout;
+        const std::vector<int> beside = axes_named(arguments.text("beside").value_or(""), layout.mesh);
+        fmt::print("{}", describe_cost(cost_of(experiment.train.plan, layout, *machine, beside), experiment, *machine));
+    }
     return 0;
 }
 
@@ -48,6 +122,10 @@ Example
 )",
              {{"ranks,n", "N", "ranks of the run (default 1)"},
               {"rank", "R", "the rank to show (default 0)"},
+              {"machine", "FILE", "predict the time of a step on this machine (cluster/machines)"},
+              {"beside", "AXES", "predict as if collectives over these went on beside the work: data,tensor"},
+              {"search", "", "list the layouts that fit in memory, the fastest first"},
+              {"memory", "SIZE", "of a rank, as 80GiB (default: what the machine's file says)"},
               {"many-hosts", "", "the ranks are not all on one host: no shared memory"}},
              1,
              1000},

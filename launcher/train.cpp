@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
@@ -58,7 +59,8 @@ int run_train(const Arguments& arguments, Process& process) {
                          std::visit([](const auto& s) { return s.text(); }, stream)));
     log.info(fmt::format("model: {} parameters, vocabulary {}",
                          with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
-    log.info(experiment.batch.text(experiment.train.layout.data_ranks()));
+    const ShareSizes sizes = share_sizes(experiment.train.layout);
+    log.info(experiment.batch.text(sizes.least, sizes.most));
     if (!recomputed.empty()) log.info(recomputed);
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);

@@ -3,6 +3,7 @@
 #include "core/plan/plan.hpp"
 
 #include "core/plan/passes.hpp"
+#include "core/plan/shares.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "parallel/communication/communicator.hpp"
@@ -154,7 +155,7 @@ std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const
 // first, which are a subtree when the ranks are a power of two.
 void share_out(const Layout& layout, int place, Plan& plan) {
     const int ranks = layout.data_ranks();
-    plan.share = layout.tree().share(place);
+    plan.share = share_of(layout, place);
     if (!layout.rounds || ranks == 1) return;
     if (layout.micro_batches % ranks != 0)
         throw ConfigError(
@@ -178,7 +179,7 @@ std::int64_t idle_rounds(const Graph& graph, const Layout& layout, const Plan& p
         if (!transfer || transfer->axis != layout.data_axis) continue;
         std::int64_t most = plan.share.size();
         for (int rank = 0; rank < layout.data_ranks() && plan.stride == 1; ++rank)
-            most = std::max(most, layout.tree().share(rank).size());
+            most = std::max(most, share_of(layout, rank).size());
         return most - plan.share.size();
     }
     return 0;

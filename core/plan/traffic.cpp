@@ -10,19 +10,6 @@ namespace {
 
 constexpr std::array phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update};
 
-// Of the tensor that the ranks of the axis hold together, whatever other axes have cut off it.
-std::int64_t whole_bytes(const Node& node, Collective collective, int ranks, const Plan& plan) {
-    const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
-    if (collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
-    if (collective == Collective::ring) {
-        std::vector<TensorType> types;
-        for (const ValueId input : node.inputs)
-            types.push_back(plan.value(input).local);
-        return node.op->travelling_bytes(types) * ranks;
-    }
-    return collective == Collective::all_to_all ? before * ranks : before;
-}
-
 std::int64_t runs_of(Phase phase, const Plan& plan) {
     if (phase == Phase::forward) return plan.share.size() + plan.idle_rounds;
     return phase == Phase::backward ? plan.share.size() : 1;
@@ -38,6 +25,19 @@ Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transf
 
 } // namespace
 
+std::int64_t whole_bytes(const Node& node, const Op::Transfer& transfer, const Plan& plan, const Layout& layout) {
+    const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
+    if (transfer.collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
+    const int ranks = layout.mesh.axis(transfer.axis).size;
+    if (transfer.collective == Collective::ring) {
+        std::vector<TensorType> types;
+        for (const ValueId input : node.inputs)
+            types.push_back(plan.value(input).local);
+        return node.op->travelling_bytes(types) * ranks;
+    }
+    return transfer.collective == Collective::all_to_all ? before * ranks : before;
+}
+
 std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
     std::vector<Transfers> found;
     for (const Phase phase : phases)
@@ -46,11 +46,11 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
             const std::optional<Op::Transfer> transfer = node.op->transfer();
             if (!transfer || transfer->collective == Collective::slice) continue;
             const int ranks = layout.mesh.axis(transfer->axis).size;
-            const std::int64_t bytes = whole_bytes(node, transfer->collective, ranks, plan);
-            if (bytes == 0) continue; // between other stages
+            if (whole_bytes(node, *transfer, plan, layout) == 0) continue; // between other stages
             Transfers& one = entry(found, phase, *transfer, plan);
             ++one.calls;
-            one.bytes_sent += one.runs * bytes_sent(transfer->collective, bytes, ranks);
+            one.bytes_sent +=
+                one.runs * bytes_sent(transfer->collective, whole_bytes(node, *transfer, plan, layout), ranks);
         }
     for (const Part& part : plan.parts)
         for (const StageMessage& message : part.sends) {

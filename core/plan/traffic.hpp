@@ -24,6 +24,10 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout);
 
 std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout);
 
+// Of what a node that transfers leads elsewhere: the tensor that the ranks of its axis hold together, whatever other
+// axes have cut off it.
+std::int64_t whole_bytes(const Node& node, const Op::Transfer& transfer, const Plan& plan, const Layout& layout);
+
 // In a step, by each rank: all transfers and exchanges on an axis.
 std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout);
 

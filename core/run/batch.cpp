@@ -7,14 +7,7 @@
 
 namespace tessera {
 
-std::string Batch::text(int ranks) const {
-    const SummationTree tree(micro_batches, ranks);
-    std::int64_t least = micro_batches;
-    std::int64_t most = 0;
-    for (int rank = 0; rank < ranks; ++rank) {
-        least = std::min(least, tree.share(rank).size());
-        most = std::max(most, tree.share(rank).size());
-    }
+std::string Batch::text(std::int64_t least, std::int64_t most) const {
     const std::string shares =
         least == most ? fmt::format("{}", most) : fmt::format("{} to {} (uneven: the others wait)", least, most);
     return fmt::format("global batch {} = {} micro-batches of {}; per rank: {}", global, micro_batches, micro_batch,

@@ -22,8 +22,9 @@ struct Batch {
     std::int64_t micro_batches = 0; // of a step, over all ranks
     bool fixed_micro_batch = false; // the experiment says its size, so that it does not follow from the rank count
 
-    // "global batch 12 = 4 micro-batches of 3; per rank: 2" or "…; per rank: 1 to 2 (uneven: …)"
-    std::string text(int ranks) const;
+    // "global batch 12 = 4 micro-batches of 3; per rank: 2" or "…; per rank: 1 to 2 (uneven: …)", for the least and the
+    // most that a rank takes.
+    std::string text(std::int64_t least, std::int64_t most) const;
 };
 
 // Throws ConfigError when the numbers do not fit, with all of them.

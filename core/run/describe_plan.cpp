@@ -2,6 +2,7 @@
 // The text of a plan, section by section.
 #include "core/run/describe_plan.hpp"
 
+#include "core/plan/shares.hpp"
 #include "core/plan/traffic.hpp"
 #include "core/run/fit.hpp"
 #include "core/with_thousands.hpp"
@@ -206,7 +207,8 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
     const Lines out(text);
     fmt::format_to(out, "Mesh: {} ({} ranks), rank {} shown, {} each\n", program.layout.mesh.text(), view.ranks,
                    view.rank, std::visit([](const auto& s) { return s.text(); }, stream));
-    fmt::format_to(out, "Batch: {}\n", experiment.batch.text(program.layout.data_ranks()));
+    const ShareSizes sizes = share_sizes(program.layout);
+    fmt::format_to(out, "Batch: {}\n", experiment.batch.text(sizes.least, sizes.most));
     fmt::format_to(out, "Work: {:.4g} GFLOP per step of {} tokens\n",
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.batch.global * experiment.sizes.sequence_length));

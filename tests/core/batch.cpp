@@ -62,8 +62,8 @@ TEST(Batch, AnyTwoTellTheThird) {
 }
 
 TEST(Batch, SaysWhatEachRankGets) {
-    EXPECT_EQ(solve({12, 3, 0, 2}).text(2), "global batch 12 = 4 micro-batches of 3; per rank: 2");
-    EXPECT_EQ(solve({12, 3, 0, 3}).text(3),
+    EXPECT_EQ(solve({12, 3, 0, 2}).text(2, 2), "global batch 12 = 4 micro-batches of 3; per rank: 2");
+    EXPECT_EQ(solve({12, 3, 0, 3}).text(1, 2),
               "global batch 12 = 4 micro-batches of 3; per rank: 1 to 2 (uneven: the others wait)");
 }
 

@@ -223,6 +223,26 @@ def check_sgd():
     assert found[-1] < found[0] - 0.2, found
 
 
+def check_bench_and_search():
+    """What `bench` saves tells `plan` a time, and the search the way to the layouts that it lists."""
+    out = runs.tessera("bench", "--milliseconds", "1", "--save", "here.toml", "run.device=cpu", "run.threads=1", ranks=2).out
+    rates = {line[:36].strip(): float(line[36:].split()[0]) for line in out.splitlines() if "/s" in line}
+    for name in ("products, f32", "products, bf16", "attention, f32", "memory", "shared memory, all-reduce", "MPI on a host, message"):
+        assert rates[name] > 0, out
+    text = pathlib.Path("here.toml").read_text(encoding="utf-8")
+    assert "\nranks = 2 " in text and "[network]" not in text, text
+    words = ("run.device=cpu", "data.tokenizer=byte", "training.dtype=bf16")
+    search = runs.tessera("plan", "--search", "-n", "2", "--machine", "here.toml", "gpt.toml", *words).out
+    tried, too_large = re.match(r"(\d+) layouts of 2 ranks on here.toml: (\d+) do not fit in", search).groups()
+    assert int(tried) > 10 and int(too_large) == 0, search
+    step, keys = re.search(r"\n 1\. .*: step ([0-9.]+) ms.*\n   (.*)\n", search).groups()
+    keys = [] if keys == " as it is" else keys.split()
+    plan = runs.tessera("plan", "-n", "2", "--machine", "here.toml", "gpt.toml", *words, *keys).out
+    assert math.isclose(float(re.search(r"\n  step +([0-9.]+) ", plan)[1]), float(step), rel_tol=2e-3), f"{search}{plan}"
+    beyond = runs.tessera("plan", "-n", "4", "--machine", "here.toml", "gpt.toml", *words, code=2).err
+    assert "here.toml says nothing of the links between nodes" in beyond, beyond
+
+
 with runs.folder():
     runs.write_text("text.txt", 8_000)
     runs.write_config("gpt.toml", KEYS)
@@ -235,4 +255,5 @@ with runs.folder():
     check_data()
     check_schedules()
     check_sgd()
+    check_bench_and_search()
 print("the commands do what their help says")

@@ -14,6 +14,7 @@ KEYS = {
     "training.steps": 2, "training.seq_len": 16, "training.global_batch_size": 8, "training.local_batch_size": 2,
     "checkpoint.interval": 0,
 }
+H100 = os.path.join(os.environ["TESSERA_SOURCE"], "cluster", "machines", "h100_ndr.toml")
 TOKENS = ["data.reader=tokens", "data.vocab_size=50", "data.validation_fraction=0"]
 
 # (words after `tessera`, what the sentence must hold); `train` is of gpt.toml unless a config is named.
@@ -98,6 +99,10 @@ WITHOUT_CHECKPOINT = [
     (["verify", "--plant", "loss", "gpt.toml"], "no fault 'loss': say drop:NAME or scale:NAME"),
     (["verify", "-n", "2", "--steps", "0", "gpt.toml"], "--steps 0: expected a whole number from 1 to"),
     (["plan", "gpt.toml", "-n", "0"], "--ranks 0: expected a whole number from 1 to"),
+    (["plan", "gpt.toml", "--search"], "--search wants --machine FILE"),
+    (["plan", "gpt.toml", "--search", "--machine", H100, "--memory", "80"], "--memory 80: expected a size such as 512MiB"),
+    (["plan", "gpt.toml", "--machine", "nowhere.toml"], "cannot read nowhere.toml"),
+    (["plan", "gpt.toml", "--machine", "gpt.toml"], "no section named 'checkpoint'; there are: network, node, rank"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
 LAUNCHERS = [

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// Adds up what the calls and exchanges of a plan take.
+#include "core/cost/step_cost.hpp"
+
+#include "core/cost/collective_cost.hpp"
+#include "core/plan/shares.hpp"
+#include "core/plan/traffic.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+namespace tessera {
+
+namespace {
+
+double sum(const std::vector<double>& seconds) { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
+
+} // namespace
+
+double PhaseCost::total() const { return calls() + sum(transfers); }
+
+double StepCost::total() const { return products + attention + elementwise + update + sum(waits) + bubble; }
+
+namespace {
+
+bool contains(const std::vector<int>& axes, int axis) { return std::ranges::find(axes, axis) != axes.end(); }
+
+// Whoever has fewer micro-batches waits for those who have most.
+double rounds_of(const Layout& layout) { return static_cast<double>(share_sizes(layout).most); }
+
+// A plan on a machine.
+struct OnMachine {
+    const Plan& plan;
+    const Layout& layout;
+    const Machine& machine;
+    std::vector<AxisPlace> places; // by axis
+
+    std::size_t axes() const { return places.size(); }
+    const Node& node(const Call& call) const { return plan.graph.nodes()[static_cast<std::size_t>(call.node)]; }
+};
+
+OnMachine on_machine(const Plan& plan, const Layout& layout, const Machine& machine) {
+    OnMachine on{plan, layout, machine, {}};
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        on.places.push_back(place_of(layout.mesh, axis, 0, machine.ranks_per_node));
+    return on;
+}
+
+std::vector<TensorType> seen_types(const OnMachine& on, const std::vector<ValueId>& ids, Phase phase) {
+    std::vector<TensorType> types;
+    for (const ValueId id : ids)
+        types.push_back(on.plan.seen(id, phase));
+    return types;
+}
+
+std::int64_t bytes_of(const std::vector<TensorType>& types) {
+    std::int64_t bytes = 0;
+    for (const TensorType& type : types)
+        bytes += type.bytes();
+    return bytes;
+}
+
+// Adds a call to its phase and returns its seconds.
+double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
+    const std::vector<TensorType> in = seen_types(on, node.inputs, node.phase);
+    const std::vector<TensorType> out = seen_types(on, node.outputs, node.phase);
+    const std::optional<Op::Transfer> transfer = node.op->transfer();
+    if (transfer && transfer->collective != Collective::slice) {
+        const auto axis = static_cast<std::size_t>(transfer->axis);
+        const double seconds = seconds_of(transfer->collective, whole_bytes(node, *transfer, on.plan, on.layout),
+                                          on.places[axis], on.machine);
+        cost.transfers[axis] += seconds;
+        return seconds;
+    }
+    std::int64_t bytes = transfer ? 2 * bytes_of(out) : bytes_of(in) + bytes_of(out);
+    for (const int written : node.op->writes())
+        bytes += in[static_cast<std::size_t>(written)].bytes();
+    const double flops = node.op->flops(in, out);
+    const bool attention = node.op->name().starts_with("attention");
+    const DType dtype = in[0].dtype;
+    const double speed = attention ? on.machine.attention_flops(dtype) : on.machine.product_flops(dtype);
+    const double work = flops == 0 ? 0 : flops / speed;
+    const double seconds =
+        std::max(work, static_cast<double>(bytes) / on.machine.memory_bandwidth) + on.machine.call_seconds;
+    (flops == 0 ? cost.elementwise : attention ? cost.attention : cost.products) += seconds;
+    const bool accumulates =
+        std::ranges::all_of(node.outputs, [&](ValueId id) { return on.plan.graph.value(id).accumulated; });
+    if (node.phase == Phase::backward && accumulates) cost.weights += seconds;
+    return seconds;
+}
+
+// Sums over the data axis are scattered one by one, all others go as one.
+double seconds_of(const Exchange& exchange, const OnMachine& on) {
+    const AxisPlace& place = on.places[static_cast<std::size_t>(exchange.axis)];
+    if (exchange.collective != Collective::reduce_scatter)
+        return seconds_of(exchange.collective, exchange.bytes, place, on.machine);
+    double seconds = 0;
+    for (const ValueId id : exchange.values)
+        seconds += seconds_of(exchange.collective, on.plan.value(id).local.bytes(), place, on.machine);
+    return seconds;
+}
+
+// The last backward pass with its exchanges, as the executor runs it: those over the data axis follow each other on a
+// stream of their own, where the machine has such streams, and those over other axes wait for them.
+void add_exchanges(const OnMachine& on, const std::vector<double>& backward, const std::vector<int>& beside,
+                   RankCost& cost) {
+    double now = 0;  // on the stream of the calls
+    double then = 0; // on the other one
+    std::size_t done = 0;
+    const auto data = static_cast<std::size_t>(on.layout.data_axis);
+    for (const Exchange& exchange : on.plan.exchanges) {
+        for (; done < exchange.after; ++done)
+            now += backward[done];
+        const double seconds = seconds_of(exchange, on);
+        const auto axis = static_cast<std::size_t>(exchange.axis);
+        cost.exchanges[axis] += seconds;
+        if ((axis == data && on.machine.gpu) || contains(beside, exchange.axis)) {
+            then = std::max(now, then) + seconds;
+            continue;
+        }
+        cost.exchanges_after[data] += std::max(then - now, 0.0);
+        cost.exchanges_after[axis] += seconds;
+        now = std::max(now, then) + seconds;
+    }
+    for (; done < backward.size(); ++done)
+        now += backward[done];
+    cost.exchanges_after[data] += std::max(then - now, 0.0);
+}
+
+// Moves what an axis waits for in a phase behind the work of the phase, as far as that reaches.
+void hide(int axis, double& work, PhaseCost& phase, double& hidden) {
+    double& seconds = phase.transfers[static_cast<std::size_t>(axis)];
+    const double most = std::min(seconds, work);
+    seconds -= most;
+    work -= most;
+    hidden += most;
+}
+
+// Seconds of a step that go on beside the work, and no longer stand in `rank`.
+double hide(const std::vector<int>& axes, double rounds, RankCost& rank) {
+    PhaseCost& forward = rank.phases[static_cast<std::size_t>(Phase::forward)];
+    PhaseCost& backward = rank.phases[static_cast<std::size_t>(Phase::backward)];
+    double in_forward = 0, in_backward = 0, once = 0;
+    double work_forward = forward.calls(), work_backward = backward.calls();
+    for (const int axis : axes) {
+        hide(axis, work_forward, forward, in_forward);
+        hide(axis, work_backward, backward, in_backward);
+    }
+    for (const int axis : axes) // between two steps
+        for (const Phase phase : {Phase::update, Phase::prepare})
+            hide(axis, work_forward, rank.phases[static_cast<std::size_t>(phase)], once);
+    return rounds * (in_forward + in_backward) + once;
+}
+
+} // namespace
+
+RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
+    const OnMachine on = on_machine(plan, layout, machine);
+    RankCost cost;
+    std::vector<double> backward; // by call
+    for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
+        PhaseCost& phase_cost = cost.phases[static_cast<std::size_t>(phase)];
+        phase_cost.transfers.resize(on.axes());
+        for (const Call& call : plan.calls(phase)) {
+            const double seconds = add_call(on, on.node(call), phase_cost);
+            const std::optional<Op::Transfer> transfer = on.node(call).op->transfer();
+            const bool hides = transfer && contains(beside, transfer->axis);
+            if (phase == Phase::backward) backward.push_back(hides ? 0 : seconds);
+        }
+    }
+    // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
+    cost.merge =
+        std::max(rounds_of(layout) - 1, 0.0) * 3 * static_cast<double>(plan.slot_bytes) / machine.memory_bandwidth;
+    cost.exchanges.resize(on.axes());
+    cost.exchanges_after.resize(on.axes());
+    add_exchanges(on, backward, beside, cost);
+    cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, rounds_of(layout), cost);
+    return cost;
+}
+
+namespace {
+
+// All of a step but the bubble and the model's operations.
+StepCost work_of(const RankCost& rank, double rounds) {
+    StepCost step;
+    step.waits = rank.exchanges_after;
+    step.hidden = rank.hidden;
+    const auto add = [&](const PhaseCost& phase, double runs) {
+        step.products += runs * phase.products;
+        step.attention += runs * phase.attention;
+        step.elementwise += runs * phase.elementwise;
+        for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
+            step.waits[axis] += runs * phase.transfers[axis];
+    };
+    add(rank.phase(Phase::forward), rounds);
+    add(rank.phase(Phase::backward), rounds);
+    for (const Phase phase : {Phase::prepare, Phase::update}) {
+        step.update += rank.phase(phase).calls();
+        for (std::size_t axis = 0; axis < step.waits.size(); ++axis)
+            step.waits[axis] += rank.phase(phase).transfers[axis];
+    }
+    step.elementwise += rank.merge;
+    return step;
+}
+
+} // namespace
+
+StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer) {
+    std::vector<ChunkTime> times; // by chunk of the whole pipeline
+    for (int chunk = 0; chunk < pipeline.chunks; ++chunk)
+        for (const RankCost& stage : stages) {
+            const PhaseCost& backward = stage.phase(Phase::backward);
+            times.push_back({stage.phase(Phase::forward).total() / pipeline.chunks,
+                             (backward.total() - backward.weights) / pipeline.chunks,
+                             backward.weights / pipeline.chunks});
+        }
+    const Makespan span = makespan(pipeline, times, transfer);
+    const auto busiest = std::ranges::max_element(span.busy);
+    const auto runs = static_cast<double>(pipeline.micro_batches);
+    StepCost step = work_of(stages[static_cast<std::size_t>(busiest - span.busy.begin())], runs);
+    step.bubble = span.seconds - *busiest;
+    return step;
+}
+
+StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
+    StepCost step = work_of(cost_of_rank(plan, layout, machine, beside), rounds_of(layout));
+    step.flops_per_second =
+        plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
+    return step;
+}
+
+} // namespace tessera

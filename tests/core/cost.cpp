@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cost model against formulas worked out here, and the search against trying everything.
+#include "core/cost/collective_cost.hpp"
+#include "core/cost/step_cost.hpp"
+#include "core/plan/traffic.hpp"
+#include "core/run/describe_cost.hpp"
+#include "core/run/layout_search.hpp"
+#include "tests/core/tiny_gpt.hpp"
+
+#include <cmath>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <numeric>
+
+using namespace tessera;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+namespace {
+
+// Binary numbers, so that sums come out as they should.
+constexpr const char* machine_text = R"(
+    [rank]
+    f32_flops = 1024e9
+    bf16_flops = 2048e9
+    attention_efficiency = 0.5
+    memory_bandwidth = 64e9
+    memory_gib = 1
+    [node]
+    ranks = 4
+    alpha = 1e-6
+    beta = 8e9
+    all_reduce_beta = 16e9
+    [network]
+    alpha = 4e-6
+    beta = 1e9
+)";
+
+Machine machine() { return parse_machine(machine_text, "machine.toml"); }
+
+std::string with_line(const std::string& section, const std::string& line) {
+    std::string text = machine_text;
+    return text.insert(text.find("[" + section + "]") + section.size() + 2, "\n" + line + "\n");
+}
+
+double sum(const std::vector<double>& seconds) { return std::accumulate(seconds.begin(), seconds.end(), 0.0); }
+
+} // namespace
+
+TEST(Machine, ReadsItsKeys) {
+    const Machine found = machine();
+    EXPECT_EQ(found.peak_flops(DType::f32), 1024e9);
+    EXPECT_EQ(found.peak_flops(DType::bf16), 2048e9);
+    EXPECT_EQ(found.peak_flops(DType::f16), 2048e9) << "as bf16 where the file does not say";
+    EXPECT_EQ(found.within_node.all_reduce.beta, 16e9);
+    EXPECT_EQ(found.within_node.all_reduce.alpha, 1e-6) << "a collective's is a message's where the file does not say";
+    EXPECT_EQ(found.within_node.of(Collective::reduce_scatter).beta, 8e9);
+    EXPECT_EQ(found.memory_bytes, 1 << 30);
+    const Machine again = parse_machine(machine_toml(found, "measured\nhere"), "again.toml");
+    EXPECT_EQ(machine_toml(again, ""), machine_toml(found, ""));
+}
+
+TEST(Machine, RefusesWhatItDoesNotKnow) {
+    const auto parsing = [](const std::string& text) { return [text] { parse_machine(text, "machine.toml"); }; };
+    EXPECT_THAT(parsing(with_line("node", "bta = 1")),
+                ThrowsMessage<ConfigError>(HasSubstr("no key named 'node.bta'; did you mean 'node.beta'?")));
+    EXPECT_THAT(parsing("[rank]\nf32_flops = 1e12"),
+                ThrowsMessage<ConfigError>(HasSubstr("machine.toml: rank.memory_bandwidth is missing")));
+    EXPECT_THAT(
+        parsing(with_line("rank", "product_efficiency = 1.5")),
+        ThrowsMessage<ConfigError>(HasSubstr("machine.toml:3:1: rank.product_efficiency = 1.5: must be above 0")));
+    EXPECT_THAT(parsing(with_line("rank", "device = \"gpu\"")),
+                ThrowsMessage<ConfigError>(HasSubstr("no device named 'gpu'")));
+}
+
+TEST(CollectiveCost, RingsOnANode) {
+    const AxisPlace place{4, 4};
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_gather, 8000, place, machine()), 3e-6 + 0.75 * 8000 / 8e9);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::reduce_scatter, 8000, place, machine()), 3e-6 + 0.75 * 8000 / 8e9);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_reduce, 8000, place, machine()), 6e-6 + 1.5 * 8000 / 16e9);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_to_all, 8000, place, machine()), 3e-6 + 3 * 500 / 8e9);
+    EXPECT_EQ(seconds_of(Collective::all_reduce, 8000, {1, 1}, machine()), 0);
+    EXPECT_EQ(seconds_of(Collective::slice, 8000, place, machine()), 0);
+}
+
+TEST(CollectiveCost, RingsOverNodes) {
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_gather, 8000, {2, 1}, machine()), 4e-6 + 0.5 * 8000 / 1e9);
+    // Two neighbours on each node share what leaves it.
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_gather, 8000, {4, 2}, machine()), 12e-6 + 0.75 * 8000 / 2e9);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::all_to_all, 8000, {4, 2}, machine()),
+                     1e-6 + 500 / 8e9 + 2 * (4e-6 + 500 / 1e9));
+    EXPECT_DOUBLE_EQ(seconds_of_send(8000, {4, 2}, machine()), 1e-6 + 1e-6);
+    Machine lone = machine();
+    lone.between_nodes = {};
+    EXPECT_THAT(
+        [&] {
+            seconds_of(Collective::all_gather, 8000, {8, 4}, lone);
+        },
+        ThrowsMessage<ConfigError>(HasSubstr("machine.toml says nothing of the links between nodes")));
+}
+
+TEST(CollectiveCost, NeighboursShareANode) {
+    const Mesh mesh({{"data", 4}, {"tensor", 2}});
+    EXPECT_EQ(place_of(mesh, 0, 0, 4).per_node, 2);
+    EXPECT_EQ(place_of(mesh, 1, 0, 4).per_node, 2);
+    EXPECT_EQ(place_of(mesh, 0, 0, 2).per_node, 1);
+    EXPECT_EQ(place_of(mesh, 0, 7, 8).per_node, 4);
+    EXPECT_TRUE(place_of(mesh, 0, 0, 8).on_one_node());
+}
+
+TEST(StepCost, ProductsTakeTheirOperations) {
+    Machine fast = machine();
+    fast.memory_bandwidth = 1e30;
+    const Experiment experiment = plan_tiny({}, 0, 1);
+    const Plan& plan = experiment.train.plan;
+    const StepCost cost = cost_of(plan, experiment.train.layout, fast);
+    // 4 T^2 dim multiply-adds in the forward pass, half of them behind the diagonal; twice that in the backward pass.
+    const double attention = 2 * 3 * 2 * 2 * (2.0 * 12 * 12 * 16 / 2);
+    EXPECT_NEAR(cost.attention, 8 * attention / 512e9, 1e-15);
+    EXPECT_NEAR(cost.products, 8 * (plan.flops_per_micro_batch - attention) / 1024e9, 1e-15);
+    EXPECT_LT(cost.elementwise + cost.update, 1e-12);
+    EXPECT_NEAR(cost.flops_per_second, 8 * plan.flops_per_micro_batch / cost.total(), 1);
+}
+
+TEST(StepCost, EverythingElseTakesItsBytes) {
+    const Experiment experiment = plan_tiny({}, 0, 1);
+    Machine slow = machine();
+    slow.f32_flops = 1e30;
+    const StepCost once = cost_of(experiment.train.plan, experiment.train.layout, slow);
+    slow.memory_bandwidth *= 2;
+    const StepCost twice = cost_of(experiment.train.plan, experiment.train.layout, slow);
+    EXPECT_NEAR(once.total(), 2 * twice.total(), 1e-15);
+    // Adam reads weight, gradient and two moments, and writes all but the gradient, for each of the weights.
+    const auto weights = static_cast<double>(parameter_count(experiment.train.model.graph));
+    EXPECT_GT(once.update, weights * 7 * 4 / 64e9);
+    EXPECT_LT(once.update, weights * 10 * 4 / 64e9);
+    slow.call_seconds = 1;
+    const StepCost calls = cost_of(experiment.train.plan, experiment.train.layout, slow);
+    const Plan& plan = experiment.train.plan;
+    const auto count = plan.calls(Phase::prepare).size() + plan.calls(Phase::update).size() +
+                       8 * (plan.calls(Phase::forward).size() + plan.calls(Phase::backward).size());
+    EXPECT_NEAR(calls.total() - twice.total(), static_cast<double>(count), 1e-6);
+}
+
+TEST(StepCost, WaitsForWhatThePlanSends) {
+    const Experiment experiment = plan_tiny({"parallelism.tensor_parallel_degree=2"}, 0, 2);
+    const Layout& layout = experiment.train.layout;
+    const StepCost cost = cost_of(experiment.train.plan, layout, machine());
+    double expected = 0;
+    for (const Transfers& transfers : transfers_of(experiment.train.plan, layout)) {
+        const Link link = machine().within_node.of(transfers.collective);
+        const int rounds = transfers.collective == Collective::all_reduce ? 2 : 1;
+        expected += static_cast<double>(transfers.runs * transfers.calls * rounds) * link.alpha +
+                    static_cast<double>(transfers.bytes_sent) / link.beta;
+    }
+    for (const Exchange& exchange : experiment.train.plan.exchanges)
+        expected += seconds_of(exchange.collective, exchange.bytes, {2, 2}, machine());
+    EXPECT_NEAR(cost.waits[static_cast<std::size_t>(layout.mesh.axis_named("tensor"))], expected, 1e-12);
+    EXPECT_EQ(cost.waits[0], 0);
+}
+
+TEST(StepCost, GpusHideSumsBehindTheBackwardPass) {
+    const Experiment experiment = plan_tiny({"parallelism.bucket_cap_mb=0.004"}, 0, 4);
+    const Plan& plan = experiment.train.plan;
+    ASSERT_GT(plan.exchanges.size(), 2U);
+    double all = 0;
+    for (const Exchange& exchange : plan.exchanges)
+        all += seconds_of(exchange.collective, exchange.bytes, {4, 4}, machine());
+    Machine gpu = machine();
+    const StepCost waiting = cost_of(plan, experiment.train.layout, gpu);
+    EXPECT_NEAR(waiting.waits[0], all, 1e-12);
+    EXPECT_EQ(waiting.hidden, 0);
+    gpu.gpu = true;
+    gpu.call_seconds = 1; // hides all but the last
+    const StepCost hiding = cost_of(plan, experiment.train.layout, gpu);
+    EXPECT_NEAR(hiding.hidden + sum(hiding.waits), all, 1e-12);
+    const Exchange& last = plan.exchanges.back();
+    const bool at_the_end = last.after == plan.calls(Phase::backward).size();
+    EXPECT_NEAR(hiding.waits[0], at_the_end ? seconds_of(last.collective, last.bytes, {4, 4}, machine()) : 0, 1e-12);
+}
+
+TEST(StepCost, WhatGoesOnBesideTheWorkIsNotWaitedFor) {
+    const Experiment experiment = plan_tiny(
+        {"parallelism.tensor_parallel_degree=2", "parallelism.zero_stage=1", "parallelism.bucket_cap_mb=0.001"}, 0, 4);
+    const Plan& plan = experiment.train.plan;
+    const Layout& layout = experiment.train.layout;
+    Machine slow = machine();
+    slow.call_seconds = 1;
+    const StepCost waiting = cost_of(plan, layout, slow);
+    const StepCost beside = cost_of(plan, layout, slow, {0, 1});
+    EXPECT_GT(waiting.waits[0], 0);
+    EXPECT_GT(waiting.waits[1], 0);
+    EXPECT_NEAR(beside.total() + beside.hidden, waiting.total(), 1e-9);
+    double last = 0; // what the end of the backward pass leaves no time for
+    for (const Exchange& exchange : plan.exchanges)
+        if (exchange.after == plan.calls(Phase::backward).size())
+            for (const ValueId id : exchange.values)
+                last += seconds_of(exchange.collective, plan.value(id).local.bytes(), {2, 2}, slow);
+    EXPECT_LE(sum(beside.waits), last + 1e-12);
+    EXPECT_LT(sum(beside.waits), sum(waiting.waits) / 4);
+    slow.call_seconds = 0;
+    slow.f32_flops = slow.memory_bandwidth = 1e30; // no work to hide behind
+    EXPECT_NEAR(cost_of(plan, layout, slow, {1}).waits[1], cost_of(plan, layout, slow).waits[1], 1e-12);
+}
+
+TEST(StepCost, AnyRankTellsOfTheLargestShare) {
+    for (const bool reproducible : {true, false}) {
+        const std::string key = fmt::format("run.reproducible={}", reproducible);
+        std::vector<std::int64_t> shares;
+        std::vector<double> seconds;
+        for (int rank = 0; rank < 3; ++rank) {
+            const Experiment experiment = plan_tiny({key}, rank, 3);
+            shares.push_back(experiment.train.plan.share.size());
+            const StepCost cost = cost_of(experiment.train.plan, experiment.train.layout, machine());
+            seconds.push_back(cost.products);
+            EXPECT_NEAR(cost.products, seconds[0], 1e-15);
+        }
+        std::ranges::sort(shares);
+        EXPECT_EQ(shares, reproducible ? (std::vector<std::int64_t>{2, 2, 4}) : (std::vector<std::int64_t>{2, 3, 3}));
+        const Experiment alone = plan_tiny({key}, 0, 1);
+        const StepCost cost = cost_of(alone.train.plan, alone.train.layout, machine());
+        EXPECT_NEAR(seconds[0] / cost.products, static_cast<double>(shares.back()) / 8, 1e-12);
+    }
+}
+
+TEST(StepCost, PipelinesWaitAsTheirScheduleSays) {
+    const Experiment experiment = plan_tiny({}, 0, 1);
+    const RankCost stage = cost_of_rank(experiment.train.plan, experiment.train.layout, machine());
+    const double forward = stage.phase(Phase::forward).total(), backward = stage.phase(Phase::backward).total();
+    EXPECT_GT(stage.phase(Phase::backward).weights, backward / 5);
+    EXPECT_LT(stage.phase(Phase::backward).weights, backward / 2);
+    const auto bubble = [&](ScheduleKind kind, int chunks) {
+        return cost_of(std::vector<RankCost>(4, stage), {kind, 4, chunks, 8}, 0).bubble;
+    };
+    EXPECT_NEAR(bubble(ScheduleKind::one_f_one_b, 1), 3 * (forward + backward), 1e-15);
+    EXPECT_NEAR(bubble(ScheduleKind::interleaved, 2), 3 * (forward + backward) / 2, 1e-15);
+    EXPECT_LT(bubble(ScheduleKind::zero_bubble, 1), 2 * (forward + backward));
+    const StepCost alone = cost_of(std::vector<RankCost>(1, stage), {ScheduleKind::one_f_one_b, 1, 1, 8}, 0);
+    EXPECT_NEAR(alone.total(), cost_of(experiment.train.plan, experiment.train.layout, machine()).total(), 1e-15);
+    std::vector<RankCost> uneven(4, stage);
+    uneven[2].phases[1].products += 1; // of the forward pass
+    const StepCost slow = cost_of(uneven, {ScheduleKind::one_f_one_b, 4, 1, 8}, 0.25);
+    EXPECT_GT(slow.products, 8) << "the parts are those of the slowest stage";
+    EXPECT_NEAR(slow.total(), 8 + 2 * 3 * 0.25, 0.1);
+}
+
+namespace {
+
+struct Tried {
+    double seconds;
+    std::int64_t memory;
+};
+
+// All layouts of the space that a search looks through, each planned as it is.
+std::vector<Tried> try_all(const std::vector<std::string>& base, int ranks) {
+    std::vector<Tried> all;
+    for (const int tensor : {1, 2, 4})
+        for (const int context : {1, 2, 4})
+            for (const char* sequence : {"false", "true"})
+                for (const char* recompute : {"none", "selective", "full"})
+                    for (int zero = 0; zero < 4; ++zero)
+                        for (int rows = 1; rows <= 16; rows *= 2) {
+                            std::vector<std::string> keys = base;
+                            keys.push_back(fmt::format("parallelism.tensor_parallel_degree={}", tensor));
+                            keys.push_back(fmt::format("parallelism.context_parallel_degree={}", context));
+                            keys.push_back(fmt::format("parallelism.sequence_parallel={}", sequence));
+                            keys.push_back(fmt::format("training.recompute={}", recompute));
+                            keys.push_back(fmt::format("parallelism.zero_stage={}", zero));
+                            keys.push_back(fmt::format("training.local_batch_size={}", rows));
+                            try {
+                                const Config config = tiny_config(keys);
+                                const Experiment experiment =
+                                    plan_training(config, {0, ranks, true}, nullptr, CpuStream(1));
+                                all.push_back(
+                                    {cost_of(experiment.train.plan, experiment.train.layout, machine()).total(),
+                                     experiment.memory.total()});
+                            } catch (const ConfigError&) {
+                            }
+                        }
+    return all;
+}
+
+} // namespace
+
+TEST(LayoutSearch, FindsTheFastestThatFits) {
+    const std::vector<std::string> base = {"model.n_layers=5"};
+    const Config config = tiny_config(base);
+    const std::vector<Tried> all = try_all(base, 4);
+    for (const std::int64_t memory : {std::int64_t{1} << 30, std::int64_t{400'000}}) {
+        const SearchResult result =
+            search_layouts(config, {.ranks = 4, .memory = memory, .most = 3}, machine(), nullptr, CpuStream(1));
+        ASSERT_FALSE(result.best.empty()) << memory;
+        double fastest = 1e30;
+        for (const Tried& one : all)
+            if (one.memory <= memory) fastest = std::min(fastest, one.seconds);
+        EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << memory;
+        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
+        EXPECT_GT(result.refused, 0);
+        EXPECT_EQ(result.too_large > 0, memory < 1 << 30);
+        for (std::size_t i = 0; i < result.best.size(); ++i) {
+            EXPECT_LE(result.best[i].memory, memory);
+            EXPECT_LE(result.best[i > 0 ? i - 1 : 0].cost.total(), result.best[i].cost.total());
+        }
+    }
+}
+
+TEST(LayoutSearch, KeepsWhatTheCommandLineSays) {
+    const Config config = tiny_config({"parallelism.tensor_parallel_degree=2", "parallelism.zero_stage=1",
+                                       "training.recompute=full", "training.local_batch_size=4"});
+    const SearchResult result =
+        search_layouts(config, {.ranks = 4, .memory = 1 << 30, .most = 100}, machine(), nullptr, CpuStream(1));
+    ASSERT_FALSE(result.best.empty());
+    for (const FoundLayout& found : result.best) {
+        EXPECT_THAT(found.mesh, HasSubstr("tensor 2"));
+        const auto says = [&](std::string_view key) {
+            for (const auto& [name, value] : found.choices)
+                if (name == key) return toml_text(value);
+            return std::string();
+        };
+        EXPECT_EQ(says(parallelism_zero.name), "1");
+        EXPECT_EQ(says(training_recompute.name), "\"full\"");
+        EXPECT_EQ(says(training_local_batch.name), "4");
+    }
+    const Config unread = tiny_config({"optimizer.momentum=0.5"});
+    EXPECT_THAT([&] { search_layouts(unread, {.ranks = 2, .memory = 1 << 30}, machine(), nullptr, CpuStream(1)); },
+                ThrowsMessage<ConfigError>(HasSubstr("optimizer.momentum")));
+}
