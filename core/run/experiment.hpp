@@ -34,6 +34,9 @@ inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_d
 inline constexpr Key<std::int64_t> parallelism_context{
     "parallelism.context_parallel_degree", 1,
     "ranks that share out the sequence, and in attention the heads; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_expert{
+    "parallelism.expert_parallel_degree", 1,
+    "ranks that share out the samples of a micro-batch and, in mixtures of experts, the experts; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1,
     "ranks that share out heads, hidden units and vocabulary; -1: what is left"};

@@ -96,8 +96,8 @@ bool refused(const Variant& variant, int data_ranks) {
     return data_ranks == 3 && (variant.name == "zero 2" || variant.name == "zero 3");
 }
 
-void expect_traffic(int context, int tensor, const Variant& variant) {
-    Training training(words_of(context, tensor, variant.overrides));
+void expect_traffic(const std::vector<std::string>& words) {
+    Training training(words);
     for (int axis = 0; axis < training.layout().mesh.axis_count(); ++axis) {
         const MeshAxis& ranks = training.layout().mesh.axis(axis);
         if (ranks.size == 1) continue;
@@ -130,7 +130,22 @@ TEST(Traffic, IsWhatThePlanSays) {
             for (const Variant& variant : layouts) {
                 SCOPED_TRACE(
                     fmt::format("context {} x tensor {} of {} ranks, {}", context, tensor, ranks, variant.name));
-                if (!refused(variant, ranks / (context * tensor))) expect_traffic(context, tensor, variant);
+                if (!refused(variant, ranks / (context * tensor)))
+                    expect_traffic(words_of(context, tensor, variant.overrides));
             }
+        }
+}
+
+// Tokens travel to experts and back; the other axis has the tensor or the data ranks.
+TEST(Traffic, OfExpertsIsWhatThePlanSays) {
+    const int ranks = test::world().size();
+    for (int expert = 2; expert <= ranks; ++expert)
+        for (const int tensor : {1, ranks / expert}) {
+            if (ranks % expert != 0) continue;
+            SCOPED_TRACE(fmt::format("expert {} x tensor {} of {} ranks", expert, tensor, ranks));
+            expect_traffic(
+                words_of(1, tensor,
+                         {fmt::format("parallelism.expert_parallel_degree={}", expert), "model.moe_experts=12",
+                          "training.local_batch_size=12", "training.global_batch_size=48", "model.bias=true"}));
         }
 }
