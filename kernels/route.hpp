@@ -26,7 +26,7 @@ struct Routing {
     std::int64_t capacity = 0; // K
     float balance = 0, z = 0;  // coefficients of the losses
 
-    constexpr std::int64_t rows() const { return samples * tokens; }
+    std::int64_t rows() const { return samples * tokens; }
 };
 
 inline constexpr std::int64_t most_experts = 1024;

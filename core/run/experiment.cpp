@@ -120,9 +120,8 @@ void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
         config.refuse(parallelism_expert.name, "the model has no experts to share out: set model.moe_experts");
     if (rows % (expert * context) != 0)
         config.refuse(training_local_batch.name,
-                      fmt::format("micro-batches of {} samples cannot be shared out evenly over {} ranks of expert{} "
-                                  "parallelism",
-                                  rows, expert * context, context == 1 ? "" : " and context"));
+                      fmt::format("micro-batches of {} cannot be shared out evenly over {} ranks of {} parallelism",
+                                  rows, expert * context, context == 1 ? "expert" : "expert and context"));
 }
 
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {

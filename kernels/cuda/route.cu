@@ -21,6 +21,8 @@ __device__ __forceinline__ std::int64_t item_of_warp() {
     return static_cast<std::int64_t>(blockIdx.x) * warps + warp_of_thread();
 }
 
+__device__ __forceinline__ std::int64_t tokens_of(const Routing& r) { return r.samples * r.tokens; }
+
 // Of a row of logits: the largest, and the sum of exp(logit - largest).
 struct Softmax {
     float maximum, sum;
@@ -55,7 +57,7 @@ template <class T> __global__ void __launch_bounds__(threads)
     choose_kernel(Routing r, const T* __restrict__ logits, float* __restrict__ gates, std::int32_t* chosen,
                   float* __restrict__ logs) {
     const std::int64_t n = item_of_thread();
-    if (n >= r.rows()) return;
+    if (n >= tokens_of(r)) return;
     logits += n * r.experts;
     gates += n * r.choices;
     chosen += n * r.choices;
@@ -145,7 +147,7 @@ template <class T> __global__ void __launch_bounds__(threads)
                           const std::int32_t* __restrict__ slots, const float* __restrict__ load,
                           const float* __restrict__ dgates, const float* __restrict__ dloss, T* dlogits) {
     const std::int64_t n = item_of_thread();
-    if (n >= r.rows()) return;
+    if (n >= tokens_of(r)) return;
     logits += n * r.experts;
     dlogits += n * r.experts;
     gates += n * r.choices;
@@ -184,7 +186,7 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     dispatch_kernel(Routing r, const T* __restrict__ x, const std::int32_t* __restrict__ slots, std::int64_t columns,
                     T* __restrict__ y) {
     const std::int64_t i = item_of_warp(), n = i / r.choices;
-    if (n >= r.rows() || slots[i] < 0) return;
+    if (n >= tokens_of(r) || slots[i] < 0) return;
     const T* from = x + n * columns;
     T* to = y + row_of(r, n / r.tokens, slots[i]) * columns;
     for (std::int64_t c = lane_of_thread() * width; c < columns; c += 32 * width)
@@ -196,7 +198,7 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
     add_slots_kernel(Routing r, const T* __restrict__ y, const float* __restrict__ gates,
                      const std::int32_t* __restrict__ slots, std::int64_t columns, T* __restrict__ x) {
     const std::int64_t n = item_of_warp();
-    if (n >= r.rows()) return;
+    if (n >= tokens_of(r)) return;
     for (std::int64_t c = lane_of_thread() * width; c < columns; c += 32 * width) {
         float sums[width] = {};
         for (std::int64_t i = n * r.choices; i < (n + 1) * r.choices; ++i) {
@@ -221,7 +223,7 @@ template <class T, int width> __global__ void __launch_bounds__(threads)
                             const float* __restrict__ gates, const std::int32_t* __restrict__ slots,
                             std::int64_t columns, T* __restrict__ dy, float* __restrict__ dgates) {
     const std::int64_t i = item_of_warp(), n = i / r.choices;
-    if (n >= r.rows()) return;
+    if (n >= tokens_of(r)) return;
     float product = 0;
     if (slots[i] >= 0) {
         const std::int64_t row = row_of(r, n / r.tokens, slots[i]) * columns;
