@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// The published orders, and a walk through them that finds out when everything happens.
+#include "parallel/layout/schedule.hpp"
+
+#include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <limits>
+#include <numeric>
+
+namespace tessera {
+namespace {
+
+// The i-th of a stage's forward or backward tasks: chunks take turns, a group of micro-batches at a time, with as many
+// of them as there are stages.
+Task turn(const Pipeline& pipeline, Work work, std::int64_t i) {
+    const std::int64_t in_group = static_cast<std::int64_t>(pipeline.stages) * pipeline.chunks;
+    const std::int64_t first = i / in_group * pipeline.stages;
+    const std::int64_t size = std::min<std::int64_t>(pipeline.stages, pipeline.micro_batches - first);
+    const std::int64_t rest = i % in_group;
+    const int chunk = static_cast<int>(rest / size);
+    return {work, work == Work::forward ? chunk : pipeline.chunks - 1 - chunk, first + rest % size};
+}
+
+// Forward tasks before the first backward one.
+std::int64_t warm_up(const Pipeline& pipeline, int stage, std::int64_t forward_tasks) {
+    const std::int64_t behind = pipeline.stages - 1 - stage;
+    switch (pipeline.kind) {
+    case ScheduleKind::gpipe:
+        return forward_tasks;
+    case ScheduleKind::one_f_one_b:
+    case ScheduleKind::zero_bubble:
+        return std::min(forward_tasks, behind);
+    case ScheduleKind::interleaved:
+        if (pipeline.chunks == 1) return std::min(forward_tasks, behind);
+        return std::min(forward_tasks, 2 * behind + static_cast<std::int64_t>(pipeline.chunks - 1) * pipeline.stages);
+    }
+    throw InternalError(fmt::format("schedule number {}", static_cast<int>(pipeline.kind)));
+}
+
+void check(const Pipeline& pipeline) {
+    if (pipeline.stages < 1 || pipeline.chunks < 1 || pipeline.micro_batches < 1)
+        throw InternalError(fmt::format("a pipeline of {} stages with {} chunks and {} micro-batches", pipeline.stages,
+                                        pipeline.chunks, pipeline.micro_batches));
+    if (pipeline.chunks > 1 && pipeline.kind != ScheduleKind::interleaved)
+        throw InternalError("only an interleaved pipeline has several chunks for a stage");
+}
+
+// When the tasks of all stages happen.
+class Walk {
+public:
+    Walk(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer)
+        : pipeline_(pipeline), times_(times), transfer_(transfer),
+          done_(3 * times.size() * static_cast<std::size_t>(pipeline.micro_batches), never) {
+        for (int stage = 0; stage < pipeline.stages; ++stage)
+            tasks_.push_back(tasks_of(pipeline, stage));
+    }
+
+    Makespan run() {
+        Makespan result{0, std::vector<double>(tasks_.size())};
+        std::vector<std::size_t> next(tasks_.size());
+        std::vector<double> free(tasks_.size());
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (std::size_t stage = 0; stage < tasks_.size(); ++stage)
+                while (next[stage] < tasks_[stage].size()) {
+                    const Task& task = tasks_[stage][next[stage]];
+                    const double ready = ready_at(static_cast<int>(stage), task);
+                    if (ready == never) break;
+                    const double seconds = seconds_of(static_cast<int>(stage), task);
+                    free[stage] = std::max(free[stage], ready) + seconds;
+                    done(chunk_of(static_cast<int>(stage), task), task.work, task.micro_batch) = free[stage];
+                    result.busy[stage] += seconds;
+                    result.seconds = std::max(result.seconds, free[stage]);
+                    ++next[stage];
+                    moved = true;
+                }
+        }
+        for (std::size_t stage = 0; stage < tasks_.size(); ++stage)
+            if (next[stage] < tasks_[stage].size())
+                throw InternalError(fmt::format("stage {} of the pipeline waits for ever before its task {} of {}",
+                                                stage, next[stage], tasks_[stage].size()));
+        return result;
+    }
+
+private:
+    static constexpr double never = std::numeric_limits<double>::infinity();
+
+    int chunk_of(int stage, const Task& task) const { return task.chunk * pipeline_.stages + stage; }
+
+    double& done(int chunk, Work work, std::int64_t micro_batch) {
+        return done_[static_cast<std::size_t>((static_cast<std::int64_t>(chunk) * 3 + static_cast<std::int64_t>(work)) *
+                                                  pipeline_.micro_batches +
+                                              micro_batch)];
+    }
+
+    double from(int neighbour, Work work, std::int64_t micro_batch) {
+        return done(neighbour, work, micro_batch) + (pipeline_.stages > 1 ? transfer_ : 0);
+    }
+
+    double ready_at(int stage, const Task& task) {
+        const int chunk = chunk_of(stage, task), last = pipeline_.stages * pipeline_.chunks - 1;
+        switch (task.work) {
+        case Work::forward:
+            return chunk == 0 ? 0 : from(chunk - 1, Work::forward, task.micro_batch);
+        case Work::backward: {
+            const double own = done(chunk, Work::forward, task.micro_batch);
+            return chunk == last ? own : std::max(own, from(chunk + 1, Work::backward, task.micro_batch));
+        }
+        case Work::weights:
+            return done(chunk, Work::backward, task.micro_batch);
+        }
+        return never;
+    }
+
+    double seconds_of(int stage, const Task& task) const {
+        const ChunkTime& time = times_.at(static_cast<std::size_t>(chunk_of(stage, task)));
+        switch (task.work) {
+        case Work::forward:
+            return time.forward;
+        case Work::backward:
+            return time.backward + (pipeline_.splits_backward() ? 0 : time.weights);
+        case Work::weights:
+            return time.weights;
+        }
+        return 0;
+    }
+
+    const Pipeline& pipeline_;
+    const std::vector<ChunkTime>& times_;
+    double transfer_;
+    std::vector<double> done_; // by chunk, work and micro-batch
+    std::vector<std::vector<Task>> tasks_;
+};
+
+} // namespace
+
+ScheduleKind schedule_named(std::string_view name) {
+    if (name == "gpipe") return ScheduleKind::gpipe;
+    if (name == "1f1b") return ScheduleKind::one_f_one_b;
+    if (name == "interleaved") return ScheduleKind::interleaved;
+    if (name == "zero_bubble") return ScheduleKind::zero_bubble;
+    throw ConfigError(no_such_name("schedule", name, {"1f1b", "gpipe", "interleaved", "zero_bubble"}));
+}
+
+std::vector<Task> tasks_of(const Pipeline& pipeline, int stage) {
+    check(pipeline);
+    const std::int64_t count = pipeline.micro_batches * pipeline.chunks;
+    std::vector<Task> tasks;
+    if (!pipeline.trains) {
+        for (std::int64_t i = 0; i < count; ++i)
+            tasks.push_back(turn(pipeline, Work::forward, i));
+        return tasks;
+    }
+    std::int64_t forward = 0;
+    for (const std::int64_t first = warm_up(pipeline, stage, count); forward < first; ++forward)
+        tasks.push_back(turn(pipeline, Work::forward, forward));
+    // A stage may keep as many micro-batches as the first one does: so the gradients of weights wait that long.
+    const std::int64_t late = pipeline.splits_backward() ? stage : 0;
+    for (std::int64_t backward = 0; backward < count; ++backward) {
+        if (forward < count) tasks.push_back(turn(pipeline, Work::forward, forward++));
+        tasks.push_back(turn(pipeline, Work::backward, backward));
+        if (pipeline.splits_backward() && backward >= late) tasks.push_back({Work::weights, 0, backward - late});
+    }
+    for (std::int64_t i = std::max<std::int64_t>(0, count - late); pipeline.splits_backward() && i < count; ++i)
+        tasks.push_back({Work::weights, 0, i});
+    return tasks;
+}
+
+double Makespan::bubble() const {
+    const double all = seconds * static_cast<double>(busy.size());
+    return all > 0 ? 1 - std::accumulate(busy.begin(), busy.end(), 0.0) / all : 0;
+}
+
+Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer) {
+    check(pipeline);
+    if (times.size() != static_cast<std::size_t>(pipeline.stages) * static_cast<std::size_t>(pipeline.chunks))
+        throw InternalError(fmt::format("times of {} chunks for {} stages with {} each", times.size(), pipeline.stages,
+                                        pipeline.chunks));
+    return Walk(pipeline, times, transfer).run();
+}
+
+} // namespace tessera
