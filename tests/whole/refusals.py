@@ -160,7 +160,7 @@ with runs.folder():
     experts = ["train", "gpt.toml", "model.moe_experts=4", "parallelism.expert_parallel_degree=2"]
     refused([*experts, "model.moe_experts=0"], "parallelism.expert_parallel_degree = 2: the model has no experts to share out", ranks=2)
     refused([*experts, "training.local_batch_size=1"],
-            "training.local_batch_size = 1: cannot be shared out evenly over 2 ranks of expert parallelism", ranks=2)
+            "training.local_batch_size = 1: micro-batches of 1 cannot be shared out evenly over 2 ranks of expert parallelism", ranks=2)
     check_late()
     check_divergence()
     runs.train("gpt.toml", ranks=2)
