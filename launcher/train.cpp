@@ -53,8 +53,8 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
                          std::visit([](const auto& s) { return s.text(); }, stream)));
-    log.info(fmt::format("model: {}, vocabulary {}", parameters_text(experiment.train.model),
-                         experiment.sizes.vocabulary));
+    log.info(
+        fmt::format("model: {}, vocabulary {}", parameters_text(experiment.train.model), experiment.sizes.vocabulary));
     log.info(experiment.batch.text(experiment.train.layout.data_ranks()));
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);

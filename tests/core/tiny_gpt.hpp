@@ -67,6 +67,7 @@ inline std::vector<Variant> variants() {
         {"all", {"training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false"}},
         {"buckets", {"parallelism.bucket_cap_mb=0.01"}},
         {"uneven", {"training.global_batch_size=14", "optimizer.name=sgd", "optimizer.lr=1"}},
+        {"experts", {"model.moe_experts=3", "model.moe_capacity_factor=1", "model.bias=true", "model.dropout=0.1"}},
         {"f16", {"training.dtype=f16"}},
         {"stochastic", {"training.dtype=bf16", "training.weight_rounding=stochastic"}},
         {"f8", {"training.dtype=bf16", "training.linear_dtype=f8", "training.seq_len=16"}},

@@ -24,7 +24,7 @@ std::string text_of(const Routing& r) {
 // Room for all, for some and for one; more experts than warps of a block, and than lanes of a vector.
 const std::vector<Routing> cases = {
     {1, 1, 1, 1, 1, 0.1f, 0.01f},  {2, 7, 4, 1, 2, 0.1f, 0.01f}, {3, 33, 5, 2, 17, 0.1f, 0},
-    {2, 70, 8, 3, 11, 0, 0.01f},   {1, 40, 19, 19, 40, 0.5f, 1}, {2, 65, 40, 4, 1, 0.01f, 0.001f},
+    {2, 70, 8, 3, 11, 0, 0.01f},   {1, 12, 19, 19, 12, 0.5f, 1}, {2, 65, 40, 4, 1, 0.01f, 0.001f},
     {5, 16, 2, 2, 9, 0.1f, 0.01f},
 };
 
