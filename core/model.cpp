@@ -5,8 +5,10 @@
 
 #include "core/layers/layers.hpp"
 #include "core/ops/ops.hpp"
+#include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
+#include "kernels/route.hpp"
 
 #include <cmath>
 
@@ -51,20 +53,54 @@ layers::TransformerBlockOptions block_options(const Config& config, std::int64_t
     return options;
 }
 
-ValueId gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builder, ValueId tokens) {
+double not_negative(const Config& config, const Key<double>& key) {
+    const double value = config.get(key);
+    if (!(value >= 0 && value < 1e6)) config.refuse(key.name, "must be from 0 to 1e6");
+    return value;
+}
+
+layers::MoeOptions moe_options(const Config& config, const layers::MlpOptions& expert) {
+    layers::MoeOptions options;
+    options.experts = config.get(model_experts);
+    if (options.experts < 0 || options.experts > most_experts)
+        config.refuse(model_experts.name, fmt::format("must be from 0 to {}", most_experts));
+    options.choices = positive(config, model_choices);
+    if (options.experts > 0 && options.choices > options.experts)
+        config.refuse(model_choices.name, fmt::format("there are {} experts", options.experts));
+    options.capacity_factor = not_negative(config, model_capacity);
+    if (options.capacity_factor == 0) config.refuse(model_capacity.name, "must be above 0");
+    options.balance = not_negative(config, model_balance);
+    options.z = not_negative(config, model_z);
+    options.expert = expert;
+    return options;
+}
+
+struct Logits {
+    ValueId logits;
+    std::vector<layers::Mixture> mixtures{};
+};
+
+Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builder, ValueId tokens) {
     const std::int64_t blocks = positive(config, model_layers);
-    const layers::TransformerBlockOptions block = block_options(config, blocks);
+    layers::TransformerBlockOptions block = block_options(config, blocks);
+    const layers::MoeOptions moe = moe_options(config, block.mlp);
+    const std::int64_t every = positive(config, model_moe_every);
     const std::int64_t width = block.attention.width;
     const layers::Embedded embedded =
         layers::embedding(builder, {sizes.vocabulary, width, block.mlp.dropout, block.mlp.deviation}, tokens);
     layers::ResidualStream stream{embedded.x, no_value};
-    for (int layer = 0; layer < blocks; ++layer)
-        layers::transformer_block(builder, layer, block, stream);
+    std::vector<layers::Mixture> mixtures;
+    for (int layer = 0; layer < blocks; ++layer) {
+        block.moe = (layer + 1) % every == 0 ? moe : layers::MoeOptions();
+        if (const auto mixture = layers::transformer_block(builder, layer, block, stream)) mixtures.push_back(*mixture);
+    }
+    if (mixtures.empty() && moe.experts > 0)
+        config.refuse(model_moe_every.name, fmt::format("none of the {} blocks has experts", blocks));
     const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
     const ValueId head = config.get(model_tied_head)
                              ? embedded.table
                              : builder.table("head.weight", sizes.vocabulary, width, block.mlp.deviation);
-    return ops::linear(builder.graph(), "head", x, head, no_value);
+    return {ops::linear(builder.graph(), "head", x, head, no_value), std::move(mixtures)};
 }
 
 } // namespace
@@ -82,6 +118,17 @@ ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& siz
                                   [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
 }
 
+// What keeps a mixture's experts at work is minimised beside the loss, as the mean over the same tokens.
+void take_losses_beside(Model& model, const Config& config, const std::vector<layers::Mixture>& mixtures,
+                        ValueId gradient_scale) {
+    for (const layers::Mixture& mixture : mixtures) {
+        model.graph.accumulate(mixture.losses);
+        model.routings.push_back(mixture.losses);
+        if (config.get(model_balance) != 0 || config.get(model_z) != 0)
+            model.losses_beside.push_back({mixture.loss, gradient_scale});
+    }
+}
+
 } // namespace
 
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
@@ -92,12 +139,15 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     model.tokens = model.graph.input("tokens", ids);
     if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
     Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
-    const ValueId logits = gpt_logits(config, sizes, builder, model.tokens);
+    const auto [logits, mixtures] = gpt_logits(config, sizes, builder, model.tokens);
+    if (!mixtures.empty()) model.choices = config.get(model_choices);
     switch (purpose) {
-    case Purpose::train:
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets,
-                                        gradient_scale(model, config, sizes), sizes.vocabulary);
+    case Purpose::train: {
+        const ValueId scale = gradient_scale(model, config, sizes);
+        take_losses_beside(model, config, mixtures, scale);
+        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, scale, sizes.vocabulary);
         break;
+    }
     case Purpose::evaluate:
         model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets, sizes.vocabulary);
         model.graph.accumulate(model.loss);
@@ -115,6 +165,23 @@ std::int64_t parameter_count(const Graph& graph) {
     for (const ValueId id : graph.of_kind(ValueKind::parameter))
         count += graph.value(id).shape_outside().count();
     return count;
+}
+
+std::int64_t active_parameter_count(const Model& model) {
+    std::int64_t count = parameter_count(model.graph);
+    for (const ValueId id : model.graph.of_kind(ValueKind::parameter)) {
+        const Value& value = model.graph.value(id);
+        if (!value.parameter->role.starts_with("expert")) continue;
+        const std::int64_t experts = value.type.shape[0];
+        count -= value.type.shape.count() / experts * (experts - model.choices);
+    }
+    return count;
+}
+
+std::string parameters_text(const Model& model) {
+    const std::int64_t count = parameter_count(model.graph), active = active_parameter_count(model);
+    const std::string text = with_thousands(count) + " parameters";
+    return active == count ? text : fmt::format("{}, of which {} work on a token", text, with_thousands(active));
 }
 
 } // namespace tessera

@@ -20,6 +20,18 @@ inline constexpr Key<std::string> model_activation{"model.activation", "gelu", "
 inline constexpr Key<std::string> model_norm{"model.norm", "layer_norm", "layer_norm or rms_norm"};
 inline constexpr Key<bool> model_tied_head{"model.tied_head", true, "the output head shares the token embedding"};
 inline constexpr Key<double> model_deviation{"model.init_std", 0.02, "standard deviation of initial weights"};
+inline constexpr Key<std::int64_t> model_experts{
+    "model.moe_experts", 0, "experts of a mixture of experts, each an MLP, in place of a block's MLP; 0: none"};
+inline constexpr Key<std::int64_t> model_choices{"model.moe_top_k", 2, "experts that a token goes to"};
+inline constexpr Key<std::int64_t> model_moe_every{"model.moe_every", 1,
+                                                   "of so many blocks the last has experts, the others an MLP"};
+inline constexpr Key<double> model_capacity{
+    "model.moe_capacity_factor", 1.25,
+    "room of an expert for tokens of a sample, times what an even load would take; a choice beyond is dropped"};
+inline constexpr Key<double> model_balance{"model.moe_balance_coefficient", 0.01,
+                                           "of the loss that keeps the experts' load even"};
+inline constexpr Key<double> model_z{"model.moe_z_coefficient", 0.001,
+                                     "of the loss that keeps the router's logits small"};
 
 enum class Purpose { train, evaluate, generate };
 
@@ -39,6 +51,10 @@ struct Model {
     ValueId loss = no_value;               // scalar f32, summed over tokens; not for Purpose::generate
     ValueId logits = no_value;             // (B, T, rows_in_memory(V)); Purpose::generate only
     std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
+    // Of mixtures of experts; Purpose::train only.
+    std::vector<LossBeside> losses_beside{};
+    std::vector<ValueId> routings{}; // (3) each, summed over tokens: the losses of kernels/route.hpp
+    std::int64_t choices = 0;        // of a token, in each of them
 };
 
 // The forward graph. Parameters are the same, in the same order, for every purpose. ConfigError for values that make no
@@ -46,5 +62,9 @@ struct Model {
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose);
 
 std::int64_t parameter_count(const Graph& graph);
+// Of those that work on a token: of a mixture's experts the chosen ones.
+std::int64_t active_parameter_count(const Model& model);
+// "1,234 parameters", or "1,234 parameters, of which 567 work on a token".
+std::string parameters_text(const Model& model);
 
 } // namespace tessera

@@ -57,8 +57,8 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
                          std::visit([](const auto& s) { return s.text(); }, stream)));
-    log.info(fmt::format("model: {} parameters, vocabulary {}",
-                         with_thousands(parameter_count(experiment.train.model.graph)), experiment.sizes.vocabulary));
+    log.info(
+        fmt::format("model: {}, vocabulary {}", parameters_text(experiment.train.model), experiment.sizes.vocabulary));
     const ShareSizes sizes = share_sizes(experiment.train.layout);
     log.info(experiment.batch.text(sizes.least, sizes.most));
     if (!recomputed.empty()) log.info(recomputed);

@@ -60,6 +60,7 @@ AxisPlace place_of(const Mesh& mesh, int axis, int rank, int ranks_per_node) {
 double seconds_of(Collective collective, std::int64_t whole_bytes, const AxisPlace& place, const Machine& machine) {
     if (place.ranks == 1 || collective == Collective::none || collective == Collective::slice) return 0;
     check_known(place, machine);
+    if (collective == Collective::send) return seconds_of_send(whole_bytes, place, machine);
     if (collective == Collective::all_to_all)
         return all_to_all_seconds(static_cast<double>(whole_bytes), place, machine);
     const Link link = link_of_ring(collective, place, machine);

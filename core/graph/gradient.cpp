@@ -24,10 +24,12 @@ std::vector<bool> depends_on_parameters(const Graph& graph) {
 
 } // namespace
 
-std::vector<ValueId> differentiate(Graph& graph, ValueId loss) {
+std::vector<ValueId> differentiate(Graph& graph, ValueId loss, std::span<const LossBeside> beside) {
     const Graph::PhaseGuard guard(graph, Phase::backward);
     const std::vector<bool> depends = depends_on_parameters(graph);
     std::vector<ValueId> gradient_of(graph.values().size(), no_value);
+    for (const LossBeside& other : beside)
+        gradient_of[static_cast<std::size_t>(other.value)] = other.gradient;
     const std::int32_t last = graph.value(loss).producer;
 
     for (std::int32_t index = last; index >= 0; --index) {

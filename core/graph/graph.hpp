@@ -6,6 +6,7 @@
 
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -132,10 +133,17 @@ private:
     int layer_ = -1;
 };
 
+// A value that is a loss beside the loss: what is minimised grows with it by `gradient`, a value of its shape, f32.
+struct LossBeside {
+    ValueId value;
+    ValueId gradient;
+};
+
 // Appends, in the backward phase, the nodes that compute d loss / d parameter for every parameter that the loss depends
 // on, marks loss and gradients as accumulated, and returns the gradients in the order of of_kind(parameter).
-// The loss must come from an op that computes its inputs' gradients itself (cross_entropy): the seed is one.
+// The loss must come from an op that computes its inputs' gradients itself (cross_entropy): the seed is one. Losses
+// beside it must be computed before it.
 // Reverse-mode differentiation; several contributions to one value are added in the order of the nodes.
-std::vector<ValueId> differentiate(Graph& graph, ValueId loss);
+std::vector<ValueId> differentiate(Graph& graph, ValueId loss, std::span<const LossBeside> beside = {});
 
 } // namespace tessera

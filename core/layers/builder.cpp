@@ -16,6 +16,10 @@ ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string r
     return decaying(name, shape, {std::move(role), layer_, {.deviation = deviation}, true});
 }
 
+ValueId Builder::exact_matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
+    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+}
+
 ValueId Builder::table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation) {
     return decaying(name, {rows_in_memory(vocabulary), width},
                     {"vocabulary", layer_, {.deviation = deviation}, true, vocabulary});
@@ -32,7 +36,7 @@ ValueId Builder::decaying(std::string_view name, const Shape& shape, ParameterIn
 
 ValueId Builder::linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation) {
     if (!precision_.linear_f8) return matrix(name, shape, std::move(role), deviation);
-    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+    return exact_matrix(name, shape, std::move(role), deviation);
 }
 
 ValueId Builder::linear(std::string_view name, ValueId x, ValueId weight, ValueId bias, int contracted) {

@@ -37,7 +37,9 @@ public:
 
     // A matrix or table, normal(0, deviation), kept in f32 and handed out in the compute type. It decays.
     ValueId matrix(std::string_view name, const Shape& shape, std::string role, double deviation);
-    // The same with a row for each token: (V, C), in memory (rows_in_memory(V), C). Role "vocabulary".
+    // The same, handed out in f32 whatever the compute type.
+    ValueId exact_matrix(std::string_view name, const Shape& shape, std::string role, double deviation);
+    // A table with a row for each token: (V, C), in memory (rows_in_memory(V), C). Role "vocabulary".
     ValueId table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation);
     // The weight of a linear layer, for linear() alone, which multiplies it in the type that the run chose.
     ValueId linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation);

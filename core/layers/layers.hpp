@@ -6,6 +6,8 @@
 #include "core/layers/builder.hpp"
 #include "core/ops/ops.hpp"
 
+#include <optional>
+
 namespace tessera::layers {
 
 struct AttentionOptions {
@@ -45,6 +47,25 @@ struct MlpOptions {
 // Parameters "up.weight" (F, C), "down.weight" (C, F) and their biases.
 ValueId mlp(Builder&, std::string_view name, const MlpOptions&, ValueId x);
 
+struct MoeOptions {
+    std::int64_t experts = 0; // E; 0: an MLP
+    std::int64_t choices = 2; // of a token
+    double capacity_factor = 1.25;
+    double balance = 0, z = 0; // coefficients of the losses beside the loss
+    MlpOptions expert;
+};
+// Of a sample's tokens an expert takes: those of an even load, times the factor.
+std::int64_t expert_capacity(const MoeOptions&, std::int64_t tokens);
+
+struct Mixture {
+    ValueId y;
+    ValueId loss, losses; // ops::Routed
+};
+// A mixture of experts (Shazeer et al. 2017; kernels/route.hpp): each token goes to the MLPs that a linear router ranks
+// highest, as far as they have room, and y is the sum of their results, weighted by the router; where none has room, 0.
+// Parameters "router.weight" (E, C), "up.weight" (E, F, C), "down.weight" (E, C, F) and the MLPs' biases.
+Mixture moe(Builder&, std::string_view name, const MoeOptions&, ValueId x);
+
 // What flows from block to block: sum + branch, the branch not yet added where there is one.
 struct ResidualStream {
     ValueId sum = no_value;
@@ -59,10 +80,11 @@ ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ResidualStre
 struct TransformerBlockOptions {
     AttentionOptions attention;
     MlpOptions mlp;
+    MoeOptions moe; // in place of the MLP where it has experts
     Norm norm = Norm::layer_norm;
 };
 // x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020). The last sum is left to the norm
-// that follows.
-void transformer_block(Builder&, int layer, const TransformerBlockOptions&, ResidualStream& x);
+// that follows. Returns the mixture of experts, if there is one.
+std::optional<Mixture> transformer_block(Builder&, int layer, const TransformerBlockOptions&, ResidualStream& x);
 
 } // namespace tessera::layers

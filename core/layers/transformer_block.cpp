@@ -4,11 +4,19 @@
 
 namespace tessera::layers {
 
-void transformer_block(Builder& builder, int layer, const TransformerBlockOptions& options, ResidualStream& x) {
+std::optional<Mixture> transformer_block(Builder& builder, int layer, const TransformerBlockOptions& options,
+                                         ResidualStream& x) {
     const Builder::Scope scope(builder, fmt::format("layers.{}", layer), layer);
     x.branch = attention(builder, "attention", options.attention,
                          norm(builder, "attention_norm", options.norm, options.attention.bias, x));
-    x.branch = mlp(builder, "mlp", options.mlp, norm(builder, "mlp_norm", options.norm, options.mlp.bias, x));
+    const ValueId normed = norm(builder, "mlp_norm", options.norm, options.mlp.bias, x);
+    if (options.moe.experts == 0) {
+        x.branch = mlp(builder, "mlp", options.mlp, normed);
+        return std::nullopt;
+    }
+    const Mixture mixture = moe(builder, "moe", options.moe, normed);
+    x.branch = mixture.y;
+    return mixture;
 }
 
 } // namespace tessera::layers

@@ -15,18 +15,23 @@ std::vector<OpPointer> op_catalog() {
         make_attention(true),
         make_attention(false),
         make_cast(DType::f32),
+        make_combine(),
         make_cross_entropy(19),
         make_cross_entropy(17), // and padding
         make_cross_entropy_loss(17),
+        make_dispatch(3, 2),
         make_dropout(0.25, "example"),
         make_embedding(11),
         make_embedding(9), // and padding
+        make_expert_linear(),
         make_layer_norm(1e-5),
         make_linear(1),
         make_linear(2),
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),
+        make_route({.choices = 1, .capacity = 1}),
+        make_route({.choices = 2, .capacity = 1}),
         make_sum_rows(2),
     };
 }

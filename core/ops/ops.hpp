@@ -10,6 +10,13 @@ namespace tessera {
 
 enum class Norm { layer_norm, rms_norm };
 
+// How tokens choose experts (kernels/route.hpp).
+struct RouteOptions {
+    std::int64_t choices = 1;  // of a token
+    std::int64_t capacity = 1; // tokens of a sample that an expert takes
+    float balance = 0, z = 0;  // coefficients of the losses beside the loss
+};
+
 namespace ops {
 
 // y = f(x), element by element.
@@ -21,15 +28,21 @@ ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
 // y[b,t,h,:] = sum_s softmax_s(q[b,t,h,:] . k[b,s,h,:] / sqrt(D)) v[b,s,h,:]   qkv: (B, T, 3, H, D)  y: (B, T, H, D)
 ValueId attention(Graph&, std::string name, ValueId qkv, bool causal);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
+// x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
+ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
 // loss = sum of -log softmax(logits)[target] over all positions; the gradient is taken of scale * loss.
 // logits: (..., W), of which the first `classes` count   targets: (...) i32, -1 is ignored   scale, loss: scalar f32
 ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale, std::int64_t classes);
 // The same loss for evaluation: no gradient, so no scale.
 ValueId cross_entropy_loss(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t classes);
+// y[slots[b,t,j],:] = x[b,t,:], 0 elsewhere   x: (B, T, C)   slots: (B, T, k) i32   y: (E, B, K, C)
+ValueId dispatch(Graph&, std::string name, ValueId x, ValueId slots, std::int64_t experts, std::int64_t capacity);
 // y = x kept with probability 1 - p and divided by it. x: (B, ...): the same sample is masked alike on any rank.
 ValueId dropout(Graph&, std::string name, ValueId x, double probability);
 // y = table[token]   tokens: (...) i32   table: (R, C), of which the first `vocabulary` rows count   y: (..., C)
 ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table, std::int64_t vocabulary);
+// y[e] = x[e] w[e]^T + bias[e]   x: (E, ..., C)   w: (E, H, C)   bias: (E, H) f32, may be no_value   y: (E, ..., H)
+ValueId expert_linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
@@ -53,6 +66,13 @@ ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, Value
                            double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// A token's choices among the experts, each sample for itself (kernels/route.hpp): logits (B, T, E).
+struct Routed {
+    ValueId gates, slots; // (B, T, k), f32 and i32
+    ValueId loss;         // scalar: of which the gradient is taken beside the loss's
+    ValueId losses;       // (3): load balancing, z, dropped choices
+};
+Routed route(Graph&, std::string name, ValueId logits, const RouteOptions& options);
 // f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
 ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
@@ -66,15 +86,22 @@ OpPointer make_add();
 OpPointer make_add_rows();
 OpPointer make_attention(bool causal);
 OpPointer make_cast(DType dtype);
+OpPointer make_combine();
 OpPointer make_cross_entropy(std::int64_t classes);
 OpPointer make_cross_entropy_loss(std::int64_t classes);
+OpPointer make_dispatch(std::int64_t experts, std::int64_t capacity);
 OpPointer make_dropout(double probability, std::string_view stream_name);
 OpPointer make_embedding(std::int64_t vocabulary);
+OpPointer make_expert_linear();
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);
 OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
+OpPointer make_route(const RouteOptions& options);
 OpPointer make_sum_rows(int dims);
+
+// The slots of the examples of dispatch and combine.
+void write_example_slots(const StepState& state, const View& host);
 
 // Every op that a model can use, alphabetical. To be in this list is to be tested: gradient = finite differences,
 // sharded = whole, bf16 near f32.

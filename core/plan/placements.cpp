@@ -163,7 +163,8 @@ private:
     bool may_stay(const Node& node, const std::vector<Placement>& outputs) const {
         for (std::size_t i = 0; i < outputs.size(); ++i) {
             const Value* sum = sum_of(node.outputs[i]);
-            if (sum != nullptr && outputs[i].kind == Placement::Kind::shard && outputs[i] != wanted(*sum)) return false;
+            if (sum == nullptr || outputs[i] == wanted(*sum)) continue;
+            if (outputs[i].kind == Placement::Kind::shard || wanted(*sum).kind == Placement::Kind::shard) return false;
         }
         return true;
     }
@@ -220,8 +221,15 @@ private:
         if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::shard && !strategy_.zigzag() &&
             value.type.shape[from.value] % ranks_ == 0 && value.type.shape[to.value] % ranks_ == 0)
-            return bytes / ranks_ * (to == strategy_.activation() ? 1 : 1.5);
+            return bytes / ranks_ * cost_of_exchange(to);
         return impossible;
+    }
+
+    // Where the data are not shared out, a product wants the whole soon: exchanged for another cut, it would be
+    // gathered from there.
+    double cost_of_exchange(Placement to) const {
+        if (to == strategy_.activation()) return 1;
+        return strategy_.input() == Placement::replicate() ? ranks_ : 1.5;
     }
 
     // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But
@@ -229,8 +237,9 @@ private:
     double cost_of_accumulating(ValueId id, Placement at) const {
         const Value* sum = sum_of(id);
         if (sum == nullptr || at == wanted(*sum)) return 0;
-        if (wanted(*sum).kind == Placement::Kind::shard) return impossible;
-        return (at == Placement::partial() ? 1e-3 : 1) * static_cast<double>(sum->type.bytes());
+        const bool part = wanted(*sum).kind == Placement::Kind::shard; // scattered in every micro-batch
+        if (part && at != Placement::partial()) return impossible;
+        return (at == Placement::partial() && !part ? 1e-3 : 1) * static_cast<double>(sum->type.bytes());
     }
 
     [[noreturn]] void refuse(const Node& node, const std::vector<Placement>& inputs) const {

@@ -31,8 +31,11 @@ void parameters(const Program& program, Lines out) {
     std::size_t width = 4;
     for (const ValueId id : ids)
         width = std::max(width, graph.value(id).name.size());
-    fmt::format_to(out, "\nParameters {}, placement of weight, gradient and optimizer state by mesh axis\n",
-                   with_thousands(parameter_count(graph)));
+    const std::int64_t count = parameter_count(graph), active = active_parameter_count(program.model);
+    const std::string of_a_token =
+        active == count ? "" : fmt::format(", of which {} work on a token", with_thousands(active));
+    fmt::format_to(out, "\nParameters {}{}, placement of weight, gradient and optimizer state by mesh axis\n",
+                   with_thousands(count), of_a_token);
     for (const ValueId id : ids) {
         Placements gradient;
         for (std::size_t i = 0; i < graph.values().size(); ++i)

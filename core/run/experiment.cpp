@@ -67,9 +67,8 @@ struct AxisDegree {
 
 // The axes of the mesh from the outside in: neighbouring ranks exchange most.
 constexpr std::array mesh_axes = {
-    AxisDegree{"pipeline", &parallelism_pipeline},
-    AxisDegree{"data", &parallelism_data},
-    AxisDegree{"context", &parallelism_context},
+    AxisDegree{"pipeline", &parallelism_pipeline}, AxisDegree{"data", &parallelism_data},
+    AxisDegree{"expert", &parallelism_expert},     AxisDegree{"context", &parallelism_context},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -153,6 +152,22 @@ void add_pipeline(const Config& config, const Stream& stream, Layout& layout) {
     layout.chunks_per_stage = interleaved ? static_cast<int>(chunks) : 1;
     if (!std::holds_alternative<CpuStream>(stream))
         config.refuse(parallelism_pipeline.name, "pipelines run on CPU ranks only so far (run.device = \"cpu\")");
+}
+
+// Samples of a micro-batch go to the ranks of the expert axis and, on their way to the experts, of the context axis.
+void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
+    std::int64_t expert = 1, context = 1;
+    for (int index = 0; index < mesh.axis_count(); ++index) {
+        if (mesh.axis(index).name == "expert") expert = mesh.axis(index).size;
+        if (mesh.axis(index).name == "context") context = mesh.axis(index).size;
+    }
+    if (expert == 1) return;
+    if (config.get(model_experts) == 0)
+        config.refuse(parallelism_expert.name, "the model has no experts to share out: set model.moe_experts");
+    if (rows % (expert * context) != 0)
+        config.refuse(training_local_batch.name,
+                      fmt::format("micro-batches of {} cannot be shared out evenly over {} ranks of {} parallelism",
+                                  rows, expert * context, context == 1 ? "expert" : "expert and context"));
 }
 
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
@@ -292,10 +307,12 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.batch = solve_batch(config, program.layout.data_ranks());
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
+    check_rows(config, program.layout.mesh, experiment.sizes.batch);
     experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
-    const std::vector<ValueId> gradients = differentiate(program.model.graph, program.model.loss);
+    const std::vector<ValueId> gradients =
+        differentiate(program.model.graph, program.model.loss, program.model.losses_beside);
     experiment.gradient_norm = append_optimizer(program.model.graph, gradients, *make_optimizer(config),
                                                 config.get(training_max_norm), program.model.loss_scale);
     recompute(program.model.graph, recomputation(config));
@@ -317,6 +334,7 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     experiment.fields = dataset.fields();
     experiment.sizes.batch = evaluation_rows(config);
     const Mesh mesh = make_mesh(config, view.ranks);
+    check_rows(config, mesh, experiment.sizes.batch);
     experiment.evaluation_batches =
         count_evaluation_batches(config, dataset, experiment.sizes, mesh.axis(mesh.axis_named("data")).size);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");

@@ -44,6 +44,9 @@ inline constexpr Key<std::int64_t> parallelism_context{
 inline constexpr Key<std::string> parallelism_context_method{
     "parallelism.context_parallel_method", "ulysses",
     "attention of context parallelism: ulysses (its ranks share out the heads) or ring (keys and values travel)"};
+inline constexpr Key<std::int64_t> parallelism_expert{
+    "parallelism.expert_parallel_degree", 1,
+    "ranks that share out the samples of a micro-batch and, in mixtures of experts, the experts; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1,
     "ranks that share out heads, hidden units and vocabulary; -1: what is left"};

@@ -61,6 +61,9 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
         line += "  grad_norm: not finite"; // a skipped step
     else if (record.grad_norm >= 0)
         line += fmt::format("  grad_norm: {:.3f}", record.grad_norm);
+    if (!(record.dropped_fraction < 0))
+        line += fmt::format("  balance_loss: {:.3f}  z_loss: {:.3g}  dropped: {:.1f}%", record.balance_loss,
+                            record.z_loss, 100 * record.dropped_fraction);
     line += fmt::format("  lr: {:.2e}", record.learning_rate);
     if (!(record.loss_scale < 0)) line += fmt::format("  loss_scale: {}", record.loss_scale);
     if (record.skipped_steps > 0) line += fmt::format("  skipped: {}", record.skipped_steps);
@@ -80,6 +83,11 @@ std::string console_line(const EvaluationRecord& record) {
 std::string json_line(const StepRecord& record) {
     Json json{{"kind", "step"}, {"step", record.step}, {"steps", record.steps}, {"loss", number(record.loss)}};
     if (!(record.grad_norm < 0)) json["grad_norm"] = number(record.grad_norm);
+    if (!(record.dropped_fraction < 0)) {
+        json["balance_loss"] = number(record.balance_loss);
+        json["z_loss"] = number(record.z_loss);
+        json["dropped_fraction"] = number(record.dropped_fraction);
+    }
     json["learning_rate"] = number(record.learning_rate);
     if (!(record.loss_scale < 0)) json["loss_scale"] = number(record.loss_scale);
     if (record.skipped_steps >= 0) json["skipped_steps"] = record.skipped_steps;

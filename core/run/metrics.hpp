@@ -14,12 +14,16 @@ namespace tessera {
 
 inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "steps between two lines in the log"};
 
-// Below zero means unknown for grad_norm, loss_scale, skipped_steps, tflops, mfu and bubble: the field is left out.
+// Below zero means unknown for grad_norm, what mixtures of experts tell, loss_scale, skipped_steps, tflops, mfu and
+// bubble: the field is left out.
 struct StepRecord {
     std::int64_t step = 0;  // 1 is the first
     std::int64_t steps = 0; // of the whole run
     double loss = 0;
     double grad_norm = -1;
+    double balance_loss = -1;     // of mixtures of experts, the mean over them: 1 where the load is even
+    double z_loss = -1;           // likewise, the mean square of the log of the sum of exp(logits)
+    double dropped_fraction = -1; // likewise, of the tokens' choices
     double learning_rate = 0;
     double loss_scale = -1;          // f16: of this step
     std::int64_t skipped_steps = -1; // f16: since the start of the run, this step included

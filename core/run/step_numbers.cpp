@@ -5,6 +5,7 @@
 #include "core/run/host_copy.hpp"
 #include "kernels/error.hpp"
 
+#include <array>
 #include <cmath>
 #include <fmt/core.h>
 
@@ -24,9 +25,26 @@ void StepNumbers::read_loss_scale() {
     skipped_steps_ = static_cast<std::int64_t>(number_of(loss_scale->skipped_steps));
 }
 
+void StepNumbers::read_routing(StepRecord& record, double tokens) const {
+    const Model& model = experiment_.train.model;
+    if (model.routings.empty()) return;
+    std::array<double, 3> sums{};
+    for (const ValueId id : model.routings) {
+        HostCopy losses(executor_.stream(), executor_.view(id));
+        losses.load();
+        for (std::size_t i = 0; i < sums.size(); ++i)
+            sums[i] += losses.view().as<float>()[i];
+    }
+    const double seen = tokens * static_cast<double>(model.routings.size());
+    record.balance_loss = sums[0] / seen;
+    record.z_loss = sums[1] / seen;
+    record.dropped_fraction = sums[2] / seen / static_cast<double>(model.choices);
+}
+
 void StepNumbers::read(StepRecord& record) {
     const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
     record.loss = number_of(experiment_.train.model.loss) / tokens;
+    read_routing(record, tokens);
     record.grad_norm = number_of(experiment_.gradient_norm);
     record.loss_scale = loss_scale_;
     const std::int64_t skipped_before = skipped_steps_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a step left behind: loss, gradient norm and, in f16, the loss scale; and whether training can go on from it.
+// What a step left behind: loss, gradient norm, what became of tokens in mixtures of experts and, in f16, the loss
+// scale; and whether training can go on from it.
 #pragma once
 
 #include "core/run/executor.hpp"
@@ -23,6 +24,7 @@ public:
 private:
     float number_of(ValueId id) const;
     void read_loss_scale();
+    void read_routing(StepRecord& record, double tokens) const;
 
     const Experiment& experiment_;
     const Executor& executor_;

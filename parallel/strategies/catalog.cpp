@@ -6,6 +6,7 @@
 #include "kernels/nearest_name.hpp"
 #include "parallel/strategies/context_parallel.hpp"
 #include "parallel/strategies/data_parallel.hpp"
+#include "parallel/strategies/expert_parallel.hpp"
 #include "parallel/strategies/pipeline_parallel.hpp"
 #include "parallel/strategies/tensor_parallel.hpp"
 
@@ -24,6 +25,10 @@ std::unique_ptr<Strategy> make_data_parallel(const MeshAxis& axis, const Strateg
     return std::make_unique<DataParallel>(axis.name, options.zero_stage);
 }
 
+std::unique_ptr<Strategy> make_expert_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<ExpertParallel>(axis.name, axis.size);
+}
+
 std::unique_ptr<Strategy> make_pipeline_parallel(const MeshAxis& axis, const StrategyOptions&) {
     return std::make_unique<PipelineParallel>(axis.name);
 }
@@ -38,9 +43,8 @@ struct Entry {
 };
 
 constexpr std::array catalog = {
-    Entry{"context", make_context_parallel},
-    Entry{"data", make_data_parallel},
-    Entry{"pipeline", make_pipeline_parallel},
+    Entry{"context", make_context_parallel}, Entry{"data", make_data_parallel},
+    Entry{"expert", make_expert_parallel},   Entry{"pipeline", make_pipeline_parallel},
     Entry{"tensor", make_tensor_parallel},
 };
 

@@ -20,9 +20,13 @@ struct Role {
 
 // Weights of norms and biases that are added to sums are whole on every rank.
 constexpr std::array roles = {
-    Role{"column", 0, "hidden units", true}, Role{"head", 1, "heads", true}, // (3, H, D, C) and (3, H, D)
-    Role{"head_output", 1, "heads", true},                                   // (C, H, D)
-    Role{"row", 1, "hidden units", true},    Role{"vocabulary", 0, "tokens of the vocabulary", false},
+    Role{"column", 0, "hidden units", true},
+    Role{"expert_column", 1, "hidden units", true}, // (E, H, C) and (E, H)
+    Role{"expert_row", 2, "hidden units", true},    // (E, C, H)
+    Role{"head", 1, "heads", true},                 // (3, H, D, C) and (3, H, D)
+    Role{"head_output", 1, "heads", true},          // (C, H, D)
+    Role{"row", 1, "hidden units", true},
+    Role{"vocabulary", 0, "tokens of the vocabulary", false},
 };
 
 std::optional<Role> role_named(std::string_view name) {

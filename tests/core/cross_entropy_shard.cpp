@@ -99,7 +99,7 @@ void expect_halves_are_whole(const OpPointer& op, std::int64_t vocabulary, std::
         EXPECT_TRUE(result.back().same_bits(results[0].back())); // every rank has the whole sum
         if (result.size() == 2) gradients.push_back(result[0]);
     }
-    if (!gradients.empty()) expect_joined(gradients, Placement::shard(2), whole.outputs[0]);
+    if (!gradients.empty()) expect_joined(gradients, Placement::shard(2), whole.outputs[0], dtype);
 }
 
 } // namespace

@@ -9,6 +9,8 @@ Tensors have the names and shapes of a checkpoint (V vocabulary, T block, C widt
     embedding.weight (V, C)   position.weight (T, C)   norm.scale (C)   head.weight (V, C), absent when tied
     layers.I.attention_norm.scale (C)      layers.I.attention.qkv.weight (3, H, D, C)   layers.I.attention.out.weight (C, H, D)
     layers.I.mlp_norm.scale (C)            layers.I.mlp.up.weight (F, C)                layers.I.mlp.down.weight (C, F)
+with experts (E) in place of an MLP (MoeGpt):
+    layers.I.moe.router.weight (E, C)      layers.I.moe.up.weight (E, F, C)             layers.I.moe.down.weight (E, C, F)
 and with biases a .bias beside each of the layers' weights and of the norms' scales, shaped as its output: (3, H, D), (C), (F).
 Needs torch (1.13 or later); everything runs on the CPU, in float32 unless the model is made .double().
 """
@@ -76,6 +78,48 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class Weight(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+
+class Moe(nn.Module):
+    """Each token goes to the experts of the largest logits, token after token, until they have their fill of its sample."""
+
+    def __init__(self, dim, hidden, experts, choices, capacity_factor, balance, z):
+        super().__init__()
+        self.choices, self.capacity_factor, self.balance, self.z = choices, capacity_factor, balance, z
+        self.router, self.up, self.down = Weight(experts, dim), Weight(experts, hidden, dim), Weight(experts, dim, hidden)
+        self.loss_beside, self.dropped = torch.zeros(()), 0  # of the last forward pass; the loss is the mean over tokens
+
+    def forward(self, x):
+        batch, tokens, _ = x.shape
+        experts = self.router.weight.shape[0]
+        logits = functional.linear(x, self.router.weight)
+        probabilities = logits.softmax(-1)
+        chosen = logits.topk(self.choices).indices
+        gates = probabilities.gather(-1, chosen)
+        if self.choices > 1:
+            gates = gates / gates.sum(-1, keepdim=True)
+        load = functional.one_hot(chosen, experts).sum((1, 2)) / (tokens * self.choices)  # (B, E)
+        even = experts * (load * probabilities.mean(1)).sum(-1).mean()  # Switch's loss, a group for each sample
+        self.loss_beside = self.balance * even + self.z * logits.logsumexp(-1).square().mean()
+        capacity = math.ceil(self.choices * tokens / experts * self.capacity_factor)
+        out, self.dropped = torch.zeros_like(x), 0
+        for sample in range(batch):
+            taken = [0] * experts
+            for token in range(tokens):
+                for choice, expert in enumerate(chosen[sample, token].tolist()):
+                    taken[expert] += 1
+                    if taken[expert] > capacity:
+                        self.dropped += 1
+                        continue
+                    hidden = functional.gelu(self.up.weight[expert] @ x[sample, token])
+                    out[sample, token] += gates[sample, token, choice] * (self.down.weight[expert] @ hidden)
+        return out
+
+
 class Gpt(nn.Module):
     """tokens (B, T) -> logits (B, T, V). Pre-norm, learned positions, no dropout."""
 
@@ -130,6 +174,27 @@ class Gpt(nn.Module):
                 parameter.copy_(torch.from_numpy(np.asarray(arrays[name], np.float64)).reshape(parameter.shape))
 
 
+class MoeLayer(Layer):
+    def __init__(self, layer, moe):
+        nn.Module.__init__(self)
+        self.attention_norm, self.attention, self.mlp_norm, self.moe = layer.attention_norm, layer.attention, layer.mlp_norm, moe
+
+    def forward(self, x):
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.moe(self.mlp_norm(x))
+
+
+class MoeGpt(Gpt):
+    """Every block has experts."""
+
+    def __init__(self, *, dim, hidden, moe, **options):
+        super().__init__(dim=dim, hidden=hidden, **options)
+        self.layers = nn.ModuleList(MoeLayer(layer, Moe(dim, hidden, **moe)) for layer in self.layers)
+
+    def loss(self, tokens, targets):
+        return super().loss(tokens, targets) + sum(layer.moe.loss_beside for layer in self.layers)
+
+
 def load(folder, gelu="exact", kind=Gpt):
     """The model of a checkpoint folder, of the class `kind`. Tensors in groups ("optimizer.first_moment/…") are left alone."""
     arrays = {name: array for name, array in read_tensors(folder).items() if "/" not in name}
@@ -145,7 +210,7 @@ def load(folder, gelu="exact", kind=Gpt):
         bias="norm.bias" in arrays,
         tied="head.weight" not in arrays,
         gelu=gelu,
-        hidden=arrays["layers.0.mlp.up.weight"].shape[0],
+        hidden=next(array.shape[-2] for name, array in arrays.items() if name.endswith(".up.weight")),
     )
     model.set_from(arrays)
     return model

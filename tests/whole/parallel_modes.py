@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor, sequence and context parallelism (by heads and around a ring), alone and with data parallelism and its ZeRO stages, train to the losses of
+"""Tensor, sequence, context (by heads and around a ring) and expert parallelism, alone and with data parallelism and its ZeRO stages and pipelines, train to the losses of
 one rank within the tolerances below; what only the number of data ranks or the stage tells apart has the same bits;
 checkpoints pass from layout to layout. And a step that is longer by a thousandth is found, so the comparison can fail."""
 import os
@@ -39,6 +39,8 @@ MODELS = {
     "dropout": ["model.dropout=0.1", "model.norm=rms_norm", "model.n_layers=3", "model.dim=32", "training.seq_len=24"],
     # Parts of several of the blocks of 4096 elements that ZeRO keeps together.
     "wide": ["model.n_layers=1", "model.dim=160", "training.seq_len=62"],
+    "experts": ["model.moe_experts=4", "model.dim=32", "model.bias=true", "model.dropout=0.1", "training.local_batch_size=4",
+                "training.global_batch_size=16"],
     "all-bf16": ["training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false",
                  "training.seq_len=24"],
 }
@@ -57,15 +59,17 @@ class Layout(typing.NamedTuple):
     tensor: int
     words: list = []
     context: int = 1
+    expert: int = 1
     pipeline: int = 1
 
     @property
     def ranks(self):
-        return self.pipeline * self.data * self.context * self.tensor
+        return self.pipeline * self.data * self.expert * self.context * self.tensor
 
     @property
     def name(self):
-        axes = [f"{axis}-{getattr(self, axis)}" for axis in ("pipeline", "data", "context", "tensor") if getattr(self, axis) > 1]
+        every = ("pipeline", "data", "expert", "context", "tensor")
+        axes = [f"{axis}-{getattr(self, axis)}" for axis in every if getattr(self, axis) > 1]
         return "-".join([*(axes or ["alone"]), *(NAMES[word] for word in self.words)])
 
 
@@ -75,7 +79,7 @@ CASES = {
     "f32": [Layout(1, 2), Layout(1, 4), Layout(1, 2, SEQUENCE), Layout(1, 4, SEQUENCE), Layout(2, 2),
             Layout(3, 2, BUCKETS + ZERO[1]), Layout(2, 2, MESSAGES + ZERO[2]), Layout(2, 2, SEQUENCE + MESSAGES),
             Layout(1, 1, [], 2), Layout(3, 1, BUCKETS + ZERO[1], 2), Layout(1, 2, MESSAGES, 2),
-            Layout(1, 2, SEQUENCE, 1, 2), Layout(1, 2, [], 2, 2), Layout(2, 2, ZERO[1], 1, 2)],
+            Layout(1, 2, SEQUENCE, pipeline=2), Layout(1, 2, [], 2, pipeline=2), Layout(2, 2, ZERO[1], pipeline=2)],
     "bf16": [Layout(1, 2), Layout(1, 4, SEQUENCE)],
     "biased": [Layout(1, 2, MESSAGES), Layout(1, 2, [], 2), Layout(1, 2, SEQUENCE),
                Layout(2, 2, SEQUENCE + BUCKETS + ZERO[3])],
@@ -84,6 +88,8 @@ CASES = {
                 Layout(1, 1, RING, 2), Layout(2, 1, RING + ZERO[3], 2)],
     "wide": [Layout(1, 2, SEQUENCE), Layout(2, 2, SEQUENCE + ZERO[2]), Layout(2, 2, SEQUENCE + ZERO[3]),
              Layout(1, 1, [], 2), Layout(2, 1, ZERO[3], 2)],
+    "experts": [Layout(1, 1, [], 1, 2), Layout(1, 1, [], 1, 2, 2), Layout(1, 2, SEQUENCE, 1, 2), Layout(2, 1, ZERO[3], 1, 2),
+                Layout(1, 1, MESSAGES, 2, 2)],
     "all-bf16": [Layout(1, 4), Layout(2, 1, MESSAGES, 2), Layout(2, 2, SEQUENCE), Layout(1, 2, RING, 2)],
 }
 
@@ -92,6 +98,7 @@ def run(model, layout, *words, folder=None):
     folder = folder or f"{model}-{layout.name}"
     runs.train("gpt.toml", f"run.folder={folder}", f"parallelism.tensor_parallel_degree={layout.tensor}",
                f"parallelism.context_parallel_degree={layout.context}",
+               f"parallelism.expert_parallel_degree={layout.expert}",
                f"parallelism.pipeline_parallel_degree={layout.pipeline}", *MODELS[model], *layout.words, *words,
                ranks=layout.ranks)
     return runs.read(folder)
@@ -135,7 +142,7 @@ def check_model(model):
         result = run(model, layout)
         assert runs.writers(runs.checkpoints(f"{model}-{layout.name}")[-1]) == layout.ranks
         expect_near(one, result, model, f"{model}, {layout.name}")
-        computed = (layout.context, layout.tensor, SEQUENCE[0] in layout.words, RING[0] in layout.words)
+        computed = (layout.expert, layout.context, layout.tensor, SEQUENCE[0] in layout.words, RING[0] in layout.words)
         before = same.setdefault(computed, result)
         runs.expect_same(before, result, f"{model}, {layout.name}: another number of data ranks or stages")
     return one
@@ -153,7 +160,7 @@ def check_resumed(one):
     other ranks than it was trained on."""
     four = Layout(1, 4, SEQUENCE)
     for before, after in ((Layout(1, 2), Layout(1, 1)), (Layout(1, 1), Layout(2, 2)), (four, Layout(2, 1, ZERO[1], 2)),
-                          (Layout(1, 2, SEQUENCE, 1, 2), Layout(2, 1, ZERO[2])), (Layout(2, 2), Layout(1, 1, [], 1, 2))):
+                          (Layout(1, 2, SEQUENCE, pipeline=2), Layout(2, 1, ZERO[2])), (Layout(2, 2), Layout(1, 1, pipeline=2))):
         checkpoint = f"f32-{before.name}/checkpoints/step-00000010"
         assert runs.writers(checkpoint) == before.ranks
         result = run("f32", after, f"checkpoint.resume={checkpoint}", folder=f"{before.name}-then-{after.name}")
@@ -166,10 +173,25 @@ def check_resumed(one):
         assert abs(found - expected) < 2e-6, f"evaluated on {ranks} ranks: {out}, expected {expected}"
 
 
+def check_experts(one):
+    """What became of tokens is counted alike on every layout, and experts pass to other ranks with a checkpoint."""
+    fields = ("balance_loss", "z_loss", "dropped_fraction")
+    numbers = [[float(record[field]) for field in fields] for record in runs.metrics("experts-alone", "step")]
+    assert all(0 < dropped < 0.5 for _, _, dropped in numbers), numbers
+    for layout in CASES["experts"]:
+        found = [[float(record[field]) for field in fields]
+                 for record in runs.metrics(f"experts-{layout.name}", "step")]
+        assert np.allclose(found, numbers, rtol=1e-5, atol=0), f"{layout.name}: {found}, expected {numbers}"
+    checkpoint = f"experts-{CASES['experts'][0].name}/checkpoints/step-00000010"
+    result = run("experts", Layout(1, 2), f"checkpoint.resume={checkpoint}", folder="experts-then-tensor-2")
+    expect_near(one, result, "experts", "expert ranks, then tensor ranks", since=10)
+
+
 with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     alone = {name: check_model(name) for name in MODELS}
     assert distances(alone["f32"], alone["bf16"]).loss > 10 * TOLERANCES["f32"].loss, "bf16 computes in f32"
     check_controls(alone["f32"])
     check_resumed(alone["f32"])
-print("tensor, sequence and context parallelism train as one rank does")
+    check_experts(alone["experts"])
+print("tensor, sequence, context and expert parallelism train as one rank does")

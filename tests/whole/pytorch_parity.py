@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program against an independent GPT in PyTorch: from the same weights and over the same batches, the gradients of
 the first step and the losses and gradient norms of 50 steps agree."""
+import functools
 import itertools
 import os
 import sys
@@ -97,6 +98,20 @@ def check_padding(tokens):
     check_gradients("a vocabulary with padding", gradients, reference.first_gradients)
 
 
+def check_experts(tokens):
+    """The gradients of a model with experts, of which some are full, and of the losses beside the loss."""
+    for choices in (1, 2):
+        moe = {"experts": 5, "choices": choices, "capacity_factor": 1.1, "balance": 0.3, "z": 0.2}
+        checkpoint, gradients = start_of([
+            "model.n_layers=2", "model.moe_experts=5", f"model.moe_top_k={choices}", "model.moe_capacity_factor=1.1",
+            "model.moe_balance_coefficient=0.3", "model.moe_z_coefficient=0.2"])
+        model = reference_gpt.load(checkpoint, kind=functools.partial(reference_gpt.MoeGpt, moe=moe))
+        reference = reference_gpt.train(model, itertools.islice(batches(tokens), 1), max_lr=0, min_lr=0, warmup=8,
+                                        decay_iters=STEPS, betas=BETAS, weight_decay=0.1, clip=0)
+        assert model.layers[0].moe.dropped > 0, "no expert is full"
+        check_gradients(f"experts, {choices} to a token", gradients, reference.first_gradients)
+
+
 with runs.folder():
     data = draw_tokens()
     runs.write_tokens("tokens.bin", data)
@@ -107,6 +122,7 @@ with runs.folder():
     assert np.abs(f32 - other).max() > 10 * LOSS, "the two models are one"
 
     check_padding(data)
+    check_experts(data)
 
     runs.train("gpt.toml", "run.folder=bf16", "training.dtype=bf16", "training.max_norm=0.8")
     distance = np.abs(numbers("bf16", "loss") - f32)

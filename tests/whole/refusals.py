@@ -34,6 +34,11 @@ CONFIG = [
     (["train", "gpt.toml", "training.dtype=fp16"], "command line: training.dtype = \"fp16\": "),
     (["train", "gpt.toml", "model.type=gtp"], "no model named 'gtp'; did you mean 'gpt'?"),
     (["train", "gpt.toml", "model.activation=gleu"], "no activation named 'gleu'; did you mean 'gelu'?"),
+    (["train", "gpt.toml", "model.moe_experts=-1"], "command line: model.moe_experts = -1: must be from 0 to 1024"),
+    (["train", "gpt.toml", "model.moe_experts=2", "model.moe_top_k=3"], "command line: model.moe_top_k = 3: there are 2 experts"),
+    (["train", "gpt.toml", "model.moe_capacity_factor=0"], "command line: model.moe_capacity_factor = 0.0: must be above 0"),
+    (["train", "gpt.toml", "model.moe_z_coefficient=-1"], "command line: model.moe_z_coefficient = -1.0: must be from 0 to 1e6"),
+    (["train", "gpt.toml", "model.moe_experts=2", "model.moe_every=2"], "model.moe_every = 2: none of the 1 blocks has experts"),
     (["train", "gpt.toml", "model.dropout=1"], "command line: model.dropout = 1"),
     (["train", "gpt.toml", "optimizer.name=adamm"], "no optimizer named 'adamm'; did you mean 'adam'?"),
     (["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum"),
@@ -184,6 +189,10 @@ with runs.folder():
         refused(["train", "gpt.toml"], text, extra=variables)
     refused(["train", "gpt.toml", "training.global_batch_size=2"], "is 1 micro-batch of 2 (training.local_batch_size) for 2 ranks", ranks=2)
     refused(["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum", ranks=2)
+    experts = ["train", "gpt.toml", "model.moe_experts=4", "parallelism.expert_parallel_degree=2"]
+    refused([*experts, "model.moe_experts=0"], "parallelism.expert_parallel_degree = 2: the model has no experts to share out", ranks=2)
+    refused([*experts, "training.local_batch_size=1"],
+            "training.local_batch_size = 1: micro-batches of 1 cannot be shared out evenly over 2 ranks of expert parallelism", ranks=2)
     check_late()
     check_divergence()
     runs.train("gpt.toml", ranks=2)
@@ -194,4 +203,4 @@ for failure in failures:
     print(f"FAILED: {failure}")
 if failures:
     sys.exit(1)
-print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 4} mistakes are refused as they should be")
+print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 6} mistakes are refused as they should be")

@@ -156,3 +156,17 @@ TEST(Traffic, OfAPipelineIsWhatThePlanSays) {
                            10'000);
         }
 }
+
+// Tokens travel to experts and back; the other axis has the tensor or the data ranks.
+TEST(Traffic, OfExpertsIsWhatThePlanSays) {
+    const int ranks = test::world().size();
+    for (int expert = 2; expert <= ranks; ++expert)
+        for (const int tensor : {1, ranks / expert}) {
+            if (ranks % expert != 0) continue;
+            SCOPED_TRACE(fmt::format("expert {} x tensor {} of {} ranks", expert, tensor, ranks));
+            expect_traffic(
+                words_of(1, tensor,
+                         {fmt::format("parallelism.expert_parallel_degree={}", expert), "model.moe_experts=12",
+                          "training.local_batch_size=12", "training.global_batch_size=48", "model.bias=true"}));
+        }
+}
