@@ -20,7 +20,7 @@ public:
     PartsOfStage(const Graph& graph, const Stages& stages, const Layout& layout, int stage, Plan& plan)
         : graph_(graph), stages_(stages), ranks_(layout.stages()), stage_(stage), plan_(plan),
           live_(live_nodes(graph)) {
-        pipeline_ = layout.pipeline(plan.share.size(), trains());
+        pipeline_ = layout.pipeline(plan.idle_rounds + plan.share.size(), trains());
     }
 
     std::vector<std::int32_t> run() {
@@ -149,7 +149,7 @@ private:
             *frame = task.work == last ? nobody : task.micro_batch;
             const auto part = std::ranges::find_if(
                 plan_.parts, [&](const Part& one) { return one.work == task.work && one.chunk == task.chunk; });
-            plan_.tasks.push_back({static_cast<int>(part - plan_.parts.begin()), task.micro_batch,
+            plan_.tasks.push_back({static_cast<int>(part - plan_.parts.begin()), task.micro_batch - plan_.idle_rounds,
                                    static_cast<int>(frame - those.begin())});
         }
         for (const auto& those : frames)

@@ -92,7 +92,7 @@ struct Part {
 // A part at work on a micro-batch, which has a frame of its part's chunk meanwhile.
 struct PlannedTask {
     int part = 0;
-    std::int64_t micro_batch = 0; // of this rank's share
+    std::int64_t micro_batch = 0; // of this rank's share; below 0: an idle round
     int frame = 0;
 };
 

@@ -185,7 +185,7 @@ void Executor::run_part(int index, const Turn& turn) {
     const Sums& sums = sums_[static_cast<std::size_t>(index)];
     if (!turn.last) {
         run(calls);
-        return merge(turn, sums.all);
+        return turn.micro_batch < 0 ? void() : merge(turn, sums.all);
     }
     std::size_t done = 0;
     for (const Sums::OfExchange& one : sums.exchanges) {
@@ -233,19 +233,11 @@ void Executor::send(const Turn& turn) {
             stages().post(stream_, bind(message.value, turn.place), message.peer, message.channel));
 }
 
-// On a batch of zeros; what it accumulates is written over by the first micro-batch.
-void Executor::run_idle_round(const StepState& state) {
+// For a round without a micro-batch.
+void Executor::clear_batch() {
     for (const View& view : batch_) {
         const View words(view.memory(), {view.bytes() / bytes_of(DType::f32)}, DType::f32);
         if (view.memory() != nullptr) std::visit([&](auto& s) { kernels::fill(s, words, 0); }, stream_);
-    }
-    end_uploads();
-    write_step_inputs(state, Phase::forward, Phase::backward);
-    for (const Turn& turn : turns_) {
-        if (turn.micro_batch != 0 || part(turn.parts.front()).work != Work::forward) continue;
-        receive(turn);
-        run(bound(turn.parts.front(), turn.place));
-        if (turn.parts.size() == 1) send(turn);
     }
 }
 
@@ -256,15 +248,13 @@ void Executor::run_turn(const Turn& turn) {
 
 void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
                                  const std::function<void()>& next_batch) {
-    for (std::int64_t round = 0; round < plan_.idle_rounds; ++round)
-        run_idle_round(state);
     for (const Turn& turn : turns_) {
         end_uploads();
         const Part& first = part(turn.parts.front());
         receive(turn);
         if (first.reads_batch) {
             bind_batch(turn.place.frame);
-            next_batch();
+            turn.micro_batch < 0 ? clear_batch() : next_batch();
         }
         state.first_sample = (plan_.share.begin + turn.micro_batch * plan_.stride) * micro_batch_size;
         write_step_inputs(state, Phase::forward, Phase::backward);

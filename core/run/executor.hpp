@@ -75,7 +75,7 @@ private:
     void bind_batch(int frame);
 
     void run(Calls calls);
-    void run_idle_round(const StepState& state);
+    void clear_batch();
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);
     void begin_micro_batch(const Turn& turn);

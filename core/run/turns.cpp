@@ -110,16 +110,20 @@ std::vector<Turn> turns_of(const Plan& plan, const std::vector<Accumulation>& ac
             turns.back().parts.push_back(task.part);
             continue;
         }
-        const std::size_t slot = accumulation[static_cast<std::size_t>(task.micro_batch)].slot;
+        // What an idle round adds up is written over by the first micro-batch.
+        const std::size_t slot =
+            task.micro_batch < 0 ? 0 : accumulation[static_cast<std::size_t>(task.micro_batch)].slot;
         const bool last = task.micro_batch + 1 == plan.share.size();
         turns.push_back({{task.part}, task.micro_batch, {slot, task.frame}, last, 0});
     }
     std::size_t kinds = 0;
     for (auto turn = turns.begin(); turn != turns.end(); ++turn) {
-        const auto merges = [&](const Turn& one) { return accumulation[static_cast<std::size_t>(one.micro_batch)]; };
+        const auto merges = [&](const Turn& one) {
+            return one.micro_batch < 0 ? Accumulation{} : accumulation[static_cast<std::size_t>(one.micro_batch)];
+        };
         const auto same = std::find_if(turns.begin(), turn, [&](const Turn& other) {
-            return other.parts == turn->parts && other.place == turn->place && !turn->last &&
-                   merges(other) == merges(*turn);
+            return other.parts == turn->parts && (other.micro_batch < 0) == (turn->micro_batch < 0) &&
+                   other.place == turn->place && !turn->last && merges(other) == merges(*turn);
         });
         turn->kind = same != turn ? same->kind : kinds++;
     }
