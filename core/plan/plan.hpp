@@ -83,9 +83,9 @@ struct Part {
     Phase phase = Phase::forward;
     Work work = Work::forward;
     int chunk = 0; // of this stage
-    Range calls;   // of those of the phase
-    std::vector<StageMessage> receives;
-    std::vector<StageMessage> sends;
+    Range calls{}; // of those of the phase
+    std::vector<StageMessage> receives{};
+    std::vector<StageMessage> sends{};
     bool reads_batch = false; // a micro-batch begins here: what is read from the data must be there
 };
 
