@@ -96,7 +96,7 @@ int run_plan(const Arguments& arguments, Process&) {
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
     Trainer::check_keys(config, experiment);
     config.refuse_unread();
-    check_limit(experiment, config, view, dataset.get(), stream);
+    check_limit(config, view, dataset.get(), stream);
     fmt::print("{}{}{}", chosen, chosen.empty() ? "" : "\n", describe_plan(experiment, view, stream));
     if (machine) {
         const Layout& layout = experiment.train.layout;

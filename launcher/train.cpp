@@ -48,7 +48,7 @@ int run_train(const Arguments& arguments, Process& process) {
     Trainer::check_keys(config, experiment);
     Saver::check_start(config);
     config.refuse_unread();
-    check_limit(experiment, config, view_of(world), dataset.get(), stream);
+    check_limit(config, view_of(world), dataset.get(), stream);
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());

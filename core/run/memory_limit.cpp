@@ -2,6 +2,7 @@
 // Plans cost milliseconds, so the ways to recompute are tried one after the other.
 #include "core/run/memory_limit.hpp"
 
+#include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "kernels/error.hpp"
 
@@ -23,26 +24,15 @@ struct Needed {
     MemoryNeed memory;
 };
 
-// The first data rank of those with the most micro-batches.
-int busiest(const Layout& layout) {
-    const SummationTree tree = layout.tree();
-    int most = 0;
-    for (int place = 1; place < layout.data_ranks(); ++place)
-        if (tree.share(place).size() > tree.share(most).size()) most = place;
-    return most;
-}
-
 // One rank for each stage of the pipeline.
 std::vector<int> ranks_of_stages(const Layout& layout, int data_place) {
-    const Mesh& mesh = layout.mesh;
-    std::vector<int> coordinate(static_cast<std::size_t>(mesh.axis_count()), 0);
+    std::vector<int> coordinate(static_cast<std::size_t>(layout.mesh.axis_count()), 0);
     coordinate[static_cast<std::size_t>(layout.data_axis)] = data_place;
-    std::vector<int> ranks{mesh.rank(coordinate)};
-    for (int axis = 0; axis < mesh.axis_count(); ++axis)
-        for (int stage = 1; mesh.axis(axis).name == "pipeline" && stage < mesh.axis(axis).size; ++stage) {
-            coordinate[static_cast<std::size_t>(axis)] = stage;
-            ranks.push_back(mesh.rank(coordinate));
-        }
+    std::vector<int> ranks;
+    for (int stage = 0; stage < layout.stages(); ++stage) {
+        if (layout.pipeline_axis >= 0) coordinate[static_cast<std::size_t>(layout.pipeline_axis)] = stage;
+        ranks.push_back(layout.mesh.rank(coordinate));
+    }
     return ranks;
 }
 
@@ -53,7 +43,7 @@ Needed most_needed(const Config& config, const RankView& view, const Dataset* da
     };
     const Layout layout = plan(0).train.layout;
     Needed most;
-    for (const int place : {0, busiest(layout)})
+    for (const int place : {0, busiest_place(layout)})
         for (const int rank : ranks_of_stages(layout, place)) {
             const MemoryNeed need = plan(rank).memory;
             if (counted_bytes(need, stream) > counted_bytes(most.memory, stream)) most = {rank, need};
@@ -68,7 +58,8 @@ std::string text_of(std::int64_t bytes) {
 
 [[noreturn]] void refuse(const Config& config, const Needed& needed, const RankView& view, const Dataset* dataset,
                          const Stream& stream, std::int64_t limit) {
-    const std::string ways = ways_to_fit(config, view, dataset, stream, limit);
+    const RankView there{needed.rank, view.ranks, view.one_host};
+    const std::string ways = ways_to_fit(config, there, dataset, stream, limit);
     throw ConfigError(fmt::format(
         "rank {} needs {}, more than run.memory_limit = \"{}\" ({}):\n{}{}{}", needed.rank,
         text_of(counted_bytes(needed.memory, stream)), config.get(run_memory_limit),
@@ -121,11 +112,11 @@ std::string settle_recompute(Config& config, const RankView& view, const Dataset
     refuse(config, needed, view, dataset, stream, *limit);
 }
 
-void check_limit(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
-                 const Stream& stream) {
+void check_limit(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
     const std::optional<std::int64_t> limit = memory_limit(config);
-    if (limit && counted_bytes(experiment.memory, stream) > *limit)
-        refuse(config, {view.rank, experiment.memory}, view, dataset, stream, *limit);
+    if (!limit) return;
+    const Needed needed = most_needed(config, view, dataset, stream);
+    if (counted_bytes(needed.memory, stream) > *limit) refuse(config, needed, view, dataset, stream, *limit);
 }
 
 } // namespace tessera

@@ -32,7 +32,6 @@ std::int64_t counted_bytes(const MemoryNeed& need, const Stream& stream);
 std::string settle_recompute(Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
 
 // ConfigError, likewise, where the experiment needs more than run.memory_limit.
-void check_limit(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
-                 const Stream& stream);
+void check_limit(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
 
 } // namespace tessera

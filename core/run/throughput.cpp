@@ -13,7 +13,8 @@ Throughput::Throughput(const Experiment& experiment, const Ground& ground)
     : flops_per_step_(experiment.train.plan.flops_per_micro_batch *
                       static_cast<double>(experiment.batch.micro_batches)),
       tokens_per_step_(static_cast<double>(experiment.batch.global * experiment.sizes.sequence_length)),
-      ground_(ground), has_stages_(experiment.train.layout.stages() > 1) {
+      ground_(ground),
+      waits_for_stages_(experiment.train.layout.stages() > 1 && std::holds_alternative<CpuStream>(ground.stream)) {
     ground.groups.all().barrier(ground.host); // all ranks measure at once, as they will run
     auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::peak_flops(s); }, ground.stream));
     if (peak == 0) peak = std::numeric_limits<float>::quiet_NaN(); // unknown on one rank is unknown of all
@@ -31,7 +32,7 @@ void Throughput::measure(StepRecord& record, Waited so_far) {
     record.tflops = flops_per_step_ / record.seconds / 1e12;
     if (!std::isnan(peak_flops_)) record.mfu = flops_per_step_ / record.seconds / peak_flops_;
     record.input_wait = so_far.for_input - waited_.for_input;
-    if (has_stages_) { // the mean over all ranks
+    if (waits_for_stages_) { // the mean over all ranks
         auto share = static_cast<float>((so_far.for_stages - waited_.for_stages) / record.seconds);
         ground_.groups.all().all_reduce(ground_.host, View(&share, {}, DType::f32), Reduction::sum);
         record.bubble = share / static_cast<float>(ground_.groups.all().size());

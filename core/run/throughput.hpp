@@ -32,7 +32,7 @@ private:
     double tokens_per_step_;
     double peak_flops_; // kernels/peak.hpp, of all ranks; NaN: unknown
     Ground ground_;
-    bool has_stages_;
+    bool waits_for_stages_; // and not its GPU
     Waited waited_;
     Clock::time_point before_ = Clock::now();
 };

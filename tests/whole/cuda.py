@@ -54,7 +54,7 @@ def check_dtype(dtype, allowed, *more):
 
 def check_layouts():
     """GPUs that share out a micro-batch, recorded with its collectives: near one GPU, and the same bits however many data
-    ranks there are beside, and at any stage of ZeRO."""
+    ranks there are beside, and at any stage of ZeRO. Stages of a pipeline: the bits of one GPU."""
     one, two = run("alone", "model.dropout=0"), {}
     tensor = ["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"]
     for name, ranks, words in (("tensor", 2, tensor), ("tensor", 4, [*tensor, "parallelism.zero_stage=3"]),
@@ -65,6 +65,12 @@ def check_layouts():
         found = run(f"{name}-{ranks}", "model.dropout=0", *words, ranks=ranks)
         expect_close(one, found, f"{name} parallelism on {ranks} GPUs", 2e-5)
         runs.expect_same(two.setdefault(name, found), found, f"{name} parallelism: {ranks} GPUs and fewer")
+
+
+    for schedule, ranks, words in (("zero_bubble", 2, []), ("1f1b", 4, ["parallelism.zero_stage=3"])):
+        if ranks in RANKS:
+            words = ["parallelism.pipeline_parallel_degree=2", f"parallelism.pipeline_schedule={schedule}", *words]
+            runs.expect_same(one, run(f"pipeline-{ranks}", "model.dropout=0", *words, ranks=ranks), f"{schedule} on {ranks} GPUs")
 
 
 def check_resume():

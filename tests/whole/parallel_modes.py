@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor, sequence, context (by heads and around a ring) and expert parallelism, alone and with data parallelism and its ZeRO stages and pipelines, train to the losses of
-one rank within the tolerances below; what only the number of data ranks or the stage tells apart has the same bits;
-checkpoints pass from layout to layout. And a step that is longer by a thousandth is found, so the comparison can fail."""
+"""Tensor, sequence, context (by heads and around a ring) and expert parallelism, alone and with data parallelism, its
+ZeRO stages and pipelines, train to the losses of one rank within the tolerances below; what only the number of data ranks,
+the stage of ZeRO or a pipeline tells apart has the same bits; checkpoints pass from layout to layout. And a step that is
+longer by a thousandth is found, so the comparison can fail."""
 import os
 import re
 import sys

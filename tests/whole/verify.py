@@ -22,6 +22,8 @@ ZERO_3 = "parallelism.zero_stage=3"
 AGREE = [
     (["-n", "2", "-t", "1", "training.recompute=full"], 0, "data 2 (2 ranks) and on one rank: the same bits are promised"),
     ([*SEQUENCE, ZERO_3, "model.bias=true", "model.dropout=0.1"], 4, "data 2 x tensor 2 (4 ranks) and on one rank: loss within 1e-06"),
+    (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=zero_bubble"], 2,
+     "pipeline 2 x data 1 (2 ranks) and on one rank: the same bits are promised"),
     ([CONTEXT, "training.dtype=bf16"], 2, "data 1 x context 2 (2 ranks) and on one rank: loss within 4e-04"),
 ]
 
