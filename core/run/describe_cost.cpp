@@ -15,13 +15,13 @@
 namespace tessera {
 namespace {
 
-struct Part {
+struct TimePart {
     std::string name;
     double seconds;
 };
 
-std::vector<Part> parts_of(const StepCost& cost, const Layout& layout) {
-    std::vector<Part> parts = {{"products", cost.products},
+std::vector<TimePart> parts_of(const StepCost& cost, const Layout& layout) {
+    std::vector<TimePart> parts = {{"products", cost.products},
                                {"attention", cost.attention},
                                {"other calls", cost.elementwise},
                                {"optimizer", cost.update}};
@@ -62,10 +62,10 @@ std::vector<int> axes_named(const std::string& names, const Mesh& mesh) {
 }
 
 std::string bounds_of(const StepCost& cost, const Layout& layout) {
-    std::vector<Part> parts = parts_of(cost, layout);
-    std::ranges::stable_sort(parts, std::ranges::greater{}, &Part::seconds);
+    std::vector<TimePart> parts = parts_of(cost, layout);
+    std::ranges::stable_sort(parts, std::ranges::greater{}, &TimePart::seconds);
     std::vector<std::string> texts;
-    for (const Part& part : parts)
+    for (const TimePart& part : parts)
         if (texts.size() < 2) texts.push_back(fmt::format("{} {:.0f} %", part.name, part.seconds / cost.total() * 100));
     return fmt::format("{}", fmt::join(texts, ", "));
 }
@@ -77,7 +77,7 @@ std::string describe_cost(const StepCost& cost, const Experiment& experiment, co
     const auto line = [&](const std::string& name, double seconds) {
         fmt::format_to(out, "  {:<24}{:>12.4f}  {:>5.1f} %\n", name, seconds * 1e3, seconds / cost.total() * 100);
     };
-    for (const Part& part : parts_of(cost, experiment.train.layout))
+    for (const TimePart& part : parts_of(cost, experiment.train.layout))
         line(part.name, part.seconds);
     line("step", cost.total());
     if (cost.hidden > 0) fmt::format_to(out, "  {:<24}{:>12.4f}  beside the work\n", "collectives", cost.hidden * 1e3);

@@ -12,7 +12,7 @@ namespace tessera {
 
 // A place in a micro-batch that ranks can compare, whatever nodes each of them runs: of a node of the one rank's graph,
 // and of the nodes that this rank runs besides, counted from there.
-struct Place {
+struct PlaceInGraph {
     Phase phase = Phase::prepare;
     std::int32_t node = -1;
     std::int32_t after = 0;
@@ -23,7 +23,7 @@ public:
     Recording(const Program& many, const Twins& twins, const Tolerances& tolerances);
 
     struct Entry {
-        Place place;
+        PlaceInGraph place;
         ValueId value; // of the plan on many ranks
         HeldPart part;
         std::vector<std::byte> bytes;
@@ -50,7 +50,7 @@ private:
     const Program& many_;
     const Twins& twins_;
     Tolerances tolerances_;
-    Place place_;
+    PlaceInGraph place_;
     std::vector<Entry> entries_;
     std::vector<std::vector<std::size_t>> by_twin_;
 };
