@@ -31,7 +31,8 @@ struct Convolution {
 // the function beside says, of any type, aligned to 64 bytes, and may be null where that is 0. The same bits in each
 // run and, on the CPU, for any number of threads.
 // On the CPU: windows are gathered into rows (im2col; Chellapilla et al. 2006), so many as a cache holds at a time, and
-// multiplied (kernels/matmul.hpp). On the GPU: one tiled product that finds its factors by their places, for any
+// multiplied (kernels/matmul.hpp); where each channel has its own filter, sixteen channels are summed side by side
+// instead. On the GPU: one tiled product that finds its factors by their places, for any
 // device.
 namespace kernels {
 

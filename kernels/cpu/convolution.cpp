@@ -6,6 +6,7 @@
 
 #include "kernels/check.hpp"
 #include "kernels/convolution_check.hpp"
+#include "kernels/cpu/depthwise.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
 
@@ -313,6 +314,7 @@ Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DT
 
 std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
     check_convolution("convolution", shape);
+    if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     return workspace_of(stream, forward_pass(shape, dtype), true).bytes();
 }
 
@@ -321,6 +323,7 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
     check_convolution("convolution", shape, x, w, y);
     if (bias) check_count("convolution", "the bias", bias, shape.filters);
     check_workspace("convolution", workspace, convolution_workspace_bytes(stream, shape, x.dtype));
+    if (is_depthwise(shape)) return depthwise(stream, shape, x, w, bias, y, workspace);
     const Pass pass = forward_pass(shape, x.dtype);
     const std::int64_t filters = shape.group_filters(), weights = filters * shape.taps() * bytes_of(w.dtype);
     for (std::int64_t group = 0; group < shape.groups; ++group) {
@@ -334,6 +337,7 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
 std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
                                                         DType dtype) {
     check_convolution("convolution_input_gradient", shape);
+    if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     std::int64_t most = 0;
     for_phases(shape, dtype,
                [&](const Pass& pass) { most = std::max(most, workspace_of(stream, pass, false).bytes()); });
@@ -345,6 +349,7 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
     check_convolution("convolution_input_gradient", shape, dx, w, dy);
     check_workspace("convolution_input_gradient", workspace,
                     convolution_input_gradient_workspace_bytes(stream, shape, dy.dtype));
+    if (is_depthwise(shape)) return depthwise_input_gradient(stream, shape, dy, w, dx, workspace);
     std::byte* const memory = bytes_at(workspace);
     for_phases(shape, dy.dtype, [&](const Pass& pass) {
         for (std::int64_t group = 0; group < shape.groups; ++group) {
@@ -358,14 +363,17 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
 std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
                                                          DType dtype) {
     check_convolution("convolution_weight_gradient", shape);
+    if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
     return weight_workspace(stream, shape, dtype).bytes();
 }
 
 void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, ConstView dy, ConstView x, View dw,
                                  View workspace) {
     check_convolution("convolution_weight_gradient", shape, x, dw, dy);
+    check_workspace("convolution_weight_gradient", workspace,
+                    convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype));
+    if (is_depthwise(shape)) return depthwise_weight_gradient(stream, shape, dy, x, dw, workspace);
     const Workspace space = weight_workspace(stream, shape, x.dtype);
-    check_workspace("convolution_weight_gradient", workspace, space.bytes());
     const Pass pass = forward_pass(shape, x.dtype), filters = identity_pass(shape, x.dtype);
     const std::int64_t piece = pass.piece_rows(), weights = shape.group_filters() * shape.taps() * bytes_of(dw.dtype);
     std::byte* const memory = bytes_at(workspace);

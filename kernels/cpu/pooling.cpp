@@ -4,6 +4,7 @@
 #include "kernels/pooling.hpp"
 
 #include "kernels/cpu/loops.hpp"
+#include "kernels/cpu/windows.hpp"
 #include "kernels/pooling_check.hpp"
 
 #include <limits>
@@ -16,23 +17,11 @@ using simd::Ints;
 
 constexpr std::int64_t elements_per_thread = 16384; // times the taps of each
 
-struct Pool {
-    std::int64_t height, width, channels, out_height, out_width;
-    WindowDim rows, columns;
+struct Pool : Windows {
     bool count_padding;
 
-    // The input that an output's tap looks at; it may be outside the image.
-    TESSERA_INLINE std::int64_t input(const WindowDim& dim, std::int64_t output, std::int64_t tap) const {
-        return output * dim.stride - dim.before + tap * dim.dilation;
-    }
-    // The output that looks at an input with this tap; -1: none does.
-    TESSERA_INLINE std::int64_t output(const WindowDim& dim, std::int64_t outputs, std::int64_t input,
-                                       std::int64_t tap) const {
-        const std::int64_t first = input + dim.before - tap * dim.dilation;
-        return first < 0 || first % dim.stride != 0 || first / dim.stride >= outputs ? -1 : first / dim.stride;
-    }
     // How many taps of an output are in the image, along one dim.
-    TESSERA_INLINE std::int64_t inside(const WindowDim& dim, std::int64_t output, std::int64_t length) const {
+    TESSERA_INLINE static std::int64_t inside(const WindowDim& dim, std::int64_t output, std::int64_t length) {
         std::int64_t count = 0;
         for (std::int64_t tap = 0; tap < dim.size; ++tap)
             count += input(dim, output, tap) >= 0 && input(dim, output, tap) < length;
@@ -46,10 +35,7 @@ struct Pool {
     }
 };
 
-Pool pool_of(const Pooling& shape, bool count_padding = false) {
-    return {shape.height,      shape.width,         shape.channels,     shape.out_height(),
-            shape.out_width(), shape.window.height, shape.window.width, count_padding};
-}
+Pool pool_of(const Pooling& shape, bool count_padding = false) { return {windows_of(shape), count_padding}; }
 
 TESSERA_INLINE Ints load_ints(const std::int32_t* from, simd::Full) {
     Ints value;
@@ -64,36 +50,6 @@ TESSERA_INLINE Ints load_ints(const std::int32_t* from, std::int64_t count) {
 TESSERA_INLINE void store_ints(std::int32_t* to, Ints value, simd::Full) { std::memcpy(to, &value, sizeof value); }
 TESSERA_INLINE void store_ints(std::int32_t* to, Ints value, std::int64_t count) {
     std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(std::int32_t));
-}
-
-// Calls visit(offset of the pixel, tap) for the taps of output (image, p, q) that are in the image, in order.
-template <class Visit> TESSERA_INLINE void for_inputs(const Pool& pool, std::int64_t image, std::int64_t p,
-                                                      std::int64_t q, const Visit& visit) {
-    for (std::int64_t r = 0; r < pool.rows.size; ++r) {
-        const std::int64_t row = pool.input(pool.rows, p, r);
-        if (row < 0 || row >= pool.height) continue;
-        for (std::int64_t s = 0; s < pool.columns.size; ++s) {
-            const std::int64_t column = pool.input(pool.columns, q, s);
-            if (column < 0 || column >= pool.width) continue;
-            visit(((image * pool.height + row) * pool.width + column) * pool.channels, r * pool.columns.size + s);
-        }
-    }
-}
-
-// Calls visit(p, q, offset of the pixel, tap) for the outputs that look at the input (image, row, column), in order of
-// the taps.
-template <class Visit> TESSERA_INLINE void for_outputs(const Pool& pool, std::int64_t image, std::int64_t row,
-                                                       std::int64_t column, const Visit& visit) {
-    for (std::int64_t r = 0; r < pool.rows.size; ++r) {
-        const std::int64_t p = pool.output(pool.rows, pool.out_height, row, r);
-        if (p < 0) continue;
-        for (std::int64_t s = 0; s < pool.columns.size; ++s) {
-            const std::int64_t q = pool.output(pool.columns, pool.out_width, column, s);
-            if (q < 0) continue;
-            visit(p, q, ((image * pool.out_height + p) * pool.out_width + q) * pool.channels,
-                  r * pool.columns.size + s);
-        }
-    }
 }
 
 // Lines are rows of all images, [begin, end) of them.

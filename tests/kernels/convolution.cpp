@@ -33,6 +33,8 @@ std::vector<Case> cases() {
         {"stride beyond the window", {1, 11, 10, 3, 4, 1, {{2, 4, 1, 0, 0}, {1, 3, 1, 0, 2}}}},
         {"uneven padding", {2, 6, 5, 3, 4, 1, {{3, 1, 1, 0, 2}, {4, 1, 1, 3, 1}}}},
         {"padding beyond the window", {1, 3, 2, 2, 3, 1, {{2, 1, 1, 4, 3}, {2, 1, 1, 0, 5}}}},
+        {"depthwise, no images", {0, 6, 7, 7, 7, 7, {three, three}}},
+        {"depthwise, several blocks", {3, 29, 11, 35, 35, 35, {strided, {3, 1, 2, 0, 3}}}},
         {"two groups", {2, 6, 7, 6, 4, 2, {three, strided}}},
         {"depthwise", {2, 6, 7, 7, 7, 7, {three, three}}},
         {"depthwise with two filters each", {1, 6, 5, 3, 6, 3, {strided, three}}},
@@ -197,7 +199,7 @@ TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
     const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1};
     for (const Convolution& c :
          {Convolution{2, 31, 30, 17, 37, 1, {three, three}}, Convolution{3, 14, 15, 12, 36, 4, {strided, three}},
-          Convolution{1, 3, 3, 64, 8, 1, {}}})
+          Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{5, 30, 21, 35, 35, 35, {three, strided}}})
         for (const DType type : types) {
             const Operands a(c, type);
             expect_same_bits_for_any_threads([&](CpuStream& stream) {
