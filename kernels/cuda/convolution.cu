@@ -23,7 +23,7 @@ constexpr int loads = tile * depth / threads;
 constexpr int own = 4;
 
 // Gradients of weights have few elements and long sums: these are cut into slices, whose results are added in order.
-constexpr Index least_slice = 1024; // pixels
+constexpr Index least_slice = 256; // pixels
 constexpr Index most_slices = 32;
 
 struct Sizes {
@@ -205,12 +205,19 @@ template <class Problem> __global__ void __launch_bounds__(threads)
         }
         __syncthreads();
 #pragma unroll 4
-        for (int k = 0; k < depth; ++k)
+        for (int k = 0; k < depth; ++k) {
+            float own_a[own], own_b[own];
+#pragma unroll
+            for (int i = 0; i < own; ++i) {
+                own_a[i] = a[k * stride + own_row + i];
+                own_b[i] = b[k * stride + own_column + i];
+            }
 #pragma unroll
             for (int i = 0; i < own; ++i)
 #pragma unroll
                 for (int j = 0; j < own; ++j)
-                    sums[i][j] += a[k * stride + own_row + i] * b[k * stride + own_column + j];
+                    sums[i][j] += own_a[i] * own_b[j];
+        }
         __syncthreads();
     }
     for (int i = 0; i < own; ++i)
