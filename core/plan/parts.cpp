@@ -20,7 +20,7 @@ public:
     PartsOfStage(const Graph& graph, const Stages& stages, const Layout& layout, int stage, Plan& plan)
         : graph_(graph), stages_(stages), ranks_(layout.stages()), stage_(stage), plan_(plan),
           live_(live_nodes(graph)) {
-        pipeline_ = layout.pipeline(plan.share.size(), trains());
+        pipeline_ = layout.pipeline(plan.idle_rounds + plan.share.size(), trains());
     }
 
     std::vector<std::int32_t> run() {
@@ -38,6 +38,7 @@ public:
         if (ranks_ > 1) find_messages();
         find_readers();
         assign_frames(tasks);
+        if (ranks_ > 1) plan_.transmissions = in_one_order(routes_, pipeline_, stage_, plan_);
         return order;
     }
 
@@ -113,6 +114,7 @@ private:
                 throw ConfigError(fmt::format("'{}' leads from one chunk of stage {} to another: take fewer chunks for "
                                               "each stage",
                                               graph_.value(id).name, from));
+            routes_.push_back({id, chunk_of(maker), key.second, work_of(maker), work_of(user), channel});
             if (from == stage_) part(part_of(maker)).sends.push_back({id, to, channel});
             if (to == stage_) part(part_of(user)).receives.push_back({id, from, channel});
         }
@@ -149,7 +151,7 @@ private:
             *frame = task.work == last ? nobody : task.micro_batch;
             const auto part = std::ranges::find_if(
                 plan_.parts, [&](const Part& one) { return one.work == task.work && one.chunk == task.chunk; });
-            plan_.tasks.push_back({static_cast<int>(part - plan_.parts.begin()), task.micro_batch,
+            plan_.tasks.push_back({static_cast<int>(part - plan_.parts.begin()), task.micro_batch - plan_.idle_rounds,
                                    static_cast<int>(frame - those.begin())});
         }
         for (const auto& those : frames)
@@ -163,6 +165,7 @@ private:
     Plan& plan_;
     std::vector<std::int32_t> live_;
     Pipeline pipeline_;
+    std::vector<Route> routes_;
 };
 
 } // namespace

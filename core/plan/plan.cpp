@@ -173,10 +173,12 @@ void share_out(const Layout& layout, int place, Plan& plan) {
 }
 
 // Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same.
+// Only in evaluations: ZeRO 3 trains with equal shares.
 std::int64_t idle_rounds(const Graph& graph, const Layout& layout, const Plan& plan) {
-    for (const Call& call : plan.calls(Phase::forward)) {
-        const auto transfer = graph.nodes()[static_cast<std::size_t>(call.node)].op->transfer();
-        if (!transfer || transfer->axis != layout.data_axis) continue;
+    for (const std::int32_t index : live_nodes(graph)) {
+        const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
+        const auto transfer = node.op->transfer();
+        if (node.phase != Phase::forward || !transfer || transfer->axis != layout.data_axis) continue;
         std::int64_t most = plan.share.size();
         for (int rank = 0; rank < layout.data_ranks() && plan.stride == 1; ++rank)
             most = std::max(most, share_of(layout, rank).size());
@@ -215,13 +217,13 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
         plan.values.push_back(
             plan_value(placed.graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
     const int stage = layout.pipeline_axis < 0 ? 0 : coordinate[static_cast<std::size_t>(layout.pipeline_axis)];
+    plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
     const std::vector<std::int32_t> order = plan_parts(placed.graph, stages, layout, stage, plan);
     plan.chunk_flops = stages.chunk_flops;
     plan.flops_per_micro_batch = flops_per_micro_batch(placed.graph);
     assign_memory(placed.graph, order, plan);
     append_calls(placed, order, stream, layout, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
-    plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
     plan.graph = std::move(placed.graph);
     return plan;

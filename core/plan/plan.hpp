@@ -83,16 +83,24 @@ struct Part {
     Phase phase = Phase::forward;
     Work work = Work::forward;
     int chunk = 0; // of this stage
-    Range calls;   // of those of the phase
-    std::vector<StageMessage> receives;
-    std::vector<StageMessage> sends;
+    Range calls{}; // of those of the phase
+    std::vector<StageMessage> receives{};
+    std::vector<StageMessage> sends{};
     bool reads_batch = false; // a micro-batch begins here: what is read from the data must be there
 };
 
 // A part at work on a micro-batch, which has a frame of its part's chunk meanwhile.
 struct PlannedTask {
     int part = 0;
-    std::int64_t micro_batch = 0; // of this rank's share
+    std::int64_t micro_batch = 0; // of this rank's share; below 0: an idle round
+    int frame = 0;
+};
+
+// A message where all stages must take the messages in one order, since each waits for its partner (NCCL).
+struct Transmission {
+    std::size_t task = 0; // of plan.tasks, before which it comes; their number: after all
+    bool sends = false;
+    StageMessage message;
     int frame = 0;
 };
 
@@ -120,6 +128,7 @@ struct Plan {
     std::array<std::vector<Call>, 4> phases; // by Phase
     std::vector<Part> parts;                 // forward and backward, in the order of their calls
     std::vector<PlannedTask> tasks;          // of a step
+    std::vector<Transmission> transmissions; // in the order of all stages
     std::vector<Frames> frames;              // by chunk of this stage; none without a pipeline
     std::vector<ChunkTime> chunk_flops;      // of a micro-batch, by chunk of the whole pipeline
     std::vector<Exchange> exchanges;         // in the order in which they may start

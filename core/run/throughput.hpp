@@ -31,7 +31,7 @@ private:
     double flops_per_step_; // of the model, over all ranks
     double tokens_per_step_;
     double peak_flops_; // kernels/peak.hpp, of all ranks; NaN: unknown
-    const Ground& ground_;
+    Ground ground_;
     bool has_stages_;
     Waited waited_;
     Clock::time_point before_ = Clock::now();
