@@ -5,6 +5,7 @@
 namespace tessera {
 
 std::vector<OpPointer> op_catalog() {
+    const Window window{{.size = 3, .stride = 2, .before = 1}, {.size = 2, .dilation = 2, .before = 1, .after = 2}};
     return {
         make_activation(Activation::gelu),
         make_activation(Activation::gelu_tanh),
@@ -14,8 +15,13 @@ std::vector<OpPointer> op_catalog() {
         make_add_rows(),
         make_attention(true),
         make_attention(false),
+        make_average_pool(window, true),
+        make_average_pool(window, false),
         make_cast(DType::f32),
         make_combine(),
+        make_convolution(window, 1),
+        make_convolution(window, 3),
+        make_convolution(window, 6), // depthwise
         make_cross_entropy(19),
         make_cross_entropy(17), // and padding
         make_cross_entropy_loss(17),
@@ -27,6 +33,7 @@ std::vector<OpPointer> op_catalog() {
         make_layer_norm(1e-5),
         make_linear(1),
         make_linear(2),
+        make_max_pool(window),
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),

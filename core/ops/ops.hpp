@@ -5,6 +5,7 @@
 
 #include "core/graph/graph.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/window.hpp"
 
 namespace tessera {
 
@@ -27,9 +28,15 @@ ValueId add(Graph&, std::string name, ValueId a, ValueId b);
 ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
 // y[b,t,h,:] = sum_s softmax_s(q[b,t,h,:] . k[b,s,h,:] / sqrt(D)) v[b,s,h,:]   qkv: (B, T, 3, H, D)  y: (B, T, H, D)
 ValueId attention(Graph&, std::string name, ValueId qkv, bool causal);
+// y = the mean over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
+ValueId average_pool(Graph&, std::string name, ValueId x, const Window& window, bool count_padding = true);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
+// y = x convolved with w in G groups + bias (kernels/convolution.hpp); bias (K) f32 may be no_value
+// x: (N, H, W, C)   w: (K, R, S, C / G), the window being R x S   y: (N, P, Q, K)
+ValueId convolution(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const Window& window,
+                    std::int64_t groups = 1);
 // loss = sum of -log softmax(logits)[target] over all positions; the gradient is taken of scale * loss.
 // logits: (..., W), of which the first `classes` count   targets: (...) i32, -1 is ignored   scale, loss: scalar f32
 ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale, std::int64_t classes);
@@ -55,6 +62,8 @@ struct InEightBits {
 // The same of x and w in 8 bits; y is bf16.
 ValueId linear_f8(Graph&, std::string name, const InEightBits& x, const InEightBits& w, ValueId bias,
                   int contracted = 1);
+// y = the largest over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
+ValueId max_pool(Graph&, std::string name, ValueId x, const Window& window);
 // x, f32 or bf16, in f8e4m3 or f8e5m2; the last `column_dims` dims are columns. The scale maps the largest magnitude of
 // this tensor to the largest number of the dtype (kernels/quantize.hpp).
 InEightBits quantize(Graph&, std::string name, ValueId x, DType dtype, int column_dims);
@@ -85,8 +94,10 @@ OpPointer make_activation(Activation function);
 OpPointer make_add();
 OpPointer make_add_rows();
 OpPointer make_attention(bool causal);
+OpPointer make_average_pool(const Window& window, bool count_padding);
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
+OpPointer make_convolution(const Window& window, std::int64_t groups);
 OpPointer make_cross_entropy(std::int64_t classes);
 OpPointer make_cross_entropy_loss(std::int64_t classes);
 OpPointer make_dispatch(std::int64_t experts, std::int64_t capacity);
@@ -95,6 +106,7 @@ OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_expert_linear();
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);
+OpPointer make_max_pool(const Window& window);
 OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
 OpPointer make_route(const RouteOptions& options);

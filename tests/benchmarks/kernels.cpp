@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products and attention on the shapes of small and larger GPTs: GFLOP/s, and the share of the f32 multiply-add peak of
-// as many cores, measured in the same run. bf16 products have twice that peak.
+// Products and attention on the shapes of small and larger GPTs, convolutions on those of ResNet-18: GFLOP/s, and the
+// share of the f32 multiply-add peak of as many cores, measured in the same run. bf16 products have twice that peak.
 #include "kernels/attention.hpp"
+#include "kernels/convolution.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/peak.hpp"
@@ -10,6 +11,7 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 #include <random>
+#include <utility>
 
 using namespace tessera;
 
@@ -126,11 +128,61 @@ void register_attention() {
                     }
 }
 
+enum class Pass { forward, input_gradient, weight_gradient };
+
+void run_convolution(benchmark::State& state, const Convolution& shape, DType dtype, Pass pass, int threads) {
+    CpuStream stream(threads);
+    const std::int64_t pixels = shape.batch * shape.height * shape.width;
+    const Buffer x = random_values(pixels * shape.channels, dtype), dw(shape.filters * shape.taps() * 4);
+    const Buffer w = random_values(shape.filters * shape.taps(), dtype);
+    const Buffer y = random_values(shape.pixels() * shape.filters, dtype);
+    const std::int64_t bytes = std::max({kernels::convolution_workspace_bytes(stream, shape, dtype),
+                                         kernels::convolution_input_gradient_workspace_bytes(stream, shape, dtype),
+                                         kernels::convolution_weight_gradient_workspace_bytes(stream, shape, dtype)});
+    const Buffer memory(bytes);
+    const View workspace(memory.data(), Shape{bytes / 4}, DType::f32);
+    const View x_view(x.data(), Shape{pixels * shape.channels}, dtype);
+    const View w_view(w.data(), Shape{shape.filters * shape.taps()}, dtype);
+    const View dw_view(dw.data(), w_view.shape, DType::f32),
+        y_view(y.data(), Shape{shape.pixels(), shape.filters}, dtype);
+    for (auto _ : state) {
+        if (pass == Pass::forward)
+            kernels::convolution(stream, shape, x_view, w_view, {}, y_view, workspace);
+        else if (pass == Pass::input_gradient)
+            kernels::convolution_input_gradient(stream, shape, y_view, w_view, x_view, workspace);
+        else
+            kernels::convolution_weight_gradient(stream, shape, y_view, x_view, dw_view, workspace);
+    }
+    report(state, 2.0 * static_cast<double>(shape.pixels() * shape.filters * shape.taps()), threads);
+}
+
+// One of the inner layers, one with a stride, and the last: batches of 4 images of 224 x 224.
+void register_convolutions() {
+    const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1, .after = 1};
+    const Convolution all[] = {{4, 56, 56, 64, 64, 1, {three, three}},
+                               {4, 28, 28, 128, 256, 1, {strided, strided}},
+                               {4, 7, 7, 512, 512, 1, {three, three}}};
+    constexpr std::pair<Pass, const char*> passes[] = {
+        {Pass::forward, ""}, {Pass::input_gradient, "_input_gradient"}, {Pass::weight_gradient, "_weight_gradient"}};
+    for (const Convolution& shape : all)
+        for (const auto& [pass, suffix] : passes)
+            for (const DType dtype : {DType::f32, DType::bf16})
+                for (const int threads : {1, 2}) {
+                    const auto name = fmt::format("convolution{}/{}/{}x{}x{}to{}stride{}/threads:{}", suffix,
+                                                  name_of(dtype), shape.height, shape.width, shape.channels,
+                                                  shape.filters, shape.window.height.stride, threads);
+                    benchmark::RegisterBenchmark(name.c_str(), [=, pass = pass](benchmark::State& state) {
+                        run_convolution(state, shape, dtype, pass, threads);
+                    })->UseRealTime();
+                }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
     register_matmuls();
     register_attention();
+    register_convolutions();
     benchmark::Initialize(&argc, argv);
     benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: Apache-2.0
+// Convolution on the CPU: pieces of windows are gathered into rows and multiplied. A gathered row is read soon after it
+// was written, from the second cache; a sum is the product's chain over k, so that neither the length of a piece nor
+// the number of threads changes a bit.
+#include "kernels/convolution.hpp"
+
+#include "kernels/check.hpp"
+#include "kernels/convolution_check.hpp"
+#include "kernels/cpu/depthwise.hpp"
+#include "kernels/matmul.hpp"
+#include "kernels/memory.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace tessera::kernels {
+namespace {
+
+constexpr std::int64_t gathered_bytes = 1 << 20; // of a piece: half of a second cache
+constexpr std::int64_t least_rows = 384;         // of a piece: packing the weights costs as much as a tile of 12
+constexpr std::int64_t copied_bytes = 65536;     // a thread is worth waking for so many
+
+// One dim of a gather: target i, which lies at target_first + i * target_step, takes tap t from the source
+// i * step + first + t * tap_step, or 0 outside [0, sources). Tap t has the weight weight_first + t * weight_step.
+struct Line {
+    std::int64_t targets, target_first, target_step, target_length;
+    std::int64_t sources, step, first;
+    std::int64_t taps, tap_step, weight_first, weight_step;
+
+    bool is_whole() const { return targets == target_length; }
+    bool is_identity() const { return taps == 1 && step == 1 && first == 0 && targets == sources; }
+};
+
+Line forward_line(const WindowDim& window, std::int64_t length) {
+    const std::int64_t outputs = window.outputs(length);
+    return {.targets = outputs,
+            .target_first = 0,
+            .target_step = 1,
+            .target_length = outputs,
+            .sources = length,
+            .step = window.stride,
+            .first = -window.before,
+            .taps = window.size,
+            .tap_step = window.dilation,
+            .weight_first = 0,
+            .weight_step = 1};
+}
+
+// The inputs phase, phase + stride, ... are all reached by the same taps r: those for which phase + before - r *
+// dilation is a multiple of the stride. From the last of them to the first, their outputs lie in rising order.
+Line gradient_line(const WindowDim& window, std::int64_t length, std::int64_t phase) {
+    const std::int64_t period = window.stride / std::gcd(window.stride, window.dilation);
+    const auto distance = [&](std::int64_t r) { return phase + window.before - r * window.dilation; };
+    std::int64_t lowest = 0;
+    while (lowest < std::min(period, window.size) && distance(lowest) % window.stride != 0)
+        ++lowest;
+    const bool any = lowest < std::min(period, window.size);
+    const std::int64_t taps = any ? (window.size - 1 - lowest) / period + 1 : 0;
+    const std::int64_t last = lowest + std::max<std::int64_t>(taps - 1, 0) * period;
+    return {.targets = phase < length ? (length - 1 - phase) / window.stride + 1 : 0,
+            .target_first = phase,
+            .target_step = window.stride,
+            .target_length = length,
+            .sources = window.outputs(length),
+            .step = 1,
+            .first = any ? distance(last) / window.stride : 0,
+            .taps = taps,
+            .tap_step = period * window.dilation / window.stride,
+            .weight_first = last,
+            .weight_step = -period};
+}
+
+// Channels [first, first + count) of the `all` that a pixel has.
+struct Channels {
+    std::int64_t all, first, count;
+};
+
+// Pixels of one kind of image made from windows of another.
+struct Pass {
+    std::int64_t batch;
+    Line height, width;
+    std::int64_t source_channels, target_channels, groups; // of all groups
+    DType dtype;
+
+    std::int64_t rows() const { return batch * height.targets * width.targets; }
+    std::int64_t taps() const { return height.taps * width.taps; }
+    std::int64_t row_elements() const { return taps() * (source_channels / groups); } // of a gathered row
+    bool reads_in_place() const { return groups == 1 && height.is_identity() && width.is_identity(); }
+    bool writes_in_place() const { return groups == 1 && height.is_whole() && width.is_whole(); }
+    Channels sources(std::int64_t group) const {
+        return {source_channels, group * (source_channels / groups), source_channels / groups};
+    }
+    Channels targets(std::int64_t group) const {
+        return {target_channels, group * (target_channels / groups), target_channels / groups};
+    }
+    std::int64_t piece_rows() const { // a multiple of the product's tiles, and of the pairs of a bf16 word
+        const std::int64_t row_bytes = std::max<std::int64_t>(1, row_elements() * bytes_of(dtype));
+        const std::int64_t rows_wanted =
+            reads_in_place() && writes_in_place() ? rows() : std::max(least_rows, gathered_bytes / row_bytes / 24 * 24);
+        return std::max<std::int64_t>(1, std::min(rows(), rows_wanted));
+    }
+};
+
+Pass forward_pass(const Convolution& shape, DType dtype) {
+    return {shape.batch,
+            forward_line(shape.window.height, shape.height),
+            forward_line(shape.window.width, shape.width),
+            shape.channels,
+            shape.filters,
+            shape.groups,
+            dtype};
+}
+
+Pass gradient_pass(const Convolution& shape, std::int64_t row_phase, std::int64_t column_phase, DType dtype) {
+    return {shape.batch,
+            gradient_line(shape.window.height, shape.height, row_phase),
+            gradient_line(shape.window.width, shape.width, column_phase),
+            shape.filters,
+            shape.channels,
+            shape.groups,
+            dtype};
+}
+
+std::byte* bytes_at(const ConstView& view) { return static_cast<std::byte*>(const_cast<void*>(view.data)); }
+
+void clear_bytes(std::byte* to, std::int64_t bytes) { std::memset(to, 0, static_cast<std::size_t>(bytes)); }
+void copy_bytes(std::byte* to, const std::byte* from, std::int64_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+// One row of taps: those of the sources first, first + tap_step, ...; a pixel's run has `run` bytes, `pixel` all.
+std::byte* gather_taps(const Line& line, std::int64_t first, const std::byte* source_row, std::int64_t pixel,
+                       std::int64_t run, std::byte* to) {
+    if (line.tap_step == 1 && run == pixel) { // one run
+        const std::int64_t low = std::clamp<std::int64_t>(-first, 0, line.taps);
+        const std::int64_t high = std::clamp<std::int64_t>(line.sources - first, low, line.taps);
+        clear_bytes(to, low * run);
+        if (high > low) copy_bytes(to + low * run, source_row + (first + low) * pixel, (high - low) * run);
+        clear_bytes(to + high * run, (line.taps - high) * run);
+        return to + line.taps * run;
+    }
+    for (std::int64_t tap = 0; tap < line.taps; ++tap, to += run) {
+        const std::int64_t source = first + tap * line.tap_step;
+        if (source >= 0 && source < line.sources)
+            copy_bytes(to, source_row + source * pixel, run);
+        else
+            clear_bytes(to, run);
+    }
+    return to;
+}
+
+// Rows [begin, end) of the pass, each the taps of one target pixel, to `to`.
+void gather(const Pass& pass, const Channels& channels, const std::byte* source, std::int64_t begin, std::int64_t end,
+            std::byte* to) {
+    const std::int64_t element = bytes_of(pass.dtype);
+    const std::int64_t pixel = channels.all * element, run = channels.count * element;
+    const Line &height = pass.height, &width = pass.width;
+    for (std::int64_t row = begin; row < end; ++row) {
+        const std::int64_t column = row % width.targets, line = row / width.targets % height.targets;
+        const std::int64_t image = row / width.targets / height.targets;
+        for (std::int64_t tap = 0; tap < height.taps; ++tap) {
+            const std::int64_t from = line * height.step + height.first + tap * height.tap_step;
+            if (from < 0 || from >= height.sources) {
+                clear_bytes(to, width.taps * run);
+                to += width.taps * run;
+                continue;
+            }
+            const std::byte* const source_row =
+                source + (image * height.sources + from) * width.sources * pixel + channels.first * element;
+            to = gather_taps(width, column * width.step + width.first, source_row, pixel, run, to);
+        }
+    }
+}
+
+// Rows [begin, end) of products to the pixels that they are of.
+void scatter(const Pass& pass, const Channels& channels, const std::byte* from, std::int64_t begin, std::int64_t end,
+             std::byte* target) {
+    const std::int64_t element = bytes_of(pass.dtype), run = channels.count * element;
+    const Line &height = pass.height, &width = pass.width;
+    for (std::int64_t row = begin; row < end; ++row, from += run) {
+        const std::int64_t column = row % width.targets, line = row / width.targets % height.targets;
+        const std::int64_t image = row / width.targets / height.targets;
+        const std::int64_t y = height.target_first + line * height.target_step;
+        const std::int64_t x = width.target_first + column * width.target_step;
+        const std::int64_t place = (image * height.target_length + y) * width.target_length + x;
+        copy_bytes(target + (place * channels.all + channels.first) * element, from, run);
+    }
+}
+
+std::int64_t rows_a_thread(std::int64_t row_bytes) {
+    return std::max<std::int64_t>(1, copied_bytes / std::max<std::int64_t>(row_bytes, 1));
+}
+
+// Rows [begin, begin + count) of the pass where a product can read them: in `memory`, or where they lie.
+ConstView gathered(const CpuStream& stream, const Pass& pass, const Channels& channels, const ConstView& source,
+                   std::int64_t begin, std::int64_t count, std::byte* memory) {
+    const std::int64_t elements = pass.row_elements(), row_bytes = elements * bytes_of(pass.dtype);
+    const Shape shape{count, elements};
+    if (pass.reads_in_place()) return View(bytes_at(source) + begin * row_bytes, shape, pass.dtype);
+    stream.parallel(count, rows_a_thread(row_bytes), [&](std::int64_t first, std::int64_t end) {
+        gather(pass, channels, bytes_at(source), begin + first, begin + end, memory + first * row_bytes);
+    });
+    return View(memory, shape, pass.dtype);
+}
+
+// Memory of a pass or a weight's gradient: gathered rows, rows of products or of dy beside them, the product's own.
+struct Workspace {
+    std::int64_t gathered = 0, rows = 0, product = 0;
+
+    std::int64_t bytes() const { return gathered + rows + product; }
+};
+
+// A product for pieces of `piece` rows and a last one of what is left.
+template <class Product>
+std::int64_t product_bytes(const CpuStream& stream, std::int64_t rows, std::int64_t piece, const Product& product) {
+    return align_up(std::max(matmul_workspace_bytes(stream, product(piece)),
+                             matmul_workspace_bytes(stream, product(rows % piece))));
+}
+
+Matmul product_of(const Pass& pass, std::int64_t rows, bool transpose_b, bool bias) {
+    return {.m = rows,
+            .n = pass.target_channels / pass.groups,
+            .k = pass.row_elements(),
+            .transpose_b = transpose_b,
+            .input = pass.dtype,
+            .output = pass.dtype,
+            .bias = bias};
+}
+
+Workspace workspace_of(const CpuStream& stream, const Pass& pass, bool transpose_b) {
+    const std::int64_t element = bytes_of(pass.dtype), piece = pass.piece_rows();
+    return {.gathered = pass.reads_in_place() ? 0 : align_up(piece * pass.row_elements() * element),
+            .rows = pass.writes_in_place() ? 0 : align_up(piece * (pass.target_channels / pass.groups) * element),
+            .product = product_bytes(stream, pass.rows(), piece,
+                                     [&](std::int64_t rows) { return product_of(pass, rows, transpose_b, false); })};
+}
+
+// The pixels of one group: source windows times w, which is (target channels, row elements) where transposed.
+void run_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const ConstView& source, const ConstView& w,
+              bool transpose_b, const ConstView& bias, const View& target, std::byte* memory) {
+    const Workspace space = workspace_of(stream, pass, transpose_b);
+    const Channels to = pass.targets(group);
+    const std::int64_t run = to.count * bytes_of(pass.dtype), piece = pass.piece_rows();
+    const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);
+    for (std::int64_t begin = 0; begin < pass.rows(); begin += piece) {
+        const std::int64_t count = std::min(piece, pass.rows() - begin);
+        const ConstView rows = gathered(stream, pass, pass.sources(group), source, begin, count, memory);
+        std::byte* const products = pass.writes_in_place() ? bytes_at(target) + begin * run : memory + space.gathered;
+        matmul(stream, product_of(pass, count, transpose_b, static_cast<bool>(bias)), rows, w, bias,
+               View(products, {count, to.count}, pass.dtype), products_memory);
+        if (pass.writes_in_place()) continue;
+        stream.parallel(count, rows_a_thread(run), [&](std::int64_t first, std::int64_t end) {
+            scatter(pass, to, products + first * run, begin + first, begin + end, bytes_at(target));
+        });
+    }
+}
+
+// The part of w that a pass of the input's gradient multiplies by, as (tap, filter, channel).
+void turn_weights(const Convolution& shape, const Pass& pass, std::int64_t group, const ConstView& w, std::byte* to) {
+    const std::int64_t channels = shape.group_channels(), filters = shape.group_filters();
+    const std::int64_t run = channels * bytes_of(pass.dtype);
+    const auto weight = [](const Line& line, std::int64_t tap) { return line.weight_first + tap * line.weight_step; };
+    for (std::int64_t i = 0; i < pass.height.taps; ++i)
+        for (std::int64_t j = 0; j < pass.width.taps; ++j)
+            for (std::int64_t k = group * filters; k < (group + 1) * filters; ++k, to += run) {
+                const std::int64_t r = weight(pass.height, i), s = weight(pass.width, j);
+                copy_bytes(to, bytes_at(w) + ((k * shape.window.height.size + r) * shape.window.width.size + s) * run,
+                           run);
+            }
+}
+
+std::int64_t turned_bytes(const Convolution& shape, DType dtype) {
+    return align_up(shape.group_filters() * shape.taps() * bytes_of(dtype));
+}
+
+template <class Visit> void for_phases(const Convolution& shape, DType dtype, const Visit& visit) {
+    for (std::int64_t i = 0; i < std::min(shape.window.height.stride, shape.height); ++i)
+        for (std::int64_t j = 0; j < std::min(shape.window.width.stride, shape.width); ++j)
+            visit(gradient_pass(shape, i, j, dtype));
+}
+
+Matmul weight_product(const Convolution& shape, DType dtype, std::int64_t rows, bool accumulate) {
+    return {.m = shape.group_filters(),
+            .n = shape.taps(),
+            .k = rows,
+            .transpose_a = true,
+            .input = dtype,
+            .output = DType::f32,
+            .accumulate = accumulate};
+}
+
+// Each pixel of y is its own window: for the part of dy that belongs to a group.
+Pass identity_pass(const Convolution& shape, DType dtype) {
+    return {shape.batch,
+            forward_line({}, shape.out_height()),
+            forward_line({}, shape.out_width()),
+            shape.filters,
+            shape.filters,
+            shape.groups,
+            dtype};
+}
+
+Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DType dtype) {
+    const Pass pass = forward_pass(shape, dtype);
+    const std::int64_t element = bytes_of(dtype), piece = pass.piece_rows();
+    return {.gathered = pass.reads_in_place() ? 0 : align_up(piece * shape.taps() * element),
+            .rows = shape.groups == 1 ? 0 : align_up(piece * shape.group_filters() * element),
+            .product = product_bytes(stream, pass.rows(), piece,
+                                     [&](std::int64_t rows) { return weight_product(shape, dtype, rows, false); })};
+}
+
+} // namespace
+
+std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
+    check_convolution("convolution", shape);
+    if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
+    return workspace_of(stream, forward_pass(shape, dtype), true).bytes();
+}
+
+void convolution(CpuStream& stream, const Convolution& shape, ConstView x, ConstView w, ConstView bias, View y,
+                 View workspace) {
+    check_convolution("convolution", shape, x, w, y);
+    if (bias) check_count("convolution", "the bias", bias, shape.filters);
+    check_workspace("convolution", workspace, convolution_workspace_bytes(stream, shape, x.dtype));
+    if (is_depthwise(shape)) return depthwise(stream, shape, x, w, bias, y, workspace);
+    const Pass pass = forward_pass(shape, x.dtype);
+    const std::int64_t filters = shape.group_filters(), weights = filters * shape.taps() * bytes_of(w.dtype);
+    for (std::int64_t group = 0; group < shape.groups; ++group) {
+        const View group_weights(bytes_at(w) + group * weights, {filters, shape.taps()}, w.dtype);
+        const ConstView group_bias =
+            bias ? View(bytes_at(bias) + group * filters * 4, {filters}, bias.dtype) : ConstView();
+        run_pass(stream, pass, group, x, group_weights, true, group_bias, y, bytes_at(workspace));
+    }
+}
+
+std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
+                                                        DType dtype) {
+    check_convolution("convolution_input_gradient", shape);
+    if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
+    std::int64_t most = 0;
+    for_phases(shape, dtype,
+               [&](const Pass& pass) { most = std::max(most, workspace_of(stream, pass, false).bytes()); });
+    return turned_bytes(shape, dtype) + most;
+}
+
+void convolution_input_gradient(CpuStream& stream, const Convolution& shape, ConstView dy, ConstView w, View dx,
+                                View workspace) {
+    check_convolution("convolution_input_gradient", shape, dx, w, dy);
+    check_workspace("convolution_input_gradient", workspace,
+                    convolution_input_gradient_workspace_bytes(stream, shape, dy.dtype));
+    if (is_depthwise(shape)) return depthwise_input_gradient(stream, shape, dy, w, dx, workspace);
+    std::byte* const memory = bytes_at(workspace);
+    for_phases(shape, dy.dtype, [&](const Pass& pass) {
+        for (std::int64_t group = 0; group < shape.groups; ++group) {
+            turn_weights(shape, pass, group, w, memory);
+            const View turned(memory, {pass.row_elements(), shape.group_channels()}, w.dtype);
+            run_pass(stream, pass, group, dy, turned, false, {}, dx, memory + turned_bytes(shape, dy.dtype));
+        }
+    });
+}
+
+std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
+                                                         DType dtype) {
+    check_convolution("convolution_weight_gradient", shape);
+    if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
+    return weight_workspace(stream, shape, dtype).bytes();
+}
+
+void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, ConstView dy, ConstView x, View dw,
+                                 View workspace) {
+    check_convolution("convolution_weight_gradient", shape, x, dw, dy);
+    check_workspace("convolution_weight_gradient", workspace,
+                    convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype));
+    if (is_depthwise(shape)) return depthwise_weight_gradient(stream, shape, dy, x, dw, workspace);
+    const Workspace space = weight_workspace(stream, shape, x.dtype);
+    const Pass pass = forward_pass(shape, x.dtype), filters = identity_pass(shape, x.dtype);
+    const std::int64_t piece = pass.piece_rows(), weights = shape.group_filters() * shape.taps() * bytes_of(dw.dtype);
+    std::byte* const memory = bytes_at(workspace);
+    const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);
+    for (std::int64_t group = 0; group < shape.groups; ++group) {
+        const View target(bytes_at(dw) + group * weights, {shape.group_filters(), shape.taps()}, dw.dtype);
+        std::int64_t begin = 0;
+        do { // once at least: without pixels the gradient is zero
+            const std::int64_t count = std::min(piece, pass.rows() - begin);
+            const ConstView rows = gathered(stream, pass, pass.sources(group), x, begin, count, memory);
+            const ConstView dy_rows =
+                gathered(stream, filters, filters.sources(group), dy, begin, count, memory + space.gathered);
+            matmul(stream, weight_product(shape, x.dtype, count, begin > 0), dy_rows, rows, {}, target,
+                   products_memory);
+            begin += piece;
+        } while (begin < pass.rows());
+    }
+}
+
+} // namespace tessera::kernels

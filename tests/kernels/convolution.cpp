@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// Convolution and its gradients against plain loops in double, over windows of every kind.
+#include "kernels/convolution.hpp"
+
+#include "kernels/error.hpp"
+#include "tests/support/device.hpp"
+
+#include <limits>
+
+using namespace tessera;
+
+namespace {
+
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+
+struct Case {
+    const char* name;
+    Convolution shape;
+};
+
+std::vector<Case> cases() {
+    const WindowDim three{.size = 3, .before = 1, .after = 1};
+    const WindowDim strided{.size = 3, .stride = 2, .before = 1, .after = 1};
+    return {
+        {"3x3", {2, 7, 9, 5, 6, 1, {three, three}}},
+        {"one by one, in place", {2, 5, 4, 20, 33, 1, {}}},
+        {"one by one, stride 2", {2, 5, 8, 6, 7, 1, {{.stride = 2}, {.stride = 2}}}},
+        {"stride 2", {1, 8, 9, 4, 5, 1, {strided, strided}}},
+        {"stem", {1, 15, 13, 3, 8, 1, {{7, 2, 1, 3, 3}, {7, 2, 1, 3, 3}}}},
+        {"dilation 2", {1, 9, 11, 4, 3, 1, {{3, 1, 2, 2, 2}, {3, 1, 2, 2, 2}}}},
+        {"stride 2 and dilation 2", {1, 10, 9, 4, 3, 1, {{3, 2, 2, 2, 1}, {2, 2, 2, 0, 3}}}},
+        {"stride 2 and dilation 3", {1, 12, 9, 2, 3, 1, {{3, 2, 3, 4, 1}, {4, 3, 2, 1, 3}}}},
+        {"stride beyond the window", {1, 11, 10, 3, 4, 1, {{2, 4, 1, 0, 0}, {1, 3, 1, 0, 2}}}},
+        {"uneven padding", {2, 6, 5, 3, 4, 1, {{3, 1, 1, 0, 2}, {4, 1, 1, 3, 1}}}},
+        {"padding beyond the window", {1, 3, 2, 2, 3, 1, {{2, 1, 1, 4, 3}, {2, 1, 1, 0, 5}}}},
+        {"depthwise, no images", {0, 6, 7, 7, 7, 7, {three, three}}},
+        {"depthwise, several blocks", {3, 29, 4, 17, 17, 17, {strided, {3, 1, 2, 0, 3}}}},
+        {"two groups", {2, 6, 7, 6, 4, 2, {three, strided}}},
+        {"depthwise", {2, 6, 7, 7, 7, 7, {three, three}}},
+        {"depthwise with two filters each", {1, 6, 5, 3, 6, 3, {strided, three}}},
+        {"several slices", {2, 17, 16, 3, 4, 1, {three, three}}},
+        {"several tiles", {1, 9, 9, 19, 70, 1, {three, three}}},
+        {"a window larger than the image", {2, 2, 2, 3, 4, 1, {three, {.size = 4}}}},
+        {"no images", {0, 6, 7, 3, 4, 1, {three, three}}},
+    };
+}
+
+Shape image(const Convolution& c) { return {c.batch, c.height, c.width, c.channels}; }
+Shape weight(const Convolution& c) {
+    return {c.filters, c.window.height.size, c.window.width.size, c.group_channels()};
+}
+Shape output(const Convolution& c) { return {c.batch, c.out_height(), c.out_width(), c.filters}; }
+
+// Calls visit(place in x, in w, in y) for every product that the convolution is a sum of.
+template <class Visit> void for_products(const Convolution& c, const Visit& visit) {
+    const std::int64_t channels = c.group_channels(), size = c.window.width.size;
+    for (std::int64_t y = 0; y < c.pixels() * c.filters; ++y) {
+        const std::int64_t k = y % c.filters, q = y / c.filters % c.out_width();
+        const std::int64_t p = y / c.filters / c.out_width() % c.out_height();
+        const std::int64_t n = y / c.filters / c.out_width() / c.out_height();
+        for (std::int64_t tap = 0; tap < c.taps(); ++tap) {
+            const std::int64_t channel = k / c.group_filters() * channels + tap % channels;
+            const std::int64_t r = tap / channels / size, s = tap / channels % size;
+            const std::int64_t row = p * c.window.height.stride - c.window.height.before + r * c.window.height.dilation;
+            const std::int64_t column = q * c.window.width.stride - c.window.width.before + s * c.window.width.dilation;
+            if (row < 0 || row >= c.height || column < 0 || column >= c.width) continue;
+            visit(((n * c.height + row) * c.width + column) * c.channels + channel, k * c.taps() + tap, y);
+        }
+    }
+}
+
+// Sums of products and of their magnitudes.
+struct Sums {
+    std::vector<double> values, magnitudes;
+
+    explicit Sums(std::int64_t count)
+        : values(static_cast<std::size_t>(count)), magnitudes(static_cast<std::size_t>(count)) {}
+    void add(std::int64_t place, double value) {
+        values[static_cast<std::size_t>(place)] += value;
+        magnitudes[static_cast<std::size_t>(place)] += std::abs(value);
+    }
+};
+
+void poison(const Sample& sample) {
+    for (std::int64_t i = 0; i < sample.count(); ++i)
+        const_cast<Sample&>(sample).set(i, std::numeric_limits<double>::quiet_NaN());
+}
+
+Sample workspace_of(std::int64_t bytes) {
+    Sample workspace(Shape{(bytes + 3) / 4}, DType::f32);
+    poison(workspace);
+    return workspace;
+}
+
+struct Operands {
+    Sample x, w, bias, dy;
+    Operands(const Convolution& c, DType type)
+        : x(image(c), type, 1), w(weight(c), type, 2), bias(Shape{c.filters}, DType::f32, 3), dy(output(c), type, 4) {}
+};
+
+template <class Device> void forward(Device& on, const Convolution& c, const Operands& a, bool bias, const Sample& y) {
+    const Sample workspace = workspace_of(kernels::convolution_workspace_bytes(on.stream(), c, y.dtype()));
+    kernels::convolution(on.stream(), c, on(a.x), on(a.w), bias ? ConstView(on(a.bias)) : ConstView(), on(y),
+                         on(workspace));
+    on.finish();
+}
+
+template <class Device> void input_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dx) {
+    const Sample workspace =
+        workspace_of(kernels::convolution_input_gradient_workspace_bytes(on.stream(), c, dx.dtype()));
+    kernels::convolution_input_gradient(on.stream(), c, on(a.dy), on(a.w), on(dx), on(workspace));
+    on.finish();
+}
+
+template <class Device> void weight_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dw) {
+    const Sample workspace =
+        workspace_of(kernels::convolution_weight_gradient_workspace_bytes(on.stream(), c, a.x.dtype()));
+    kernels::convolution_weight_gradient(on.stream(), c, on(a.dy), on(a.x), on(dw), on(workspace));
+    on.finish();
+}
+
+template <class Device> void expect_forward(const Convolution& c, DType type, bool bias) {
+    const Operands a(c, type);
+    const Sample y(output(c), type);
+    poison(y);
+    Device on;
+    forward(on, c, a, bias, y);
+    Sums expected(y.count());
+    for (std::int64_t i = 0; bias && i < y.count(); ++i)
+        expected.add(i, a.bias[i % c.filters]);
+    for_products(c, [&](auto from, auto by, auto to) { expected.add(to, a.x[from] * a.w[by]); });
+    EXPECT_TRUE(close_to(y, expected.values, tolerance(type, Kind::product), expected.magnitudes)) << "bias " << bias;
+}
+
+template <class Device> void expect_input_gradient(const Convolution& c, DType type) {
+    const Operands a(c, type);
+    const Sample dx(image(c), type);
+    poison(dx);
+    Device on;
+    input_gradient(on, c, a, dx);
+    Sums expected(dx.count());
+    for_products(c, [&](auto to, auto by, auto from) { expected.add(to, a.dy[from] * a.w[by]); });
+    EXPECT_TRUE(close_to(dx, expected.values, tolerance(type, Kind::product), expected.magnitudes));
+}
+
+template <class Device> void expect_weight_gradient(const Convolution& c, DType type) {
+    const Operands a(c, type);
+    const Sample dw(weight(c), DType::f32);
+    poison(dw);
+    Device on;
+    weight_gradient(on, c, a, dw);
+    Sums expected(dw.count());
+    for_products(c, [&](auto by, auto to, auto from) { expected.add(to, a.dy[from] * a.x[by]); });
+    EXPECT_TRUE(close_to(dw, expected.values, tolerance(DType::f32, Kind::product), expected.magnitudes));
+}
+
+// Every case in f32, and in bf16 and f16 in turn: visit(shape, type, a bit that changes from one to the next).
+template <class Visit> void for_cases(const Visit& visit) {
+    unsigned turn = 0;
+    for (const auto& [name, c] : cases()) {
+        ++turn;
+        for (const DType type : {DType::f32, turn % 2 == 0 ? DType::bf16 : DType::f16}) {
+            SCOPED_TRACE(testing::Message() << name << ", " << name_of(type));
+            visit(c, type, (turn / 2 + (type == DType::f32)) % 2 == 0);
+        }
+    }
+}
+
+} // namespace
+
+template <class Device> class Convolutions : public testing::Test {};
+TYPED_TEST_SUITE(Convolutions, Devices, DeviceNames);
+
+TYPED_TEST(Convolutions, AreSumsOverTheirWindows) {
+    for_cases([](const Convolution& c, DType type, bool bias) { expect_forward<TypeParam>(c, type, bias); });
+}
+
+TYPED_TEST(Convolutions, TheGradientOfTheInput) {
+    for_cases([](const Convolution& c, DType type, bool) { expect_input_gradient<TypeParam>(c, type); });
+}
+
+TYPED_TEST(Convolutions, TheGradientOfTheWeight) {
+    for_cases([](const Convolution& c, DType type, bool) { expect_weight_gradient<TypeParam>(c, type); });
+}
+
+// So many channels that windows are gathered and multiplied in two pieces, the second of them short.
+TEST(ConvolutionsOnCpu, InSeveralPieces) {
+    const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1};
+    const Convolution even{2, 17, 13, 160, 5, 1, {three, three}}, gaps{2, 25, 41, 4, 320, 1, {strided, strided}};
+    for (const DType type : types) {
+        SCOPED_TRACE(name_of(type));
+        expect_forward<OnCpu>(even, type, true);
+        expect_weight_gradient<OnCpu>(even, type);
+        expect_input_gradient<OnCpu>(gaps, type);
+    }
+}
+
+TYPED_TEST(Convolutions, WhatIsNoConvolutionIsRefused) {
+    TypeParam on;
+    const auto refuses = [&](const Convolution& c) {
+        EXPECT_THROW(kernels::convolution_workspace_bytes(on.stream(), c, DType::f32), InternalError);
+        EXPECT_THROW(kernels::convolution_input_gradient_workspace_bytes(on.stream(), c, DType::f32), InternalError);
+        EXPECT_THROW(kernels::convolution_weight_gradient_workspace_bytes(on.stream(), c, DType::f32), InternalError);
+    };
+    refuses({1, 4, 4, 3, 4, 2, {}});
+    refuses({1, 4, 4, 4, 3, 2, {}});
+    refuses({1, 4, 4, 4, 4, 0, {}});
+    refuses({1, -4, 4, 4, 4, 1, {}});
+    refuses({1, 4, 4, 4, 4, 1, {{.stride = 0}, {}}});
+    refuses({1, 4, 4, 4, 4, 1, {{}, {.before = -1}}});
+    const Convolution sound{1, 4, 5, 2, 3, 1, {}}, larger{1, 4, 6, 2, 3, 1, {}};
+    const Operands a(sound, DType::f32);
+    const Sample y(output(larger), DType::f32), half(output(sound), DType::bf16);
+    EXPECT_THROW(forward(on, sound, a, false, y), InternalError);
+    EXPECT_THROW(forward(on, sound, a, false, half), InternalError);
+    EXPECT_THROW(input_gradient(on, sound, a, y), InternalError);
+    EXPECT_THROW(weight_gradient(on, sound, a, y), InternalError);
+}
+
+// Pieces that end within a tile, and few rows for many threads.
+TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
+    const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1};
+    for (const Convolution& c :
+         {Convolution{2, 31, 30, 17, 37, 1, {three, three}}, Convolution{3, 14, 15, 12, 36, 4, {strided, three}},
+          Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{5, 30, 21, 35, 35, 35, {three, strided}}})
+        for (const DType type : types) {
+            const Operands a(c, type);
+            expect_same_bits_for_any_threads([&](CpuStream& stream) {
+                OnCpu on(stream.threads());
+                const Sample y(output(c), type);
+                forward(on, c, a, true, y);
+                return y;
+            });
+            expect_same_bits_for_any_threads([&](CpuStream& stream) {
+                OnCpu on(stream.threads());
+                const Sample dx(image(c), type);
+                input_gradient(on, c, a, dx);
+                return dx;
+            });
+            expect_same_bits_for_any_threads([&](CpuStream& stream) {
+                OnCpu on(stream.threads());
+                const Sample dw(weight(c), DType::f32);
+                weight_gradient(on, c, a, dw);
+                return dw;
+            });
+        }
+}
