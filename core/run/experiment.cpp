@@ -137,7 +137,7 @@ void check_modes(const Config& config, const Mesh& mesh) {
 }
 
 // Which axis the pipeline is, and how it goes.
-void add_pipeline(const Config& config, const Stream& stream, Layout& layout) {
+void add_pipeline(const Config& config, Layout& layout) {
     try {
         layout.schedule = schedule_named(config.get(parallelism_schedule));
     } catch (const ConfigError& error) {
@@ -150,8 +150,6 @@ void add_pipeline(const Config& config, const Stream& stream, Layout& layout) {
         if (layout.mesh.axis(axis).name == "pipeline") layout.pipeline_axis = axis;
     if (layout.stages() == 1) return;
     layout.chunks_per_stage = interleaved ? static_cast<int>(chunks) : 1;
-    if (!std::holds_alternative<CpuStream>(stream))
-        config.refuse(parallelism_pipeline.name, "pipelines run on CPU ranks only so far (run.device = \"cpu\")");
 }
 
 // Samples of a micro-batch go to the ranks of the expert axis and, on their way to the experts, of the context axis.
@@ -180,7 +178,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
                                                    .sequence_parallel = config.get(parallelism_sequence),
                                                    .ring = takes_ring(config, layout.mesh)}));
     layout.micro_batches = micro_batches;
-    add_pipeline(config, stream, layout);
+    add_pipeline(config, layout);
     check_modes(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
     layout.reproducible = config.get(run_reproducible);

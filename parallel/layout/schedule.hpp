@@ -53,6 +53,12 @@ struct ChunkTime {
     double weights = 0;
 };
 
+// Between two stages, of what a micro-batch leads to the next one and back. It goes on beside the work of both.
+struct MessageTime {
+    double forward = 0;
+    double backward = 0;
+};
+
 struct Makespan {
     double seconds = 0;       // from the first task to the last
     std::vector<double> busy; // by stage
@@ -60,7 +66,7 @@ struct Makespan {
 };
 
 // The step when every task starts as soon as its stage is free and what it needs is there: `times` by chunk of the
-// whole pipeline, `transfer` between two stages. InternalError when the tasks wait for each other for ever.
-Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer = 0);
+// whole pipeline. InternalError when the tasks wait for each other for ever.
+Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message = {});
 
 } // namespace tessera
