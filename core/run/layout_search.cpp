@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <bit>
 #include <fmt/format.h>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -124,8 +125,12 @@ private:
     std::vector<Schedule> schedules(std::int64_t stages) const;
     void try_schedules(const Choices& choices, const Choices& mesh);
     void try_ways(const Choices& choices, const Choices& mesh);
+    double seconds_to_beat() const;
     bool may_be_faster(std::size_t first) const;
+    bool waits_too_long(const Choices& choices) const;
     Planned plan(const Choices& choices, std::int64_t layers);
+    bool is_too_large(double memory) const { return memory > doubt * static_cast<double>(options_.memory); }
+    void note_least_seconds(const Planned& shallow, const Planned& deeper, double times);
     Candidate estimate(const Choices& choices);
     enum class Outcome { fits, too_large, refused };
     Outcome try_one(const Choices& choices);
@@ -138,6 +143,7 @@ private:
     const Dataset* dataset_;
     const Stream& stream_;
     std::vector<Candidate> candidates_;
+    double least_seconds_ = 0; // of a step's products alone, on all ranks; 0: not known yet
     SearchResult result_;
 };
 
@@ -157,6 +163,7 @@ std::vector<Choices> Search::meshes() const {
     }
     std::vector<Choices> found;
     add_meshes(free, 0, ranks, chosen, found);
+    std::ranges::stable_sort(found, {}, [](const Choices& mesh) { return degree_in(mesh, parallelism_pipeline.name); });
     return found;
 }
 
@@ -195,24 +202,45 @@ std::vector<Schedule> Search::schedules(std::int64_t stages) const {
 // The first schedule is the one that needs least memory.
 void Search::try_schedules(const Choices& choices, const Choices& mesh) {
     const std::size_t before = candidates_.size();
-    for (const Schedule& schedule : schedules(degree_in(mesh, parallelism_pipeline.name)))
-        if (candidates_.size() == before || may_be_faster(before))
-            try_ways(
-                with(with(choices, parallelism_schedule.name, schedule.name), parallelism_chunks.name, schedule.chunks),
-                mesh);
+    for (const Schedule& schedule : schedules(degree_in(mesh, parallelism_pipeline.name))) {
+        const Choices all =
+            with(with(choices, parallelism_schedule.name, schedule.name), parallelism_chunks.name, schedule.chunks);
+        if ((candidates_.size() == before || may_be_faster(before)) && !waits_too_long(all)) try_ways(all, mesh);
+    }
+}
+
+// By the candidates so far: those that are slower will not be among the best.
+double Search::seconds_to_beat() const {
+    if (candidates_.size() <= options_.most) return std::numeric_limits<double>::infinity();
+    std::vector<double> seconds;
+    for (const Candidate& candidate : candidates_)
+        seconds.push_back(candidate.seconds);
+    std::ranges::nth_element(seconds, seconds.begin() + static_cast<std::ptrdiff_t>(options_.most));
+    return seconds[options_.most];
 }
 
 // Another schedule changes the bubble only: whether one of the candidates from `first` on could be among the best.
 bool Search::may_be_faster(std::size_t first) const {
-    if (candidates_.size() <= options_.most) return true;
-    std::vector<double> seconds;
     double least = std::numeric_limits<double>::infinity();
-    for (std::size_t i = 0; i < candidates_.size(); ++i) {
-        seconds.push_back(candidates_[i].seconds);
-        if (i >= first) least = std::min(least, candidates_[i].seconds - candidates_[i].bubble);
-    }
-    std::ranges::nth_element(seconds, seconds.begin() + static_cast<std::ptrdiff_t>(options_.most));
-    return least < seconds[options_.most];
+    for (std::size_t i = first; i < candidates_.size(); ++i)
+        least = std::min(least, candidates_[i].seconds - candidates_[i].bubble);
+    return least < seconds_to_beat();
+}
+
+// Whether the bubble of even chunks, with products alone, is too much already.
+bool Search::waits_too_long(const Choices& choices) const {
+    const auto stages = static_cast<int>(degree_in(choices, parallelism_pipeline.name));
+    const std::int64_t share = asked_.get(training_global_batch) / degree_in(choices, parallelism_data.name) /
+                               degree_in(choices, training_local_batch.name);
+    if (stages == 1 || least_seconds_ == 0) return false;
+    std::string_view schedule = parallelism_schedule.fallback;
+    for (const auto& [name, value] : choices)
+        if (name == parallelism_schedule.name) schedule = std::get<std::string>(value);
+    const auto chunks = static_cast<int>(chunks_in(choices));
+    if (chunks > 1 && share % stages != 0) return false; // which is refused
+    const Pipeline pipeline{schedule_named(schedule), stages, chunks, share, true};
+    const std::vector<ChunkTime> even(static_cast<std::size_t>(stages * chunks), ChunkTime{1, 1, 1});
+    return least_seconds_ / (1 - makespan(pipeline, even).bubble()) > seconds_to_beat();
 }
 
 // Whatever is shared out or computed again beyond what fits costs time only: it is not tried.
@@ -248,8 +276,22 @@ Planned Search::plan(const Choices& choices, std::int64_t layers) {
         view.rank = layout.mesh.rank(coordinate);
         experiment = plan_training(config_, view, dataset_, stream_);
     }
+    const std::int64_t memory = memory_of(experiment, machine_);
+    if (is_too_large(static_cast<double>(memory))) return {std::move(experiment), {{}, memory}};
     Prediction prediction = predict(experiment, config_, view, dataset_, stream_, machine_);
     return {std::move(experiment), std::move(prediction)};
+}
+
+// The model's operations at the highest speed: all layouts have the same batch.
+void Search::note_least_seconds(const Planned& shallow, const Planned& deeper, double times) {
+    const auto flops = [](const Planned& one) {
+        return one.experiment.train.plan.flops_per_micro_batch *
+               static_cast<double>(one.experiment.batch.micro_batches);
+    };
+    const Precision& precision = shallow.experiment.sizes.precision;
+    double speed = std::max(machine_.product_flops(precision.compute), machine_.attention_flops(precision.compute));
+    if (precision.linear_f8) speed = std::max(speed, machine_.product_flops(DType::f8e4m3));
+    least_seconds_ = (flops(shallow) + times * (flops(deeper) - flops(shallow))) / options_.ranks / speed;
 }
 
 // From a few layers, where that tells of all.
@@ -262,14 +304,21 @@ Candidate Search::estimate(const Choices& choices) {
         const Prediction all = plan(choices, layers).prediction;
         return Candidate{choices, all.cost.total(), all.cost.bubble, static_cast<double>(all.memory)};
     };
+    const auto too_large = [&](const Planned& one) {
+        return Candidate{choices, 0, 0, static_cast<double>(one.prediction.memory)};
+    };
     if (few + step >= layers) return as_it_is();
-    Planned shallow = plan(choices, few), deeper = plan(choices, few + step);
+    Planned shallow = plan(choices, few);
+    if (is_too_large(static_cast<double>(shallow.prediction.memory))) return too_large(shallow);
+    Planned deeper = plan(choices, few + step);
     for (std::int64_t planned = 2 * few + step; stages > 1 && !grows_evenly(shallow, deeper, step);) {
         few += step;
         planned += few + step;
         if (few + step >= layers || planned > layers) return as_it_is();
         shallow = std::exchange(deeper, plan(choices, few + step));
     }
+    if (is_too_large(static_cast<double>(deeper.prediction.memory))) return too_large(deeper);
+    note_least_seconds(shallow, deeper, static_cast<double>(layers - few) / static_cast<double>(step));
     const auto times = static_cast<double>((layers - few + step - 1) / step); // the largest stage counts
     const auto at_depth = [&](double first, double second) { return first + times * (second - first); };
     const StepCost &first = shallow.prediction.cost, &second = deeper.prediction.cost;
@@ -287,7 +336,7 @@ Search::Outcome Search::try_one(const Choices& choices) {
         result_.refusal = error.what();
         return Outcome::refused;
     }
-    if (candidate.memory > doubt * static_cast<double>(options_.memory)) {
+    if (is_too_large(candidate.memory)) {
         ++result_.too_large;
         return Outcome::too_large;
     }

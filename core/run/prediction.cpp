@@ -7,10 +7,6 @@
 namespace tessera {
 namespace {
 
-std::int64_t memory_of(const Experiment& experiment, const Machine& machine) {
-    return experiment.memory.total() - (machine.gpu ? experiment.memory[MemoryKind::data] : 0);
-}
-
 bool same_work(const Plan& plan, const Layout& layout, int one, int other) {
     for (int chunk = 0; chunk < layout.chunks_per_stage; ++chunk) {
         const auto first = static_cast<std::size_t>(chunk * layout.stages());
@@ -32,6 +28,10 @@ int stage_for(int stage, const Plan& plan, const Layout& layout) {
 }
 
 } // namespace
+
+std::int64_t memory_of(const Experiment& experiment, const Machine& machine) {
+    return experiment.memory.total() - (machine.gpu ? experiment.memory[MemoryKind::data] : 0);
+}
 
 Prediction predict(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
                    const Stream& stream, const Machine& machine, const std::vector<int>& beside) {
