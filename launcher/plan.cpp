@@ -7,6 +7,7 @@
 #include "core/run/folder.hpp"
 #include "core/run/layout_search.hpp"
 #include "core/run/memory_limit.hpp"
+#include "core/run/prediction.hpp"
 #include "core/run/trainer.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
@@ -101,7 +102,8 @@ int run_plan(const Arguments& arguments, Process&) {
     if (machine) {
         const Layout& layout = experiment.train.layout;
         const std::vector<int> beside = axes_named(arguments.text("beside").value_or(""), layout.mesh);
-        fmt::print("{}", describe_cost(cost_of(experiment.train.plan, layout, *machine, beside), experiment, *machine));
+        const Prediction prediction = predict(experiment, config, view, dataset.get(), stream, *machine, beside);
+        fmt::print("{}", describe_cost(prediction.cost, experiment, *machine));
     }
     return 0;
 }

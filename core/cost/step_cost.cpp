@@ -66,28 +66,28 @@ double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
     const std::vector<TensorType> in = seen_types(on, node.inputs, node.phase);
     const std::vector<TensorType> out = seen_types(on, node.outputs, node.phase);
     const std::optional<Op::Transfer> transfer = node.op->transfer();
+    double moving = 0;
     if (transfer && transfer->collective != Collective::slice) {
         const auto axis = static_cast<std::size_t>(transfer->axis);
-        const double seconds = seconds_of(transfer->collective, whole_bytes(node, *transfer, on.plan, on.layout),
-                                          on.places[axis], on.machine);
-        cost.transfers[axis] += seconds;
-        return seconds;
+        const std::int64_t whole = whole_bytes(node, *transfer, on.plan, on.layout); // 0: between other stages
+        if (whole > 0) moving = seconds_of(transfer->collective, whole, on.places[axis], on.machine);
+        cost.transfers[axis] += moving;
+        if (transfer->collective != Collective::ring) return moving; // a ring is in the middle of work
     }
-    std::int64_t bytes = transfer ? 2 * bytes_of(out) : bytes_of(in) + bytes_of(out);
+    const bool slices = transfer && transfer->collective == Collective::slice;
+    std::int64_t bytes = slices ? 2 * bytes_of(out) : bytes_of(in) + bytes_of(out);
     for (const int written : node.op->writes())
         bytes += in[static_cast<std::size_t>(written)].bytes();
-    const double flops = node.op->flops(in, out);
-    const bool attention = node.op->name().starts_with("attention");
+    double flops = node.op->flops(in, out);
+    if (moving > 0) flops *= on.layout.mesh.axis(transfer->axis).size; // its rows meet the keys of all ranks
+    const bool attention = node.op->name().find("attention") != std::string_view::npos;
     const DType dtype = in[0].dtype;
     const double speed = attention ? on.machine.attention_flops(dtype) : on.machine.product_flops(dtype);
     const double work = flops == 0 ? 0 : flops / speed;
     const double seconds =
         std::max(work, static_cast<double>(bytes) / on.machine.memory_bandwidth) + on.machine.call_seconds;
     (flops == 0 ? cost.elementwise : attention ? cost.attention : cost.products) += seconds;
-    const bool accumulates =
-        std::ranges::all_of(node.outputs, [&](ValueId id) { return on.plan.graph.value(id).accumulated; });
-    if (node.phase == Phase::backward && accumulates) cost.weights += seconds;
-    return seconds;
+    return moving + seconds;
 }
 
 // Sums over the data axis are scattered one by one, all others go as one.
@@ -101,17 +101,39 @@ double seconds_of(const Exchange& exchange, const OnMachine& on) {
     return seconds;
 }
 
+double seconds_of(const Part& part, const std::vector<double>& calls) {
+    return std::accumulate(calls.begin() + part.calls.begin, calls.begin() + part.calls.end, 0.0);
+}
+
+using CallSeconds = std::array<std::vector<double>, 4>; // by phase and call
+
+// When so many calls of the last micro-batch's backward pass are done, if no stage waits for another. Between its parts
+// are other micro-batches'.
+std::vector<double> times_of_last_backward(const Plan& plan, const CallSeconds& calls) {
+    std::vector<double> done{0};
+    double now = 0;
+    for (const PlannedTask& task : plan.tasks) {
+        const Part& part = plan.parts[static_cast<std::size_t>(task.part)];
+        const std::vector<double>& seconds = calls[static_cast<std::size_t>(part.phase)];
+        if (part.phase != Phase::backward || task.micro_batch + 1 != plan.share.size()) {
+            now += seconds_of(part, seconds);
+            continue;
+        }
+        for (std::int64_t i = part.calls.begin; i < part.calls.end; ++i)
+            done.push_back(now += seconds[static_cast<std::size_t>(i)]);
+    }
+    return done;
+}
+
 // The last backward pass with its exchanges, as the executor runs it: those over the data axis follow each other on a
 // stream of their own, where the machine has such streams, and those over other axes wait for them.
-void add_exchanges(const OnMachine& on, const std::vector<double>& backward, const std::vector<int>& beside,
+void add_exchanges(const OnMachine& on, const std::vector<double>& done, const std::vector<int>& beside,
                    RankCost& cost) {
-    double now = 0;  // on the stream of the calls
-    double then = 0; // on the other one
-    std::size_t done = 0;
+    double late = 0; // what the calls have waited
+    double then = 0; // on the other stream
     const auto data = static_cast<std::size_t>(on.layout.data_axis);
     for (const Exchange& exchange : on.plan.exchanges) {
-        for (; done < exchange.after; ++done)
-            now += backward[done];
+        const double now = done.at(exchange.after) + late;
         const double seconds = seconds_of(exchange, on);
         const auto axis = static_cast<std::size_t>(exchange.axis);
         cost.exchanges[axis] += seconds;
@@ -119,13 +141,12 @@ void add_exchanges(const OnMachine& on, const std::vector<double>& backward, con
             then = std::max(now, then) + seconds;
             continue;
         }
-        cost.exchanges_after[data] += std::max(then - now, 0.0);
+        const double waits = std::max(then - now, 0.0);
+        cost.exchanges_after[data] += waits;
         cost.exchanges_after[axis] += seconds;
-        now = std::max(now, then) + seconds;
+        late += waits + seconds;
     }
-    for (; done < backward.size(); ++done)
-        now += backward[done];
-    cost.exchanges_after[data] += std::max(then - now, 0.0);
+    cost.exchanges_after[data] += std::max(then - done.back() - late, 0.0);
 }
 
 // Moves what an axis waits for in a phase behind the work of the phase, as far as that reaches.
@@ -155,18 +176,43 @@ double hide(const std::vector<int>& axes, double rounds, RankCost& rank) {
 
 } // namespace
 
+namespace {
+
+// By part. What a phase hides beside its work is hidden in all of its parts alike.
+void add_parts(const OnMachine& on, const CallSeconds& calls, RankCost& cost) {
+    cost.chunks.resize(static_cast<std::size_t>(on.layout.chunks_per_stage));
+    for (const Part& part : on.plan.parts) {
+        const std::vector<double>& seconds = calls[static_cast<std::size_t>(part.phase)];
+        const double all = sum(seconds);
+        const double waited = all == 0 ? 1 : cost.phase(part.phase).total() / all;
+        ChunkTime& chunk = cost.chunks.at(static_cast<std::size_t>(part.chunk));
+        (part.work == Work::forward    ? chunk.forward
+         : part.work == Work::backward ? chunk.backward
+                                       : chunk.weights) += waited * seconds_of(part, seconds);
+        double message = 0;
+        for (const StageMessage& sent : part.sends)
+            message += seconds_of_send(on.plan.value(sent.value).local.bytes(),
+                                       on.places[static_cast<std::size_t>(on.layout.pipeline_axis)], on.machine);
+        double& most = part.work == Work::forward ? cost.message.forward : cost.message.backward;
+        most = std::max(most, message);
+    }
+}
+
+} // namespace
+
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
     const OnMachine on = on_machine(plan, layout, machine);
     RankCost cost;
-    std::vector<double> backward; // by call
+    CallSeconds calls, on_stream; // the latter without what goes on beside
     for (const Phase phase : {Phase::prepare, Phase::forward, Phase::backward, Phase::update}) {
         PhaseCost& phase_cost = cost.phases[static_cast<std::size_t>(phase)];
         phase_cost.transfers.resize(on.axes());
         for (const Call& call : plan.calls(phase)) {
             const double seconds = add_call(on, on.node(call), phase_cost);
+            calls[static_cast<std::size_t>(phase)].push_back(seconds);
             const std::optional<Op::Transfer> transfer = on.node(call).op->transfer();
             const bool hides = transfer && contains(beside, transfer->axis);
-            if (phase == Phase::backward) backward.push_back(hides ? 0 : seconds);
+            on_stream[static_cast<std::size_t>(phase)].push_back(hides ? 0 : seconds);
         }
     }
     // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
@@ -174,8 +220,9 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
         std::max(rounds_of(layout) - 1, 0.0) * 3 * static_cast<double>(plan.slot_bytes) / machine.memory_bandwidth;
     cost.exchanges.resize(on.axes());
     cost.exchanges_after.resize(on.axes());
-    add_exchanges(on, backward, beside, cost);
+    add_exchanges(on, times_of_last_backward(plan, on_stream), beside, cost);
     cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, rounds_of(layout), cost);
+    add_parts(on, calls, cost);
     return cost;
 }
 
@@ -204,30 +251,39 @@ StepCost work_of(const RankCost& rank, double rounds) {
     return step;
 }
 
+// What a stage does but once: before the first micro-batch and after the last.
+double once(const RankCost& rank) {
+    return rank.phase(Phase::prepare).total() + rank.phase(Phase::update).total() + rank.merge +
+           sum(rank.exchanges_after);
+}
+
 } // namespace
 
-StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer) {
+StepCost cost_of(const std::vector<RankCost>& stages, const Plan& plan, const Layout& layout) {
+    const Pipeline pipeline = layout.pipeline(share_sizes(layout).most, true);
     std::vector<ChunkTime> times; // by chunk of the whole pipeline
     for (int chunk = 0; chunk < pipeline.chunks; ++chunk)
-        for (const RankCost& stage : stages) {
-            const PhaseCost& backward = stage.phase(Phase::backward);
-            times.push_back({stage.phase(Phase::forward).total() / pipeline.chunks,
-                             (backward.total() - backward.weights) / pipeline.chunks,
-                             backward.weights / pipeline.chunks});
-        }
-    const Makespan span = makespan(pipeline, times, transfer);
+        for (const RankCost& stage : stages)
+            times.push_back(stage.chunks.at(static_cast<std::size_t>(chunk)));
+    MessageTime message;
+    double latest = 0;
+    for (const RankCost& stage : stages) {
+        message.forward = std::max(message.forward, stage.message.forward);
+        message.backward = std::max(message.backward, stage.message.backward);
+        latest = std::max(latest, once(stage));
+    }
+    const Makespan span = makespan(pipeline, times, message);
     const auto busiest = std::ranges::max_element(span.busy);
-    const auto runs = static_cast<double>(pipeline.micro_batches);
-    StepCost step = work_of(stages[static_cast<std::size_t>(busiest - span.busy.begin())], runs);
-    step.bubble = span.seconds - *busiest;
+    const RankCost& shown = stages[static_cast<std::size_t>(busiest - span.busy.begin())];
+    StepCost step = work_of(shown, static_cast<double>(pipeline.micro_batches));
+    step.bubble = (span.seconds + latest) - (*busiest + once(shown)); // 0, to the bit, for one stage
+    step.flops_per_second =
+        plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
     return step;
 }
 
 StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
-    StepCost step = work_of(cost_of_rank(plan, layout, machine, beside), rounds_of(layout));
-    step.flops_per_second =
-        plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
-    return step;
+    return cost_of({cost_of_rank(plan, layout, machine, beside)}, plan, layout);
 }
 
 } // namespace tessera

@@ -18,7 +18,6 @@ struct PhaseCost {
     double products = 0;
     double attention = 0;
     double elementwise = 0;        // all other calls
-    double weights = 0;            // of the above, what makes gradients of weights, for which no stage waits
     std::vector<double> transfers; // collectives of the phase, by axis of the mesh
 
     double calls() const { return products + attention + elementwise; }
@@ -28,6 +27,8 @@ struct PhaseCost {
 // What one rank does in a step.
 struct RankCost {
     std::array<PhaseCost, 4> phases;     // by Phase
+    std::vector<ChunkTime> chunks;       // seconds of a micro-batch in forward and backward, by chunk of its stage
+    MessageTime message;                 // of what a part sends to other stages, at most
     double merge = 0;                    // of all its micro-batches' gradients
     std::vector<double> exchanges;       // of sums owed over an axis, once a step, by axis
     std::vector<double> exchanges_after; // and what of them the work has to wait for
@@ -56,12 +57,12 @@ struct StepCost {
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine,
                       const std::vector<int>& beside = {});
 
-// A step of a pipeline from the costs of one rank of each stage, whose chunks are alike. The parts are those of the
-// stage that works longest; `bubble` is what the schedule adds to them. `transfer`: seconds from one stage to the next.
-StepCost cost_of(const std::vector<RankCost>& stages, const Pipeline& pipeline, double transfer);
+// A step from the costs of one rank of each stage. The stages wait for each other as the schedule has it, when what
+// they send travels beside their work. The parts are those of the stage that works longest; `bubble` is what it waits
+// for the others. `plan`: of any rank; the largest share of the micro-batches counts.
+StepCost cost_of(const std::vector<RankCost>& stages, const Plan& plan, const Layout& layout);
 
-// Throws ConfigError where the machine says nothing of links that the layout needs. The plan may be any rank's: the
-// largest share of the micro-batches counts.
+// Of a layout without a pipeline. Throws ConfigError where the machine says nothing of links that the layout needs.
 StepCost cost_of(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside = {});
 
 } // namespace tessera

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds the layouts of a run that fit in memory and would be fastest on a machine. A layout is: a degree for each axis
-// of the mesh, rows of a micro-batch, stage of ZeRO, sequence parallelism, recomputation.
+// of the mesh, schedule of the pipeline, rows of a micro-batch, stage of ZeRO, sequence parallelism, recomputation.
 #pragma once
 
 #include "core/cost/step_cost.hpp"
@@ -20,7 +20,7 @@ struct FoundLayout {
     std::string mesh;
     StepCost cost;
     std::string bounds;      // "products 61 %, optimizer 12 %"
-    std::int64_t memory = 0; // bytes of a rank
+    std::int64_t memory = 0; // bytes of a rank, of the stage that needs most
     double tokens_per_second = 0;
 };
 
@@ -40,9 +40,9 @@ struct SearchOptions {
 };
 
 // What the command line says of a key stays as it is; all other keys of a layout are varied. To be fast for large
-// models, candidates are ranked by plans of two small depths, from which the deep model follows layer by layer; those
-// returned are planned as they are. ConfigError when the config does not say its global batch size, or the command line
-// sets a key that nothing reads.
+// models, candidates are ranked by plans of two small depths, from which the deep model follows layer by layer (layer
+// of each chunk by layer); those returned are planned as they are. ConfigError when the config does not say its global
+// batch size, or the command line sets a key that nothing reads.
 SearchResult search_layouts(const Config& config, const SearchOptions& options, const Machine& machine,
                             const Dataset* dataset, const Stream& stream);
 

@@ -59,8 +59,8 @@ void check(const Pipeline& pipeline) {
 // When the tasks of all stages happen.
 class Walk {
 public:
-    Walk(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer)
-        : pipeline_(pipeline), times_(times), transfer_(transfer),
+    Walk(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message)
+        : pipeline_(pipeline), times_(times), message_(message),
           done_(3 * times.size() * static_cast<std::size_t>(pipeline.micro_batches), never) {
         for (int stage = 0; stage < pipeline.stages; ++stage)
             tasks_.push_back(tasks_of(pipeline, stage));
@@ -101,7 +101,8 @@ private:
     }
 
     double from(int neighbour, Work work, std::int64_t micro_batch) {
-        return done(neighbour, work, micro_batch) + (pipeline_.stages > 1 ? transfer_ : 0);
+        if (pipeline_.stages == 1) return done(neighbour, work, micro_batch);
+        return done(neighbour, work, micro_batch) + (work == Work::forward ? message_.forward : message_.backward);
     }
 
     double ready_at(int stage, const Task& task) {
@@ -134,7 +135,7 @@ private:
 
     const Pipeline& pipeline_;
     const std::vector<ChunkTime>& times_;
-    double transfer_;
+    const MessageTime& message_;
     std::vector<double> done_; // by chunk, work and micro-batch
     std::vector<std::vector<Task>> tasks_;
 };
@@ -179,17 +180,17 @@ double Makespan::bubble() const {
 }
 
 std::vector<std::vector<Span>> timeline(const Pipeline& pipeline, const std::vector<ChunkTime>& times,
-                                        double transfer) {
+                                        const MessageTime& message) {
     check(pipeline);
     if (times.size() != static_cast<std::size_t>(pipeline.stages) * static_cast<std::size_t>(pipeline.chunks))
         throw InternalError(fmt::format("times of {} chunks for {} stages with {} each", times.size(), pipeline.stages,
                                         pipeline.chunks));
-    return Walk(pipeline, times, transfer).run();
+    return Walk(pipeline, times, message).run();
 }
 
-Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer) {
+Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message) {
     Makespan result;
-    for (const std::vector<Span>& stage : timeline(pipeline, times, transfer)) {
+    for (const std::vector<Span>& stage : timeline(pipeline, times, message)) {
         result.busy.push_back(0);
         for (const Span& task : stage) {
             result.busy.back() += task.end - task.begin;

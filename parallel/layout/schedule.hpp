@@ -53,6 +53,12 @@ struct ChunkTime {
     double weights = 0;
 };
 
+// Between two stages, of what a micro-batch leads to the next one and back. It goes on beside the work of both.
+struct MessageTime {
+    double forward = 0;
+    double backward = 0;
+};
+
 struct Makespan {
     double seconds = 0;       // from the first task to the last
     std::vector<double> busy; // by stage
@@ -65,12 +71,11 @@ struct Span {
 };
 
 // When every task runs, if it starts as soon as its stage is free and what it needs is there: by stage, in the order of
-// tasks_of. `times` by chunk of the whole pipeline, `transfer` between two stages. InternalError when the tasks wait
-// for each other for ever.
+// tasks_of. `times` by chunk of the whole pipeline. InternalError when the tasks wait for each other for ever.
 std::vector<std::vector<Span>> timeline(const Pipeline& pipeline, const std::vector<ChunkTime>& times,
-                                        double transfer = 0);
+                                        const MessageTime& message = {});
 
 // The step that follows from it.
-Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, double transfer = 0);
+Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message = {});
 
 } // namespace tessera

@@ -5,6 +5,7 @@
 #include "core/plan/traffic.hpp"
 #include "core/run/describe_cost.hpp"
 #include "core/run/layout_search.hpp"
+#include "core/run/prediction.hpp"
 #include "tests/core/tiny_gpt.hpp"
 
 #include <cmath>
@@ -224,25 +225,127 @@ TEST(StepCost, AnyRankTellsOfTheLargestShare) {
     }
 }
 
-TEST(StepCost, PipelinesWaitAsTheirScheduleSays) {
-    const Experiment experiment = plan_tiny({}, 0, 1);
-    const RankCost stage = cost_of_rank(experiment.train.plan, experiment.train.layout, machine());
-    const double forward = stage.phase(Phase::forward).total(), backward = stage.phase(Phase::backward).total();
-    EXPECT_GT(stage.phase(Phase::backward).weights, backward / 5);
-    EXPECT_LT(stage.phase(Phase::backward).weights, backward / 2);
-    const auto bubble = [&](ScheduleKind kind, int chunks) {
-        return cost_of(std::vector<RankCost>(4, stage), {kind, 4, chunks, 8}, 0).bubble;
+namespace {
+
+// Every call takes a second, every message and each step of a collective a quarter.
+Machine slow_calls() {
+    Machine slow = machine();
+    slow.f32_flops = slow.memory_bandwidth = 1e30;
+    slow.call_seconds = 1;
+    slow.within_node.send = slow.within_node.all_reduce = slow.within_node.all_gather = {0.25, 1e30};
+    return slow;
+}
+
+std::vector<std::string> pipeline(int stages, std::string_view schedule, std::vector<std::string> words = {}) {
+    words.push_back(fmt::format("parallelism.pipeline_parallel_degree={}", stages));
+    words.push_back(fmt::format("parallelism.pipeline_schedule={}", schedule));
+    words.emplace_back("parallelism.pipeline_chunks=2");
+    return words;
+}
+
+std::vector<RankCost> costs_of_stages(const std::vector<std::string>& words, int stages, const Machine& on) {
+    std::vector<RankCost> costs;
+    for (int stage = 0; stage < stages; ++stage) {
+        const Experiment experiment = plan_tiny(words, stage, stages);
+        costs.push_back(cost_of_rank(experiment.train.plan, experiment.train.layout, on));
+    }
+    return costs;
+}
+
+Prediction predict_tiny(const std::vector<std::string>& words, int rank, int ranks, const Machine& on) {
+    const Config config = tiny_config(words);
+    const auto dataset = tiny_dataset(config);
+    const RankView view{rank, ranks, true};
+    const Experiment experiment = plan_training(config, view, dataset.get(), CpuStream(1));
+    return predict(experiment, config, view, dataset.get(), CpuStream(1), on);
+}
+
+} // namespace
+
+// The second stage works longest and never waits once it has begun: what it waits for is the first stage's first
+// forward and last backward pass, and a message before and after.
+TEST(StepCost, APipelineTakesWhatItsScheduleTakes) {
+    const std::vector<std::string> words = pipeline(2, "1f1b", {"model.n_layers=4", "model.tied_head=false"});
+    const Experiment first = plan_tiny(words, 0, 2), second = plan_tiny(words, 1, 2);
+    const auto calls = [](const Experiment& stage, Phase phase) {
+        return static_cast<double>(stage.train.plan.calls(phase).size());
     };
-    EXPECT_NEAR(bubble(ScheduleKind::one_f_one_b, 1), 3 * (forward + backward), 1e-15);
-    EXPECT_NEAR(bubble(ScheduleKind::interleaved, 2), 3 * (forward + backward) / 2, 1e-15);
-    EXPECT_LT(bubble(ScheduleKind::zero_bubble, 1), 2 * (forward + backward));
-    const StepCost alone = cost_of(std::vector<RankCost>(1, stage), {ScheduleKind::one_f_one_b, 1, 1, 8}, 0);
-    EXPECT_NEAR(alone.total(), cost_of(experiment.train.plan, experiment.train.layout, machine()).total(), 1e-15);
-    std::vector<RankCost> uneven(4, stage);
-    uneven[2].phases[1].products += 1; // of the forward pass
-    const StepCost slow = cost_of(uneven, {ScheduleKind::one_f_one_b, 4, 1, 8}, 0.25);
-    EXPECT_GT(slow.products, 8) << "the parts are those of the slowest stage";
-    EXPECT_NEAR(slow.total(), 8 + 2 * 3 * 0.25, 0.1);
+    const double forward[] = {calls(first, Phase::forward), calls(second, Phase::forward)};
+    const double backward[] = {calls(first, Phase::backward), calls(second, Phase::backward)};
+    ASSERT_LE(forward[0] + backward[0] + 0.75, forward[1] + backward[1]);
+    std::size_t sent = 0;
+    for (const Part& part : first.train.plan.parts)
+        sent += part.sends.size();
+    ASSERT_EQ(sent, 2U) << "the residual and what is added to it; back comes one gradient";
+    const double micro_batches = forward[0] + 0.5 + 8 * (forward[1] + backward[1]) + 0.25 + backward[0];
+    const std::vector<RankCost> stages = costs_of_stages(words, 2, slow_calls());
+    double once = 0;
+    for (const RankCost& stage : stages)
+        once = std::max(once, stage.phase(Phase::prepare).total() + stage.phase(Phase::update).total() +
+                                  sum(stage.exchanges_after));
+    const Layout& layout = first.train.layout;
+    const StepCost cost = cost_of(stages, first.train.plan, layout);
+    EXPECT_NEAR(cost.total(), micro_batches + once, 1e-9);
+    EXPECT_GE(cost.bubble, forward[0] + backward[0] + 0.75 - 1e-9);
+    EXPECT_NEAR(cost.products + cost.attention + cost.elementwise, 8 * (forward[1] + backward[1]), 1e-9);
+    EXPECT_NEAR(cost.flops_per_second, 8 * first.train.plan.flops_per_micro_batch / 2 / cost.total(), 1e-6);
+    for (const int rank : {0, 1})
+        EXPECT_NEAR(predict_tiny(words, rank, 2, slow_calls()).cost.total(), cost.total(), 1e-9) << rank;
+    EXPECT_THROW(cost_of(first.train.plan, layout, slow_calls()), InternalError) << "one stage is not all";
+}
+
+TEST(StepCost, PartsOfAStageAreItsPhases) {
+    double bubbles[3];
+    for (int i = 0; i < 3; ++i) {
+        const std::vector<std::string> words =
+            pipeline(4, std::array{"1f1b", "interleaved", "zero_bubble"}[static_cast<std::size_t>(i)],
+                     {"model.n_layers=8", "data.vocab_size=20"});
+        const std::vector<RankCost> stages = costs_of_stages(words, 4, slow_calls());
+        for (const RankCost& stage : stages) {
+            ASSERT_EQ(stage.chunks.size(), i == 1 ? 2U : 1U);
+            double forward = 0, backward = 0, weights = 0;
+            for (const ChunkTime& chunk : stage.chunks) {
+                forward += chunk.forward;
+                backward += chunk.backward;
+                weights += chunk.weights;
+            }
+            EXPECT_NEAR(forward, stage.phase(Phase::forward).total(), 1e-9);
+            EXPECT_NEAR(backward + weights, stage.phase(Phase::backward).total(), 1e-9);
+            EXPECT_EQ(weights > backward / 5, i == 2);
+        }
+        const Experiment any = plan_tiny(words, 0, 4);
+        bubbles[i] = cost_of(stages, any.train.plan, any.train.layout).bubble;
+    }
+    EXPECT_LT(bubbles[1], bubbles[0]);
+    EXPECT_LT(bubbles[2], bubbles[0]);
+}
+
+// Of the stages between the ends one is planned: as if all had been.
+TEST(Prediction, PlansStagesThatAreAlikeOnce) {
+    const std::vector<std::string> words = pipeline(5, "1f1b", {"model.n_layers=11", "training.dtype=bf16"});
+    const Prediction found = predict_tiny(words, 3, 5, machine());
+    std::int64_t memory = 0;
+    for (int rank = 0; rank < 5; ++rank)
+        memory = std::max(memory, plan_tiny(words, rank, 5).memory.total());
+    EXPECT_EQ(found.memory, memory);
+    const Experiment any = plan_tiny(words, 0, 5);
+    const StepCost all = cost_of(costs_of_stages(words, 5, machine()), any.train.plan, any.train.layout);
+    EXPECT_NEAR(found.cost.total() / all.total(), 1, 1e-12);
+    EXPECT_GT(found.cost.bubble, 0);
+    const StepCost alone = cost_of(plan_tiny({}, 0, 1).train.plan, plan_tiny({}, 0, 1).train.layout, machine());
+    EXPECT_EQ(alone.bubble, 0);
+    EXPECT_EQ(predict_tiny({}, 0, 1, machine()).cost.total(), alone.total());
+}
+
+TEST(StepCost, RingsWorkAndWait) {
+    Machine fast = machine();
+    fast.memory_bandwidth = 1e30;
+    const StepCost alone = cost_of(plan_tiny({}, 0, 1).train.plan, plan_tiny({}, 0, 1).train.layout, fast);
+    const Experiment ring =
+        plan_tiny({"parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring"}, 0, 2);
+    const StepCost shared = cost_of(ring.train.plan, ring.train.layout, fast);
+    EXPECT_NEAR(shared.attention, alone.attention / 2, 1e-15);
+    EXPECT_GT(shared.waits[1], 8 * 2 * 2 * 1e-6) << "a message in each pass of each layer, at least";
 }
 
 namespace {
@@ -252,7 +355,7 @@ struct Tried {
     std::int64_t memory;
 };
 
-// All layouts of the space that a search looks through, each planned as it is.
+// All layouts without pipelines that a search looks through, each planned as it is.
 std::vector<Tried> try_all(const std::vector<std::string>& base, int ranks) {
     std::vector<Tried> all;
     for (const int tensor : {1, 2, 4})
@@ -284,7 +387,7 @@ std::vector<Tried> try_all(const std::vector<std::string>& base, int ranks) {
 } // namespace
 
 TEST(LayoutSearch, FindsTheFastestThatFits) {
-    const std::vector<std::string> base = {"model.n_layers=5"};
+    const std::vector<std::string> base = {"model.n_layers=5", "parallelism.pipeline_parallel_degree=1"};
     const Config config = tiny_config(base);
     const std::vector<Tried> all = try_all(base, 4);
     for (const std::int64_t memory : {std::int64_t{1} << 30, std::int64_t{400'000}}) {
@@ -301,6 +404,44 @@ TEST(LayoutSearch, FindsTheFastestThatFits) {
         for (std::size_t i = 0; i < result.best.size(); ++i) {
             EXPECT_LE(result.best[i].memory, memory);
             EXPECT_LE(result.best[i > 0 ? i - 1 : 0].cost.total(), result.best[i].cost.total());
+        }
+    }
+}
+
+TEST(LayoutSearch, FindsTheFastestPipeline) {
+    const std::vector<std::string> base = {"model.n_layers=8", "parallelism.zero_stage=0", "training.recompute=none",
+                                           "parallelism.tensor_parallel_degree=1",
+                                           "parallelism.context_parallel_degree=1"};
+    std::vector<std::pair<Tried, std::string>> all;
+    for (const std::string way : {"1 1f1b 1", "2 1f1b 1", "4 1f1b 1", "2 zero_bubble 1", "4 zero_bubble 1",
+                                  "2 interleaved 2", "2 interleaved 4", "4 interleaved 2"})
+        for (int rows = 1; rows <= 16; rows *= 2) {
+            const auto space = way.find(' '), last = way.rfind(' ');
+            std::vector<std::string> words = base;
+            words.push_back("parallelism.pipeline_parallel_degree=" + way.substr(0, space));
+            words.push_back("parallelism.pipeline_schedule=" + way.substr(space + 1, last - space - 1));
+            words.push_back("parallelism.pipeline_chunks=" + way.substr(last + 1));
+            words.push_back(fmt::format("training.local_batch_size={}", rows));
+            try {
+                const Prediction found = predict_tiny(words, 0, 4, machine());
+                all.push_back({{found.cost.total(), found.memory}, way});
+            } catch (const ConfigError&) { // fewer micro-batches than ranks, or not as many as take turns evenly
+            }
+        }
+    const Config config = tiny_config(base);
+    const auto least = std::ranges::min(all, {}, [](const auto& one) { return one.first.memory; }).first.memory;
+    for (const std::int64_t memory : {std::int64_t{1} << 30, least + least / 8, least}) {
+        const SearchResult result =
+            search_layouts(config, {.ranks = 4, .memory = memory, .most = 2}, machine(), nullptr, CpuStream(1));
+        ASSERT_FALSE(result.best.empty()) << memory;
+        double fastest = 1e30;
+        std::string way;
+        for (const auto& [one, of] : all)
+            if (one.memory <= memory && one.seconds < fastest) std::tie(fastest, way) = std::tie(one.seconds, of);
+        EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << way << " in " << memory;
+        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
+        if (memory == least) {
+            EXPECT_THAT(result.best[0].mesh, HasSubstr("pipeline"));
         }
     }
 }

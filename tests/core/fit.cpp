@@ -109,7 +109,7 @@ TEST(MemoryLimit, RefusesWhatNeedsMore) {
     const std::int64_t bytes = need({});
     const auto check = [&](std::int64_t limit) {
         const Config config = tiny_config({"run.memory_limit=" + std::to_string(limit) + "B"});
-        check_limit(plan_tiny({}, 0, 1), config, {}, tiny_dataset(config).get(), CpuStream(1));
+        check_limit(config, {}, tiny_dataset(config).get(), CpuStream(1));
     };
     EXPECT_NO_THROW(check(bytes));
     EXPECT_THROW(check(bytes - 1), ConfigError);

@@ -79,7 +79,7 @@ TEST(Schedule, KeepsNoMoreMicroBatchesThanStages) {
 
 TEST(Schedule, CountsTransfersAndTheSlowestStage) {
     const Pipeline pipeline{ScheduleKind::one_f_one_b, 2, 1, 1, true};
-    EXPECT_DOUBLE_EQ(makespan(pipeline, {{1, 2, 0}, {3, 4, 0}}, 0.5).seconds, 1 + 3 + 4 + 2 + 2 * 0.5);
+    EXPECT_DOUBLE_EQ(makespan(pipeline, {{1, 2, 0}, {3, 4, 0}}, {0.5, 0.25}).seconds, 1 + 3 + 4 + 2 + 0.5 + 0.25);
     const Pipeline forward{ScheduleKind::one_f_one_b, 3, 1, 5, false};
     EXPECT_DOUBLE_EQ(makespan(forward, std::vector<ChunkTime>(3, {1, 9, 9})).seconds, 7);
 }

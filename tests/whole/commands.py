@@ -239,6 +239,11 @@ def check_bench_and_search():
     keys = [] if keys == " as it is" else keys.split()
     plan = runs.tessera("plan", "-n", "2", "--machine", "here.toml", "gpt.toml", *words, *keys).out
     assert math.isclose(float(re.search(r"\n  step +([0-9.]+) ", plan)[1]), float(step), rel_tol=2e-3), f"{search}{plan}"
+    staged = runs.tessera("plan", "-n", "2", "--machine", "here.toml", "gpt.toml", *words, "model.n_layers=2",
+                          "parallelism.pipeline_parallel_degree=2").out
+    shares = dict(re.findall(r"^  ([a-z ]+?) +[0-9.]+ +([0-9.]+) %$", staged, re.MULTILINE))
+    counted = float(re.search(r"\n  bubble: ([0-9.]+) % of the stages' time, by counted operations", staged)[1])
+    assert 0.3 * counted < float(shares["bubble"]) < 3 * counted and float(shares["step"]) == 100, staged
     beyond = runs.tessera("plan", "-n", "4", "--machine", "here.toml", "gpt.toml", *words, code=2).err
     assert "here.toml says nothing of the links between nodes" in beyond, beyond
 
