@@ -265,7 +265,8 @@ private:
         placements_.produced[static_cast<std::size_t>(there)] = placements_.produced[static_cast<std::size_t>(id)];
         placements_.used[static_cast<std::size_t>(there)] = placements_.used[static_cast<std::size_t>(id)];
         set(there, to);
-        // A sum is taken in the layer that makes it: what travels on, to another stage of a pipeline say, is the result.
+        // A sum is taken in the layer that makes it: what travels on, to another stage of a pipeline say, is the
+        // result.
         const std::int32_t maker = produced(id) == Placement::partial() ? value.producer : -1;
         if (maker >= 0) layer = graph_.nodes()[static_cast<std::size_t>(maker)].layer;
         nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}, layer});

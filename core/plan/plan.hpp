@@ -49,6 +49,7 @@ struct Layout {
     int data_ranks() const { return mesh.axis(data_axis).size; }
     int stages() const { return pipeline_axis < 0 ? 1 : mesh.axis(pipeline_axis).size; }
     Pipeline pipeline(std::int64_t of_micro_batches, bool trains) const {
+        if (stages() == 1) return {ScheduleKind::one_f_one_b, 1, 1, of_micro_batches, trains};
         return {schedule, stages(), chunks_per_stage, of_micro_batches, trains};
     }
     SummationTree tree() const { return {micro_batches, data_ranks()}; }
@@ -96,6 +97,14 @@ struct PlannedTask {
     int frame = 0;
 };
 
+// Where a value goes that a part makes and a part of another chunk takes. Chunks are of the whole pipeline.
+struct Route {
+    ValueId value = no_value;
+    int from = 0, to = 0;
+    Work makes = Work::forward, takes = Work::forward;
+    int channel = 0;
+};
+
 // A message where all stages must take the messages in one order, since each waits for its partner (NCCL).
 struct Transmission {
     std::size_t task = 0; // of plan.tasks, before which it comes; their number: after all
@@ -128,7 +137,7 @@ struct Plan {
     std::array<std::vector<Call>, 4> phases; // by Phase
     std::vector<Part> parts;                 // forward and backward, in the order of their calls
     std::vector<PlannedTask> tasks;          // of a step
-    std::vector<Transmission> transmissions; // in the order of all stages
+    std::vector<Route> routes;               // of all stages
     std::vector<Frames> frames;              // by chunk of this stage; none without a pipeline
     std::vector<ChunkTime> chunk_flops;      // of a micro-batch, by chunk of the whole pipeline
     std::vector<Exchange> exchanges;         // in the order in which they may start
@@ -150,6 +159,10 @@ struct Plan {
 
 // The share of their time in which the stages wait for each other, as the chunks' operations have it. 0: no pipeline.
 double bubble(const Plan& plan, const Layout& layout);
+
+// The messages of a stage's step in an order in which no two stages wait for each other for ever: that of a step in
+// which all work takes equally long.
+std::vector<Transmission> transmissions_of(const Plan& plan, const Layout& layout, int stage);
 
 // Throws ConfigError, with the layer's name, where something cannot be sharded as the strategies say. `stream` is asked
 // what workspace its kernels need; nothing runs on it.

@@ -259,7 +259,7 @@ private:
         const int chunk = chunks_.of(index);
         if (chunk >= 0)
             for (ValueId& input : node.inputs)
-                input = at_stage(input, chunk % stages_);
+                input = at_stage(made_again(input, chunk), chunk % stages_);
         if (node.phase == Phase::update)
             for (ValueId& input : node.inputs)
                 if (const auto whole = wholes_.find(input); whole != wholes_.end()) input = whole->second;
@@ -267,6 +267,26 @@ private:
         if (node.phase == Phase::prepare && weight_of(node) != nowhere) stage = weight_of(node) % stages_;
         append(node, chunk, stage, chunks_.is_for_weights(index));
         if (node.phase == Phase::update) add_up(node);
+    }
+
+    // What is made of one weight alone in the micro-batches (gathered, say) is made on each stage that uses it.
+    ValueId made_again(ValueId id, int chunk) {
+        const std::int32_t producer = graph_.value(id).producer;
+        if (producer < 0) return id;
+        const auto index = static_cast<std::size_t>(producer);
+        Node node = graph_.nodes()[index];
+        const bool of_weight = node.inputs.size() == 1 && node.outputs.size() == 1 &&
+                               graph_.value(node.inputs[0]).kind == ValueKind::parameter;
+        if (!of_weight || chunks_.of(index) < 0 || chunks_.of(index) == chunk) return id;
+        const auto [found, is_new] = repeated_.emplace(std::pair(id, chunk), no_value);
+        if (is_new) {
+            found->second = twin_of(id, fmt::format("{}.in_chunk_{}", graph_.value(id).name, chunk), node.phase);
+            node.name = graph_.value(found->second).name;
+            node.inputs[0] = at_stage(node.inputs[0], chunk % stages_);
+            node.outputs[0] = found->second;
+            append(std::move(node), chunk, chunk % stages_);
+        }
+        return found->second;
     }
 
     // A weight as the stage sees it.
@@ -336,7 +356,8 @@ private:
     std::vector<int> first_chunk_; // by value, of weights
     std::deque<Node> nodes_;
     Stages result_;
-    std::map<std::pair<ValueId, int>, ValueId> relays_;
+    std::map<std::pair<ValueId, int>, ValueId> relays_;   // by value and stage
+    std::map<std::pair<ValueId, int>, ValueId> repeated_; // by value and chunk
     std::map<ValueId, ValueId> wholes_;
 };
 

@@ -2,8 +2,7 @@
 // A message that a forward part waits for is sent when that part begins: its frame is free by then, and the sender
 // keeps the value for its backward part. One that a later part waits for is sent when it has been made: its place in
 // the receiver's frame is there since the forward part. The order of these times is the same on all stages.
-#include "core/plan/passes.hpp"
-#include "kernels/error.hpp"
+#include "core/plan/plan.hpp"
 
 #include <algorithm>
 #include <map>
@@ -49,8 +48,10 @@ private:
 
 } // namespace
 
-std::vector<Transmission> in_one_order(const std::vector<Route>& routes, const Pipeline& pipeline, int stage,
-                                       const Plan& plan) {
+std::vector<Transmission> transmissions_of(const Plan& plan, const Layout& layout, int stage) {
+    if (layout.stages() == 1) return {};
+    const bool trains = !plan.calls(Phase::backward).empty();
+    const Pipeline pipeline = layout.pipeline(plan.idle_rounds + plan.share.size(), trains);
     struct Event {
         double time;
         std::int64_t micro_batch;
@@ -58,14 +59,14 @@ std::vector<Transmission> in_one_order(const std::vector<Route>& routes, const P
     };
     const Times times(pipeline);
     std::vector<Event> events;
-    for (const Route& route : routes)
+    for (const Route& route : plan.routes)
         for (std::int64_t i = 0; i < pipeline.micro_batches; ++i)
             if (route.from % pipeline.stages == stage || route.to % pipeline.stages == stage)
                 events.push_back({route.takes == Work::forward ? times.of(route.to, route.takes, i).begin
                                                                : times.of(route.from, route.makes, i).end,
                                   i, &route});
     std::ranges::sort(events, {}, [](const Event& one) {
-        return std::tuple(one.time, one.route->from, one.route->channel, one.micro_batch);
+        return std::tuple(one.time, one.route->from, one.route->to, one.route->channel, one.micro_batch);
     });
     std::vector<Transmission> result;
     for (const Event& event : events) {

@@ -30,7 +30,11 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
       exchange_stream_(sibling(stream)), message_stream_(sibling(stream)), tree_(layout.tree()),
       accumulation_(accumulation_of(plan.share.size(), layout.reproducible)),
-      sums_(sums_of(plan, layout.pipeline_axis)), turns_(turns_of(plan, accumulation_)), records_(replay) {
+      sums_(sums_of(plan, layout.pipeline_axis)),
+      transmissions_(by_messages()
+                         ? std::vector<Transmission>()
+                         : transmissions_of(plan, layout, groups.axis(std::max(layout.pipeline_axis, 0)).rank())),
+      turns_(turns_of(plan, transmissions_, accumulation_)), records_(replay) {
     for (const Call& call : plan.calls(Phase::prepare))
         prepare_.push_back(bind(call, {}));
     for (const Call& call : plan.calls(Phase::update))
@@ -183,7 +187,8 @@ void Executor::run(Calls calls) {
     }
 }
 
-// In the last micro-batch the exchanges start between the calls.
+// In the last micro-batch the exchanges start between the calls. What other stages wait for goes before those at the
+// end.
 void Executor::run_part(int index, const Turn& turn) {
     const Calls calls = bound(index, turn.place);
     const Sums& sums = sums_[static_cast<std::size_t>(index)];
@@ -197,21 +202,29 @@ void Executor::run_part(int index, const Turn& turn) {
         run(calls.subspan(done, after - done));
         done = after;
         merge(turn, one.pieces);
-        reduce(plan_.exchanges[one.exchange]);
+        if (!is_late(index, one)) reduce(plan_.exchanges[one.exchange]);
     }
     run(calls.subspan(done));
     merge(turn, sums.rest);
-    if (!sums.exchanges.empty()) follow(stream_, exchange_stream_);
+    if (!sums.exchanges.empty() && layout_.stages() == 1) follow(stream_, exchange_stream_);
 }
 
-// On a GPU, what comes before the task: in the one order, on a queue of its own. The work waits for what it needs of it
-// only.
+bool Executor::is_late(int index, const Sums::OfExchange& one) const {
+    return layout_.stages() > 1 && one.after == part(index).calls.size();
+}
+
+void Executor::run_late_exchanges(const Turn& turn) {
+    for (const int index : turn.parts)
+        for (const Sums::OfExchange& one : sums_[static_cast<std::size_t>(index)].exchanges)
+            if (turn.last && is_late(index, one)) reduce(plan_.exchanges[one.exchange]);
+}
+
+// On a GPU, what comes before the task: in the one order, on a queue of its own, behind the work so far.
 void Executor::transmit(std::size_t until_task) {
-    if (transmitted_ < plan_.transmissions.size() && plan_.transmissions[transmitted_].task <= until_task)
+    if (transmitted_ < transmissions_.size() && transmissions_[transmitted_].task <= until_task)
         follow(message_stream_, stream_);
-    for (; transmitted_ < plan_.transmissions.size() && plan_.transmissions[transmitted_].task <= until_task;
-         ++transmitted_) {
-        const Transmission& one = plan_.transmissions[transmitted_];
+    for (; transmitted_ < transmissions_.size() && transmissions_[transmitted_].task <= until_task; ++transmitted_) {
+        const Transmission& one = transmissions_[transmitted_];
         const View view = bind(one.message.value, {0, one.frame});
         if (one.sends)
             stages().send(message_stream_, view, one.message.peer);
@@ -243,6 +256,7 @@ void Executor::receive(const Turn& turn) {
     if (!by_messages()) {
         transmit(turn.task);
         const Part& first = part(turn.parts.front());
+        // All so far: a frame is used again, or something is awaited.
         if (first.work == Work::forward || !first.receives.empty()) follow(stream_, message_stream_);
         return;
     }
@@ -288,6 +302,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         micro_batch_ = turn.micro_batch;
         replay(replays_[before_turns + turn.kind], [&] { run_turn(turn); });
         send(turn);
+        run_late_exchanges(turn);
     }
     micro_batch_ = -1;
     for (auto& [frame, tickets] : sent_)
@@ -297,6 +312,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         follow(stream_, message_stream_);
         transmitted_ = 0;
     }
+    if (layout_.stages() > 1) follow(stream_, exchange_stream_);
     for (const Exchange& exchange : plan_.exchanges)
         if (exchange.axis == layout_.pipeline_axis) reduce(exchange);
 }

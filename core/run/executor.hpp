@@ -78,6 +78,8 @@ private:
     void clear_batch();
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);
+    bool is_late(int part, const Sums::OfExchange& one) const;
+    void run_late_exchanges(const Turn& turn);
     bool by_messages() const { return std::holds_alternative<CpuStream>(stream_); }
     void transmit(std::size_t until_task);
     void begin_micro_batch(const Turn& turn);
@@ -101,8 +103,9 @@ private:
     SummationTree tree_;
     std::map<std::pair<int, Place>, std::vector<BoundCall>> bound_; // of the parts
     std::vector<BoundCall> prepare_, update_;
-    std::vector<Accumulation> accumulation_; // by micro-batch of this rank's share
-    std::vector<Sums> sums_;                 // by part
+    std::vector<Accumulation> accumulation_;  // by micro-batch of this rank's share
+    std::vector<Sums> sums_;                  // by part
+    std::vector<Transmission> transmissions_; // on a GPU
     std::vector<Turn> turns_;
     std::vector<ValueId> read_; // from the data
     std::vector<View> batch_;
@@ -116,7 +119,7 @@ private:
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what turns need
     double seconds_waited_ = 0;
-    std::size_t transmitted_ = 0; // of plan.transmissions, in this step
+    std::size_t transmitted_ = 0; // in this step
 };
 
 } // namespace tessera

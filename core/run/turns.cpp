@@ -98,13 +98,14 @@ std::vector<Sums> sums_of(const Plan& plan, int pipeline_axis) {
     return result;
 }
 
-std::vector<Turn> turns_of(const Plan& plan, const std::vector<Accumulation>& accumulation) {
+std::vector<Turn> turns_of(const Plan& plan, const std::vector<Transmission>& transmissions,
+                           const std::vector<Accumulation>& accumulation) {
     std::vector<Turn> turns;
     const auto part = [&](int index) -> const Part& { return plan.parts[static_cast<std::size_t>(index)]; };
     for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
         const PlannedTask& task = plan.tasks[i];
         const auto comes_first = [&](const Transmission& one) { return one.task == i; };
-        const bool goes_on = std::ranges::none_of(plan.transmissions, comes_first) && !turns.empty() &&
+        const bool goes_on = std::ranges::none_of(transmissions, comes_first) && !turns.empty() &&
                              turns.back().micro_batch == task.micro_batch &&
                              part(turns.back().parts.back()).sends.empty() && part(task.part).receives.empty() &&
                              turns.back().place.frame == task.frame &&

@@ -64,6 +64,8 @@ struct Turn {
     std::size_t kind; // the same for turns of which nothing differs but the micro-batch
 };
 
-std::vector<Turn> turns_of(const Plan& plan, const std::vector<Accumulation>& accumulation);
+// `transmissions`: none where messages do not wait.
+std::vector<Turn> turns_of(const Plan& plan, const std::vector<Transmission>& transmissions,
+                           const std::vector<Accumulation>& accumulation);
 
 } // namespace tessera

@@ -42,6 +42,7 @@ template <class Condition> void Meeting::wait(const Condition& condition) const 
     while (!condition()) {
         if (failed_ != nullptr && failed_->load(std::memory_order_relaxed))
             throw SystemError("another rank of this process failed");
+        if (meanwhile_) meanwhile_();
         sched_yield();
     }
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -58,6 +59,9 @@ public:
     // `failed` may be null; once it is set, waiting throws SystemError.
     Meeting(int rank, std::vector<Post*> posts, const std::atomic<bool>* failed);
 
+    // Called now and then while this rank waits.
+    void meanwhile(std::function<void()> work) { meanwhile_ = std::move(work); }
+
     // Returns once all ranks have entered as often as this one. What they wrote before is visible after.
     void barrier();
 
@@ -78,7 +82,8 @@ private:
     std::vector<Post*> posts_;
     const std::atomic<bool>* failed_;
     int turn_ = 0; // which entry of the posts belongs to the collective under way
-    int spins_;    // looks before a rank gives its core away
+    std::function<void()> meanwhile_;
+    int spins_; // looks before a rank gives its core away
 };
 
 } // namespace tessera

@@ -138,6 +138,11 @@ void ProcessGroup::finish(std::int64_t ticket) const {
     });
 }
 
+void ProcessGroup::progress() const {
+    int arrived = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, 0, state_->communicator, &arrived, MPI_STATUS_IGNORE), "MPI_Iprobe", 0, rank_);
+}
+
 void ProcessGroup::broadcast(void* data, std::int64_t bytes, int root) const {
     auto* from = static_cast<char*>(data);
     for (std::int64_t at = 0; at < bytes; at += largest_message) {

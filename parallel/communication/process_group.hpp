@@ -37,6 +37,7 @@ public:
     std::int64_t post(const Message& send, int channel) const;
     std::int64_t expect(const Message& receive, int channel) const;
     void finish(std::int64_t ticket) const;
+    void progress() const; // lets MPI work on what is begun: who waits for another rank without MPI calls it
     void broadcast(void* data, std::int64_t bytes, int root) const;
     void barrier() const;
     bool all(bool verdict) const; // true when it is true on every rank

@@ -24,6 +24,8 @@ public:
         for (int rank = 0; rank < size_; ++rank)
             staging_.push_back(area->window(rank) + align_up(sizeof(Post)));
         group_ = std::move(group);
+        // Messages between a pipeline's stages, on other hosts perhaps, go on while this rank waits for its neighbours.
+        meeting_.meanwhile([this] { group_->progress(); });
         area_ = std::move(area);
     }
 

@@ -81,8 +81,13 @@ TEST(Pipeline, MessagesMeet) {
 // the messages before it.
 class Queues {
 public:
-    explicit Queues(std::vector<const Plan*> plans)
-        : plans_(std::move(plans)), sent_(plans_.size()), run_(plans_.size()) {}
+    Queues(std::vector<const Plan*> plans, const Layout& layout)
+        : plans_(std::move(plans)), sent_(plans_.size()), run_(plans_.size()) {
+        for (std::size_t stage = 0; stage < plans_.size(); ++stage)
+            messages_.push_back(transmissions_of(*plans_[stage], layout, static_cast<int>(stage)));
+    }
+
+    std::size_t messages() const { return messages_[0].size(); }
 
     // Whether all stages come to their ends.
     bool run() {
@@ -99,8 +104,7 @@ public:
 
 private:
     const Transmission* next(std::size_t stage) const {
-        const auto& all = plans_[stage]->transmissions;
-        return sent_[stage] < all.size() ? &all[sent_[stage]] : nullptr;
+        return sent_[stage] < messages_[stage].size() ? &messages_[stage][sent_[stage]] : nullptr;
     }
 
     bool run_task(std::size_t stage) {
@@ -125,6 +129,7 @@ private:
     }
 
     std::vector<const Plan*> plans_;
+    std::vector<std::vector<Transmission>> messages_;
     std::vector<std::size_t> sent_, run_;
 };
 
@@ -140,10 +145,12 @@ TEST(Pipeline, MessagesHaveOneOrderInWhichNobodyWaitsForEver) {
                     training.push_back(&stage.train.plan);
                     evaluation.push_back(&stage.evaluate.plan);
                 }
-                EXPECT_GT(training[0]->transmissions.size(), 8 * 2);
-                EXPECT_TRUE(Queues(training).run());
-                EXPECT_GT(evaluation[0]->transmissions.size(), 8);
-                EXPECT_TRUE(Queues(evaluation).run());
+                Queues of_training(training, stages[0].train.layout);
+                EXPECT_GE(of_training.messages(), 8 * 2);
+                EXPECT_TRUE(of_training.run());
+                Queues of_evaluation(evaluation, stages[0].evaluate.layout);
+                EXPECT_GE(of_evaluation.messages(), evaluation[0]->share.size());
+                EXPECT_TRUE(of_evaluation.run());
             }
 }
 
@@ -161,6 +168,29 @@ TEST(Pipeline, KeepsWhatItsScheduleNeeds) {
     EXPECT_THAT(kept("gpipe"), testing::ElementsAre(8, 8, 8, 8));
     EXPECT_THAT(kept("1f1b"), testing::ElementsAre(4, 3, 2, 1));
     EXPECT_THAT(kept("zero_bubble"), testing::ElementsAre(4, 4, 4, 4));
+}
+
+// Without stages a schedule says nothing: there is one frame.
+TEST(Pipeline, OneStageTakesEachMicroBatchToItsEnd) {
+    for (const std::string_view schedule : {"gpipe", "zero_bubble", "interleaved"}) {
+        const std::vector<PlannedTask> tasks = plan_all(1, schedule, {})[0].train.plan.tasks;
+        ASSERT_EQ(tasks.size(), 2 * 8) << schedule;
+        for (std::size_t i = 0; i < tasks.size(); ++i)
+            EXPECT_EQ(tasks[i].micro_batch, static_cast<std::int64_t>(i / 2)) << schedule;
+    }
+}
+
+// A weight that two stages gather, each for itself, is no message.
+TEST(Pipeline, GathersAWeightWhereItIsUsed) {
+    const Config config = tiny_config({"parallelism.pipeline_parallel_degree=2", "parallelism.zero_stage=3"});
+    const auto dataset = tiny_dataset(config);
+    for (const int rank : {0, 2}) {
+        const Plan plan = plan_training(config, {rank, 4, true}, dataset.get(), CpuStream(1)).train.plan;
+        for (const Part& part : plan.parts)
+            for (const StageMessage& message : part.sends)
+                EXPECT_THAT(plan.graph.value(message.value).name, testing::Not(testing::HasSubstr("all_gather")));
+        EXPECT_FALSE(plan.routes.empty());
+    }
 }
 
 // In a pipeline with a split backward pass the gradients of weights, and they alone, are left for later.
