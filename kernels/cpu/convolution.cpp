@@ -17,7 +17,7 @@
 namespace tessera::kernels {
 namespace {
 
-constexpr std::int64_t gathered_bytes = 1 << 20; // of a piece: half of a second cache
+constexpr std::int64_t gathered_bytes = 1 << 20; // of a piece: about a second cache; half of it is no faster
 constexpr std::int64_t least_rows = 384;         // of a piece: packing the weights costs as much as a tile of 12
 constexpr std::int64_t copied_bytes = 65536;     // a thread is worth waking for so many
 
