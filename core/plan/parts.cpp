@@ -38,6 +38,7 @@ public:
         if (ranks_ > 1) find_messages();
         find_readers();
         assign_frames(tasks);
+        if (ranks_ > 1) plan_.transmissions = in_one_order(routes_, pipeline_, stage_, plan_);
         return order;
     }
 
@@ -113,6 +114,7 @@ private:
                 throw ConfigError(fmt::format("'{}' leads from one chunk of stage {} to another: take fewer chunks for "
                                               "each stage",
                                               graph_.value(id).name, from));
+            routes_.push_back({id, chunk_of(maker), key.second, work_of(maker), work_of(user), channel});
             if (from == stage_) part(part_of(maker)).sends.push_back({id, to, channel});
             if (to == stage_) part(part_of(user)).receives.push_back({id, from, channel});
         }
@@ -163,6 +165,7 @@ private:
     Plan& plan_;
     std::vector<std::int32_t> live_;
     Pipeline pipeline_;
+    std::vector<Route> routes_;
 };
 
 } // namespace

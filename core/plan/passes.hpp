@@ -41,6 +41,19 @@ std::vector<std::int32_t> live_nodes(const Graph& graph);
 std::vector<std::int32_t> plan_parts(const Graph& graph, const Stages& stages, const Layout& layout, int stage,
                                      Plan& plan);
 
+// Where a value goes that a part makes and a part of another chunk takes. Chunks are of the whole pipeline.
+struct Route {
+    ValueId value = no_value;
+    int from = 0, to = 0;
+    Work makes = Work::forward, takes = Work::forward;
+    int channel = 0;
+};
+
+// The messages of a stage in an order in which no two stages wait for each other for ever: that of a step in which all
+// work takes equally long.
+std::vector<Transmission> in_one_order(const std::vector<Route>& routes, const Pipeline& pipeline, int stage,
+                                       const Plan& plan);
+
 // 4. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
 

@@ -96,6 +96,14 @@ struct PlannedTask {
     int frame = 0;
 };
 
+// A message where all stages must take the messages in one order, since each waits for its partner (NCCL).
+struct Transmission {
+    std::size_t task = 0; // of plan.tasks, before which it comes; their number: after all
+    bool sends = false;
+    StageMessage message;
+    int frame = 0;
+};
+
 // Memory for what a chunk keeps of a micro-batch from one part to the next: as often as it has micro-batches under way.
 struct Frames {
     int count = 1;
@@ -120,6 +128,7 @@ struct Plan {
     std::array<std::vector<Call>, 4> phases; // by Phase
     std::vector<Part> parts;                 // forward and backward, in the order of their calls
     std::vector<PlannedTask> tasks;          // of a step
+    std::vector<Transmission> transmissions; // in the order of all stages
     std::vector<Frames> frames;              // by chunk of this stage; none without a pipeline
     std::vector<ChunkTime> chunk_flops;      // of a micro-batch, by chunk of the whole pipeline
     std::vector<Exchange> exchanges;         // in the order in which they may start

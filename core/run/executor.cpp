@@ -14,6 +14,10 @@ namespace {
 
 constexpr std::size_t before_turns = 2; // replays: of prepare and update
 
+Stream sibling(const Stream& stream) {
+    return std::visit([](const auto& s) { return Stream(s.sibling()); }, stream);
+}
+
 // Both are of one kind.
 void follow(const Stream& later, const Stream& earlier) {
     std::visit([&](const auto& s) { s.follow(std::get<std::remove_cvref_t<decltype(s)>>(earlier)); }, later);
@@ -24,7 +28,7 @@ void follow(const Stream& later, const Stream& earlier) {
 Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
                    bool replay)
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
-      exchange_stream_(std::visit([](const auto& s) { return Stream(s.sibling()); }, stream)), tree_(layout.tree()),
+      exchange_stream_(sibling(stream)), message_stream_(sibling(stream)), tree_(layout.tree()),
       accumulation_(accumulation_of(plan.share.size(), layout.reproducible)),
       sums_(sums_of(plan, layout.pipeline_axis)), turns_(turns_of(plan, accumulation_)), records_(replay) {
     for (const Call& call : plan.calls(Phase::prepare))
@@ -200,6 +204,22 @@ void Executor::run_part(int index, const Turn& turn) {
     if (!sums.exchanges.empty()) follow(stream_, exchange_stream_);
 }
 
+// On a GPU, what comes before the task: in the one order, on a queue of its own. The work waits for what it needs of it
+// only.
+void Executor::transmit(std::size_t until_task) {
+    if (transmitted_ < plan_.transmissions.size() && plan_.transmissions[transmitted_].task <= until_task)
+        follow(message_stream_, stream_);
+    for (; transmitted_ < plan_.transmissions.size() && plan_.transmissions[transmitted_].task <= until_task;
+         ++transmitted_) {
+        const Transmission& one = plan_.transmissions[transmitted_];
+        const View view = bind(one.message.value, {0, one.frame});
+        if (one.sends)
+            stages().send(message_stream_, view, one.message.peer);
+        else
+            stages().receive(message_stream_, view, one.message.peer);
+    }
+}
+
 // In its frame. What the last one there had to send may still be on its way; what this one will be sent is expected.
 void Executor::begin_micro_batch(const Turn& turn) {
     const int chunk = part(turn.parts.front()).chunk, frame = turn.place.frame;
@@ -220,6 +240,12 @@ void Executor::finish(std::vector<Communicator::Ticket>& tickets) {
 
 void Executor::receive(const Turn& turn) {
     if (layout_.stages() == 1) return;
+    if (!by_messages()) {
+        transmit(turn.task);
+        const Part& first = part(turn.parts.front());
+        if (first.work == Work::forward || !first.receives.empty()) follow(stream_, message_stream_);
+        return;
+    }
     const auto start = std::chrono::steady_clock::now();
     if (part(turn.parts.front()).work == Work::forward) begin_micro_batch(turn);
     finish(expected_[{turn.parts.front(), turn.place.frame}]);
@@ -228,6 +254,7 @@ void Executor::receive(const Turn& turn) {
 
 void Executor::send(const Turn& turn) {
     const Part& last = part(turn.parts.back());
+    if (!by_messages()) return;
     for (const StageMessage& message : last.sends)
         sent_[{last.chunk, turn.place.frame}].push_back(
             stages().post(stream_, bind(message.value, turn.place), message.peer, message.channel));
@@ -265,6 +292,11 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
     micro_batch_ = -1;
     for (auto& [frame, tickets] : sent_)
         finish(tickets);
+    if (layout_.stages() > 1 && !by_messages()) {
+        transmit(plan_.tasks.size());
+        follow(stream_, message_stream_);
+        transmitted_ = 0;
+    }
     for (const Exchange& exchange : plan_.exchanges)
         if (exchange.axis == layout_.pipeline_axis) reduce(exchange);
 }

@@ -78,6 +78,8 @@ private:
     void clear_batch();
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);
+    bool by_messages() const { return std::holds_alternative<CpuStream>(stream_); }
+    void transmit(std::size_t until_task);
     void begin_micro_batch(const Turn& turn);
     void receive(const Turn& turn);
     void send(const Turn& turn);
@@ -95,6 +97,7 @@ private:
     Groups& groups_;
     Stream& stream_;
     Stream exchange_stream_; // on a GPU a queue of its own
+    Stream message_stream_;  // likewise
     SummationTree tree_;
     std::map<std::pair<int, Place>, std::vector<BoundCall>> bound_; // of the parts
     std::vector<BoundCall> prepare_, update_;
@@ -113,6 +116,7 @@ private:
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what turns need
     double seconds_waited_ = 0;
+    std::size_t transmitted_ = 0; // of plan.transmissions, in this step
 };
 
 } // namespace tessera

@@ -101,8 +101,11 @@ std::vector<Sums> sums_of(const Plan& plan, int pipeline_axis) {
 std::vector<Turn> turns_of(const Plan& plan, const std::vector<Accumulation>& accumulation) {
     std::vector<Turn> turns;
     const auto part = [&](int index) -> const Part& { return plan.parts[static_cast<std::size_t>(index)]; };
-    for (const PlannedTask& task : plan.tasks) {
-        const bool goes_on = !turns.empty() && turns.back().micro_batch == task.micro_batch &&
+    for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
+        const PlannedTask& task = plan.tasks[i];
+        const auto comes_first = [&](const Transmission& one) { return one.task == i; };
+        const bool goes_on = std::ranges::none_of(plan.transmissions, comes_first) && !turns.empty() &&
+                             turns.back().micro_batch == task.micro_batch &&
                              part(turns.back().parts.back()).sends.empty() && part(task.part).receives.empty() &&
                              turns.back().place.frame == task.frame &&
                              part(turns.back().parts.back()).chunk == part(task.part).chunk;
@@ -114,7 +117,7 @@ std::vector<Turn> turns_of(const Plan& plan, const std::vector<Accumulation>& ac
         const std::size_t slot =
             task.micro_batch < 0 ? 0 : accumulation[static_cast<std::size_t>(task.micro_batch)].slot;
         const bool last = task.micro_batch + 1 == plan.share.size();
-        turns.push_back({{task.part}, task.micro_batch, {slot, task.frame}, last, 0});
+        turns.push_back({{task.part}, task.micro_batch, {slot, task.frame}, i, last, 0});
     }
     std::size_t kinds = 0;
     for (auto turn = turns.begin(); turn != turns.end(); ++turn) {

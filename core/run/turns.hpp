@@ -59,6 +59,7 @@ struct Turn {
     std::vector<int> parts;
     std::int64_t micro_batch; // below 0: none, but a round for the other ranks' sake
     Place place;
+    std::size_t task; // the first of the plan's
     bool last;        // micro-batch
     std::size_t kind; // the same for turns of which nothing differs but the micro-batch
 };

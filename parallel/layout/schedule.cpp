@@ -66,31 +66,27 @@ public:
             tasks_.push_back(tasks_of(pipeline, stage));
     }
 
-    Makespan run() {
-        Makespan result{0, std::vector<double>(tasks_.size())};
-        std::vector<std::size_t> next(tasks_.size());
-        std::vector<double> free(tasks_.size());
+    std::vector<std::vector<Span>> run() {
+        std::vector<std::vector<Span>> spans(tasks_.size());
         for (bool moved = true; moved;) {
             moved = false;
             for (std::size_t stage = 0; stage < tasks_.size(); ++stage)
-                while (next[stage] < tasks_[stage].size()) {
-                    const Task& task = tasks_[stage][next[stage]];
-                    const double ready = ready_at(static_cast<int>(stage), task);
+                while (spans[stage].size() < tasks_[stage].size()) {
+                    const int place = static_cast<int>(stage);
+                    const Task& task = tasks_[stage][spans[stage].size()];
+                    const double ready = ready_at(place, task);
                     if (ready == never) break;
-                    const double seconds = seconds_of(static_cast<int>(stage), task);
-                    free[stage] = std::max(free[stage], ready) + seconds;
-                    done(chunk_of(static_cast<int>(stage), task), task.work, task.micro_batch) = free[stage];
-                    result.busy[stage] += seconds;
-                    result.seconds = std::max(result.seconds, free[stage]);
-                    ++next[stage];
+                    const double begin = std::max(ready, spans[stage].empty() ? 0 : spans[stage].back().end);
+                    spans[stage].push_back({begin, begin + seconds_of(place, task)});
+                    done(chunk_of(place, task), task.work, task.micro_batch) = spans[stage].back().end;
                     moved = true;
                 }
         }
         for (std::size_t stage = 0; stage < tasks_.size(); ++stage)
-            if (next[stage] < tasks_[stage].size())
+            if (spans[stage].size() < tasks_[stage].size())
                 throw InternalError(fmt::format("stage {} of the pipeline waits for ever before its task {} of {}",
-                                                stage, next[stage], tasks_[stage].size()));
-        return result;
+                                                stage, spans[stage].size(), tasks_[stage].size()));
+        return spans;
     }
 
 private:
@@ -183,12 +179,25 @@ double Makespan::bubble() const {
     return all > 0 ? 1 - std::accumulate(busy.begin(), busy.end(), 0.0) / all : 0;
 }
 
-Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message) {
+std::vector<std::vector<Span>> timeline(const Pipeline& pipeline, const std::vector<ChunkTime>& times,
+                                        const MessageTime& message) {
     check(pipeline);
     if (times.size() != static_cast<std::size_t>(pipeline.stages) * static_cast<std::size_t>(pipeline.chunks))
         throw InternalError(fmt::format("times of {} chunks for {} stages with {} each", times.size(), pipeline.stages,
                                         pipeline.chunks));
     return Walk(pipeline, times, message).run();
+}
+
+Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message) {
+    Makespan result;
+    for (const std::vector<Span>& stage : timeline(pipeline, times, message)) {
+        result.busy.push_back(0);
+        for (const Span& task : stage) {
+            result.busy.back() += task.end - task.begin;
+            result.seconds = std::max(result.seconds, task.end);
+        }
+    }
+    return result;
 }
 
 } // namespace tessera

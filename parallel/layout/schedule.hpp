@@ -65,8 +65,17 @@ struct Makespan {
     double bubble() const;    // the share of the stages' time in which they wait: 0 to 1
 };
 
-// The step when every task starts as soon as its stage is free and what it needs is there: `times` by chunk of the
-// whole pipeline. InternalError when the tasks wait for each other for ever.
+struct Span {
+    double begin = 0;
+    double end = 0;
+};
+
+// When every task runs, if it starts as soon as its stage is free and what it needs is there: by stage, in the order of
+// tasks_of. `times` by chunk of the whole pipeline. InternalError when the tasks wait for each other for ever.
+std::vector<std::vector<Span>> timeline(const Pipeline& pipeline, const std::vector<ChunkTime>& times,
+                                        const MessageTime& message = {});
+
+// The step that follows from it.
 Makespan makespan(const Pipeline& pipeline, const std::vector<ChunkTime>& times, const MessageTime& message = {});
 
 } // namespace tessera

@@ -77,6 +77,76 @@ TEST(Pipeline, MessagesMeet) {
     }
 }
 
+// A GPU's queue of messages: each waits for the one before, for its partner, and for the tasks before it; a task for
+// the messages before it.
+class Queues {
+public:
+    explicit Queues(std::vector<const Plan*> plans)
+        : plans_(std::move(plans)), sent_(plans_.size()), run_(plans_.size()) {}
+
+    // Whether all stages come to their ends.
+    bool run() {
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (std::size_t stage = 0; stage < plans_.size(); ++stage)
+                while (run_task(stage) || pass_message(stage))
+                    moved = true;
+        }
+        for (std::size_t stage = 0; stage < plans_.size(); ++stage)
+            if (run_[stage] < plans_[stage]->tasks.size() || next(stage) != nullptr) return false;
+        return true;
+    }
+
+private:
+    const Transmission* next(std::size_t stage) const {
+        const auto& all = plans_[stage]->transmissions;
+        return sent_[stage] < all.size() ? &all[sent_[stage]] : nullptr;
+    }
+
+    bool run_task(std::size_t stage) {
+        const bool waits = next(stage) != nullptr && next(stage)->task <= run_[stage];
+        if (waits || run_[stage] == plans_[stage]->tasks.size()) return false;
+        ++run_[stage];
+        return true;
+    }
+
+    bool pass_message(std::size_t stage) {
+        const Transmission* mine = next(stage);
+        if (mine == nullptr || mine->task > run_[stage]) return false;
+        const auto peer = static_cast<std::size_t>(mine->message.peer);
+        const Transmission* theirs = next(peer);
+        if (theirs == nullptr || theirs->task > run_[peer] || theirs->message.peer != static_cast<int>(stage))
+            return false;
+        EXPECT_NE(mine->sends, theirs->sends);
+        EXPECT_EQ(mine->message.channel, theirs->message.channel);
+        ++sent_[stage];
+        ++sent_[peer];
+        return true;
+    }
+
+    std::vector<const Plan*> plans_;
+    std::vector<std::size_t> sent_, run_;
+};
+
+TEST(Pipeline, MessagesHaveOneOrderInWhichNobodyWaitsForEver) {
+    for (const std::string_view schedule : {"gpipe", "1f1b", "zero_bubble", "interleaved"})
+        for (const int count : {2, 4})
+            for (const int layers : {8, 12}) {
+                SCOPED_TRACE(fmt::format("{}, {} stages, {} layers", schedule, count, layers));
+                const std::vector<Experiment> stages =
+                    plan_all(count, schedule, {fmt::format("model.n_layers={}", layers)});
+                std::vector<const Plan*> training, evaluation;
+                for (const Experiment& stage : stages) {
+                    training.push_back(&stage.train.plan);
+                    evaluation.push_back(&stage.evaluate.plan);
+                }
+                EXPECT_GT(training[0]->transmissions.size(), 8 * 2);
+                EXPECT_TRUE(Queues(training).run());
+                EXPECT_GT(evaluation[0]->transmissions.size(), 8);
+                EXPECT_TRUE(Queues(evaluation).run());
+            }
+}
+
 // Activations are kept for the micro-batches under way: all of them in gpipe, as many as stages follow in 1f1b.
 TEST(Pipeline, KeepsWhatItsScheduleNeeds) {
     const auto kept = [](std::string_view schedule) {
