@@ -276,7 +276,7 @@ StepCost cost_of(const std::vector<RankCost>& stages, const Plan& plan, const La
     const auto busiest = std::ranges::max_element(span.busy);
     const RankCost& shown = stages[static_cast<std::size_t>(busiest - span.busy.begin())];
     StepCost step = work_of(shown, static_cast<double>(pipeline.micro_batches));
-    step.bubble = (span.seconds + latest) - (*busiest + once(shown)); // 0, to the bit, for one stage
+    if (stages.size() > 1) step.bubble = std::max(0.0, span.seconds + latest - *busiest - once(shown));
     step.flops_per_second =
         plan.flops_per_micro_batch * static_cast<double>(layout.micro_batches) / layout.mesh.size() / step.total();
     return step;
