@@ -45,12 +45,6 @@ std::string device_named(const Config& config) {
     return device;
 }
 
-bool has_pipeline(const Mesh& mesh) {
-    for (int axis = 0; axis < mesh.axis_count(); ++axis)
-        if (mesh.axis(axis).name == "pipeline") return true;
-    return false;
-}
-
 } // namespace
 
 Stream make_stream(const Config& config, const World* world) {
@@ -71,8 +65,6 @@ Stream make_stream(const Config& config, const World* world) {
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    if (world != nullptr && has_pipeline(make_mesh(config, world->size())))
-        config.refuse(parallelism_pipeline.name, "pipelines run on CPU ranks only so far (run.device = \"cpu\")");
     Stream gpu =
         gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus, {.tf32 = config.get(training_dtype) == "tf32"});
     if (config.get(training_linear_dtype) == "f8" &&
