@@ -22,6 +22,9 @@ struct PlacedGraph {
 // 1. Propagates placements through the graph by each op's own rules, one mesh axis at a time.
 PlacedGraph place_graph(const Graph& graph, const Layout& layout);
 
+// ConfigError for collectives that have no way because another axis cuts the same tensor. Called by place_graph.
+void check_placements(const PlacedGraph& placed, const Layout& layout);
+
 // Which part of a pipeline does what. Without a pipeline all nodes are of chunk 0 and stage 0.
 struct Stages {
     std::vector<int> chunk;             // by node: of the whole pipeline; -1: a node of prepare or update
