@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cost model against formulas worked out here, and the search against trying everything.
+// The cost model against formulas worked out here.
 #include "core/cost/collective_cost.hpp"
 #include "core/cost/step_cost.hpp"
 #include "core/plan/traffic.hpp"
 #include "core/run/describe_cost.hpp"
-#include "core/run/layout_search.hpp"
 #include "core/run/prediction.hpp"
 #include "tests/core/tiny_gpt.hpp"
+#include "tests/core/tiny_machine.hpp"
 
 #include <cmath>
 #include <gmock/gmock.h>
@@ -19,26 +19,6 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 namespace {
-
-// Binary numbers, so that sums come out as they should.
-constexpr const char* machine_text = R"(
-    [rank]
-    f32_flops = 1024e9
-    bf16_flops = 2048e9
-    attention_efficiency = 0.5
-    memory_bandwidth = 64e9
-    memory_gib = 1
-    [node]
-    ranks = 4
-    alpha = 1e-6
-    beta = 8e9
-    all_reduce_beta = 16e9
-    [network]
-    alpha = 4e-6
-    beta = 1e9
-)";
-
-Machine machine() { return parse_machine(machine_text, "machine.toml"); }
 
 std::string with_line(const std::string& section, const std::string& line) {
     std::string text = machine_text;
@@ -252,14 +232,6 @@ std::vector<RankCost> costs_of_stages(const std::vector<std::string>& words, int
     return costs;
 }
 
-Prediction predict_tiny(const std::vector<std::string>& words, int rank, int ranks, const Machine& on) {
-    const Config config = tiny_config(words);
-    const auto dataset = tiny_dataset(config);
-    const RankView view{rank, ranks, true};
-    const Experiment experiment = plan_training(config, view, dataset.get(), CpuStream(1));
-    return predict(experiment, config, view, dataset.get(), CpuStream(1), on);
-}
-
 } // namespace
 
 // The second stage works longest and never waits once it has begun: what it waits for is the first stage's first
@@ -346,124 +318,4 @@ TEST(StepCost, RingsWorkAndWait) {
     const StepCost shared = cost_of(ring.train.plan, ring.train.layout, fast);
     EXPECT_NEAR(shared.attention, alone.attention / 2, 1e-15);
     EXPECT_GT(shared.waits[1], 8 * 2 * 2 * 1e-6) << "a message in each pass of each layer, at least";
-}
-
-namespace {
-
-struct Tried {
-    double seconds;
-    std::int64_t memory;
-};
-
-// All layouts without pipelines that a search looks through, each planned as it is.
-std::vector<Tried> try_all(const std::vector<std::string>& base, int ranks) {
-    std::vector<Tried> all;
-    for (const int tensor : {1, 2, 4})
-        for (const int context : {1, 2, 4})
-            for (const char* sequence : {"false", "true"})
-                for (const char* recompute : {"none", "selective", "full"})
-                    for (int zero = 0; zero < 4; ++zero)
-                        for (int rows = 1; rows <= 16; rows *= 2) {
-                            std::vector<std::string> keys = base;
-                            keys.push_back(fmt::format("parallelism.tensor_parallel_degree={}", tensor));
-                            keys.push_back(fmt::format("parallelism.context_parallel_degree={}", context));
-                            keys.push_back(fmt::format("parallelism.sequence_parallel={}", sequence));
-                            keys.push_back(fmt::format("training.recompute={}", recompute));
-                            keys.push_back(fmt::format("parallelism.zero_stage={}", zero));
-                            keys.push_back(fmt::format("training.local_batch_size={}", rows));
-                            try {
-                                const Config config = tiny_config(keys);
-                                const Experiment experiment =
-                                    plan_training(config, {0, ranks, true}, nullptr, CpuStream(1));
-                                all.push_back(
-                                    {cost_of(experiment.train.plan, experiment.train.layout, machine()).total(),
-                                     experiment.memory.total()});
-                            } catch (const ConfigError&) {
-                            }
-                        }
-    return all;
-}
-
-} // namespace
-
-TEST(LayoutSearch, FindsTheFastestThatFits) {
-    const std::vector<std::string> base = {"model.n_layers=5", "parallelism.pipeline_parallel_degree=1"};
-    const Config config = tiny_config(base);
-    const std::vector<Tried> all = try_all(base, 4);
-    for (const std::int64_t memory : {std::int64_t{1} << 30, std::int64_t{400'000}}) {
-        const SearchResult result =
-            search_layouts(config, {.ranks = 4, .memory = memory, .most = 3}, machine(), nullptr, CpuStream(1));
-        ASSERT_FALSE(result.best.empty()) << memory;
-        double fastest = 1e30;
-        for (const Tried& one : all)
-            if (one.memory <= memory) fastest = std::min(fastest, one.seconds);
-        EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << memory;
-        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
-        EXPECT_GT(result.refused, 0);
-        EXPECT_EQ(result.too_large > 0, memory < 1 << 30);
-        for (std::size_t i = 0; i < result.best.size(); ++i) {
-            EXPECT_LE(result.best[i].memory, memory);
-            EXPECT_LE(result.best[i > 0 ? i - 1 : 0].cost.total(), result.best[i].cost.total());
-        }
-    }
-}
-
-TEST(LayoutSearch, FindsTheFastestPipeline) {
-    const std::vector<std::string> base = {"model.n_layers=8", "parallelism.zero_stage=0", "training.recompute=none",
-                                           "parallelism.tensor_parallel_degree=1",
-                                           "parallelism.context_parallel_degree=1"};
-    std::vector<std::pair<Tried, std::string>> all;
-    for (const std::string way : {"1 1f1b 1", "2 1f1b 1", "4 1f1b 1", "2 zero_bubble 1", "4 zero_bubble 1",
-                                  "2 interleaved 2", "2 interleaved 4", "4 interleaved 2"})
-        for (int rows = 1; rows <= 16; rows *= 2) {
-            const auto space = way.find(' '), last = way.rfind(' ');
-            std::vector<std::string> words = base;
-            words.push_back("parallelism.pipeline_parallel_degree=" + way.substr(0, space));
-            words.push_back("parallelism.pipeline_schedule=" + way.substr(space + 1, last - space - 1));
-            words.push_back("parallelism.pipeline_chunks=" + way.substr(last + 1));
-            words.push_back(fmt::format("training.local_batch_size={}", rows));
-            try {
-                const Prediction found = predict_tiny(words, 0, 4, machine());
-                all.push_back({{found.cost.total(), found.memory}, way});
-            } catch (const ConfigError&) { // fewer micro-batches than ranks, or not as many as take turns evenly
-            }
-        }
-    const Config config = tiny_config(base);
-    const auto least = std::ranges::min(all, {}, [](const auto& one) { return one.first.memory; }).first.memory;
-    for (const std::int64_t memory : {std::int64_t{1} << 30, least + least / 8, least}) {
-        const SearchResult result =
-            search_layouts(config, {.ranks = 4, .memory = memory, .most = 2}, machine(), nullptr, CpuStream(1));
-        ASSERT_FALSE(result.best.empty()) << memory;
-        double fastest = 1e30;
-        std::string way;
-        for (const auto& [one, of] : all)
-            if (one.memory <= memory && one.seconds < fastest) std::tie(fastest, way) = std::tie(one.seconds, of);
-        EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << way << " in " << memory;
-        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
-        if (memory == least) {
-            EXPECT_THAT(result.best[0].mesh, HasSubstr("pipeline"));
-        }
-    }
-}
-
-TEST(LayoutSearch, KeepsWhatTheCommandLineSays) {
-    const Config config = tiny_config({"parallelism.tensor_parallel_degree=2", "parallelism.zero_stage=1",
-                                       "training.recompute=full", "training.local_batch_size=4"});
-    const SearchResult result =
-        search_layouts(config, {.ranks = 4, .memory = 1 << 30, .most = 100}, machine(), nullptr, CpuStream(1));
-    ASSERT_FALSE(result.best.empty());
-    for (const FoundLayout& found : result.best) {
-        EXPECT_THAT(found.mesh, HasSubstr("tensor 2"));
-        const auto says = [&](std::string_view key) {
-            for (const auto& [name, value] : found.choices)
-                if (name == key) return toml_text(value);
-            return std::string();
-        };
-        EXPECT_EQ(says(parallelism_zero.name), "1");
-        EXPECT_EQ(says(training_recompute.name), "\"full\"");
-        EXPECT_EQ(says(training_local_batch.name), "4");
-    }
-    const Config unread = tiny_config({"optimizer.momentum=0.5"});
-    EXPECT_THAT([&] { search_layouts(unread, {.ranks = 2, .memory = 1 << 30}, machine(), nullptr, CpuStream(1)); },
-                ThrowsMessage<ConfigError>(HasSubstr("optimizer.momentum")));
 }
