@@ -134,8 +134,6 @@ def peak_of(name, words):
     small_parent = """import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
-    # CUDA's libraries take 200 MB while they are loaded: the program with the emulated GPU has none.
-    runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
     command = runs.command(["train", "gpt.toml", f"run.folder={name}", *words], 0)
     return 1024 * int(subprocess.run([sys.executable, "-c", small_parent, *command], env=runs.environment(), check=True,
                                      capture_output=True, timeout=runs.TIMEOUT).stdout)
@@ -150,6 +148,8 @@ def check_process():
     print(f"a larger model: {plan} bytes more planned, {process} bytes more resident")
 
 
+# The same program without CUDA's libraries, which take each rank 0.3 s to load.
+runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 with runs.folder():
     runs.write_text("text.txt", 8_000)
     runs.write_config("gpt.toml", KEYS)
