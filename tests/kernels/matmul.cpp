@@ -233,7 +233,7 @@ TEST(MatmulOnCpu, SameBitsForAnyNumberOfThreads) {
             std::tie(product.m, product.n, product.k) = std::tuple(size[0], size[1], size[2]);
             Case one(product);
             Multiplier<OnCpu>(1)(one);
-            for (const int threads : {1, 2, 5}) {
+            for (const int threads : {2, 5}) {
                 Case several(product);
                 Multiplier<OnCpu> multiply(threads);
                 multiply(several);
