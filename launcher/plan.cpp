@@ -13,6 +13,7 @@
 #include "kernels/error.hpp"
 #include "launcher/setup.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 
@@ -62,16 +63,30 @@ std::unique_ptr<Dataset> data_of(const Config& config) {
     return dataset;
 }
 
+// Options that only others give a meaning are refused without them.
+void check_together(const Arguments& arguments) {
+    const bool searches = arguments.has("search");
+    for (const char* option : {"rank", "beside", "many-hosts"})
+        if (searches && arguments.has(option))
+            throw ConfigError(fmt::format("--{} says nothing in a --search, which looks at all ranks", option));
+    if (!searches && arguments.has("memory")) throw ConfigError("--memory is the limit of a --search: say that, too");
+    if (!arguments.has("machine") && arguments.has("beside"))
+        throw ConfigError("--beside changes a prediction: say --machine FILE, too");
+}
+
 int run_search(const Arguments& arguments, Config& config, int ranks) {
     if (!arguments.has("machine"))
         throw ConfigError("--search wants --machine FILE, a file of cluster/machines or of `tessera bench --save`");
     const Machine machine = machine_for(config, *arguments.text("machine"));
     settle_for(machine, config);
+    if (config.get(training_recompute) == "auto")
+        config.refuse(training_recompute.name, "is what a search varies: leave the key out");
     const Stream stream = make_planning_stream(config);
     const std::unique_ptr<Dataset> dataset = data_of(config);
     SearchOptions options;
     options.ranks = ranks;
     options.memory = arguments.has("memory") ? memory_named(*arguments.text("memory")) : machine.memory_bytes;
+    options.memory = std::min(options.memory, memory_limit(config).value_or(options.memory));
     const SearchResult result = search_layouts(config, options, machine, dataset.get(), stream);
     print(result, options, machine, config);
     return 0;
@@ -82,6 +97,7 @@ int run_plan(const Arguments& arguments, Process&) {
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
+    check_together(arguments);
     settle_run_folder(config);
     if (arguments.has("search")) return run_search(arguments, config, ranks);
     const std::optional<std::string> file = arguments.text("machine");
@@ -92,7 +108,8 @@ int run_plan(const Arguments& arguments, Process&) {
     }
     const Stream stream = make_planning_stream(config);
     const std::unique_ptr<Dataset> dataset = data_of(config);
-    const RankView view{rank, ranks, !arguments.has("many-hosts")};
+    const bool one_node = !machine || ranks <= machine->ranks_per_node;
+    const RankView view{rank, ranks, one_node && !arguments.has("many-hosts")};
     const std::string chosen = settle_recompute(config, view, dataset.get(), stream);
     const Experiment experiment = plan_training(config, view, dataset.get(), stream);
     Trainer::check_keys(config, experiment);

@@ -122,6 +122,7 @@ Machine machine_of(const Config& config) {
     machine.memory_bandwidth = above_zero(config, memory_bandwidth);
     machine.call_seconds = at_least_zero(config, call_seconds);
     machine.gpu = is_gpu(config);
+    if (config.get(memory_gib) > 1 << 20) config.refuse(memory_gib.name, "must be at most 1048576");
     machine.memory_bytes = static_cast<std::int64_t>(above_zero(config, memory_gib) * bytes_per_gib);
     const std::int64_t ranks = config.get(node_ranks);
     if (ranks < 1 || ranks > 1 << 20) config.refuse(node_ranks.name, "must be from 1 to 1048576");

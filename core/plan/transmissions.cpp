@@ -3,8 +3,10 @@
 // keeps the value for its backward part. One that a later part waits for is sent when it has been made: its place in
 // the receiver's frame is there since the forward part. The order of these times is the same on all stages.
 #include "core/plan/plan.hpp"
+#include "kernels/error.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <map>
 #include <tuple>
 
@@ -57,6 +59,10 @@ std::vector<Transmission> transmissions_of(const Plan& plan, const Layout& layou
         std::int64_t micro_batch;
         const Route* route;
     };
+    for (const Route& route : plan.routes) // the times below rest on it
+        if ((route.makes == Work::forward && route.takes != Work::forward) || (!trains && route.to != route.from + 1))
+            throw InternalError(fmt::format("'{}' leads from chunk {} to chunk {} of a pipeline when no frame has it",
+                                            plan.graph.value(route.value).name, route.from, route.to));
     const Times times(pipeline);
     std::vector<Event> events;
     for (const Route& route : plan.routes)

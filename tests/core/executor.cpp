@@ -3,7 +3,7 @@
 // threads, and reading nothing that was not written.
 #include "core/run/executor.hpp"
 #include "tests/core/graph_run.hpp"
-#include "tests/core/tiny_training.hpp"
+#include "tests/core/training_record.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -13,26 +13,11 @@ using namespace tessera;
 
 namespace {
 
-struct Record {
-    std::vector<std::uint32_t> losses, norms, weights; // bits
-    friend bool operator==(const Record&, const Record&) = default;
-};
-
-constexpr int steps = 5;
+using Record = TrainingRecord;
 
 // What every rank ends up with: all must agree.
 Record train(const std::vector<std::string>& overrides, int ranks, int threads = 1, bool poisoned = false) {
-    std::vector<Record> records(static_cast<std::size_t>(ranks));
-    run_as_threads(ranks, [&](Communicator& communicator) {
-        TinyTraining training(overrides, communicator, CpuStream(threads));
-        Record& record = records[static_cast<std::size_t>(communicator.rank())];
-        for (int step = 0; step < steps; ++step) {
-            poisoned ? training.poisoned_step(step) : training.step(step);
-            record.losses.push_back(training.loss());
-            record.norms.push_back(training.norm());
-        }
-        record.weights = training.weights();
-    });
+    const std::vector<Record> records = train_on(ranks, overrides, poisoned, threads);
     for (const Record& record : records)
         EXPECT_EQ(record, records[0]);
     return records[0];

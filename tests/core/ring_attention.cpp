@@ -6,7 +6,7 @@
 #include "kernels/draw.hpp"
 #include "parallel/layout/zigzag.hpp"
 #include "tests/core/sharded_run.hpp"
-#include "tests/core/tiny_training.hpp"
+#include "tests/core/training_record.hpp"
 #include "tests/kernels/attention_plain.hpp"
 
 #include <fmt/format.h>
@@ -120,36 +120,12 @@ double error(const Doubles& found, const Doubles& expected) {
     return found.size() == expected.size() ? worst : std::nan("");
 }
 
-constexpr int steps = 5;
-
-struct Record {
-    std::vector<std::uint32_t> losses, norms, weights; // bits
-    friend bool operator==(const Record&, const Record&) = default;
-};
+using Record = TrainingRecord;
 
 std::vector<Record> train(std::vector<std::string> words, int ranks, bool poisoned = false) {
     words.insert(words.end(), {fmt::format("parallelism.context_parallel_degree={}", ranks),
                                "parallelism.context_parallel_method=ring", "training.seq_len=24"});
-    std::vector<Record> records(static_cast<std::size_t>(ranks));
-    run_as_threads(ranks, [&](Communicator& communicator) {
-        TinyTraining training(words, communicator);
-        Record& record = records[static_cast<std::size_t>(communicator.rank())];
-        for (int step = 0; step < steps; ++step) {
-            poisoned ? training.poisoned_step(step) : training.step(step);
-            record.losses.push_back(training.loss());
-            record.norms.push_back(training.norm());
-        }
-        record.weights = training.weights();
-    });
-    return records;
-}
-
-void expect_near(const std::vector<std::uint32_t>& found, const std::vector<std::uint32_t>& expected, double relative) {
-    ASSERT_EQ(found.size(), expected.size());
-    for (std::size_t i = 0; i < found.size(); ++i) {
-        const double one = std::bit_cast<float>(expected[i]);
-        EXPECT_NEAR(std::bit_cast<float>(found[i]), one, relative * one) << "step " << i;
-    }
+    return train_on(ranks, words, poisoned);
 }
 
 } // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training steps on tensor ranks as threads: every variant of the tiny GPT near one rank, all ranks with one loss, and
 // nothing read that was not written.
-#include "tests/core/tiny_training.hpp"
+#include "tests/core/training_record.hpp"
 #include "tests/support/tolerance.hpp"
 
 #include <fmt/format.h>
@@ -11,36 +11,12 @@ using namespace tessera;
 
 namespace {
 
-constexpr int steps = 5;
-
-struct Record {                                        // of a rank
-    std::vector<std::uint32_t> losses, norms, weights; // bits
-    friend bool operator==(const Record&, const Record&) = default;
-};
+using Record = TrainingRecord;
 
 std::vector<Record> train(std::vector<std::string> words, int ranks, bool poisoned = false) {
     words.push_back(fmt::format("parallelism.tensor_parallel_degree={}", ranks));
     words.emplace_back("model.n_heads=4");
-    std::vector<Record> records(static_cast<std::size_t>(ranks));
-    run_as_threads(ranks, [&](Communicator& communicator) {
-        TinyTraining training(words, communicator);
-        Record& record = records[static_cast<std::size_t>(communicator.rank())];
-        for (int step = 0; step < steps; ++step) {
-            poisoned ? training.poisoned_step(step) : training.step(step);
-            record.losses.push_back(training.loss());
-            record.norms.push_back(training.norm());
-        }
-        record.weights = training.weights();
-    });
-    return records;
-}
-
-void expect_near(const std::vector<std::uint32_t>& found, const std::vector<std::uint32_t>& expected, double relative) {
-    ASSERT_EQ(found.size(), expected.size());
-    for (std::size_t i = 0; i < found.size(); ++i) {
-        const double one = std::bit_cast<float>(expected[i]);
-        EXPECT_NEAR(std::bit_cast<float>(found[i]), one, relative * one) << "step " << i;
-    }
+    return train_on(ranks, words, poisoned);
 }
 
 bool in_16_bits(const Variant& variant) {

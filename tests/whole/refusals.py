@@ -68,6 +68,9 @@ CONFIG = [
      "command line: parallelism.pipeline_schedule = \"2f2b\": no schedule named '2f2b'; did you mean '1f1b'?"),
     (["plan", "-n", "16", "gpt.toml", "parallelism.pipeline_parallel_degree=16"], "cannot be shared out over 16 stages of a pipeline"),
     (["plan", "-n", "3", "gpt.toml", "parallelism.zero_stage=2"], "must be a multiple of that"),
+    (["plan", "gpt.toml", "--memory", "80GiB"], "--memory is the limit of a --search: say that, too"),
+    (["plan", "gpt.toml", "--beside", "data"], "--beside changes a prediction: say --machine FILE, too"),
+    (["plan", "--search", "--rank", "0", "gpt.toml"], "--rank says nothing in a --search, which looks at all ranks"),
     (["plan", "gpt.toml", "parallelism.zero_stage=4"], "command line: parallelism.zero_stage = 4: must be 0, 1, 2 or 3"),
     (["plan", "gpt.toml", "training.recompute=ful"], "no recomputation named 'ful'; did you mean 'full'?"),
 ]
