@@ -156,7 +156,7 @@ def read(run_folder):
     return Result(
         {record["step"]: record["loss"] for record in steps},
         {record["step"]: record["grad_norm"] for record in steps},
-        {record["step"]: (record["loss"], record["tokens"]) for record in evaluations},
+        {record["step"]: {name: value for name, value in record.items() if name != "step"} for record in evaluations},
         read_tensors(checkpoints(run_folder)[-1]),
     )
 
