@@ -268,6 +268,10 @@ def check_resume():
 def check_subcommands():
     out = runs.tessera("plan", "-n", 2, "lenet.toml", "data.files=['nowhere']", "parallelism.tensor_parallel_degree=2").out
     assert "GFLOP per step of 12 samples" in out and "conv2.weight" in out, out
+    for name, words in {"lenet_fashion_mnist": [], "mlp_classifier": [], "mlp_regression": ["data.features=3"]}.items():
+        path = os.path.join(os.environ["TESSERA_SOURCE"], "configs", name + ".toml")
+        out = runs.tessera("plan", "-n", 4, path, "parallelism.zero_stage=1", *words).out  # which needs no data
+        assert " samples\n" in out and "data 4" in out, out
     shown = runs.tessera("config", "show", "lenet.toml").out
     assert "model.layers[0].filters = 6" in shown, shown
     refuse(["generate", "lenet"], "model.type = \"layers\": writes no text")
