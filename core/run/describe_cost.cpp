@@ -22,9 +22,9 @@ struct TimePart {
 
 std::vector<TimePart> parts_of(const StepCost& cost, const Layout& layout) {
     std::vector<TimePart> parts = {{"products", cost.products},
-                               {"attention", cost.attention},
-                               {"other calls", cost.elementwise},
-                               {"optimizer", cost.update}};
+                                   {"attention", cost.attention},
+                                   {"other calls", cost.elementwise},
+                                   {"optimizer", cost.update}};
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         if (layout.mesh.axis(axis).size > 1)
             parts.push_back({fmt::format("waiting for {}", layout.mesh.axis(axis).name),
