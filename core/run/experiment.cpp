@@ -300,7 +300,7 @@ LoaderOptions Experiment::evaluation_loader() const {
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
-                             const Stream& stream)
+                             const Stream& stream, bool evaluates)
     : stream_(stream), shared_(common(config, vocabulary_of(config, dataset), stream)) {
     const RankView view{0, ranks, one_host};
     Experiment& experiment = shared_;
@@ -323,6 +323,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                 config.get(training_max_norm), program.model.loss_scale);
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
+    if (!evaluates) return;
     if (dataset != nullptr)
         experiment.evaluation_batches =
             count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());

@@ -114,8 +114,9 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 // Plans of several ranks of one run, which have all but their last passes in common.
 class TrainingPlans {
 public:
-    // Throws as plan_training does. All arguments outlive it.
-    TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream);
+    // Throws as plan_training does. All arguments outlive it. `evaluates`: or as though there were no validation split.
+    TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,
+                  bool evaluates = true);
     Experiment of(int rank) const; // as plan_training makes it
 
 private:

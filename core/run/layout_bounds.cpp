@@ -81,7 +81,7 @@ void add_work(const Program& program, const Machine& machine, Measured& measured
 
 Measured measure(const Config& config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,
                  const Machine& machine) {
-    const Program program = plan_training(config, {0, ranks, one_host}, dataset, stream).train;
+    const Program program = TrainingPlans(config, ranks, one_host, dataset, stream, false).of(0).train;
     const Plan& plan = program.plan;
     double resting = 0;
     for (const ValueId id : plan.graph.of_kind(ValueKind::parameter))

@@ -2,15 +2,14 @@
 // Best first: what has the lowest bound is looked at more closely, until the fastest are known (A*: Hart et al. 1968).
 #include "core/run/layout_search.hpp"
 
-#include "core/config_catalog.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/describe_cost.hpp"
 #include "core/run/layout_bounds.hpp"
+#include "core/run/layout_choices.hpp"
 #include "core/run/prediction.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <fmt/format.h>
 #include <limits>
 #include <map>
@@ -28,49 +27,12 @@ constexpr std::int64_t few_layers = 2;
 // An estimate of memory may be too large by so much: what is near the limit is planned as it is.
 constexpr double doubt = 1.02;
 
-bool is_given(const Config& config, std::string_view key) { return config.where(key) == "command line"; }
-
-// The keys "parallelism.…_degree", each an axis of the mesh.
-std::vector<std::string_view> degree_keys() {
-    std::vector<std::string_view> names;
-    for (const KeyInfo& key : known_keys())
-        if (key.name.starts_with("parallelism.") && key.name.ends_with("_degree")) names.push_back(key.name);
-    return names;
-}
-
-// All ways to write `ranks` as a product of degrees, one for each key from `at` on.
-void add_meshes(const std::vector<std::string_view>& keys, std::size_t at, std::int64_t ranks, Choices& chosen,
-                std::vector<Choices>& found) {
-    if (at == keys.size()) {
-        if (ranks == 1) found.push_back(chosen);
-        return;
-    }
-    for (std::int64_t degree = 1; degree <= ranks; ++degree) {
-        if (ranks % degree != 0) continue;
-        chosen.emplace_back(keys[at], degree);
-        add_meshes(keys, at + 1, ranks / degree, chosen, found);
-        chosen.pop_back();
-    }
-}
-
-std::int64_t degree_in(const Choices& choices, std::string_view key) {
-    for (const auto& [name, value] : choices)
-        if (name == key) return std::get<std::int64_t>(value);
-    return 1;
-}
-
 // Of a stage.
 std::int64_t chunks_in(const Choices& choices) {
     for (const auto& [name, value] : choices)
         if (name == parallelism_schedule.name && std::get<std::string>(value) != "interleaved") return 1;
     return degree_in(choices, parallelism_chunks.name);
 }
-
-// In what order the stages of a pipeline work.
-struct Schedule {
-    std::string name;
-    std::int64_t chunks; // of a stage
-};
 
 struct Estimate {
     double seconds = 0;
@@ -104,7 +66,7 @@ struct Open {
     std::size_t group = 0; // of equal inner axes
     std::int64_t rows = 0; // of a micro-batch
     Choices outer{};       // degrees of data and pipeline
-    Schedule schedule{};
+    ScheduleChoice schedule{};
     std::int64_t zero = 0;
     std::size_t recompute = 0; // of recomputations()
     bool refined = false;      // its bound is that of its pipeline
@@ -115,20 +77,19 @@ struct Open {
     }
 };
 
-struct Group {
-    Choices inner; // degrees, and sequence parallelism
-    int ranks = 1; // of the inner axes
-    std::vector<Choices> outer;
-};
-
 class Search {
 public:
     Search(const Config& config, const SearchOptions& options, const Machine& machine, const Dataset* dataset,
            const Stream& stream)
-        : asked_(config), config_(config), options_(options), machine_(machine), dataset_(dataset), stream_(stream) {}
+        : asked_(config), config_(config), options_(options), machine_(machine), dataset_(dataset), stream_(stream),
+          choices_(config, options), groups_(choices_.groups()) {}
 
     SearchResult run() {
-        find_groups();
+        for (std::size_t i = 0; i < groups_.size(); ++i) {
+            for (const std::int64_t rows : choices_.rows())
+                result_.tried += choices_.count(groups_[i], rows);
+            add({.level = Open::Level::inner_axes, .group = i});
+        }
         while (!open_.empty() && found_ < options_.most) {
             const Open next = open_.top();
             open_.pop();
@@ -145,15 +106,11 @@ public:
     }
 
 private:
-    std::vector<Choices> meshes() const;
-    std::vector<std::int64_t> rows_of_micro_batches(std::int64_t data_ranks) const;
-    template <class T> std::vector<T> values(const Key<T>& key, bool matters, std::vector<T> all) const;
-    std::vector<Schedule> schedules(std::int64_t stages) const;
-    std::vector<std::int64_t> zero_stages(const Choices& outer) const;
-    std::vector<std::string> recomputations() const;
+    struct Least { // of the layouts that are too large
+        Choices choices;
+        double memory = std::numeric_limits<double>::infinity();
+    };
 
-    void find_groups();
-    std::int64_t count(const Group& group, std::int64_t rows) const;
     const InnerCost* cost_of(std::size_t group, std::int64_t rows, std::size_t recompute);
     void refuse(const std::string& why, std::int64_t layouts);
     void add(Open one);
@@ -162,14 +119,14 @@ private:
     bool can_take_turns(const Open& one);
     void add_layout(Open one);
     Outer outer_of(const Open& one) const;
-    void note_too_large(const Choices& choices, double memory);
+    void note_too_large(const Choices& choices, double memory, Least& least);
     double pipeline_seconds(const Open& one);
     void try_layout(const Open& one);
     Choices choices_of(const Open& one) const;
     std::string family_of(const Open& one) const;
 
     bool is_too_large(double memory) const { return memory > doubt * static_cast<double>(options_.memory); }
-    Planned plan(const Choices& choices, std::int64_t layers);
+    Planned plan(const Choices& choices, std::int64_t layers, bool evaluates = false);
     Estimate estimate(const Choices& choices);
     void finish(const Choices& choices);
     void find_least_memory();
@@ -180,118 +137,17 @@ private:
     const Machine& machine_;
     const Dataset* dataset_;
     const Stream& stream_;
-    std::vector<Group> groups_;
+    LayoutChoices choices_;
+    std::vector<LayoutGroup> groups_;
     std::map<std::tuple<std::size_t, std::int64_t, std::size_t>, std::optional<InnerCost>> costs_;
     std::map<std::tuple<std::size_t, std::int64_t, std::size_t, int, int, ScheduleKind, int>, double> pipelines_;
     std::priority_queue<Open> open_;
     std::int64_t opened_ = 0;
     std::set<std::string> fitting_; // families that fit without recomputation
-    double least_memory_ = std::numeric_limits<double>::infinity();
-    Choices least_; // of the layouts that are too large, by bound or estimate
+    Least least_bound_, least_planned_;
     std::size_t found_ = 0;
     SearchResult result_;
 };
-
-std::vector<Choices> Search::meshes() const {
-    std::vector<std::string_view> free;
-    std::int64_t ranks = options_.ranks;
-    Choices chosen;
-    for (const std::string_view key : degree_keys()) {
-        const std::int64_t degree = asked_.get(Key<std::int64_t>{key, 1, {}});
-        if (!is_given(asked_, key) || degree < 1) {
-            free.push_back(key);
-            continue;
-        }
-        if (ranks % degree != 0) asked_.refuse(key, fmt::format("does not divide {} ranks", options_.ranks));
-        ranks /= degree;
-        chosen.emplace_back(key, degree);
-    }
-    std::vector<Choices> found;
-    add_meshes(free, 0, ranks, chosen, found);
-    std::ranges::stable_sort(found, {}, [](const Choices& mesh) { return degree_in(mesh, parallelism_pipeline.name); });
-    return found;
-}
-
-// Powers of two, and what the config says.
-std::vector<std::int64_t> Search::rows_of_micro_batches(std::int64_t data_ranks) const {
-    const std::int64_t global = asked_.get(training_global_batch), said = asked_.get(training_local_batch);
-    if (global < 1)
-        asked_.refuse(training_global_batch.name,
-                      "a search compares layouts with the same batch: say how many samples");
-    std::vector<std::int64_t> found;
-    for (std::int64_t rows = 1; rows <= global / data_ranks; ++rows)
-        if (global % rows == 0 && (rows == said || (std::has_single_bit(static_cast<std::uint64_t>(rows)) &&
-                                                    !is_given(asked_, training_local_batch.name))))
-            found.push_back(rows);
-    return found;
-}
-
-// What the search may set a key to.
-template <class T> std::vector<T> Search::values(const Key<T>& key, bool matters, std::vector<T> all) const {
-    if (is_given(asked_, key.name)) return {asked_.get(key)};
-    if (!matters) return {T(key.fallback)};
-    return all;
-}
-
-// Interleaved where the layers can be dealt out evenly. gpipe takes as long as 1f1b and more memory.
-std::vector<Schedule> Search::schedules(std::int64_t stages) const {
-    std::vector<Schedule> found;
-    for (const std::string& name : values(parallelism_schedule, stages > 1, {"1f1b", "zero_bubble", "interleaved"}))
-        for (const std::int64_t chunks : values(parallelism_chunks, name == "interleaved", {2, 4}))
-            if (name != "interleaved" || is_given(asked_, parallelism_chunks.name) ||
-                asked_.get(model_layers) % (stages * chunks) == 0)
-                found.push_back({name, chunks});
-    return found;
-}
-
-std::vector<std::int64_t> Search::zero_stages(const Choices& outer) const {
-    return values(parallelism_zero, degree_in(outer, parallelism_data.name) > 1, {0, 1, 2, 3});
-}
-
-std::vector<std::string> Search::recomputations() const {
-    return values(training_recompute, true, {"none", "selective", "full"});
-}
-
-bool is_outer(std::string_view key) { return key == parallelism_data.name || key == parallelism_pipeline.name; }
-
-void Search::find_groups() {
-    std::map<std::string, std::size_t> by_degrees;
-    for (const Choices& mesh : meshes()) {
-        Group group;
-        Choices outer;
-        std::string name;
-        for (const auto& [key, value] : mesh) {
-            (is_outer(key) ? outer : group.inner).emplace_back(key, value);
-            if (is_outer(key)) continue;
-            group.ranks *= static_cast<int>(std::get<std::int64_t>(value));
-            name += toml_text(value) + " ";
-        }
-        const bool tensor = degree_in(mesh, parallelism_tensor.name) > 1;
-        for (const bool sequence : values(parallelism_sequence, tensor, {false, true})) {
-            const auto [at, is_new] = by_degrees.emplace(name + (sequence ? "s" : ""), groups_.size());
-            if (is_new) {
-                groups_.push_back(group);
-                groups_.back().inner.emplace_back(parallelism_sequence.name, sequence);
-            }
-            groups_[at->second].outer.push_back(outer);
-        }
-    }
-    for (std::size_t i = 0; i < groups_.size(); ++i) {
-        for (const std::int64_t rows : rows_of_micro_batches(1))
-            result_.tried += count(groups_[i], rows);
-        add({.level = Open::Level::inner_axes, .group = i});
-    }
-}
-
-// Layouts of the group with such micro-batches.
-std::int64_t Search::count(const Group& group, std::int64_t rows) const {
-    std::int64_t sum = 0;
-    for (const Choices& outer : group.outer)
-        if (rows <= asked_.get(training_global_batch) / degree_in(outer, parallelism_data.name))
-            sum += static_cast<std::int64_t>(schedules(degree_in(outer, parallelism_pipeline.name)).size() *
-                                             zero_stages(outer).size() * recomputations().size());
-    return sum;
-}
 
 void Search::refuse(const std::string& why, std::int64_t layouts) {
     result_.refused += layouts;
@@ -317,7 +173,7 @@ const InnerCost* Search::cost_of(std::size_t group, std::int64_t rows, std::size
         set(training_global_batch.name, rows);
         set(training_local_batch.name, rows);
         set(training_accumulation.name, std::int64_t{0});
-        set(training_recompute.name, recomputations()[recompute]);
+        set(training_recompute.name, choices_.recomputations()[recompute]);
         try {
             at->second = inner_cost(std::move(config), groups_[group].ranks, options_.ranks <= machine_.ranks_per_node,
                                     dataset_, stream_, machine_);
@@ -330,10 +186,10 @@ const InnerCost* Search::cost_of(std::size_t group, std::int64_t rows, std::size
 
 // Per sample large micro-batches take least: their bound is one for all.
 void Search::open_rows(const Open& one) {
-    const Group& group = groups_[one.group];
+    const LayoutGroup& group = groups_[one.group];
     std::vector<std::int64_t> all;
-    for (const std::int64_t rows : rows_of_micro_batches(1))
-        if (count(group, rows) > 0) all.push_back(rows);
+    for (const std::int64_t rows : choices_.rows())
+        if (choices_.count(group, rows) > 0) all.push_back(rows);
     const InnerCost* cost = nullptr;
     double bound = 0;
     for (std::size_t i = all.size(); i-- > 0;) {
@@ -341,7 +197,7 @@ void Search::open_rows(const Open& one) {
         if (cost == nullptr) {
             cost = cost_of(one.group, rows, 0);
             if (cost == nullptr) {
-                refuse(result_.refusal, count(group, rows));
+                refuse(result_.refusal, choices_.count(group, rows));
                 continue;
             }
             const auto samples = static_cast<double>(asked_.get(training_global_batch));
@@ -353,17 +209,17 @@ void Search::open_rows(const Open& one) {
 }
 
 void Search::open_layouts(const Open& one) {
-    const Group& group = groups_[one.group];
-    if (cost_of(one.group, one.rows, 0) == nullptr) return refuse(result_.refusal, count(group, one.rows));
+    const LayoutGroup& group = groups_[one.group];
+    if (cost_of(one.group, one.rows, 0) == nullptr) return refuse(result_.refusal, choices_.count(group, one.rows));
     for (const Choices& outer : group.outer) {
         if (one.rows > asked_.get(training_global_batch) / degree_in(outer, parallelism_data.name)) continue;
-        for (const Schedule& schedule : schedules(degree_in(outer, parallelism_pipeline.name))) {
+        for (const ScheduleChoice& schedule : choices_.schedules(degree_in(outer, parallelism_pipeline.name))) {
             Open layout = one;
             layout.level = Open::Level::layout;
             layout.outer = outer;
             layout.schedule = schedule;
             if (!can_take_turns(layout)) continue;
-            for (const std::int64_t zero : zero_stages(outer)) {
+            for (const std::int64_t zero : choices_.zero_stages(outer)) {
                 layout.zero = zero;
                 add_layout(layout);
             }
@@ -377,7 +233,8 @@ bool Search::can_take_turns(const Open& one) {
     const std::int64_t chunks = std::int64_t{pipeline.stages} * pipeline.chunks;
     const bool uneven = pipeline.chunks > 1 && pipeline.micro_batches % pipeline.stages != 0;
     if (pipeline.stages == 1 || (chunks <= asked_.get(model_layers) && !uneven)) return true;
-    const auto layouts = static_cast<std::int64_t>(zero_stages(one.outer).size() * recomputations().size());
+    const auto layouts =
+        static_cast<std::int64_t>(choices_.zero_stages(one.outer).size() * choices_.recomputations().size());
     refuse(uneven ? fmt::format("the {} micro-batches of a data rank are no multiple of the {} stages of an "
                                 "interleaved pipeline",
                                 pipeline.micro_batches, pipeline.stages)
@@ -402,7 +259,7 @@ Outer Search::outer_of(const Open& one) const {
 // With the least recomputation of which the bound fits.
 void Search::add_layout(Open one) {
     const Outer outer = outer_of(one);
-    for (; one.recompute < recomputations().size(); ++one.recompute) {
+    for (; one.recompute < choices_.recomputations().size(); ++one.recompute) {
         const InnerCost* const cost = cost_of(one.group, one.rows, one.recompute);
         if (cost == nullptr) return refuse(result_.refusal, 1);
         const double memory = least_memory(*cost, outer);
@@ -410,15 +267,13 @@ void Search::add_layout(Open one) {
             one.seconds = std::max(one.seconds, least_seconds(*cost, outer));
             return add(std::move(one));
         }
-        note_too_large(choices_of(one), memory);
+        note_too_large(choices_of(one), memory, least_bound_);
     }
 }
 
-void Search::note_too_large(const Choices& choices, double memory) {
+void Search::note_too_large(const Choices& choices, double memory, Least& least) {
     ++result_.too_large;
-    if (memory >= least_memory_) return;
-    least_memory_ = memory;
-    least_ = choices;
+    if (memory < least.memory) least = {choices, memory};
 }
 
 Choices Search::choices_of(const Open& one) const {
@@ -429,7 +284,7 @@ Choices Search::choices_of(const Open& one) const {
     all.emplace_back(parallelism_schedule.name, one.schedule.name);
     all.emplace_back(parallelism_chunks.name, one.schedule.chunks);
     all.emplace_back(parallelism_zero.name, one.zero);
-    all.emplace_back(training_recompute.name, recomputations()[one.recompute]);
+    all.emplace_back(training_recompute.name, choices_.recomputations()[one.recompute]);
     return all;
 }
 
@@ -470,24 +325,26 @@ void Search::try_layout(const Open& one) {
         return refuse(error.what(), 1);
     }
     if (is_too_large(estimated.memory)) {
-        note_too_large(found.choices, estimated.memory);
+        note_too_large(found.choices, estimated.memory, least_planned_);
         found.recompute++;
         found.refined = false;
         found.choices.clear();
         return add_layout(std::move(found));
     }
     ++result_.fit;
-    if (recomputations()[one.recompute] == "none") fitting_.insert(family_of(one));
+    if (choices_.recomputations()[one.recompute] == "none") fitting_.insert(family_of(one));
     found.seconds = estimated.seconds;
     found.level = Open::Level::estimated;
     add(std::move(found));
 }
 
-Planned Search::plan(const Choices& choices, std::int64_t layers) {
+// Evaluations take time to plan, and seldom more memory than training.
+Planned Search::plan(const Choices& choices, std::int64_t layers, bool evaluates) {
     for (const auto& [key, value] : choices)
         config_.settle(key, value);
     config_.settle(model_layers.name, layers);
-    const TrainingPlans plans(config_, options_.ranks, options_.ranks <= machine_.ranks_per_node, dataset_, stream_);
+    const TrainingPlans plans(config_, options_.ranks, options_.ranks <= machine_.ranks_per_node, dataset_, stream_,
+                              evaluates);
     int rank = 0;
     Experiment experiment = plans.of(rank);
     const Layout& layout = experiment.train.layout;
@@ -533,10 +390,10 @@ Estimate Search::estimate(const Choices& choices) {
 }
 
 void Search::finish(const Choices& choices) {
-    const auto [experiment, prediction] = plan(choices, asked_.get(model_layers));
+    const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
     if (prediction.memory > options_.memory) {
         --result_.fit;
-        return note_too_large(choices, static_cast<double>(prediction.memory));
+        return note_too_large(choices, static_cast<double>(prediction.memory), least_planned_);
     }
     const Layout& layout = experiment.train.layout;
     result_.best.push_back({choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
@@ -545,13 +402,16 @@ void Search::finish(const Choices& choices) {
     ++found_;
 }
 
-// Of the layout that seems to need least, as it is.
+// Of the layouts that seem to need least, by bound and by estimate, as they are.
 void Search::find_least_memory() {
-    if (least_.empty()) return;
-    const auto [experiment, prediction] = plan(least_, asked_.get(model_layers));
-    result_.least_memory = prediction.memory;
-    result_.least_mesh = experiment.train.layout.mesh.text();
-    result_.least = least_;
+    for (const auto& [choices, memory] : {least_bound_, least_planned_}) {
+        if (choices.empty()) continue;
+        const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
+        if (result_.least_memory > 0 && prediction.memory >= result_.least_memory) continue;
+        result_.least_memory = prediction.memory;
+        result_.least_mesh = experiment.train.layout.mesh.text();
+        result_.least = choices;
+    }
 }
 
 } // namespace
