@@ -34,7 +34,7 @@ std::string keys_of(const Choices& choices, const Config& config) {
         for (const auto& [key, value] : choices)
             if (key == now.name && toml_text(value) != now.value && now.value != "-1")
                 keys += fmt::format(" {}={}", key, toml_text(value));
-    return keys.empty() ? " as it is" : keys;
+    return keys.empty() ? " the config as it is" : keys;
 }
 
 std::string text_of(const FoundLayout& layout, const Config& config, std::size_t number) {
@@ -61,7 +61,7 @@ void print(const SearchResult& result, const SearchOptions& options, const Machi
     if (result.least_memory == 0)
         throw ConfigError(
             fmt::format("no layout of {}: why not, for one: {}", counted(options.ranks, "rank"), result.refusal));
-    throw ConfigError(fmt::format("no layout of {} fits in {}: the least that was found is {}, {}\n   {}",
+    throw ConfigError(fmt::format("no layout of {} fits in {}: the least that was found is {}, on {} with{}",
                                   counted(options.ranks, "rank"), in_binary_units(options.memory),
                                   in_binary_units(result.least_memory), result.least_mesh,
                                   keys_of(result.least, config)));
