@@ -8,5 +8,6 @@
 namespace tessera {
 
 std::string with_thousands(std::int64_t number); // "1,234,567"
+std::string in_binary_units(std::int64_t bytes); // "512.00 MiB", from 1 GiB on "80.00 GiB"
 
 } // namespace tessera

@@ -27,34 +27,44 @@ std::int64_t memory_named(const std::string& text) {
     return *bytes;
 }
 
-std::string in_gibibytes(std::int64_t bytes) {
-    return fmt::format("{:.{}f} GiB", static_cast<double>(bytes) / 0x1p30, bytes < 1 << 30 ? 4 : 2);
-}
-
 // What the config must say to have it: the keys in which it differs, but the one that takes what is left.
-std::string keys_of(const FoundLayout& layout, const Config& config) {
+std::string keys_of(const Choices& choices, const Config& config) {
     std::string keys;
     for (const ConfigEntry& now : config.entries())
-        for (const auto& [key, value] : layout.choices)
+        for (const auto& [key, value] : choices)
             if (key == now.name && toml_text(value) != now.value && now.value != "-1")
                 keys += fmt::format(" {}={}", key, toml_text(value));
-    return keys.empty() ? " as it is" : keys;
+    return keys.empty() ? " the config as it is" : keys;
 }
 
 std::string text_of(const FoundLayout& layout, const Config& config, std::size_t number) {
     return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} tokens/s, {}; {}\n   {}\n", number,
                        layout.mesh, layout.cost.total() * 1e3, layout.cost.flops_per_second / 1e12,
-                       with_thousands(std::llround(layout.tokens_per_second)), in_gibibytes(layout.memory),
-                       layout.bounds, keys_of(layout, config));
+                       with_thousands(std::llround(layout.tokens_per_second)), in_binary_units(layout.memory),
+                       layout.bounds, keys_of(layout.choices, config));
 }
 
 void print(const SearchResult& result, const SearchOptions& options, const Machine& machine, const Config& config) {
-    fmt::print("{} layouts of {} on {}: {} do not fit in {}, {} cannot be sharded so\n", with_thousands(result.tried),
-               counted(options.ranks, "rank"), machine.file, with_thousands(result.too_large),
-               in_gibibytes(options.memory), with_thousands(result.refused));
+    fmt::print("{} layouts of {} on {}: {} do not fit in {}, {} cannot be sharded so, {} cannot be among the fastest\n",
+               with_thousands(result.tried), counted(options.ranks, "rank"), machine.file,
+               with_thousands(result.too_large), in_binary_units(options.memory), with_thousands(result.refused),
+               with_thousands(result.slower));
     for (std::size_t i = 0; i < result.best.size(); ++i)
         fmt::print("{}", text_of(result.best[i], config, i + 1));
-    if (result.best.empty() && !result.refusal.empty()) fmt::print("\nwhy not, for one: {}\n", result.refusal);
+}
+
+// Why nothing was found.
+[[noreturn]] void refuse(const SearchResult& result, const SearchOptions& options, const Config& config) {
+    if (result.tried == 0)
+        config.refuse(training_global_batch.name, "no size of a micro-batch that the search tries divides it: powers "
+                                                  "of two and training.local_batch_size");
+    if (result.least_memory == 0)
+        throw ConfigError(
+            fmt::format("no layout of {}: why not, for one: {}", counted(options.ranks, "rank"), result.refusal));
+    throw ConfigError(fmt::format("no layout of {} fits in {}: the least that was found is {}, on {} with{}",
+                                  counted(options.ranks, "rank"), in_binary_units(options.memory),
+                                  in_binary_units(result.least_memory), result.least_mesh,
+                                  keys_of(result.least, config)));
 }
 
 std::unique_ptr<Dataset> data_of(const Config& config) {
@@ -90,6 +100,7 @@ int run_search(const Arguments& arguments, Config& config, int ranks) {
     options.memory = arguments.has("memory") ? memory_named(*arguments.text("memory")) : machine.memory_bytes;
     options.memory = std::min(options.memory, memory_limit(config).value_or(options.memory));
     const SearchResult result = search_layouts(config, options, machine, dataset.get(), stream);
+    if (result.best.empty()) refuse(result, options, config);
     print(result, options, machine, config);
     return 0;
 }
@@ -113,7 +124,8 @@ int run_plan(const Arguments& arguments, Process&) {
     const bool one_node = !machine || ranks <= machine->ranks_per_node;
     const RankView view{rank, ranks, one_node && !arguments.has("many-hosts")};
     const std::string chosen = settle_recompute(config, view, dataset.get(), stream);
-    const Experiment experiment = plan_training(config, view, dataset.get(), stream);
+    const TrainingPlans plans(config, ranks, view.one_host, dataset.get(), stream);
+    const Experiment experiment = plans.of(rank);
     Trainer::check_keys(config, experiment);
     config.refuse_unread();
     check_limit(config, view, dataset.get(), stream);
@@ -121,7 +133,7 @@ int run_plan(const Arguments& arguments, Process&) {
     if (machine) {
         const Layout& layout = experiment.train.layout;
         const std::vector<int> beside = axes_named(arguments.text("beside").value_or(""), layout.mesh);
-        const Prediction prediction = predict(experiment, config, view, dataset.get(), stream, *machine, beside);
+        const Prediction prediction = predict(experiment, plans, rank, *machine, beside);
         fmt::print("{}", describe_cost(prediction.cost, experiment, *machine));
     }
     return 0;
@@ -138,6 +150,16 @@ bytes per step, and the memory of a rank by kind, to the byte: what `train`
 allocates. It needs no MPI; it opens the data only where the vocabulary, or the
 form of samples, cannot be known without (character tokenizer; data.vocab_size,
 data.classes, data.features or data.image_shape not said).
+
+--search looks through all degrees of the mesh's axes, micro-batches of a power of
+two rows, or of training.local_batch_size, that divide the global batch, 1f1b,
+zero_bubble and interleaved pipelines of 2 or 4 chunks, sequence parallelism, stages
+of ZeRO and recomputation; what the command line says of a key stays. Layouts are
+planned in the order of a lower bound of their time, until no other can be among
+the fastest, and none is whose bound of memory does not fit. By rule are left out:
+gpipe (as slow as 1f1b, and larger), and ZeRO 2 and 3 or more recomputation where
+less of them fits. All other keys are as the config has them. Deep models are
+ranked by plans of fewer layers; those that are listed are planned as they are.
 
 Example
   tessera plan -n 4 configs/quickstart.toml training.global_batch_size=48

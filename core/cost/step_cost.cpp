@@ -200,6 +200,16 @@ void add_parts(const OnMachine& on, const CallSeconds& calls, RankCost& cost) {
 
 } // namespace
 
+std::vector<double> seconds_of_calls(const Plan& plan, const Layout& layout, const Machine& machine, Phase phase) {
+    const OnMachine on = on_machine(plan, layout, machine);
+    PhaseCost sums;
+    sums.transfers.resize(on.axes());
+    std::vector<double> seconds;
+    for (const Call& call : plan.calls(phase))
+        seconds.push_back(add_call(on, on.node(call), sums));
+    return seconds;
+}
+
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine, const std::vector<int>& beside) {
     const OnMachine on = on_machine(plan, layout, machine);
     RankCost cost;

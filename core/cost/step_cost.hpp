@@ -57,6 +57,9 @@ struct StepCost {
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine,
                       const std::vector<int>& beside = {});
 
+// Seconds of each call of a phase, one of its runs, with its collective: what cost_of_rank adds up.
+std::vector<double> seconds_of_calls(const Plan& plan, const Layout& layout, const Machine& machine, Phase phase);
+
 // A step from the costs of one rank of each stage. The stages wait for each other as the schedule has it, when what
 // they send travels beside their work. The parts are those of the stage that works longest; `bubble` is what it waits
 // for the others. `plan`: of any rank; the largest share of the micro-batches counts.

@@ -2,14 +2,10 @@
 // combine: what the experts made of a token, weighted by its gates, and the gradients.
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/route.hpp"
+#include "core/ops/routing.hpp"
 
 namespace tessera {
 namespace {
-
-Routing routing_of(const Shape& y, const Shape& slots) {
-    return {.samples = slots[0], .tokens = slots[1], .experts = y[0], .choices = slots[2], .capacity = y[2]};
-}
 
 class CombineGradient final : public Op { // dx, y, gates, slots -> dy, dgates
 public:

@@ -3,14 +3,10 @@
 // the tokens on to ranks that share out experts: one all-to-all, between this op and expert_linear.
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/route.hpp"
+#include "core/ops/routing.hpp"
 
 namespace tessera {
 namespace {
-
-Routing routing_of(const Shape& y, const Shape& slots) {
-    return {.samples = slots[0], .tokens = slots[1], .experts = y[0], .choices = slots[2], .capacity = y[2]};
-}
 
 class DispatchGradient final : public Op { // dy, slots -> dx
 public:

@@ -2,7 +2,7 @@
 // expert_linear: y[e] = x[e] w[e]^T + bias[e], a product for each expert, and its gradients.
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/matmul.hpp"
+#include "core/ops/product.hpp"
 #include "kernels/reduce.hpp"
 
 namespace tessera {
@@ -14,15 +14,6 @@ template <class Tensor> std::int64_t rows_of(const Tensor& x) { return x.shape.c
 template <class Tensor> View of_expert(const Tensor& all, std::int64_t expert) {
     const Shape shape = all.shape.slice(1, all.shape.rank());
     return {static_cast<std::byte*>(all.memory()) + expert * shape.count() * bytes_of(all.dtype), shape, all.dtype};
-}
-
-std::int64_t workspace_of(const Stream& stream, const Matmul& product) {
-    return std::visit([&](auto& s) { return kernels::matmul_workspace_bytes(s, product); }, stream);
-}
-
-double flops_of(const Matmul& product, std::int64_t experts) {
-    return 2.0 * static_cast<double>(experts) * static_cast<double>(product.m) * static_cast<double>(product.n) *
-           static_cast<double>(product.k);
 }
 
 void multiply(Stream& stream, const Matmul& product, const View& a, const View& b, const View& bias,
@@ -63,7 +54,7 @@ public:
         return workspace_of(stream, product(in[0], in[1], out[0].dtype));
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
-        return flops_of(product(in[0], in[1], out[0].dtype), in[1].shape[0]);
+        return static_cast<double>(in[1].shape[0]) * flops_of(product(in[0], in[1], out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
         multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
@@ -97,7 +88,7 @@ public:
         return workspace_of(stream, product(in[0], in[1], out[0].dtype));
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
-        return flops_of(product(in[0], in[1], out[0].dtype), in[0].shape[0]);
+        return static_cast<double>(in[0].shape[0]) * flops_of(product(in[0], in[1], out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
         multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
@@ -192,7 +183,7 @@ public:
         return workspace_of(stream, product(in[0], in[1], in.size() == 3, out[0].dtype));
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
-        return flops_of(product(in[0], in[1], false, out[0].dtype), in[1].shape[0]);
+        return static_cast<double>(in[1].shape[0]) * flops_of(product(in[0], in[1], false, out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
         const bool bias = a.inputs.size() == 3 && a.counts(2);

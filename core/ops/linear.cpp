@@ -2,20 +2,12 @@
 // linear: y = x w^T + bias over any number of output and contracted dims, and its two gradients.
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/matmul.hpp"
+#include "core/ops/product.hpp"
 
 namespace tessera {
 namespace {
 
 // The op's three products share one run: what is multiplied by what, and which is transposed.
-std::int64_t workspace_of(const Stream& stream, const Matmul& product) {
-    return std::visit([&](auto& s) { return kernels::matmul_workspace_bytes(s, product); }, stream);
-}
-
-double flops_of(const Matmul& product) {
-    return 2.0 * static_cast<double>(product.m) * static_cast<double>(product.n) * static_cast<double>(product.k);
-}
-
 void multiply(Stream& stream, const Matmul& product, const View& a, const View& b, const ConstView& bias,
               const Operands& operands) {
     std::visit([&](auto& s) { kernels::matmul(s, product, a, b, bias, operands.outputs[0], operands.workspace); },

@@ -4,7 +4,7 @@
 // rows, which is why factors come transposed too.
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
-#include "kernels/matmul.hpp"
+#include "core/ops/product.hpp"
 
 namespace tessera {
 namespace {
@@ -19,10 +19,6 @@ Matmul product_of(const auto& a, const auto& b, int contracted, DType output, bo
             .input = a.dtype,
             .output = output,
             .bias = bias};
-}
-
-double flops_of(const Matmul& product) {
-    return 2.0 * static_cast<double>(product.m) * static_cast<double>(product.n) * static_cast<double>(product.k);
 }
 
 Shape product_shape(const Shape& a, const Shape& b, int contracted) {

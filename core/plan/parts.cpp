@@ -11,8 +11,6 @@
 namespace tessera {
 namespace {
 
-bool of_micro_batch(const Node& node) { return node.phase == Phase::forward || node.phase == Phase::backward; }
-
 bool is_read(const Value& value) { return value.kind == ValueKind::input && !value.of_step; }
 
 class PartsOfStage {
@@ -108,7 +106,7 @@ private:
             const ValueId id = key.first;
             const std::int32_t maker = graph_.value(id).producer;
             const int from = chunk_of(maker) % ranks_, to = key.second % ranks_;
-            const int channel = id * pipeline_.chunks + key.second / ranks_;
+            const auto channel = static_cast<int>(plan_.routes.size()); // all stages find the same routes
             if (from == to)
                 throw ConfigError(fmt::format("'{}' leads from one chunk of stage {} to another: take fewer chunks for "
                                               "each stage",

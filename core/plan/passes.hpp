@@ -6,6 +6,8 @@
 
 namespace tessera {
 
+inline bool of_micro_batch(const Node& node) { return node.phase == Phase::forward || node.phase == Phase::backward; }
+
 // Where a value is: as its producer leaves it, and as its users find it. They differ for what is summed over ranks
 // between the micro-batches and the update.
 struct ValuePlacements {

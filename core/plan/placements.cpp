@@ -41,6 +41,8 @@ public:
     }
 
 private:
+    static int dim_of(Placement placement) { return placement.kind == Placement::Kind::shard ? placement.value : -1; }
+
     ParameterPlacement of_parameter(const Value& value) const {
         return strategy_.place({value.name, value.type.shape, value.parameter->role, value.parameter->layer});
     }
@@ -258,7 +260,8 @@ private:
         if (used(id) == to) return id;
         if (is_ready(graph_.value(id)) && stays_in_use_) phase = Phase::prepare;
         if (const ValueId there = there_already(id, to, phase); there != no_value) return there;
-        auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to, strategy_.zigzag());
+        auto op = std::make_shared<Redistribute>(axis_, ranks_, used(id), to, strategy_.zigzag(),
+                                                 dim_of(strategy_.activation()));
         const Value& value = graph_.value(id);
         std::string name = fmt::format("{}.{}", value.name, op->name());
         const ValueId there = new_value(name, value.type, phase);

@@ -125,7 +125,7 @@ double flops_per_micro_batch(const Graph& graph) {
     double flops = 0;
     for (const std::int32_t index : live_nodes(graph)) {
         const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
-        if ((node.phase == Phase::forward || node.phase == Phase::backward) && !node.repeated)
+        if (of_micro_batch(node) && !node.repeated)
             flops += node.op->flops(whole_types(graph, node.inputs), whole_types(graph, node.outputs));
     }
     return flops;
@@ -201,17 +201,28 @@ double bubble(const Plan& plan, const Layout& layout) {
     return makespan(layout.pipeline(plan.share.size(), trains), plan.chunk_flops).bubble();
 }
 
-Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream) {
+CutGraph cut_graph(const Graph& graph, const Layout& layout) {
     if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
         throw InternalError("a layout needs one strategy per axis of its mesh");
+    Plan refused_early;
+    share_out(layout, 0, refused_early);
+    auto placed = std::make_shared<PlacedGraph>(place_graph(graph, layout));
+    auto stages = std::make_shared<const Stages>(cut_stages(*placed, layout));
+    return {std::move(placed), std::move(stages)};
+}
+
+Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream) {
+    return make_plan(cut_graph(graph, layout), layout, rank, stream);
+}
+
+Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stream& stream) {
+    const PlacedGraph& placed = *graph.placed;
+    const Stages& stages = *graph.stages;
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
     share_out(layout, coordinate[static_cast<std::size_t>(layout.data_axis)], plan);
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
-
-    PlacedGraph placed = place_graph(graph, layout);
-    const Stages stages = cut_stages(placed, layout);
     const ValuePlacements& placements = placed.placements;
     for (std::size_t i = 0; i < placed.graph.values().size(); ++i)
         plan.values.push_back(
@@ -225,7 +236,7 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
     append_calls(placed, order, stream, layout, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);
-    plan.graph = std::move(placed.graph);
+    plan.graph = placed.graph;
     return plan;
 }
 

@@ -75,8 +75,9 @@ struct Call { // of a node of the plan's graph
 // A value that a pipeline's chunk makes and another stage takes.
 struct StageMessage {
     ValueId value = no_value;
-    int peer = 0;    // the other stage
-    int channel = 0; // messages of one channel keep their order
+    int peer = 0;      // the other stage
+    int channel = 0;   // messages of one channel keep their order
+    bool lost = false; // it is not sent: what would be received is 0
 };
 
 // What one task of the schedule runs.
@@ -103,6 +104,7 @@ struct Route {
     int from = 0, to = 0;
     Work makes = Work::forward, takes = Work::forward;
     int channel = 0;
+    bool lost = false;
 };
 
 // A message where all stages must take the messages in one order, since each waits for its partner (NCCL).
@@ -167,5 +169,16 @@ std::vector<Transmission> transmissions_of(const Plan& plan, const Layout& layou
 // Throws ConfigError, with the layer's name, where something cannot be sharded as the strategies say. `stream` is asked
 // what workspace its kernels need; nothing runs on it.
 Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream& stream);
+
+// What the plans of all ranks have in common, and take most of their time for: the graph with its collectives, cut into
+// the stages of a pipeline.
+struct PlacedGraph;
+struct Stages;
+struct CutGraph {
+    std::shared_ptr<const PlacedGraph> placed;
+    std::shared_ptr<const Stages> stages;
+};
+CutGraph cut_graph(const Graph& graph, const Layout& layout);
+Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stream& stream);
 
 } // namespace tessera

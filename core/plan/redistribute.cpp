@@ -42,9 +42,9 @@ int dim_of(Placement placement) { return placement.kind == Placement::Kind::shar
 
 } // namespace
 
-Redistribute::Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag)
+Redistribute::Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag, int ordered_dim)
     : axis_(axis), ranks_(ranks), collective_(redistribution(from, to)), from_dim_(dim_of(from)), to_dim_(dim_of(to)),
-      zigzag_(zigzag) {
+      zigzag_(zigzag), ordered_dim_(ordered_dim) {
     if (zigzag && collective_ == Collective::all_to_all)
         throw InternalError("an all_to_all would deal out a dim that has no order");
 }

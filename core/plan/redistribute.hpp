@@ -9,18 +9,21 @@ namespace tessera {
 
 class Redistribute final : public Op { // x -> y, the same logical tensor
 public:
-    // `zigzag`: the axis cuts dims so. InternalError where no single collective leads from one placement to the other.
-    Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag = false);
+    // `zigzag`: the axis cuts dims so. `ordered_dim`: whose order counts, as that of heads does not.
+    // InternalError where no single collective leads from one placement to the other.
+    Redistribute(int axis, int ranks, Placement from, Placement to, bool zigzag = false, int ordered_dim = -1);
 
     std::optional<Transfer> transfer() const override { return Transfer{axis_, collective_}; }
     std::string_view name() const override { return name_of(collective_); }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; }
-    // On the other axes the value stays where it is. But a part of a zig-zag shard is no zig-zag shard of a part.
+    // On the other axes the value stays where it is. But a part of a zig-zag shard is no zig-zag shard of a part, and
+    // an exchange deals out what an inner axis has left of a dim, in another order than the dim's.
     std::optional<std::vector<Placement>> placed(std::span<const TensorType>,
                                                  std::span<const Placement> inputs) const override {
         const bool same_dim =
             inputs[0].kind == Placement::Kind::shard && (inputs[0].value == from_dim_ || inputs[0].value == to_dim_);
         if (zigzag_ && same_dim) return std::nullopt;
+        if (collective_ == Collective::all_to_all && same_dim && inputs[0].value == ordered_dim_) return std::nullopt;
         return std::vector<Placement>{inputs[0]};
     }
     std::int64_t workspace_bytes(const Stream&, std::span<const TensorType> in,
@@ -43,6 +46,7 @@ private:
     int from_dim_; // of a shard; -1: a run of elements
     int to_dim_;
     bool zigzag_;
+    int ordered_dim_;
 };
 
 } // namespace tessera

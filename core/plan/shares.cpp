@@ -13,8 +13,9 @@ Range share_of(const Layout& layout, int place) {
 
 ShareSizes share_sizes(const Layout& layout) {
     ShareSizes sizes{layout.micro_batches, 0};
+    const SummationTree tree = layout.tree(); // made once: it takes as long as there are micro-batches
     for (int place = 0; place < layout.data_ranks(); ++place) {
-        const std::int64_t size = share_of(layout, place).size();
+        const std::int64_t size = layout.reproducible ? tree.share(place).size() : share_of(layout, place).size();
         sizes = {std::min(sizes.least, size), std::max(sizes.most, size)};
     }
     return sizes;

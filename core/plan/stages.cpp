@@ -14,8 +14,6 @@
 namespace tessera {
 namespace {
 
-bool of_micro_batch(const Node& node) { return node.phase == Phase::forward || node.phase == Phase::backward; }
-
 // Of the whole pipeline, before the graph is changed. All vectors are by node or by value.
 class Chunks {
 public:

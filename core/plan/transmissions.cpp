@@ -82,7 +82,7 @@ std::vector<Transmission> transmissions_of(const Plan& plan, const Layout& layou
                                       : times.task(route.to, route.takes, event.micro_batch);
         result.push_back({times.task_from(stage, event.time),
                           sends,
-                          {route.value, (sends ? route.to : route.from) % pipeline.stages, route.channel},
+                          {route.value, (sends ? route.to : route.from) % pipeline.stages, route.channel, route.lost},
                           plan.tasks[own].frame});
     }
     return result;

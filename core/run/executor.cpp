@@ -226,7 +226,9 @@ void Executor::transmit(std::size_t until_task) {
     for (; transmitted_ < transmissions_.size() && transmissions_[transmitted_].task <= until_task; ++transmitted_) {
         const Transmission& one = transmissions_[transmitted_];
         const View view = bind(one.message.value, {0, one.frame});
-        if (one.sends)
+        if (one.message.lost)
+            lose(message_stream_, view, one.sends);
+        else if (one.sends)
             stages().send(message_stream_, view, one.message.peer);
         else
             stages().receive(message_stream_, view, one.message.peer);
@@ -239,9 +241,28 @@ void Executor::begin_micro_batch(const Turn& turn) {
     finish(sent_[{chunk, frame}]);
     for (int index = 0; index < static_cast<int>(plan_.parts.size()); ++index) {
         if (part(index).chunk != chunk) continue;
-        for (const StageMessage& message : part(index).receives)
-            expected_[{index, frame}].push_back(
-                stages().expect(stream_, bind(message.value, turn.place), message.peer, message.channel));
+        for (const StageMessage& message : part(index).receives) {
+            const View view = bind(message.value, turn.place);
+            if (message.lost)
+                lose(stream_, view, false);
+            else
+                expected_[{index, frame}].push_back(stages().expect(stream_, view, message.peer, message.channel));
+        }
+    }
+}
+
+void Executor::lose(Stream& stream, const View& view, bool sends) {
+    if (!sends) std::visit([&](auto& s) { kernels::fill(s, view, 0); }, stream);
+}
+
+// What has come from other stages, by the nodes that made it there.
+void Executor::watch_received(const Turn& turn) {
+    for (const StageMessage& message : part(turn.parts.front()).receives) {
+        const Node& maker = graph().nodes()[static_cast<std::size_t>(graph().value(message.value).producer)];
+        std::vector<View> outputs(maker.outputs.size());
+        const auto place = std::ranges::find(maker.outputs, message.value) - maker.outputs.begin();
+        outputs[static_cast<std::size_t>(place)] = bind(message.value, turn.place);
+        watcher_(maker, micro_batch_, outputs);
     }
 }
 
@@ -269,9 +290,11 @@ void Executor::receive(const Turn& turn) {
 void Executor::send(const Turn& turn) {
     const Part& last = part(turn.parts.back());
     if (!by_messages()) return;
-    for (const StageMessage& message : last.sends)
+    for (const StageMessage& message : last.sends) {
+        if (message.lost) continue;
         sent_[{last.chunk, turn.place.frame}].push_back(
             stages().post(stream_, bind(message.value, turn.place), message.peer, message.channel));
+    }
 }
 
 // For a round without a micro-batch.
@@ -292,14 +315,15 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
     for (const Turn& turn : turns_) {
         end_uploads();
         const Part& first = part(turn.parts.front());
+        micro_batch_ = turn.micro_batch;
         receive(turn);
+        if (watcher_) watch_received(turn);
         if (first.reads_batch) {
             bind_batch(turn.place.frame);
             turn.micro_batch < 0 ? clear_batch() : next_batch();
         }
         state.first_sample = (plan_.share.begin + turn.micro_batch * plan_.stride) * micro_batch_size;
         write_step_inputs(state, Phase::forward, Phase::backward);
-        micro_batch_ = turn.micro_batch;
         replay(replays_[before_turns + turn.kind], [&] { run_turn(turn); });
         send(turn);
         run_late_exchanges(turn);

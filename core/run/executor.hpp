@@ -43,8 +43,9 @@ public:
     // Spent waiting for other stages of a pipeline since the executor was made.
     double seconds_waited() const { return seconds_waited_; }
     // Looks on: called when a node's kernels have been handed to the stream, with where its outputs lie, and with the
-    // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake). Not with
-    // `replay`.
+    // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake); and when a value
+    // has come from another stage, with the node that makes it there, outputs of which it has not having no memory.
+    // Not with `replay`.
     using Watcher = std::function<void(const Node& node, std::int64_t micro_batch, std::span<const View> outputs)>;
     void watch(Watcher watcher) { watcher_ = std::move(watcher); }
 
@@ -84,6 +85,8 @@ private:
     void transmit(std::size_t until_task);
     void begin_micro_batch(const Turn& turn);
     void receive(const Turn& turn);
+    static void lose(Stream& stream, const View& view, bool sends);
+    void watch_received(const Turn& turn);
     void send(const Turn& turn);
     void finish(std::vector<Communicator::Ticket>& tickets);
     template <class Work> void replay(Replay& part, const Work& work);

@@ -220,11 +220,16 @@ void check_same_weights(const Program& train, const Program& evaluate) {
     }
 }
 
-void plan_evaluation_program(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
+CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
-    program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
+    return cut_graph(program.model.graph, program.layout);
+}
+
+void add_evaluation(const CutGraph& graph, int rank, const Stream& stream, Experiment& experiment) {
+    Program& program = experiment.evaluate;
+    program.plan = make_plan(graph, program.layout, rank, stream);
     check_same_weights(experiment.train, program);
     MemoryNeed need = program.plan.memory; // for any number of micro-batches: it is not known without the data
     need[MemoryKind::gradients] = program.plan.slot_bytes * slots_needed(std::int64_t{1} << 40);
@@ -296,8 +301,11 @@ LoaderOptions Experiment::evaluation_loader() const {
             .end_step = 1};
 }
 
-Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
-    Experiment experiment = common(config, form_of(config, dataset), stream);
+TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
+                             const Stream& stream, bool evaluates)
+    : stream_(stream), shared_(common(config, form_of(config, dataset), stream)) {
+    const RankView view{0, ranks, one_host};
+    Experiment& experiment = shared_;
     experiment.steps = at_least_one(config, training_steps);
     Program& program = experiment.train;
     program.layout = make_layout(config, view, 1, stream);
@@ -319,18 +327,30 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
                                                  .guard = experiment.guard ? &*experiment.guard : nullptr,
                                                  .loss = program.model.loss()});
     recompute(program.model.graph, recomputation(config));
-    program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
-    experiment.memory = program.plan.memory;
-    experiment.memory[MemoryKind::data] =
-        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
+    train_ = cut_graph(program.model.graph, program.layout);
+    if (!evaluates) return;
     if (dataset != nullptr)
         experiment.evaluation_batches =
             count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
     else if (has_validation(config))
         experiment.evaluation_batches =
             program.layout.data_ranks(); // what it needs does not depend on how long it goes on
-    if (experiment.evaluation_batches > 0) plan_evaluation_program(config, view, stream, experiment);
+    if (experiment.evaluation_batches > 0) evaluate_ = cut_evaluation(config, view, stream, experiment);
+}
+
+Experiment TrainingPlans::of(int rank) const {
+    Experiment experiment = shared_;
+    Program& program = experiment.train;
+    program.plan = make_plan(train_, program.layout, rank, stream_);
+    experiment.memory = program.plan.memory;
+    experiment.memory[MemoryKind::data] =
+        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
+    if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rank, stream_, experiment);
     return experiment;
+}
+
+Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
+    return TrainingPlans(config, view.ranks, view.one_host, dataset, stream).of(view.rank);
 }
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
@@ -341,7 +361,7 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     experiment.evaluation_batches =
         count_evaluation_batches(config, dataset, experiment.sizes, mesh.axis(mesh.axis_named("data")).size);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
-    plan_evaluation_program(config, view, stream, experiment);
+    add_evaluation(cut_evaluation(config, view, stream, experiment), view.rank, stream, experiment);
     return experiment;
 }
 

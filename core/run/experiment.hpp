@@ -111,6 +111,21 @@ struct RankView {
 // `dataset` may be null for a plan without data; then the config must tell the form of samples. Throws ConfigError with
 // the key's place for whatever does not fit.
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
+
+// Plans of several ranks of one run, which have all but their last passes in common.
+class TrainingPlans {
+public:
+    // Throws as plan_training does. All arguments outlive it. `evaluates`: or as though there were no validation split.
+    TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,
+                  bool evaluates = true);
+    Experiment of(int rank) const; // as plan_training makes it
+
+private:
+    const Stream& stream_;
+    Experiment shared_; // but for the plans
+    CutGraph train_, evaluate_;
+};
+
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream);
 

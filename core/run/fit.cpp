@@ -13,8 +13,6 @@
 namespace tessera {
 namespace {
 
-std::string in_mebibytes(std::int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / 1048576); }
-
 struct Change {
     std::string_view key;
     ConfigValue value;
@@ -55,7 +53,7 @@ std::string memory_table(const MemoryNeed& need) {
     std::string text;
     const auto line = [&](std::string_view name, std::int64_t bytes) {
         fmt::format_to(std::back_inserter(text), "  {:<14}{:>18}  {:>14}\n", name, with_thousands(bytes),
-                       in_mebibytes(bytes));
+                       in_binary_units(bytes));
     };
     for (std::size_t i = 0; i < memory_kinds; ++i)
         line(name_of(static_cast<MemoryKind>(i)), need[static_cast<MemoryKind>(i)]);
@@ -74,7 +72,7 @@ std::string ways_to_fit(const Config& config, const RankView& view, const Datase
             if (!need || *need > bytes) continue;
             if (++found <= 3)
                 fmt::format_to(std::back_inserter(text), "  {}={}: {}\n", change.key, toml_text(change.value),
-                               in_mebibytes(*need));
+                               in_binary_units(*need));
             break;
         }
     return text;
@@ -87,8 +85,8 @@ void check_fits(const Experiment& experiment, const Config& config, const RankVi
     if (need <= free) return;
     const std::string ways = ways_to_fit(config, view, dataset, stream, free);
     throw ConfigError(fmt::format(
-        "rank {} needs {} on its GPU, of which {} are free:\n{}{}{}", view.rank, in_mebibytes(need), in_mebibytes(free),
-        memory_table(experiment.memory),
+        "rank {} needs {} on its GPU, of which {} are free:\n{}{}{}", view.rank, in_binary_units(need),
+        in_binary_units(free), memory_table(experiment.memory),
         ways.empty() ? "no change of one key makes it fit: use a smaller model, or more than one of training.dtype, "
                        "training.local_batch_size and training.seq_len\n"
                      : "what makes it fit, the cheapest first:\n",

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Candidates, estimates, and exact plans of the best.
+// Best first: what has the lowest bound is looked at more closely, until the fastest are known (A*: Hart et al. 1968).
 #include "core/run/layout_search.hpp"
 
-#include "core/config_catalog.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/describe_cost.hpp"
+#include "core/run/layout_bounds.hpp"
+#include "core/run/layout_choices.hpp"
 #include "core/run/prediction.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <fmt/format.h>
 #include <limits>
+#include <map>
 #include <optional>
+#include <queue>
+#include <set>
 #include <utility>
 
 namespace tessera {
@@ -24,37 +27,6 @@ constexpr std::int64_t few_layers = 2;
 // An estimate of memory may be too large by so much: what is near the limit is planned as it is.
 constexpr double doubt = 1.02;
 
-bool is_given(const Config& config, std::string_view key) { return config.where(key) == "command line"; }
-
-// The keys "parallelism.…_degree", each an axis of the mesh.
-std::vector<std::string_view> degree_keys() {
-    std::vector<std::string_view> names;
-    for (const KeyInfo& key : known_keys())
-        if (key.name.starts_with("parallelism.") && key.name.ends_with("_degree")) names.push_back(key.name);
-    return names;
-}
-
-// All ways to write `ranks` as a product of degrees, one for each key from `at` on.
-void add_meshes(const std::vector<std::string_view>& keys, std::size_t at, std::int64_t ranks, Choices& chosen,
-                std::vector<Choices>& found) {
-    if (at == keys.size()) {
-        if (ranks == 1) found.push_back(chosen);
-        return;
-    }
-    for (std::int64_t degree = 1; degree <= ranks; ++degree) {
-        if (ranks % degree != 0) continue;
-        chosen.emplace_back(keys[at], degree);
-        add_meshes(keys, at + 1, ranks / degree, chosen, found);
-        chosen.pop_back();
-    }
-}
-
-std::int64_t degree_in(const Choices& choices, std::string_view key) {
-    for (const auto& [name, value] : choices)
-        if (name == key) return std::get<std::int64_t>(value);
-    return 1;
-}
-
 // Of a stage.
 std::int64_t chunks_in(const Choices& choices) {
     for (const auto& [name, value] : choices)
@@ -62,21 +34,8 @@ std::int64_t chunks_in(const Choices& choices) {
     return degree_in(choices, parallelism_chunks.name);
 }
 
-Choices with(Choices choices, std::string_view key, ConfigValue value) {
-    choices.emplace_back(key, std::move(value));
-    return choices;
-}
-
-// In what order the stages of a pipeline work.
-struct Schedule {
-    std::string name;
-    std::int64_t chunks; // of a stage
-};
-
-struct Candidate {
-    Choices choices;
+struct Estimate {
     double seconds = 0;
-    double bubble = 0; // of them
     double memory = 0;
 };
 
@@ -98,43 +57,79 @@ bool grows_evenly(const Planned& few, const Planned& more, std::int64_t layers_a
     return (largest[1] - largest[0]) * static_cast<double>(layers_added) > 0.99 * (all[1] - all[0]);
 }
 
+// The layouts that share some choices. From level to level they share more, and their bound rises.
+struct Open {
+    enum class Level { inner_axes, rows, layout, estimated };
+    double seconds = 0; // no less than this
+    std::int64_t number = 0;
+    Level level = Level::inner_axes;
+    std::size_t group = 0; // of equal inner axes
+    std::int64_t rows = 0; // of a micro-batch
+    Choices outer{};       // degrees of data and pipeline
+    ScheduleChoice schedule{};
+    std::int64_t zero = 0;
+    std::size_t recompute = 0; // of recomputations()
+    bool refined = false;      // its bound is that of its pipeline
+    Choices choices{};         // all of a layout's
+
+    bool operator<(const Open& other) const { // the queue has the largest first
+        return std::tie(seconds, number) > std::tie(other.seconds, other.number);
+    }
+};
+
 class Search {
 public:
     Search(const Config& config, const SearchOptions& options, const Machine& machine, const Dataset* dataset,
            const Stream& stream)
-        : asked_(config), config_(config), options_(options), machine_(machine), dataset_(dataset), stream_(stream) {}
+        : asked_(config), config_(config), options_(options), machine_(machine), dataset_(dataset), stream_(stream),
+          choices_(config, options), groups_(choices_.groups()) {}
 
     SearchResult run() {
-        for (const Choices& mesh : meshes())
-            for (const std::int64_t rows : rows_of_micro_batches(degree_in(mesh, parallelism_data.name)))
-                try_schedules(
-                    with(with(mesh, training_local_batch.name, rows), training_accumulation.name, std::int64_t{0}),
-                    mesh);
-        std::ranges::stable_sort(candidates_, {}, &Candidate::seconds);
-        for (const Candidate& candidate : candidates_)
-            if (result_.best.size() < options_.most) finish(candidate);
+        for (std::size_t i = 0; i < groups_.size(); ++i) {
+            for (const std::int64_t rows : choices_.rows())
+                result_.tried += choices_.count(groups_[i], rows);
+            add({.level = Open::Level::inner_axes, .group = i});
+        }
+        while (!open_.empty() && found_ < options_.most) {
+            const Open next = open_.top();
+            open_.pop();
+            if (next.level == Open::Level::inner_axes) open_rows(next);
+            if (next.level == Open::Level::rows) open_layouts(next);
+            if (next.level == Open::Level::layout) try_layout(next);
+            if (next.level == Open::Level::estimated) finish(next.choices);
+        }
         std::ranges::stable_sort(result_.best, {}, [](const FoundLayout& one) { return one.cost.total(); });
+        if (result_.best.empty()) find_least_memory();
         if (result_.fit + result_.too_large > 0) config_.refuse_unread("command line");
+        result_.slower = result_.tried - result_.fit - result_.too_large - result_.refused;
         return std::move(result_);
     }
 
 private:
-    std::vector<Choices> meshes() const;
-    std::vector<std::int64_t> rows_of_micro_batches(std::int64_t data_ranks) const;
-    template <class T> std::vector<T> values(const Key<T>& key, bool matters, std::vector<T> all) const;
-    std::vector<Schedule> schedules(std::int64_t stages) const;
-    void try_schedules(const Choices& choices, const Choices& mesh);
-    void try_ways(const Choices& choices, const Choices& mesh);
-    double seconds_to_beat() const;
-    bool may_be_faster(std::size_t first) const;
-    bool waits_too_long(const Choices& choices) const;
-    Planned plan(const Choices& choices, std::int64_t layers);
+    struct Least { // of the layouts that are too large
+        Choices choices;
+        double memory = std::numeric_limits<double>::infinity();
+    };
+
+    const InnerCost* cost_of(std::size_t group, std::int64_t rows, std::size_t recompute);
+    void refuse(const std::string& why, std::int64_t layouts);
+    void add(Open one);
+    void open_rows(const Open& one);
+    void open_layouts(const Open& one);
+    bool can_take_turns(const Open& one);
+    void add_layout(Open one);
+    Outer outer_of(const Open& one) const;
+    void note_too_large(const Choices& choices, double memory, Least& least);
+    double pipeline_seconds(const Open& one);
+    void try_layout(const Open& one);
+    Choices choices_of(const Open& one) const;
+    std::string family_of(const Open& one) const;
+
     bool is_too_large(double memory) const { return memory > doubt * static_cast<double>(options_.memory); }
-    void note_least_seconds(const Planned& shallow, const Planned& deeper, double times);
-    Candidate estimate(const Choices& choices);
-    enum class Outcome { fits, too_large, refused };
-    Outcome try_one(const Choices& choices);
-    void finish(const Candidate& candidate);
+    Planned plan(const Choices& choices, std::int64_t layers, bool evaluates = false);
+    Estimate estimate(const Choices& choices);
+    void finish(const Choices& choices);
+    void find_least_memory();
 
     const Config& asked_;
     Config config_; // with the choices of the moment
@@ -142,172 +137,242 @@ private:
     const Machine& machine_;
     const Dataset* dataset_;
     const Stream& stream_;
-    std::vector<Candidate> candidates_;
-    double least_seconds_ = 0; // of a step's products alone, on all ranks; 0: not known yet
+    LayoutChoices choices_;
+    std::vector<LayoutGroup> groups_;
+    std::map<std::tuple<std::size_t, std::int64_t, std::size_t>, std::optional<InnerCost>> costs_;
+    std::map<std::tuple<std::size_t, std::int64_t, std::size_t, int, int, ScheduleKind, int>, double> pipelines_;
+    std::priority_queue<Open> open_;
+    std::int64_t opened_ = 0;
+    std::set<std::string> fitting_; // families that fit without recomputation
+    Least least_bound_, least_planned_;
+    std::size_t found_ = 0;
     SearchResult result_;
 };
 
-std::vector<Choices> Search::meshes() const {
-    std::vector<std::string_view> free;
-    std::int64_t ranks = options_.ranks;
-    Choices chosen;
-    for (const std::string_view key : degree_keys()) {
-        const std::int64_t degree = asked_.get(Key<std::int64_t>{key, 1, {}});
-        if (!is_given(asked_, key) || degree < 1) {
-            free.push_back(key);
-            continue;
+void Search::refuse(const std::string& why, std::int64_t layouts) {
+    result_.refused += layouts;
+    if (layouts > 0) result_.refusal = why;
+}
+
+void Search::add(Open one) {
+    one.number = opened_++;
+    open_.push(std::move(one));
+}
+
+// Null: it is refused.
+const InnerCost* Search::cost_of(std::size_t group, std::int64_t rows, std::size_t recompute) {
+    const auto [at, is_new] = costs_.try_emplace({group, rows, recompute});
+    if (is_new) {
+        Config config = asked_;
+        const auto set = [&](std::string_view key, ConfigValue value) { config.settle(key, std::move(value)); };
+        for (const auto& [key, value] : groups_[group].inner)
+            set(key, value);
+        set(parallelism_data.name, std::int64_t{1});
+        set(parallelism_pipeline.name, std::int64_t{1});
+        set(parallelism_zero.name, std::int64_t{0});
+        set(training_global_batch.name, rows);
+        set(training_local_batch.name, rows);
+        set(training_accumulation.name, std::int64_t{0});
+        set(training_recompute.name, choices_.recomputations()[recompute]);
+        try {
+            at->second = inner_cost(std::move(config), groups_[group].ranks, options_.ranks <= machine_.ranks_per_node,
+                                    dataset_, stream_, machine_);
+        } catch (const ConfigError& error) {
+            if (result_.refusal.empty()) result_.refusal = error.what();
         }
-        if (ranks % degree != 0) asked_.refuse(key, fmt::format("does not divide {} ranks", options_.ranks));
-        ranks /= degree;
-        chosen.emplace_back(key, degree);
     }
-    std::vector<Choices> found;
-    add_meshes(free, 0, ranks, chosen, found);
-    std::ranges::stable_sort(found, {}, [](const Choices& mesh) { return degree_in(mesh, parallelism_pipeline.name); });
-    return found;
+    return at->second ? &*at->second : nullptr;
 }
 
-// Powers of two, and what the config says.
-std::vector<std::int64_t> Search::rows_of_micro_batches(std::int64_t data_ranks) const {
-    const std::int64_t global = asked_.get(training_global_batch), said = asked_.get(training_local_batch);
-    if (global < 1)
-        asked_.refuse(training_global_batch.name,
-                      "a search compares layouts with the same batch: say how many samples");
-    std::vector<std::int64_t> found;
-    for (std::int64_t rows = 1; rows <= global / data_ranks; ++rows)
-        if (global % rows == 0 && (rows == said || (std::has_single_bit(static_cast<std::uint64_t>(rows)) &&
-                                                    !is_given(asked_, training_local_batch.name))))
-            found.push_back(rows);
-    return found;
-}
-
-// What the search may set a key to.
-template <class T> std::vector<T> Search::values(const Key<T>& key, bool matters, std::vector<T> all) const {
-    if (is_given(asked_, key.name)) return {asked_.get(key)};
-    if (!matters) return {T(key.fallback)};
-    return all;
-}
-
-// Interleaved where the layers can be dealt out evenly. gpipe takes as long as 1f1b and more memory.
-std::vector<Schedule> Search::schedules(std::int64_t stages) const {
-    std::vector<Schedule> found;
-    for (const std::string& name : values(parallelism_schedule, stages > 1, {"1f1b", "zero_bubble", "interleaved"}))
-        for (const std::int64_t chunks : values(parallelism_chunks, name == "interleaved", {2, 4}))
-            if (name != "interleaved" || is_given(asked_, parallelism_chunks.name) ||
-                asked_.get(model_layers) % (stages * chunks) == 0)
-                found.push_back({name, chunks});
-    return found;
-}
-
-// The first schedule is the one that needs least memory.
-void Search::try_schedules(const Choices& choices, const Choices& mesh) {
-    const std::size_t before = candidates_.size();
-    for (const Schedule& schedule : schedules(degree_in(mesh, parallelism_pipeline.name))) {
-        const Choices all =
-            with(with(choices, parallelism_schedule.name, schedule.name), parallelism_chunks.name, schedule.chunks);
-        if ((candidates_.size() == before || may_be_faster(before)) && !waits_too_long(all)) try_ways(all, mesh);
+// Per sample large micro-batches take least: their bound is one for all.
+void Search::open_rows(const Open& one) {
+    const LayoutGroup& group = groups_[one.group];
+    std::vector<std::int64_t> all;
+    for (const std::int64_t rows : choices_.rows())
+        if (choices_.count(group, rows) > 0) all.push_back(rows);
+    const InnerCost* cost = nullptr;
+    double bound = 0;
+    for (std::size_t i = all.size(); i-- > 0;) {
+        const std::int64_t rows = all[i];
+        if (cost == nullptr) {
+            cost = cost_of(one.group, rows, 0);
+            if (cost == nullptr) {
+                refuse(result_.refusal, choices_.count(group, rows));
+                continue;
+            }
+            const auto samples = static_cast<double>(asked_.get(training_global_batch));
+            bound = cost->seconds(asked_.get(model_layers)) / static_cast<double>(rows) * samples * group.ranks /
+                    options_.ranks;
+        }
+        add({.seconds = bound, .level = Open::Level::rows, .group = one.group, .rows = rows});
     }
 }
 
-// By the candidates so far: those that are slower will not be among the best.
-double Search::seconds_to_beat() const {
-    if (candidates_.size() <= options_.most) return std::numeric_limits<double>::infinity();
-    std::vector<double> seconds;
-    for (const Candidate& candidate : candidates_)
-        seconds.push_back(candidate.seconds);
-    std::ranges::nth_element(seconds, seconds.begin() + static_cast<std::ptrdiff_t>(options_.most));
-    return seconds[options_.most];
-}
-
-// Another schedule changes the bubble only: whether one of the candidates from `first` on could be among the best.
-bool Search::may_be_faster(std::size_t first) const {
-    double least = std::numeric_limits<double>::infinity();
-    for (std::size_t i = first; i < candidates_.size(); ++i)
-        least = std::min(least, candidates_[i].seconds - candidates_[i].bubble);
-    return least < seconds_to_beat();
-}
-
-// Whether the bubble of even chunks, with products alone, is too much already.
-bool Search::waits_too_long(const Choices& choices) const {
-    const auto stages = static_cast<int>(degree_in(choices, parallelism_pipeline.name));
-    const std::int64_t share = asked_.get(training_global_batch) / degree_in(choices, parallelism_data.name) /
-                               degree_in(choices, training_local_batch.name);
-    if (stages == 1 || least_seconds_ == 0) return false;
-    std::string_view schedule = parallelism_schedule.fallback;
-    for (const auto& [name, value] : choices)
-        if (name == parallelism_schedule.name) schedule = std::get<std::string>(value);
-    const auto chunks = static_cast<int>(chunks_in(choices));
-    if (chunks > 1 && share % stages != 0) return false; // which is refused
-    const Pipeline pipeline{schedule_named(schedule), stages, chunks, share, true};
-    const std::vector<ChunkTime> even(static_cast<std::size_t>(stages * chunks), ChunkTime{1, 1, 1});
-    return least_seconds_ / (1 - makespan(pipeline, even).bubble()) > seconds_to_beat();
-}
-
-// Whatever is shared out or computed again beyond what fits costs time only: it is not tried.
-void Search::try_ways(const Choices& choices, const Choices& mesh) {
-    const bool tensor = degree_in(mesh, parallelism_tensor.name) > 1, data = degree_in(mesh, parallelism_data.name) > 1;
-    for (const bool sequence : values(parallelism_sequence, tensor, {false, true})) {
-        bool fits = false; // without recomputation
-        for (const std::int64_t stage : values(parallelism_zero, data, {0, 1, 2, 3})) {
-            if (fits && stage >= 2) break;
-            for (const std::string& what :
-                 values(training_recompute, true, std::vector<std::string>{"none", "selective", "full"})) {
-                const Outcome outcome =
-                    try_one(with(with(with(choices, parallelism_sequence.name, sequence), parallelism_zero.name, stage),
-                                 training_recompute.name, what));
-                fits = fits || (outcome == Outcome::fits && what == "none");
-                if (outcome != Outcome::too_large) break;
+void Search::open_layouts(const Open& one) {
+    const LayoutGroup& group = groups_[one.group];
+    if (cost_of(one.group, one.rows, 0) == nullptr) return refuse(result_.refusal, choices_.count(group, one.rows));
+    for (const Choices& outer : group.outer) {
+        if (one.rows > asked_.get(training_global_batch) / degree_in(outer, parallelism_data.name)) continue;
+        for (const ScheduleChoice& schedule : choices_.schedules(degree_in(outer, parallelism_pipeline.name))) {
+            Open layout = one;
+            layout.level = Open::Level::layout;
+            layout.outer = outer;
+            layout.schedule = schedule;
+            if (!can_take_turns(layout)) continue;
+            for (const std::int64_t zero : choices_.zero_stages(outer)) {
+                layout.zero = zero;
+                add_layout(layout);
             }
         }
     }
 }
 
-Planned Search::plan(const Choices& choices, std::int64_t layers) {
+// What would be refused only after all layers have been planned.
+bool Search::can_take_turns(const Open& one) {
+    const Pipeline pipeline = outer_of(one).pipeline;
+    const std::int64_t chunks = std::int64_t{pipeline.stages} * pipeline.chunks;
+    const bool uneven = pipeline.chunks > 1 && pipeline.micro_batches % pipeline.stages != 0;
+    if (pipeline.stages == 1 || (chunks <= asked_.get(model_layers) && !uneven)) return true;
+    const auto layouts =
+        static_cast<std::int64_t>(choices_.zero_stages(one.outer).size() * choices_.recomputations().size());
+    refuse(uneven ? fmt::format("the {} micro-batches of a data rank are no multiple of the {} stages of an "
+                                "interleaved pipeline",
+                                pipeline.micro_batches, pipeline.stages)
+                  : fmt::format("the {} layers of the model cannot be shared out over {} chunks of a pipeline",
+                                asked_.get(model_layers), chunks),
+           layouts);
+    return false;
+}
+
+Outer Search::outer_of(const Open& one) const {
+    const auto data = static_cast<int>(degree_in(one.outer, parallelism_data.name));
+    const auto stages = static_cast<int>(degree_in(one.outer, parallelism_pipeline.name));
+    const std::int64_t micro_batches = asked_.get(training_global_batch) / one.rows;
+    const auto chunks = static_cast<int>(stages > 1 && one.schedule.name == "interleaved" ? one.schedule.chunks : 1);
+    return {{schedule_named(one.schedule.name), stages, chunks, (micro_batches + data - 1) / data, true},
+            data,
+            static_cast<int>(one.zero),
+            asked_.get(run_reproducible),
+            asked_.get(model_layers)};
+}
+
+// With the least recomputation of which the bound fits.
+void Search::add_layout(Open one) {
+    const Outer outer = outer_of(one);
+    for (; one.recompute < choices_.recomputations().size(); ++one.recompute) {
+        const InnerCost* const cost = cost_of(one.group, one.rows, one.recompute);
+        if (cost == nullptr) return refuse(result_.refusal, 1);
+        const double memory = least_memory(*cost, outer);
+        if (!is_too_large(memory)) {
+            one.seconds = std::max(one.seconds, least_seconds(*cost, outer));
+            return add(std::move(one));
+        }
+        note_too_large(choices_of(one), memory, least_bound_);
+    }
+}
+
+void Search::note_too_large(const Choices& choices, double memory, Least& least) {
+    ++result_.too_large;
+    if (memory < least.memory) least = {choices, memory};
+}
+
+Choices Search::choices_of(const Open& one) const {
+    Choices all = groups_[one.group].inner;
+    all.insert(all.end(), one.outer.begin(), one.outer.end());
+    all.emplace_back(training_local_batch.name, one.rows);
+    all.emplace_back(training_accumulation.name, std::int64_t{0});
+    all.emplace_back(parallelism_schedule.name, one.schedule.name);
+    all.emplace_back(parallelism_chunks.name, one.schedule.chunks);
+    all.emplace_back(parallelism_zero.name, one.zero);
+    all.emplace_back(training_recompute.name, choices_.recomputations()[one.recompute]);
+    return all;
+}
+
+// Layouts that differ in the stage of ZeRO only.
+std::string Search::family_of(const Open& one) const {
+    Open first = one;
+    first.zero = 0;
+    std::string name;
+    for (const auto& [key, value] : choices_of(first))
+        name += toml_text(value) + " ";
+    return name;
+}
+
+// The same for all stages of ZeRO.
+double Search::pipeline_seconds(const Open& one) {
+    const Outer outer = outer_of(one);
+    const auto [at, is_new] =
+        pipelines_.try_emplace(std::tuple(one.group, one.rows, one.recompute, outer.data_ranks, outer.pipeline.stages,
+                                          outer.pipeline.kind, outer.pipeline.chunks));
+    if (is_new) at->second = seconds_of_pipeline(*cost_of(one.group, one.rows, one.recompute), outer);
+    return at->second;
+}
+
+// Whatever is shared out or computed again beyond what fits costs time only: it is not tried.
+void Search::try_layout(const Open& one) {
+    if (one.zero >= 2 && fitting_.contains(family_of(one))) return;
+    Open found = one;
+    if (!one.refined) {
+        found.refined = true;
+        found.seconds = std::max(one.seconds, pipeline_seconds(one));
+        if (found.seconds > one.seconds) return add(std::move(found));
+    }
+    found.choices = choices_of(one);
+    Estimate estimated;
+    try {
+        estimated = estimate(found.choices);
+    } catch (const ConfigError& error) {
+        return refuse(error.what(), 1);
+    }
+    if (is_too_large(estimated.memory)) {
+        note_too_large(found.choices, estimated.memory, least_planned_);
+        found.recompute++;
+        found.refined = false;
+        found.choices.clear();
+        return add_layout(std::move(found));
+    }
+    ++result_.fit;
+    if (choices_.recomputations()[one.recompute] == "none") fitting_.insert(family_of(one));
+    found.seconds = estimated.seconds;
+    found.level = Open::Level::estimated;
+    add(std::move(found));
+}
+
+// Evaluations take time to plan, and seldom more memory than training.
+Planned Search::plan(const Choices& choices, std::int64_t layers, bool evaluates) {
     for (const auto& [key, value] : choices)
         config_.settle(key, value);
     config_.settle(model_layers.name, layers);
-    RankView view{0, options_.ranks, options_.ranks <= machine_.ranks_per_node};
-    Experiment experiment = plan_training(config_, view, dataset_, stream_);
+    const TrainingPlans plans(config_, options_.ranks, options_.ranks <= machine_.ranks_per_node, dataset_, stream_,
+                              evaluates);
+    int rank = 0;
+    Experiment experiment = plans.of(rank);
     const Layout& layout = experiment.train.layout;
     const int busiest = busiest_place(layout); // keeps most sums of gradients at once
     if (busiest != 0) {
         std::vector<int> coordinate = layout.mesh.coordinate(0);
         coordinate[static_cast<std::size_t>(layout.data_axis)] = busiest;
-        view.rank = layout.mesh.rank(coordinate);
-        experiment = plan_training(config_, view, dataset_, stream_);
+        rank = layout.mesh.rank(coordinate);
+        experiment = plans.of(rank);
     }
     const std::int64_t memory = memory_of(experiment, machine_);
     if (is_too_large(static_cast<double>(memory))) return {std::move(experiment), {{}, memory}};
-    Prediction prediction = predict(experiment, config_, view, dataset_, stream_, machine_);
+    Prediction prediction = predict(experiment, plans, rank, machine_);
     return {std::move(experiment), std::move(prediction)};
 }
 
-// The model's operations at the highest speed: all layouts have the same batch.
-void Search::note_least_seconds(const Planned& shallow, const Planned& deeper, double times) {
-    const auto flops = [](const Planned& one) {
-        return one.experiment.train.plan.flops_per_micro_batch *
-               static_cast<double>(one.experiment.batch.micro_batches);
-    };
-    const Precision& precision = shallow.experiment.sizes.precision;
-    double speed = std::max(machine_.product_flops(precision.compute), machine_.attention_flops(precision.compute));
-    if (precision.linear_f8) speed = std::max(speed, machine_.product_flops(DType::f8e4m3));
-    least_seconds_ = (flops(shallow) + times * (flops(deeper) - flops(shallow))) / options_.ranks / speed;
-}
-
-// From a few layers, where that tells of all.
-Candidate Search::estimate(const Choices& choices) {
+// From a few layers, where that tells of all and takes less.
+Estimate Search::estimate(const Choices& choices) {
     const std::int64_t layers = asked_.get(model_layers);
     const std::int64_t stages = degree_in(choices, parallelism_pipeline.name);
     std::int64_t few = few_layers, step = 1;
     if (stages > 1) few = step = stages * chunks_in(choices);
     const auto as_it_is = [&] {
         const Prediction all = plan(choices, layers).prediction;
-        return Candidate{choices, all.cost.total(), all.cost.bubble, static_cast<double>(all.memory)};
+        return Estimate{all.cost.total(), static_cast<double>(all.memory)};
     };
-    const auto too_large = [&](const Planned& one) {
-        return Candidate{choices, 0, 0, static_cast<double>(one.prediction.memory)};
-    };
-    if (few + step >= layers) return as_it_is();
+    const auto too_large = [&](const Planned& one) { return Estimate{0, static_cast<double>(one.prediction.memory)}; };
+    if (2 * few + step >= layers) return as_it_is();
     Planned shallow = plan(choices, few);
     if (is_too_large(static_cast<double>(shallow.prediction.memory))) return too_large(shallow);
     Planned deeper = plan(choices, few + step);
@@ -318,44 +383,35 @@ Candidate Search::estimate(const Choices& choices) {
         shallow = std::exchange(deeper, plan(choices, few + step));
     }
     if (is_too_large(static_cast<double>(deeper.prediction.memory))) return too_large(deeper);
-    note_least_seconds(shallow, deeper, static_cast<double>(layers - few) / static_cast<double>(step));
     const auto times = static_cast<double>((layers - few + step - 1) / step); // the largest stage counts
     const auto at_depth = [&](double first, double second) { return first + times * (second - first); };
-    const StepCost &first = shallow.prediction.cost, &second = deeper.prediction.cost;
-    return {choices, at_depth(first.total(), second.total()), at_depth(first.bubble, second.bubble),
+    return {at_depth(shallow.prediction.cost.total(), deeper.prediction.cost.total()),
             at_depth(static_cast<double>(shallow.prediction.memory), static_cast<double>(deeper.prediction.memory))};
 }
 
-Search::Outcome Search::try_one(const Choices& choices) {
-    ++result_.tried;
-    Candidate candidate;
-    try {
-        candidate = estimate(choices);
-    } catch (const ConfigError& error) {
-        ++result_.refused;
-        result_.refusal = error.what();
-        return Outcome::refused;
-    }
-    if (is_too_large(candidate.memory)) {
-        ++result_.too_large;
-        return Outcome::too_large;
-    }
-    ++result_.fit;
-    candidates_.push_back(std::move(candidate));
-    return Outcome::fits;
-}
-
-void Search::finish(const Candidate& candidate) {
-    const auto [experiment, prediction] = plan(candidate.choices, asked_.get(model_layers));
+void Search::finish(const Choices& choices) {
+    const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
     if (prediction.memory > options_.memory) {
         --result_.fit;
-        ++result_.too_large;
-        return;
+        return note_too_large(choices, static_cast<double>(prediction.memory), least_planned_);
     }
     const Layout& layout = experiment.train.layout;
-    result_.best.push_back({candidate.choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
+    result_.best.push_back({choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
                             prediction.memory,
-                            static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
+                             static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
+    ++found_;
+}
+
+// Of the layouts that seem to need least, by bound and by estimate, as they are.
+void Search::find_least_memory() {
+    for (const auto& [choices, memory] : {least_bound_, least_planned_}) {
+        if (choices.empty()) continue;
+        const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
+        if (result_.least_memory > 0 && prediction.memory >= result_.least_memory) continue;
+        result_.least_memory = prediction.memory;
+        result_.least_mesh = experiment.train.layout.mesh.text();
+        result_.least = choices;
+    }
 }
 
 } // namespace

@@ -30,7 +30,12 @@ struct SearchResult {
     std::int64_t too_large = 0; // for the memory
     std::int64_t refused = 0;   // what cannot be sharded so
     std::int64_t fit = 0;
-    std::string refusal; // the sentence of one of the refused; empty when there is none
+    std::int64_t slower = 0; // and not planned: they cannot be among the best
+    std::string refusal;     // the sentence of one of the refused; empty when there is none
+    // Where none fits: of the one that needs least, so far as bounds tell.
+    std::int64_t least_memory = 0;
+    std::string least_mesh;
+    Choices least;
 };
 
 struct SearchOptions {
@@ -39,10 +44,13 @@ struct SearchOptions {
     std::size_t most = 10;   // layouts to return
 };
 
-// What the command line says of a key stays as it is; all other keys of a layout are varied. To be fast for large
-// models, candidates are ranked by plans of two small depths, from which the deep model follows layer by layer (layer
-// of each chunk by layer); those returned are planned as they are. ConfigError when the config does not say its global
-// batch size, or the command line sets a key that nothing reads.
+// What the command line says of a key stays as it is; all other keys of a layout are varied. Layouts are planned in the
+// order of what they take at least (layout_bounds.hpp), until no other can be among the fastest. To be fast for large
+// models, they are then ranked by plans of two small depths, from which the deep model follows layer by layer (layer of
+// each chunk by layer); those returned are planned as they are. By a rule, not a bound, are left out: micro-batches
+// whose rows are no power of two and not those of the config, gpipe, chunks other than 2 and 4, and what shares out or
+// computes again more than it takes to fit (ZeRO 2 and 3 where less fits without recomputation). ConfigError when the
+// config does not say its global batch size, or the command line sets a key that nothing reads.
 SearchResult search_layouts(const Config& config, const SearchOptions& options, const Machine& machine,
                             const Dataset* dataset, const Stream& stream);
 

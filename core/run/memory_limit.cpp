@@ -4,6 +4,7 @@
 
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
+#include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
 #include <array>
@@ -38,22 +39,15 @@ std::vector<int> ranks_of_stages(const Layout& layout, int data_place) {
 
 // The rank that needs most, of those that can be it.
 Needed most_needed(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
-    const auto plan = [&](int rank) {
-        return plan_training(config, {rank, view.ranks, view.one_host}, dataset, stream);
-    };
-    const Layout layout = plan(0).train.layout;
+    const TrainingPlans plans(config, view.ranks, view.one_host, dataset, stream);
+    const Layout layout = plans.of(0).train.layout;
     Needed most;
     for (const int place : {0, busiest_place(layout)})
         for (const int rank : ranks_of_stages(layout, place)) {
-            const MemoryNeed need = plan(rank).memory;
+            const MemoryNeed need = plans.of(rank).memory;
             if (counted_bytes(need, stream) > counted_bytes(most.memory, stream)) most = {rank, need};
         }
     return most;
-}
-
-std::string text_of(std::int64_t bytes) {
-    const bool large = bytes >= std::int64_t{1} << 30;
-    return fmt::format("{:.2f} {}", static_cast<double>(bytes) / (large ? 0x1p30 : 0x1p20), large ? "GiB" : "MiB");
 }
 
 [[noreturn]] void refuse(const Config& config, const Needed& needed, const RankView& view, const Dataset* dataset,
@@ -62,7 +56,7 @@ std::string text_of(std::int64_t bytes) {
     const std::string ways = ways_to_fit(config, there, dataset, stream, limit);
     throw ConfigError(fmt::format(
         "rank {} needs {}, more than run.memory_limit = \"{}\" ({}):\n{}{}{}", needed.rank,
-        text_of(counted_bytes(needed.memory, stream)), config.get(run_memory_limit),
+        in_binary_units(counted_bytes(needed.memory, stream)), config.get(run_memory_limit),
         config.where(run_memory_limit.name), memory_table(needed.memory),
         ways.empty() ? "no change of one key makes it fit" : "what makes it fit, the cheapest first:\n", ways));
 }
@@ -104,7 +98,7 @@ std::string settle_recompute(Config& config, const RankView& view, const Dataset
         config.settle(training_recompute.name, std::string(way));
         needed = most_needed(config, view, dataset, stream);
         const std::int64_t bytes = counted_bytes(needed.memory, stream);
-        tried.push_back(fmt::format("{} {}", way, text_of(bytes)));
+        tried.push_back(fmt::format("{} {}", way, in_binary_units(bytes)));
         if (bytes <= *limit)
             return fmt::format("recompute: {}, the least that fits run.memory_limit = {} ({})", way,
                                config.get(run_memory_limit), fmt::join(tried, ", "));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A plan is data: a fault is another op in a node's place, or an exchange that is left out.
+// A plan is data: a fault is another op in a node's place, an exchange that is left out, or a message marked as lost.
 #include "core/run/planted_fault.hpp"
 
 #include "kernels/copy.hpp"
@@ -103,6 +103,19 @@ void drop_exchanges_of(ValueId id, Plan& plan) {
     plan.exchanges = std::move(kept);
 }
 
+// Whether the value goes from stage to stage.
+bool lose_messages(const std::string& name, Plan& plan) {
+    const auto is_named = [&](ValueId id) { return plan.graph.value(id).name == name; };
+    bool found = false;
+    for (Route& route : plan.routes)
+        if (is_named(route.value)) found = route.lost = true;
+    for (Part& part : plan.parts)
+        for (std::vector<StageMessage>* messages : {&part.sends, &part.receives})
+            for (StageMessage& message : *messages)
+                message.lost = message.lost || is_named(message.value);
+    return found;
+}
+
 void drop(const std::string& name, Plan& plan) {
     std::vector<std::string_view> known;
     const auto& nodes = plan.graph.nodes();
@@ -117,6 +130,9 @@ void drop(const std::string& name, Plan& plan) {
             known.push_back(plan.graph.value(id).name);
             if (known.back() == name) return drop_exchanges_of(id, plan);
         }
+    if (lose_messages(name, plan)) return;
+    for (const Route& route : plan.routes)
+        known.push_back(plan.graph.value(route.value).name);
     if (known.empty()) throw ConfigError(fmt::format("no collective named '{}': one rank needs none", name));
     throw ConfigError(no_such_name("collective of this layout", name, known));
 }

@@ -9,9 +9,10 @@
 namespace tessera {
 
 // "drop:NAME": the collective NAME does not happen: of a sum each rank keeps its own summand, of all else what it would
-// have received is 0. NAME is a node of the plan's graph, or a value that is summed over the ranks after the last
-// micro-batch. "scale:NAME": the value NAME comes out `count` times too large.
-// Before an executor is made of the plan, and on all ranks alike. ConfigError when there is nothing of that name.
+// have received is 0. NAME is a node of the plan's graph, a value that is summed over the ranks after the last
+// micro-batch, or one that a pipeline's stages send each other. "scale:NAME": the value NAME comes out `count` times
+// too large. Before an executor is made of the plan, and on all ranks alike. ConfigError when there is nothing of that
+// name.
 void plant_fault(const std::string& fault, int count, Plan& plan);
 
 } // namespace tessera

@@ -33,13 +33,13 @@ std::int64_t memory_of(const Experiment& experiment, const Machine& machine) {
     return experiment.memory.total() - (machine.gpu ? experiment.memory[MemoryKind::data] : 0);
 }
 
-Prediction predict(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
-                   const Stream& stream, const Machine& machine, const std::vector<int>& beside) {
+Prediction predict(const Experiment& experiment, const TrainingPlans& plans, int rank, const Machine& machine,
+                   const std::vector<int>& beside) {
     const Plan& plan = experiment.train.plan;
     const Layout& layout = experiment.train.layout;
     const RankCost own = cost_of_rank(plan, layout, machine, beside);
     Prediction prediction{{}, memory_of(experiment, machine)};
-    std::vector<int> coordinate = layout.mesh.coordinate(view.rank);
+    std::vector<int> coordinate = layout.mesh.coordinate(rank);
     const auto axis = static_cast<std::size_t>(std::max(layout.pipeline_axis, 0));
     const int here = layout.stages() == 1 ? 0 : coordinate[axis];
     std::vector<RankCost> stages;
@@ -51,8 +51,7 @@ Prediction predict(const Experiment& experiment, const Config& config, const Ran
             stages.push_back(own);
         } else {
             coordinate[axis] = stage;
-            const RankView there{layout.mesh.rank(coordinate), view.ranks, view.one_host};
-            const Experiment planned = plan_training(config, there, dataset, stream);
+            const Experiment planned = plans.of(layout.mesh.rank(coordinate));
             stages.push_back(cost_of_rank(planned.train.plan, layout, machine, beside));
             prediction.memory = std::max(prediction.memory, memory_of(planned, machine));
         }

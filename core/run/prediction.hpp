@@ -18,10 +18,10 @@ struct Prediction {
 // Of a rank. On GPUs buffers for data are the host's and do not count.
 std::int64_t memory_of(const Experiment& experiment, const Machine& machine);
 
-// `experiment` is what plan_training says of `view`; the other stages of its pipeline are planned here, at the same
-// place of all other axes. Stages between the first and the last with the same work are planned once. `beside`: see
+// `experiment` is what the plans say of `rank`; the other stages of its pipeline are planned here, at the same place of
+// all other axes. Stages between the first and the last with the same work are planned once. `beside`: see
 // cost_of_rank.
-Prediction predict(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
-                   const Stream& stream, const Machine& machine, const std::vector<int>& beside = {});
+Prediction predict(const Experiment& experiment, const TrainingPlans& plans, int rank, const Machine& machine,
+                   const std::vector<int>& beside = {});
 
 } // namespace tessera

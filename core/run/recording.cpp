@@ -28,7 +28,7 @@ void Recording::keep(Stream& stream, const Node& node, std::span<const View> out
         place_ = {node.phase, twins_.producer_of(twin), 0};
     }
     for (std::size_t i = 0; i < outputs.size(); ++i)
-        keep(stream, node.outputs[i], outputs[i]);
+        if (outputs[i].memory() != nullptr || outputs[i].count() == 0) keep(stream, node.outputs[i], outputs[i]);
 }
 
 void Recording::keep_input(Stream& stream, ValueId id, const View& view) {

@@ -91,6 +91,11 @@ Groups::Groups(const Mesh& mesh, Communicator& communicator) : all_(&communicato
     }
 }
 
+Groups::Groups(Communicator& all, const std::vector<Communicator*>& axes) : all_(&all) {
+    for (Communicator* const axis : axes)
+        axes_.push_back(axis != nullptr ? axis : own(make_local_communicator()));
+}
+
 void Groups::wait(Stream& stream, Seconds patience) {
     for (Communicator* const axis : axes_) // one rank alone knows no more than the stream does
         if (axis->size() > 1) axis->wait(stream, patience);

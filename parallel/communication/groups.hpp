@@ -5,6 +5,7 @@
 #include "parallel/communication/communicator.hpp"
 #include "parallel/layout/mesh.hpp"
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -31,6 +32,9 @@ public:
     // A mesh with at most one axis above size 1, whose ranks are those of `communicator` (ranks as threads, in tests).
     Groups(const Mesh& mesh, Communicator& communicator);
 
+    // Of a rank that is a thread: communicators by axis, null where the axis has one rank; all outlive it.
+    Groups(Communicator& all, const std::vector<Communicator*>& axes);
+
     Communicator& axis(int index) { return *axes_.at(static_cast<std::size_t>(index)); }
     Communicator& all() { return *all_; }
 
@@ -44,5 +48,8 @@ private:
     std::vector<Communicator*> axes_;
     Communicator* all_ = nullptr;
 };
+
+// Runs `body` once per rank of any mesh, each in a thread of its own, as the other run_as_threads (local.hpp) does.
+void run_as_threads(const Mesh& mesh, const std::function<void(int rank, Groups groups)>& body);
 
 } // namespace tessera

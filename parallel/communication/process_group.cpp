@@ -118,15 +118,28 @@ std::int64_t ProcessGroup::begin(const Message& message, const char* call, const
     return ticket;
 }
 
+int ProcessGroup::tag_of(int channel) const {
+    const int* most = nullptr; // at least 32,767
+    int known = 0;
+    MPI_Comm_get_attr(state_->communicator, MPI_TAG_UB, &most, &known);
+    if (known != 0 && channel >= *most)
+        throw SystemError(fmt::format("this MPI has tags up to {}, too few for channel {} between the stages of a "
+                                      "pipeline: take fewer chunks, or GPUs",
+                                      *most, channel));
+    return 1 + channel;
+}
+
 std::int64_t ProcessGroup::post(const Message& send, int channel) const {
+    const int tag = tag_of(channel);
     return begin(send, "MPI_Isend", [&](char* data, int count, MPI_Request* request) {
-        return MPI_Isend(data, count, MPI_BYTE, send.peer, 1 + channel, state_->communicator, request);
+        return MPI_Isend(data, count, MPI_BYTE, send.peer, tag, state_->communicator, request);
     });
 }
 
 std::int64_t ProcessGroup::expect(const Message& receive, int channel) const {
+    const int tag = tag_of(channel);
     return begin(receive, "MPI_Irecv", [&](char* data, int count, MPI_Request* request) {
-        return MPI_Irecv(data, count, MPI_BYTE, receive.peer, 1 + channel, state_->communicator, request);
+        return MPI_Irecv(data, count, MPI_BYTE, receive.peer, tag, state_->communicator, request);
     });
 }
 

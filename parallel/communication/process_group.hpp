@@ -46,6 +46,7 @@ public:
     [[noreturn]] void abort(int code) const;
 
 private:
+    int tag_of(int channel) const;
     struct State;
     explicit ProcessGroup(std::unique_ptr<State> state);
     template <class Begin> std::int64_t begin(const Message& message, const char* call, const Begin& begin) const;

@@ -6,6 +6,7 @@
 #include "parallel/communication/cut.hpp"
 #include "parallel/communication/meeting.hpp"
 #include "parallel/communication/shared_region.hpp"
+#include "parallel/communication/thread_mail.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -20,7 +21,7 @@ class SharedMemoryCommunicator final : public Communicator {
 public:
     // Processes. `area` holds, in each rank's window, its post and its staging area.
     SharedMemoryCommunicator(ProcessGroup group, std::unique_ptr<SharedRegion> area)
-        : SharedMemoryCommunicator(group.rank(), posts_in(*area, group.size()), nullptr) {
+        : SharedMemoryCommunicator(group.rank(), posts_in(*area, group.size()), nullptr, nullptr) {
         for (int rank = 0; rank < size_; ++rank)
             staging_.push_back(area->window(rank) + align_up(sizeof(Post)));
         group_ = std::move(group);
@@ -30,9 +31,10 @@ public:
     }
 
     // Threads: a location is an address.
-    SharedMemoryCommunicator(int rank, const std::vector<Post*>& posts, const std::atomic<bool>* failed)
-        : rank_(rank), size_(static_cast<int>(posts.size())), meeting_(rank, posts, failed), ranks_tree_(size_, size_),
-          peers_(posts.size()), sources_(posts.size()), targets_(posts.size()) {}
+    SharedMemoryCommunicator(int rank, const std::vector<Post*>& posts, const std::atomic<bool>* failed,
+                             ThreadMail* mail)
+        : rank_(rank), size_(static_cast<int>(posts.size())), mail_(mail), meeting_(rank, posts, failed),
+          ranks_tree_(size_, size_), peers_(posts.size()), sources_(posts.size()), targets_(posts.size()) {}
 
     static std::int64_t area_bytes() { return align_up(sizeof(Post)) + staging_bytes; }
 
@@ -158,23 +160,23 @@ public:
         }
     }
 
-    // By MPI, which has the queues that this needs.
+    // Between processes by MPI, which has the queues that this needs.
     Ticket post(Stream& stream, ConstView view, int to, int channel) override {
-        if (!group_) return Communicator::post(stream, view, to, channel);
+        cpu_stream(stream);
         check_rank("post", to, size_);
         bytes_sent_ += view.bytes();
+        if (mail_ != nullptr) return mail_->post(rank_, view, to, channel);
         return group_->post({const_cast<std::byte*>(bytes_at(view)), view.bytes(), to}, channel);
     }
 
     Ticket expect(Stream& stream, View view, int from, int channel) override {
-        if (!group_) return Communicator::expect(stream, view, from, channel);
+        cpu_stream(stream);
         check_rank("expect", from, size_);
+        if (mail_ != nullptr) return mail_->expect(from, view, rank_, channel);
         return group_->expect({bytes_at(view), view.bytes(), from}, channel);
     }
 
-    void finish(Ticket ticket) override {
-        if (group_) group_->finish(ticket);
-    }
+    void finish(Ticket ticket) override { mail_ != nullptr ? mail_->finish(ticket) : group_->finish(ticket); }
 
     void shift(Stream& stream, ConstView send, View receive) override {
         cpu_stream(stream);
@@ -292,6 +294,7 @@ private:
     int rank_;
     int size_;
     std::optional<ProcessGroup> group_;  // none: ranks are threads
+    ThreadMail* mail_ = nullptr;         // of threads
     std::unique_ptr<SharedRegion> area_; // posts and staging areas of processes
     Meeting meeting_;
     SummationTree ranks_tree_;                         // of one leaf per rank
@@ -315,6 +318,7 @@ struct ThreadRanks::Board {
     explicit Board(int ranks) : posts(static_cast<std::size_t>(ranks)) {}
     std::vector<Post> posts;
     std::atomic<bool> failed = false;
+    ThreadMail mail{failed};
 };
 
 ThreadRanks::ThreadRanks(int ranks) : board_(std::make_unique<Board>(ranks)) {
@@ -322,7 +326,8 @@ ThreadRanks::ThreadRanks(int ranks) : board_(std::make_unique<Board>(ranks)) {
     for (Post& post : board_->posts)
         posts.push_back(&post);
     for (int rank = 0; rank < ranks; ++rank)
-        communicators_.push_back(std::make_unique<SharedMemoryCommunicator>(rank, posts, &board_->failed));
+        communicators_.push_back(
+            std::make_unique<SharedMemoryCommunicator>(rank, posts, &board_->failed, &board_->mail));
 }
 
 ThreadRanks::~ThreadRanks() = default;

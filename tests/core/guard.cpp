@@ -101,13 +101,13 @@ TEST(Guard, ASkippedStepIsNotCounted) {
     guarded.poisoned(1, INFINITY);
     plain.record(0);
     for (std::int64_t i = 0; i < plain.experiment.batch.micro_batches; ++i) // its batch comes to nothing
-        plain.loader.next(plain.stream, plain.inputs);
+        plain.loader.next(plain.stream, plain.executor.batch());
     EXPECT_EQ(guarded.state_of(2).skipped_steps, 1);
     StepState state = plain.state_of(2);
     state.skipped_steps = 1;
     plain.executor.prepare(state);
     plain.executor.run_micro_batches(state, plain.experiment.batch.micro_batch,
-                                     [&] { plain.loader.next(plain.stream, plain.inputs); });
+                                     [&] { plain.loader.next(plain.stream, plain.executor.batch()); });
     plain.executor.update(state);
     guarded.record(2);
     EXPECT_TRUE(guarded.without_guard() == plain.without_guard());

@@ -64,7 +64,8 @@ TEST(LayoutSearch, FindsTheFastestThatFits) {
         for (const Tried& one : all)
             if (one.memory <= memory) fastest = std::min(fastest, one.seconds);
         EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << memory;
-        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
+        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused + result.slower);
+        EXPECT_GE(result.slower, 0);
         EXPECT_GT(result.refused, 0);
         EXPECT_EQ(result.too_large > 0, memory < 1 << 30);
         for (std::size_t i = 0; i < result.best.size(); ++i) {
@@ -105,11 +106,67 @@ TEST(LayoutSearch, FindsTheFastestPipeline) {
         for (const auto& [one, of] : all)
             if (one.memory <= memory && one.seconds < fastest) std::tie(fastest, way) = std::tie(one.seconds, of);
         EXPECT_NEAR(result.best[0].cost.total() / fastest, 1, 1e-9) << way << " in " << memory;
-        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused);
+        EXPECT_EQ(result.tried, result.fit + result.too_large + result.refused + result.slower);
         if (memory == least) {
             EXPECT_THAT(result.best[0].mesh, HasSubstr("pipeline"));
         }
     }
+}
+
+// All keys together, with pipelines and tensor ranks in one mesh: no bound leaves out the fastest.
+TEST(LayoutSearch, FindsTheFastestOfProducts) {
+    const std::vector<std::string> base = {"model.n_layers=4", "parallelism.context_parallel_degree=1",
+                                           "parallelism.sequence_parallel=false", "model.bias=true"};
+    std::vector<Tried> all;
+    for (const char* way : {"1f1b", "zero_bubble", "interleaved"})
+        for (const int pipeline : {1, 2, 4})
+            for (const int tensor : {1, 2})
+                for (const int zero : {0, 1, 3})
+                    for (const char* recompute : {"none", "selective", "full"})
+                        for (int rows = 1; rows <= 8; rows *= 2) {
+                            if (pipeline == 1 && way != std::string("1f1b")) continue;
+                            std::vector<std::string> words = base;
+                            words.push_back(fmt::format("parallelism.pipeline_parallel_degree={}", pipeline));
+                            words.push_back(fmt::format("parallelism.pipeline_schedule={}", way));
+                            words.push_back(fmt::format("parallelism.tensor_parallel_degree={}", tensor));
+                            words.push_back(fmt::format("parallelism.zero_stage={}", zero));
+                            words.push_back(fmt::format("training.recompute={}", recompute));
+                            words.push_back(fmt::format("training.local_batch_size={}", rows));
+                            try {
+                                const Prediction found = predict_tiny(words, 0, 4, machine());
+                                all.push_back({found.cost.total(), found.memory});
+                            } catch (const ConfigError&) {
+                            }
+                        }
+    const Config config = tiny_config(base);
+    const std::int64_t least = std::ranges::min(all, {}, &Tried::memory).memory;
+    for (const std::int64_t memory : {std::int64_t{1} << 30, 2 * least, least + least / 4}) {
+        const SearchResult result =
+            search_layouts(config, {.ranks = 4, .memory = memory, .most = 1}, machine(), nullptr, CpuStream(1));
+        ASSERT_FALSE(result.best.empty()) << memory;
+        double fastest = 1e30;
+        for (const Tried& one : all)
+            if (one.memory <= memory) fastest = std::min(fastest, one.seconds);
+        EXPECT_LE(result.best[0].cost.total(), fastest * (1 + 1e-9)) << memory;
+        EXPECT_GT(result.slower, 0);
+    }
+}
+
+TEST(LayoutSearch, SaysWhyItFindsNothing) {
+    const auto search = [](const std::vector<std::string>& words, std::int64_t memory) {
+        return search_layouts(tiny_config(words), {.ranks = 4, .memory = memory, .most = 3}, machine(), nullptr,
+                              CpuStream(1));
+    };
+    const SearchResult small = search({}, 20'000);
+    EXPECT_TRUE(small.best.empty());
+    EXPECT_GT(small.least_memory, 20'000);
+    EXPECT_LT(small.least_memory, 400'000);
+    EXPECT_FALSE(small.least.empty());
+    const SearchResult heads = search({"parallelism.tensor_parallel_degree=4", "model.n_heads=2"}, 1 << 30);
+    EXPECT_TRUE(heads.best.empty());
+    EXPECT_EQ(heads.tried, heads.refused);
+    EXPECT_THAT(heads.refusal, HasSubstr("2 heads"));
+    EXPECT_EQ(search({"training.global_batch_size=7", "training.local_batch_size=2"}, 1 << 30).tried, 0);
 }
 
 TEST(LayoutSearch, KeepsWhatTheCommandLineSays) {

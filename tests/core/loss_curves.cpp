@@ -56,7 +56,7 @@ std::vector<double> curve(const std::vector<std::string>& words, Stream stream =
         training.executor.prepare(state);
         if (fault.of_weights != 1) multiply_scales_of_weights(training, fault.of_weights);
         training.executor.run_micro_batches(state, training.experiment.batch.micro_batch,
-                                            [&] { training.loader.next(training.stream, training.inputs); });
+                                            [&] { training.loader.next(training.stream, training.executor.batch()); });
         const auto& loss_scale = training.program.model.loss_scale;
         if (loss_scale) multiply(training, loss_scale->scale, fault.of_update);
         training.executor.update(state);

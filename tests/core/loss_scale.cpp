@@ -84,7 +84,7 @@ TEST(LossScaleInTraining, ASkippedStepIsNotCounted) {
         Training skipping(CpuStream(1), "16777216", {"optimizer.name=" + optimizer});
         Training later(CpuStream(1), "8388608", {"optimizer.name=" + optimizer});
         for (std::int64_t i = 0; i < later.experiment.batch.micro_batches; ++i)
-            later.loader.next(later.stream, later.inputs);
+            later.loader.next(later.stream, later.executor.batch());
         const auto skip = [&](float count) {
             *later.executor.view(later.program.model.loss_scale->skipped_steps).as<float>() = count;
         };

@@ -31,9 +31,9 @@ inline Machine machine() { return parse_machine(machine_text, "machine.toml"); }
 inline Prediction predict_tiny(const std::vector<std::string>& words, int rank, int ranks, const Machine& on) {
     const Config config = tiny_config(words);
     const auto dataset = tiny_dataset(config);
-    const RankView view{rank, ranks, true};
-    const Experiment experiment = plan_training(config, view, dataset.get(), CpuStream(1));
-    return predict(experiment, config, view, dataset.get(), CpuStream(1), on);
+    const Stream stream = CpuStream(1);
+    const TrainingPlans plans(config, ranks, true, dataset.get(), stream);
+    return predict(plans.of(rank), plans, rank, on);
 }
 
 } // namespace tessera

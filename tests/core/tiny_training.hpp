@@ -23,19 +23,18 @@ inline std::vector<std::uint32_t> bits_of(const View& view) {
 
 class TinyTraining {
 public:
+    using Change = std::function<void(Plan&, int rank)>; // of a plan, before it is run
+
     TinyTraining(const std::vector<std::string>& overrides, Communicator& communicator, Stream where = CpuStream(1))
-        : stream(std::move(where)), config(tiny_config(overrides)), dataset(tiny_dataset(config)),
-          experiment(plan_training(config, {communicator.rank(), communicator.size(), true}, dataset.get(), stream)),
-          program(experiment.train), groups(program.layout.mesh, communicator),
-          memory(experiment.memory, program.layout, groups, stream),
-          executor(program.layout, program.plan, memory, groups, stream),
-          schedule(config, config.get(optimizer_rate), experiment.steps),
-          loader(*dataset, SampleOrder(order_options(config, *dataset, Split::train, experiment.seed)),
-                 experiment.train_loader(0)),
-          inputs({executor.view(program.model.inputs[0]), executor.view(program.model.inputs[1])}) {
-        initialize_weights(program, executor, experiment.seed);
-        initialize_states(program, executor);
-    }
+        : TinyTraining(
+              tiny_config(overrides), {communicator.rank(), communicator.size(), true},
+              [&](const Mesh& mesh) { return Groups(mesh, communicator); }, std::move(where)) {}
+
+    // As one rank of any mesh.
+    TinyTraining(const Config& of, int rank, Groups of_rank, const Change& change = {})
+        : TinyTraining(
+              of, {rank, of_rank.all().size(), true}, [&](const Mesh&) { return std::move(of_rank); }, CpuStream(1),
+              change) {}
 
     StepState state_of(std::int64_t step) {
         return {experiment.seed, step, 0, schedule.rate(step), StepNumbers(experiment, executor).skipped_steps()};
@@ -45,7 +44,7 @@ public:
     void step(std::int64_t step) {
         const StepState state = state_of(step);
         executor.prepare(state);
-        executor.run_micro_batches(state, experiment.batch.micro_batch, [&] { loader.next(stream, inputs); });
+        executor.run_micro_batches(state, experiment.batch.micro_batch, [&] { loader.next(stream, executor.batch()); });
         executor.update(state);
     }
 
@@ -59,7 +58,7 @@ public:
         poison(whole(MemoryKind::gradients));
         executor.run_micro_batches(state, experiment.batch.micro_batch, [&] {
             poison_scratch();
-            loader.next(stream, inputs);
+            loader.next(stream, executor.batch());
         });
         poison_scratch();
         executor.update(state);
@@ -95,9 +94,27 @@ public:
     Executor executor;
     Schedule schedule;
     Loader loader;
-    std::vector<View> inputs;
 
 private:
+    TinyTraining(const Config& of, const RankView& view, const std::function<Groups(const Mesh&)>& connect,
+                 Stream where, const Change& change = {})
+        : stream(std::move(where)), config(of), dataset(tiny_dataset(config)), experiment(planned(view, change)),
+          program(experiment.train), groups(connect(program.layout.mesh)),
+          memory(experiment.memory, program.layout, groups, stream),
+          executor(program.layout, program.plan, memory, groups, stream),
+          schedule(config, config.get(optimizer_rate), experiment.steps),
+          loader(*dataset, SampleOrder(order_options(config, *dataset, Split::train, experiment.seed)),
+                 experiment.train_loader(0)) {
+        initialize_weights(program, executor, experiment.seed);
+        initialize_states(program, executor);
+    }
+
+    Experiment planned(const RankView& view, const Change& change) {
+        Experiment made = plan_training(config, view, dataset.get(), stream);
+        if (change) change(made.train.plan, view.rank);
+        return made;
+    }
+
     static void poison(const View& view) { std::memset(view.memory(), 0xff, static_cast<std::size_t>(view.bytes())); }
     void poison_scratch() const {
         poison(whole(MemoryKind::activations));

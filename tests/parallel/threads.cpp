@@ -73,6 +73,68 @@ TEST(Groups, WithoutMpi) {
     });
 }
 
+// Each rank adds its number along each axis of 2 x 3 x 1, and tells the next of the second axis.
+TEST(ThreadGroups, ReachAlongEveryAxisOfAMesh) {
+    const Mesh mesh({{"data", 2}, {"pipeline", 3}, {"tensor", 1}});
+    run_as_threads(mesh, [&](int rank, Groups groups) {
+        Stream stream = CpuStream(1);
+        const std::vector<int> place = mesh.coordinate(rank);
+        for (int axis = 0; axis < 3; ++axis) {
+            EXPECT_EQ(groups.axis(axis).rank(), place[static_cast<std::size_t>(axis)]);
+            auto sum = static_cast<float>(rank);
+            groups.axis(axis).all_reduce(stream, View(&sum, {1}, DType::f32), Reduction::sum);
+            int expected = 0;
+            for (const int other : mesh.group(rank, axis))
+                expected += other;
+            EXPECT_EQ(sum, static_cast<float>(expected));
+        }
+        Communicator& stages = groups.axis(1);
+        std::array<float, 3> sent{}, received{};
+        std::vector<Communicator::Ticket> tickets;
+        for (const int channel : {2, 0, 1}) { // each has an order of its own
+            auto& mine = sent[static_cast<std::size_t>(channel)] = static_cast<float>(10 * channel + place[1]);
+            if (place[1] < 2)
+                tickets.push_back(stages.post(stream, View(&mine, {1}, DType::f32), place[1] + 1, channel));
+        }
+        for (int channel = 0; channel < 3 && place[1] > 0; ++channel)
+            tickets.push_back(stages.expect(stream, View(&received[static_cast<std::size_t>(channel)], {1}, DType::f32),
+                                            place[1] - 1, channel));
+        for (const Communicator::Ticket ticket : tickets)
+            stages.finish(ticket);
+        for (int channel = 0; channel < 3 && place[1] > 0; ++channel)
+            EXPECT_EQ(received[static_cast<std::size_t>(channel)], static_cast<float>(10 * channel + place[1] - 1));
+    });
+}
+
+TEST(ThreadGroups, WhoWaitsForAMessageOfARankThatFailedFails) {
+    const auto body = [](int rank, Groups groups) {
+        Stream stream = CpuStream(1);
+        float number = 0;
+        if (rank == 1) throw ConfigError("rank 1 has had enough");
+        groups.axis(0).finish(groups.axis(0).expect(stream, View(&number, {1}, DType::f32), 1, 0));
+    };
+    EXPECT_THAT(
+        [&] {
+            run_as_threads(Mesh({{"pipeline", 2}, {"data", 2}}), body);
+        },
+        ThrowsMessage<ConfigError>("rank 1 has had enough"));
+}
+
+TEST(ThreadGroups, MessagesOfDifferentSizesDoNotMeet) {
+    const auto body = [](int rank, Groups groups) {
+        Stream stream = CpuStream(1);
+        std::array<float, 2> numbers{};
+        const View view(numbers.data(), {rank + 1}, DType::f32);
+        Communicator& stages = groups.axis(0);
+        stages.finish(rank == 0 ? stages.post(stream, view, 1, 0) : stages.expect(stream, view, 0, 0));
+    };
+    EXPECT_THAT(
+        [&] {
+            run_as_threads(Mesh({{"pipeline", 2}, {"data", 1}}), body);
+        },
+        ThrowsMessage<InternalError>(HasSubstr("bytes meets one of")));
+}
+
 TEST(Workspace, IsAtMostOneMebibyteFromEachOtherCpuRank) {
     EXPECT_EQ(tree_reduce_workspace_bytes(1000, 1, BackEnd::mpi), 0);
     EXPECT_EQ(tree_reduce_workspace_bytes(1000, 4, BackEnd::shared_memory), 0);

@@ -109,6 +109,8 @@ WITHOUT_CHECKPOINT = [
     (["plan", "gpt.toml", "-n", "0"], "--ranks 0: expected a whole number from 1 to"),
     (["plan", "gpt.toml", "--search"], "--search wants --machine FILE"),
     (["plan", "gpt.toml", "--search", "--machine", H100, "--memory", "80"], "--memory 80: expected a size such as 512MiB"),
+    (["plan", "gpt.toml", "--search", "--machine", H100, "--memory", "1KiB", "run.device=cpu"], "no layout of 1 rank fits in"),
+    (["plan", "gpt.toml", "--search", "--machine", H100, "run.device=cpu", "training.local_batch_size=3"], "no size of a micro-batch"),
     (["plan", "gpt.toml", "--machine", "nowhere.toml"], "cannot read nowhere.toml"),
     (["plan", "gpt.toml", "--machine", "gpt.toml"], "no section named 'checkpoint'; there are: network, node, rank"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every parallel mode, every pair of them and products of three and four train 20 steps as one rank does: with the same
+// bits where a mode promises them, else within the one table of distances below.
+#include "tests/core/parallel_modes.hpp"
+#include "core/run/planted_fault.hpp"
+#include "kernels/error.hpp"
+
+#include <gmock/gmock.h>
+
+using namespace tessera;
+using testing::HasSubstr;
+
+namespace {
+
+// The largest of all layouts below, as measured: 2.5e-7, 7.1e-7 and 3.3e-6; of the vocabulary of 50,257, most of whose
+// tokens never come, 2.3e-5 of a tensor.
+constexpr Distances allowed{.loss = 1e-6, .norm = 2e-6, .tensor = 4e-5};
+
+const Words base = {"training.steps=20", "training.global_batch_size=8", "data.vocab_size=21",
+                    "model.n_heads=4",   "lr_scheduler.warmup_steps=5",  "metrics.evaluate_batches=5"};
+
+Words joined(Words words, const Words& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+}
+
+struct Row { // a model, and what of the modes it does not have
+    std::string name;
+    Words words;
+    std::string lacks; // a mode
+    std::string why;
+};
+
+const std::vector<Row> models = {
+    {"gpt", joined(base, {"model.dropout=0.1", "model.bias=true"}), "expert",
+     "the model has no experts to share out: set model.moe_experts"},
+    {"mixture", joined(base, {"model.moe_experts=4", "training.local_batch_size=4", "training.global_batch_size=16"}),
+     "", ""},
+};
+
+// Runs of one model, each layout against one rank. A run is made once.
+class Table {
+public:
+    explicit Table(const Row& row) : row_(row) {}
+
+    // Nothing where there is no such layout, and the test says that it is refused.
+    void check(const LayoutOfModes& layout) {
+        SCOPED_TRACE(fmt::format("{}: {}", row_.name, layout.name()));
+        if (!layout.impossible().empty()) return;
+        for (const Mode& mode : layout.modes)
+            if (mode.name == row_.lacks) return expect_refused(layout, row_.why);
+        const WholeRecord one = run({}, layout.experiment(row_.words));
+        const WholeRecord cut = run(layout.cutting(), layout.cutting().words(layout.experiment(row_.words)));
+        const WholeRecord found = train_on_mesh(tiny_config(layout.words(row_.words)), layout.ranks());
+        expect_near(one, cut);
+        if (sums_otherwise(layout)) return expect_near(one, found);
+        EXPECT_EQ(found.losses, cut.losses);
+        EXPECT_TRUE(found == cut) << "not the same bits";
+    }
+
+    void expect_refused(const LayoutOfModes& layout, const std::string& sentence) const {
+        EXPECT_THAT([&] { train_on_mesh(tiny_config(layout.words(row_.words)), layout.ranks()); },
+                    testing::ThrowsMessage<ConfigError>(HasSubstr(sentence)));
+    }
+
+private:
+    // A router's gradient: made of parts of the sequence that are summed or, where the layer is computed again from
+    // what has been gathered, of all of it.
+    bool sums_otherwise(const LayoutOfModes& layout) const {
+        const auto has = [&](std::string_view name) { return std::ranges::count(layout.modes, name, &Mode::name) > 0; };
+        return row_.lacks.empty() && has("full") && (has("sequence") || has("ring"));
+    }
+
+    const WholeRecord& run(const LayoutOfModes& layout, const Words& words) {
+        const auto [found, is_new] = runs_.try_emplace(fmt::format("{}", fmt::join(words, " ")));
+        if (is_new) found->second = train_on_mesh(tiny_config(words), layout.ranks());
+        return found->second;
+    }
+
+    void expect_near(const WholeRecord& one, const WholeRecord& cut) {
+        EXPECT_LT(one.losses.back(), one.losses.front() - 0.05) << "it does not learn";
+        EXPECT_THAT(cut.unlike, testing::IsEmpty());
+        const Distances found = distances(one, cut);
+        EXPECT_LE(found.loss, allowed.loss);
+        EXPECT_LE(found.norm, allowed.norm);
+        EXPECT_LE(found.tensor, allowed.tensor);
+    }
+
+    const Row& row_;
+    std::map<std::string, WholeRecord> runs_;
+};
+
+} // namespace
+
+class ParallelModes : public testing::TestWithParam<Row> {};
+INSTANTIATE_TEST_SUITE_P(Models, ParallelModes, testing::ValuesIn(models),
+                         [](const auto& row) { return row.param.name; });
+
+TEST_P(ParallelModes, EachTrainsAsOneRankDoes) {
+    Table table(GetParam());
+    for (const Mode& mode : parallel_modes())
+        table.check({{mode}});
+}
+
+TEST_P(ParallelModes, EveryPairTrainsAsOneRankDoes) {
+    Table table(GetParam());
+    const std::vector<Mode> modes = parallel_modes();
+    for (std::size_t i = 0; i < modes.size(); ++i)
+        for (std::size_t j = 0; j < i; ++j)
+            table.check({{modes[j], modes[i]}});
+}
+
+// The fourth mode of a product costs no ranks: 8 threads share the cores.
+const std::vector<std::vector<std::string_view>> products = {
+    {"data", "tensor", "1f1b"},
+    {"zero_1", "sequence", "zero_bubble"},
+    {"zero_2", "ulysses", "full"},
+    {"zero_3", "tensor", "selective"},
+    {"zero_3", "sequence", "ring"},
+    {"zero_1", "ring", "interleaved"},
+    {"data", "ulysses", "gpipe"},
+    {"tensor", "ulysses", "zero_bubble"},
+    {"sequence", "ring", "1f1b"},
+    {"zero_2", "tensor", "interleaved", "accumulation"},
+    {"zero_3", "zero_bubble", "full", "accumulation"},
+    {"data", "zero_1", "sequence", "selective"},
+    {"zero_3", "ulysses", "sequence", "full"},
+    {"ring", "1f1b", "zero_2", "selective"},
+};
+
+const std::vector<std::vector<std::string_view>> products_with_experts = {
+    {"zero_1", "expert", "tensor"},       {"zero_3", "expert", "full"},
+    {"expert", "sequence", "1f1b"},       {"expert", "ulysses", "zero_bubble"},
+    {"zero_2", "expert", "ring", "full"}, {"data", "expert", "tensor", "selective"},
+};
+
+TEST_P(ParallelModes, ProductsTrainAsOneRankDoes) {
+    Table table(GetParam());
+    for (const auto& names : GetParam().lacks.empty() ? products_with_experts : products)
+        table.check(layout_of(names));
+}
+
+namespace {
+
+// What divides nothing evenly.
+struct Uneven {
+    std::string name;
+    Words words;
+    std::vector<std::string_view> modes; // for their words; degrees as below
+    Degrees degrees;
+    bool same_bits = true;
+};
+
+// 4 micro-batches on 3 ranks; 3 of a step's 4 micro-batches left for the last round on 4; and so on.
+const Words large_vocabulary = {"data.vocab_size=50257", "model.n_layers=1",
+                                "model.dim=8",           "model.n_heads=2",
+                                "training.seq_len=4",    "training.local_batch_size=1",
+                                "training.steps=8",      "training.global_batch_size=2"};
+const std::vector<Uneven> uneven = {
+    {"data_3", {}, {}, {{"data", 3}}},
+    {"zero_1_3", {}, {"zero_1"}, {{"data", 3}}},
+    {"tensor_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"tensor", 3}}, false},
+    {"sequence_3", {"model.n_heads=3", "model.dim=12", "training.seq_len=13"}, {"sequence"}, {{"tensor", 3}}, false},
+    {"ulysses_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"context", 3}}, false},
+    {"ring_3", {}, {"ring"}, {{"context", 3}}, false},
+    {"stages_3", {"model.n_layers=5"}, {"1f1b"}, {{"pipeline", 3}}},
+    {"five_layers", {"model.n_layers=5"}, {"zero_bubble"}, {{"pipeline", 2}}},
+    {"five_layers_zero_3", {"model.n_layers=5"}, {"1f1b", "zero_3"}, {{"pipeline", 2}, {"data", 2}}},
+    {"vocabulary_2", large_vocabulary, {}, {{"tensor", 2}}, false},
+    {"vocabulary_4", joined(large_vocabulary, {"model.n_heads=4"}), {}, {{"tensor", 4}}, false},
+    // 7 micro-batches: shares of 4 and 3, of 3, 2 and 2.
+    {"seven_micro_batches", {"training.global_batch_size=14"}, {}, {{"data", 2}}},
+    {"seven_of_3", {"training.global_batch_size=14"}, {"zero_1"}, {{"data", 3}}},
+    // An epoch of 39 windows ends within a batch of 8.
+    {"end_of_an_epoch", {"data.synthetic_tokens=600", "data.validation_fraction=0.2"}, {"zero_1"}, {{"data", 3}}},
+    // 5 micro-batches of the validation split on 4 ranks: some have one, some two.
+    {"uneven_evaluation", {}, {"zero_3"}, {{"data", 4}}},
+};
+
+} // namespace
+
+class UnevenLayouts : public testing::TestWithParam<Uneven> {};
+INSTANTIATE_TEST_SUITE_P(Cases, UnevenLayouts, testing::ValuesIn(uneven),
+                         [](const auto& uneven) { return uneven.param.name; });
+
+namespace {
+
+WholeRecord train_uneven(const Uneven& how, const TinyTraining::Change& change = {}) {
+    Words words = joined(base, how.words);
+    LayoutOfModes modes = layout_of(how.modes);
+    for (Mode& mode : modes.modes)
+        words = joined(words, mode.words);
+    int ranks = 1;
+    for (const auto& [axis, degree] : how.degrees) {
+        words.push_back(fmt::format("parallelism.{}_parallel_degree={}", axis, degree));
+        ranks *= degree;
+    }
+    return train_on_mesh(tiny_config(words), ranks, change);
+}
+
+} // namespace
+
+TEST_P(UnevenLayouts, TrainAsOneRankDoes) {
+    const WholeRecord one = train_on_mesh(tiny_config(joined(base, GetParam().words)), 1);
+    const WholeRecord found = train_uneven(GetParam());
+    EXPECT_EQ(found == one, GetParam().same_bits);
+    EXPECT_THAT(found.unlike, testing::IsEmpty());
+    const Distances apart = distances(one, found);
+    EXPECT_LE(apart.loss, allowed.loss);
+    EXPECT_LE(apart.norm, allowed.norm);
+    EXPECT_LE(apart.tensor, allowed.tensor);
+}
+
+TEST(ParallelModesRefuse, WhatCannotBeSharedOut) {
+    const auto refusal = [](const Uneven& how) { return [=] { train_uneven(how); }; };
+    using testing::ThrowsMessage;
+    EXPECT_THAT(refusal({"", {"training.seq_len=13"}, {}, {{"context", 2}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("13 tokens cannot be shared out evenly over 2 ranks of context "
+                                                     "parallelism")));
+    EXPECT_THAT(refusal({"", {"training.seq_len=14"}, {"ring"}, {{"context", 2}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("14 tokens cannot be dealt out to 2 ranks of context parallelism "
+                                                     "in 4 equal chunks")));
+    EXPECT_THAT(refusal({"", {}, {}, {{"context", 3}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("4 heads cannot be shared out evenly over 3 ranks of context")));
+    EXPECT_THAT(refusal({"", {}, {}, {{"tensor", 3}}}), ThrowsMessage<ConfigError>(HasSubstr("4 heads")));
+    EXPECT_THAT(refusal({"", {}, {}, {{"data", 5}}}), // a rank without samples
+                ThrowsMessage<ConfigError>(HasSubstr("is 4 micro-batches of 2 (training.local_batch_size) for 5 ranks: "
+                                                     "each needs at least one")));
+    EXPECT_THAT(refusal({"", {}, {"zero_2"}, {{"data", 3}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("must be a multiple of that")));
+    EXPECT_THAT(refusal({"", {}, {"1f1b"}, {{"pipeline", 3}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("the 2 layers of the model cannot be shared out over 3 stages")));
+}
+
+// A rate that is longer by a thousandth, and one collective that does not happen, of each kind of layout.
+TEST(ParallelModesCompare, FindsWhatIsWrong) {
+    const Words words = joined(base, {"model.bias=true"});
+    const WholeRecord one = train_on_mesh(tiny_config(words), 1);
+    const Distances longer = distances(one, train_on_mesh(tiny_config(joined(words, {"optimizer.lr=0.01001"})), 1));
+    EXPECT_GT(longer.loss, 10 * allowed.loss);
+    EXPECT_GT(longer.norm, 10 * allowed.norm);
+    EXPECT_GT(longer.tensor, 10 * allowed.tensor);
+    const auto dropped = [&](std::string_view mode, const std::string& what) {
+        const LayoutOfModes layout = layout_of({mode});
+        const WholeRecord found = train_on_mesh(tiny_config(layout.words(words)), layout.ranks(),
+                                                [&](Plan& plan, int) { plant_fault("drop:" + what, 2, plan); });
+        EXPECT_FALSE(found == one) << mode;
+        return distances(one, found);
+    };
+    for (const auto& [mode, what] : std::vector<std::pair<std::string_view, std::string>>{
+             {"data", "layers.1.mlp.up.weight_gradient"},
+             {"zero_2", "layers.1.mlp.up.weight_gradient.reduce_scatter"},
+             {"tensor", "layers.0.attention.out.all_reduce"},
+             {"sequence", "layers.1.mlp.down.reduce_scatter"},
+             {"ulysses", "layers.0.attention.qkv.all_to_all"},
+             {"1f1b", "layers.0.mlp.down"}}) {
+        SCOPED_TRACE(fmt::format("{} without {}", mode, what));
+        const Distances found = dropped(mode, what);
+        EXPECT_GT(found.loss, 10 * allowed.loss);
+        EXPECT_GT(found.tensor, 10 * allowed.tensor);
+    }
+}
