@@ -15,16 +15,16 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
 // Starts the optimizer states that belong to no parameter.
 void initialize_states(const Program& program, const Executor& executor);
 
-// The boxes of weights and optimizer states that `rank` writes. What several ranks hold alike is shared out among
-// them, along its first dim.
-struct SavedState {
-    std::vector<TensorPart> parts;
-    std::vector<HostCopy> copies; // what the parts point to on a GPU
-};
-SavedState state_to_save(const Program& program, const Executor& executor, int rank);
+// The boxes of weights and optimizer states that `rank` writes, their data where the stream works. What several ranks
+// hold alike is shared out among them, along its first dim.
+std::vector<TensorPart> parts_to_save(const Program& program, const Executor& executor, int rank);
 
-// Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError
-// when a tensor is missing or has another shape.
+// Throws ConfigError unless the checkpoint has the program's parameters and, where it has any, optimizer states, in
+// their shapes. Reads no data.
+void require_tensors(const Checkpoint& checkpoint, const Program& program);
+
+// Reads this rank's boxes of them. ConfigError as above, and when what is read is damaged: the memory is undefined
+// then.
 void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor);
 
 // A team for saving, made of a communicator's ranks.
