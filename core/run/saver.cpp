@@ -63,8 +63,9 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
                      {"seed", fmt::format("{}", experiment_.seed)}};
         if (const Tokenizer* tokenizer = ground_.dataset.tokenizer()) metadata_["tokenizer"] = tokenizer->save();
     }
-    CheckpointContent content{
-        .step = steps_done, .metadata = metadata_, .tensors = parts_to_save(experiment_.train, executor_, team_.rank)};
+    CheckpointContent content{.step = steps_done,
+                              .metadata = metadata_,
+                              .tensors = parts_to_save(experiment_.train, memory_of(executor_), team_.rank)};
     if (team_.rank == 0)
         content.metadata["data.next_sample"] = fmt::format("{}", steps_done * experiment_.batch.global);
     return content;
@@ -74,7 +75,7 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
 void Saver::make_snapshot() {
     if (!asynchronous_) return;
     std::string failure;
-    const std::int64_t bytes = Snapshot::bytes_for(parts_to_save(experiment_.train, executor_, team_.rank));
+    const std::int64_t bytes = Snapshot::bytes_for(parts_to_save(experiment_.train, memory_of(executor_), team_.rank));
     try {
         Buffer memory = std::visit([&](const auto& s) { return allocate_host(s, bytes); }, ground_.stream);
         snapshot_ = std::make_unique<Snapshot>(ground_.stream, std::move(memory));
@@ -169,7 +170,7 @@ std::string Saver::checkpoint_to_resume(std::int64_t before, std::vector<std::st
 std::string Saver::damage_met_in(const Checkpoint& checkpoint) const {
     std::string damage;
     try {
-        restore_tensors(checkpoint, experiment_.train, executor_);
+        restore_tensors(checkpoint, experiment_.train, memory_of(executor_), executor_.stream());
     } catch (const ConfigError& error) { // its shapes have been looked at: nobody can mend it
         damage = error.what();
     }

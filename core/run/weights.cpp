@@ -141,12 +141,12 @@ void initialize_states(const Program& program, const Executor& executor) {
     }
 }
 
-std::vector<TensorPart> parts_to_save(const Program& program, const Executor& executor, int rank) {
+std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank) {
     const Graph& graph = program.model.graph;
     std::vector<TensorPart> parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const View view = executor.view(id);
+        const View view = view_of(id);
         const PlannedValue& planned = program.plan.value(id);
         for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank)))
             parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box),
@@ -166,12 +166,12 @@ void require_tensors(const Checkpoint& checkpoint, const Program& program) {
     }
 }
 
-void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor) {
+void restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of, Stream& stream) {
     require_tensors(checkpoint, program);
     const Graph& graph = program.model.graph;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        HostCopy copy(executor.stream(), executor.view(id));
+        HostCopy copy(stream, view_of(id));
         const View all = copy.view();
         std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
         for (const Piece& piece : pieces_outside(value, program.plan.value(id)))
