@@ -3,6 +3,7 @@
 #include "core/checkpoint/rank_file.hpp"
 
 #include "core/checkpoint/hdf5.hpp"
+#include "core/checkpoint/slab_writer.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -115,22 +116,6 @@ RankImage draw_rank_file(const std::string& path, const CheckpointContent& conte
     return image;
 }
 
-namespace {
-
-// Hashes each block while it is in the processor's cache for the write.
-void write_slab(const File& file, const ConstView& data, Slab& slab, const std::atomic<bool>& given_up) {
-    const Blocks blocks(data.shape, data.dtype);
-    for (std::int64_t block = 0; block < blocks.size(); ++block) {
-        if (given_up) throw SystemError(fmt::format("cannot finish {}: given up", file.path()));
-        const std::byte* memory = static_cast<const std::byte*>(data.data) + blocks.first_byte(block);
-        const std::int64_t bytes = blocks.box(block).count.count() * bytes_of(data.dtype);
-        slab.block_hashes[static_cast<std::size_t>(block)] = Hash::of(memory, bytes);
-        file.write_at(slab.first_byte + blocks.first_byte(block), memory, bytes);
-    }
-}
-
-} // namespace
-
 Manifest write_rank_file(const std::string& path, const RankImage& image, const CheckpointContent& content,
                          const std::atomic<bool>& given_up) {
     Manifest manifest = image.manifest;
@@ -141,12 +126,14 @@ Manifest write_rank_file(const std::string& path, const RankImage& image, const 
         outside.put(step->second, {reinterpret_cast<const char*>(&content.step), sizeof content.step});
     File file = File::create(path);
     outside.write(file);
+    std::vector<SlabToWrite> slabs;
     auto place = image.slabs.begin();
     for (const TensorPart& part : content.tensors) {
         if (part.data.count() == 0) continue;
-        write_slab(file, part.data, manifest.tensors[place->first].slabs[place->second], given_up);
+        slabs.push_back({part.data, &manifest.tensors[place->first].slabs[place->second]});
         ++place;
     }
+    write_slabs(file, slabs, given_up);
     file.sync();
     file.close();
     manifest.files.front().hash = outside.hash();

@@ -34,7 +34,7 @@ void copy_region(const TensorBox& region, const void* source, const TensorBox& s
 // elements before them. Nothing when they do not follow each other there.
 std::optional<std::int64_t> place_of_run(const TensorBox& region, const TensorBox& box);
 
-// A box of shape `count`, cut into pieces of at most 4 MiB, each contiguous in row-major order and a box itself: what
+// A box of shape `count`, cut into pieces of at most 1 MiB, each contiguous in row-major order and a box itself: what
 // is hashed, and the least that is read. The cut is a part of the checkpoint format.
 class Blocks {
 public:
