@@ -92,6 +92,10 @@ void File::read_at(std::int64_t position, void* memory, std::int64_t bytes) cons
     }
 }
 
+void File::expect(std::int64_t position, std::int64_t bytes) const {
+    ::posix_fadvise(descriptor_, position, bytes, POSIX_FADV_WILLNEED);
+}
+
 void File::write_at(std::int64_t position, const void* memory, std::int64_t bytes) const {
     const auto* place = static_cast<const char*>(memory);
     while (bytes > 0) {
