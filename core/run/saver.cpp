@@ -59,7 +59,7 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
     if (team_.rank == 0 && metadata_.empty()) {
         metadata_ = {{"config", ground_.config.resolved()},
                      {"data.fingerprint", ground_.dataset.fingerprint()},
-                     {"data.vocabulary", fmt::format("{}", ground_.dataset.vocabulary_size())},
+                     {"data.vocabulary", fmt::format("{}", ground_.dataset.form().classes)},
                      {"mesh", experiment_.train.layout.mesh.text()},
                      {"seed", fmt::format("{}", experiment_.seed)}};
         if (const Tokenizer* tokenizer = ground_.dataset.tokenizer()) metadata_["tokenizer"] = tokenizer->save();
