@@ -43,7 +43,7 @@ std::vector<ChangedKey> changed_keys(std::string_view before, std::string_view n
 }
 
 bool changes_the_meaning(std::string_view key) {
-    if (key == "data.files" || key == "data.validation_files") return false;
+    if (key.starts_with("data.") && key.ends_with("files")) return false;
     return key.starts_with("model.") || key.starts_with("data.") || key == "training.seed" || key == "training.seq_len";
 }
 

@@ -236,6 +236,7 @@ int main(int argc, char** argv) {
         Bench bench{state, scratch.path(), rounds, {}};
         bench.run();
         bench.report();
+        std::fflush(stdout);
     }
     return 0;
 }
