@@ -10,7 +10,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t block_bytes = 4 << 20; // format 1; 4 MiB cost 0.2 ms to hash, and 375 hashes for 1.5 GB
+constexpr std::int64_t block_bytes = 1 << 20; // format 1; 1 MiB costs 0.05 ms to hash, and 1.5 GB 1500 hashes
 
 std::size_t index(int dim) { return static_cast<std::size_t>(dim); }
 
@@ -64,6 +64,15 @@ void copy_region(const TensorBox& region, const void* source, const TensorBox& s
         }
         if (dim < 0) return;
     }
+}
+
+std::optional<std::int64_t> place_of_run(const TensorBox& region, const TensorBox& box) {
+    bool spans = true; // all dims behind this one are whole in both
+    for (int dim = region.count.rank() - 1; dim >= 0; --dim) {
+        if (!spans && region.count[dim] != 1) return {};
+        spans = spans && region.count[dim] == box.count[dim];
+    }
+    return offset_in(box, region);
 }
 
 Blocks::Blocks(const Shape& count, DType dtype) : count_(count), element_bytes_(bytes_of(dtype)) {

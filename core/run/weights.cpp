@@ -12,6 +12,11 @@
 namespace tessera {
 namespace {
 
+// A state of no parameter that the checkpoint has none of.
+bool starts_anew(const Checkpoint& checkpoint, const Value& value) {
+    return !checkpoint.has(value.name) && value.kind == ValueKind::optimizer_state && !value.parameter;
+}
+
 void start_state(const Value& value, const View& view, Stream& stream) {
     HostCopy copy(stream, view);
     std::fill_n(copy.view().as<float>(), copy.view().count(), value.start);
@@ -145,40 +150,45 @@ void initialize_states(const Program& program, const Executor& executor) {
     }
 }
 
-SavedState state_to_save(const Program& program, const Executor& executor, int rank) {
+std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank) {
     const Graph& graph = program.model.graph;
-    SavedState state;
-    std::vector<TensorPart>& parts = state.parts;
+    std::vector<TensorPart> parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const View view = executor.view(id);
+        const View view = view_of(id);
         const PlannedValue& planned = program.plan.value(id);
-        for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank))) {
-            HostCopy& copy =
-                state.copies.emplace_back(executor.stream(), view_from(view, piece.first, piece.box.shape()));
-            copy.load();
-            parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box), copy.view()});
-        }
+        for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank)))
+            parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box),
+                             view_from(view, piece.first, piece.box.shape())});
     }
-    return state;
+    return parts;
 }
 
-std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program,
-                                         const Executor& executor) {
+void require_tensors(const Checkpoint& checkpoint, const Program& program) {
     const Graph& graph = program.model.graph;
-    std::vector<std::string> started;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        if (!checkpoint.has(value.name) && value.kind == ValueKind::optimizer_state && !value.parameter) {
-            start_state(value, executor.view(id), executor.stream());
-            started.push_back(value.name);
-            continue;
-        }
+        if (starts_anew(checkpoint, value)) continue;
         if (!checkpoint.has(value.name))
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
         checkpoint.require(value.name, value.shape_outside(), value.type.dtype);
-        HostCopy copy(executor.stream(), executor.view(id));
+    }
+}
+
+std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of,
+                                         Stream& stream) {
+    require_tensors(checkpoint, program);
+    const Graph& graph = program.model.graph;
+    std::vector<std::string> started;
+    for (const ValueId id : persistent_values(graph)) {
+        const Value& value = graph.value(id);
+        if (starts_anew(checkpoint, value)) {
+            start_state(value, view_of(id), stream);
+            started.push_back(value.name);
+            continue;
+        }
+        HostCopy copy(stream, view_of(id));
         const View all = copy.view();
         std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
         for (const Piece& piece : pieces_outside(value, program.plan.value(id)))
@@ -225,7 +235,12 @@ Team team_of(Communicator& communicator, Stream& stream) {
         communicator.broadcast(stream, view_of_words(words), 0);
         return std::string(reinterpret_cast<const char*>(words.data()), size);
     };
-    return {communicator.rank(), communicator.size(), gather, broadcast};
+    const auto all = [&communicator, &stream](bool word) {
+        std::int32_t least = word ? 1 : 0;
+        communicator.all_reduce(stream, View(&least, {}, DType::i32), Reduction::min);
+        return least == 1;
+    };
+    return {communicator.rank(), communicator.size(), gather, broadcast, all};
 }
 
 } // namespace tessera

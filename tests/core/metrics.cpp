@@ -99,6 +99,8 @@ TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {
     const nlohmann::json evaluation =
         nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 1.25, .units = 99}));
     EXPECT_EQ(evaluation, nlohmann::json::parse(R"({"kind":"evaluation","step":7,"loss":1.25,"tokens":99})"));
+    const nlohmann::json saved = nlohmann::json::parse(json_line(CheckpointRecord{7, 0.25, 1.5, 99}));
+    EXPECT_EQ(saved, nlohmann::json::parse(R"({"kind":"checkpoint","step":7,"stall":0.25,"seconds":1.5,"bytes":99})"));
 }
 
 class MetricsFile : public testing::Test {
