@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // libhdf5 for this folder: ids with one owner, its errors as SystemError, the types of tensors. Included by
-// rank_file.cpp and index_file.cpp only.
+// rank_file.cpp, index_file.cpp and whole_hdf5.cpp only.
 #pragma once
 
 #include "kernels/tensor.hpp"

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// A checkpoint written by one process that holds only a little of it at a time.
+#pragma once
+
+#include "core/checkpoint/walk.hpp"
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace tessera {
+
+// A tensor whose elements are asked for: `fill` writes those of the piece into the view, which has the piece's shape.
+struct TensorSource {
+    SavedTensor tensor;
+    std::function<void(const TensorPiece&, const View&)> fill;
+};
+
+// Writes `checkpoints_folder`/step-NNNNNNNN as save_checkpoint does, with the files that ranks of at most 64 MiB each
+// would write, and holds one of these at a time. Pieces are asked for in order. Returns the folder. Throws ConfigError
+// when there is such a checkpoint already, SystemError when it cannot be written, and what `fill` throws; then nothing
+// is left.
+std::string save_in_pieces(const std::string& checkpoints_folder, std::int64_t step,
+                           const std::map<std::string, std::string>& metadata,
+                           const std::vector<TensorSource>& sources);
+
+} // namespace tessera
