@@ -16,8 +16,12 @@ namespace tessera {
 
 std::vector<KeyInfo> known_keys() {
     return {
+        key_info(checkpoint_allow_changes),
+        key_info(checkpoint_asynchronous),
         key_info(checkpoint_interval),
+        key_info(checkpoint_keep_every),
         key_info(checkpoint_keep),
+        key_info(checkpoint_on_error),
         key_info(checkpoint_resume),
         key_info(data_files),
         key_info(data_order),

@@ -23,7 +23,8 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     config.refuse_unread("command line"); // the other keys are the training run's
     const Program& program = experiment.evaluate;
     const Memory memory(experiment.memory, program.layout, groups, stream);
-    restore_tensors(checkpoint, program, Executor(program.layout, program.plan, memory, groups, stream));
+    const Executor executor(program.layout, program.plan, memory, groups, stream);
+    restore_tensors(checkpoint, program, memory_of(executor), stream);
     const EvaluationRecord record =
         Evaluation({config, *dataset, groups, stream, host}, experiment, memory).run(checkpoint.step());
     if (world.rank() == 0)

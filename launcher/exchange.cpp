@@ -69,7 +69,7 @@ int export_checkpoint(const Arguments& arguments) {
     } else if (format == "hdf5-single") {
         if (narrow) throw ConfigError("--dtype is for --safetensors and --llmc");
         NewFile file(path);
-        write_whole_hdf5(checkpoint, file.unfinished_path(), states);
+        write_whole_hdf5(checkpoint, file.file(), states);
         file.finish();
     } else {
         if (states) throw ConfigError("--states: a model file of llm.c holds none");

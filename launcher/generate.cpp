@@ -36,7 +36,7 @@ int run_generate(const Arguments& arguments, Process&) {
     Groups groups(program.layout.mesh);
     const Memory memory(experiment.memory, program.layout, groups, stream);
     Executor executor(program.layout, program.plan, memory, groups, stream);
-    restore_tensors(checkpoint, program, executor);
+    restore_tensors(checkpoint, program, memory_of(executor), stream);
 
     const SamplingOptions options{.tokens = arguments.integer("tokens", 1, 1 << 30).value_or(200),
                                   .temperature = number(arguments, "temperature", 0.8),

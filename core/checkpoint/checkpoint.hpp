@@ -22,12 +22,13 @@
 
 namespace tessera {
 
-// The ranks that save together. Both functions are collective: every rank calls them, in the same order.
+// The ranks that save together. All functions are collective: every rank calls them, in the same order.
 struct Team {
     int rank = 0;
     int size = 1;
     std::function<std::vector<std::string>(const std::string&)> gather; // rank 0: everybody's text by rank; others: {}
     std::function<std::string(const std::string&)> broadcast;           // rank 0's text, on every rank
+    std::function<bool(bool)> all;                                      // whether every rank says true, on every rank
 };
 
 Team team_of_one();
@@ -52,8 +53,9 @@ struct CheckpointContent {
 
 // Collective. Writes `checkpoints_folder`/step-NNNNNNNN, replacing one of the same step, and removes what interrupted
 // saves left there. When it returns, the checkpoint is on disk. All ranks end alike: when one fails, every rank throws
-// SystemError with the rank, the path and the reason (InternalError when the boxes do not cover a tensor once), the
-// unfinished folder is removed, and earlier checkpoints are as they were.
+// SystemError with the rank, the call, the path and the reason (InternalError when the boxes do not cover a tensor
+// once), the unfinished folder is removed, and earlier checkpoints are as they were. checkpoint_writer.hpp does the
+// same beside other work.
 void save_checkpoint(const Team& team, const std::string& checkpoints_folder, const CheckpointContent& content);
 
 struct SavedTensor {
@@ -99,14 +101,21 @@ private:
     std::unique_ptr<Opened> opened_;
 };
 
-// The path of the step-… folder with the greatest step that opens; empty when there is none. Why others were passed
-// over is appended to `skipped`, one sentence each. Throws SystemError when a folder or MANIFEST cannot be read.
-std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped = nullptr);
+// The path of the step-… folder with the greatest step (below `before`) that opens; empty when there is none. Why
+// others were passed over is appended to `skipped`, one sentence each. Throws SystemError when a folder or MANIFEST
+// cannot be read.
+std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped = nullptr,
+                              std::int64_t before = INT64_MAX);
 
-// For one rank to call. Keeps the newest `keep_latest` checkpoints that open (at least one) and whatever is newer than
-// these; removes older step-… folders, each under a .del-… name. Throws SystemError when a folder cannot be read
-// or removed.
-void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest);
+// Which checkpoints of a run stay.
+struct Retention {
+    std::int64_t latest = 0; // the newest so many (at least one); 0: all
+    std::int64_t every = 0;  // and those of steps that this divides; 0: no more
+};
+
+// For one rank to call. Keeps the newest checkpoints that open, and whatever is newer than these; removes other step-…
+// folders, each under a .del-… name. Throws SystemError when a folder cannot be read or removed.
+void remove_old_checkpoints(const std::string& checkpoints_folder, const Retention& retention);
 
 // For one rank to call when a run starts from `step`: what lies there of later steps belongs to another course of it,
 // and would be taken for the newest of this one. step-… becomes old-step-…, which nothing here looks at again but the

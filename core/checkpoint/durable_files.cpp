@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -54,6 +55,13 @@ File File::open_folder(const std::string& path) {
     return {descriptor, path};
 }
 
+File File::create_temporary(const std::string& folder) {
+    std::string path = (fs::path(folder) / "tessera-XXXXXX").string();
+    const int descriptor = ::mkostemp(path.data(), O_CLOEXEC);
+    if (descriptor < 0) fail("create a file in", folder);
+    return {descriptor, path};
+}
+
 File::~File() {
     if (descriptor_ >= 0) ::close(descriptor_);
 }
@@ -77,17 +85,29 @@ void File::read_at(std::int64_t position, void* memory, std::int64_t bytes) cons
     }
 }
 
-void File::write(std::string_view text) const {
-    while (!text.empty()) {
-        const ssize_t written = ::write(descriptor_, text.data(), text.size());
+void File::write_at(std::int64_t position, const void* memory, std::int64_t bytes) const {
+    const auto* place = static_cast<const char*>(memory);
+    while (bytes > 0) {
+        const ssize_t written = ::pwrite(descriptor_, place, static_cast<std::size_t>(bytes), position);
         if (written < 0 && errno == EINTR) continue;
-        if (written < 0) fail("write", path_);
-        text.remove_prefix(static_cast<std::size_t>(written));
+        if (written == 0) errno = EIO;
+        if (written <= 0) fail("write", path_);
+        place += written;
+        position += written;
+        bytes -= written;
     }
+}
+
+void File::resize(std::int64_t bytes) const {
+    if (::ftruncate(descriptor_, bytes) != 0) fail("resize", path_);
 }
 
 void File::sync() const {
     if (::fsync(descriptor_) != 0) fail("sync", path_);
+}
+
+void File::close() {
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail("close", path_);
 }
 
 std::uint64_t hash_outside(const File& file, const Extents& extents) {
@@ -111,18 +131,20 @@ std::uint64_t hash_outside(const File& file, const Extents& extents) {
 }
 
 void write_synced(const std::string& path, std::string_view text) {
-    const File file = File::create(path);
-    file.write(text);
+    File file = File::create(path);
+    file.write_at(0, text.data(), static_cast<std::int64_t>(text.size()));
     file.sync();
+    file.close();
 }
 
 void sync_folder(const std::string& path) { File::open_folder(path).sync(); }
 
 void publish_folder(const std::string& from, const std::string& to) {
     const std::string parent = fs::path(to).parent_path().string();
+    std::error_code ignored; // `to` is there: what stays of the former one has a name that does not count
     if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
         sync_folder(parent);
-        remove_tree(from); // now the former one
+        fs::remove_all(from, ignored); // now the former one
         return;
     }
     if (errno == ENOENT) { // nothing to replace
@@ -140,7 +162,7 @@ void publish_folder(const std::string& from, const std::string& to) {
         fail("rename to", to);
     }
     sync_folder(parent);
-    remove_tree(former);
+    fs::remove_all(former, ignored);
 }
 
 void remove_folder(const std::string& path) {

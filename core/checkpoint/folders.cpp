@@ -56,8 +56,10 @@ std::optional<std::string> reason_against(const std::string& folder) {
 
 } // namespace
 
-std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped) {
+std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped,
+                              std::int64_t before) {
     for (const std::string& folder : step_folders(checkpoints_folder)) {
+        if (*step_of(fs::path(folder).filename().string()) >= before) continue;
         const std::optional<std::string> reason = reason_against(folder);
         if (!reason) return folder;
         if (skipped != nullptr) skipped->push_back(*reason);
@@ -65,13 +67,16 @@ std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector
     return "";
 }
 
-void remove_old_checkpoints(const std::string& checkpoints_folder, int keep_latest) {
-    int complete = 0;
+void remove_old_checkpoints(const std::string& checkpoints_folder, const Retention& retention) {
+    if (retention.latest <= 0) return;
+    std::int64_t complete = 0;
     for (const std::string& folder : step_folders(checkpoints_folder)) {
-        if (complete >= std::max(1, keep_latest))
-            remove_folder(folder);
-        else if (!reason_against(folder))
-            ++complete;
+        if (complete < retention.latest) {
+            if (!reason_against(folder)) ++complete;
+            continue;
+        }
+        const std::int64_t step = *step_of(fs::path(folder).filename().string());
+        if (retention.every <= 0 || step % retention.every != 0) remove_folder(folder);
     }
 }
 

@@ -71,11 +71,6 @@ Id groups_on_the_way() {
     return properties;
 }
 
-Id create_file(const std::string& path) {
-    const Id access = file_properties();
-    return Id(check(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access), "create the file", path));
-}
-
 void close_file(Id file, const std::string& path) { check(H5Fclose(file.release()), "finish the file", path); }
 
 void set_attribute(hid_t object, const char* name, const std::vector<std::int64_t>& numbers, const std::string& path) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// libhdf5 for this folder: ids with one owner, its errors as SystemError, the types of tensors. Included by
-// rank_file.cpp, index_file.cpp and whole_hdf5.cpp only.
+// libhdf5 for this folder: ids with one owner, its errors as SystemError, the types of tensors. For what draws files
+// only: nothing is read through libhdf5.
 #pragma once
 
 #include "kernels/tensor.hpp"
@@ -49,7 +49,6 @@ Id type_of(DType dtype);                           // as stored; little-endian, 
 Id space_of(const Shape& shape);                   // scalar for rank 0
 Id file_properties();                              // format of HDF5 1.10 (checksums of its own data), no file locks
 Id groups_on_the_way();                            // link creation: "a/b" makes group "a" where it is missing
-Id create_file(const std::string& path);           // refuses an existing one
 void close_file(Id file, const std::string& path); // throws when what was left to write cannot be written
 void set_attribute(hid_t object, const char* name, const std::vector<std::int64_t>& numbers, const std::string& path);
 

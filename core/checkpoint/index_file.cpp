@@ -5,7 +5,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fmt/format.h>
 #include <limits>
 
@@ -42,32 +41,26 @@ void map_slab(hid_t layout, hid_t whole, const Slab& slab, const std::string& fi
 
 } // namespace
 
-FileEntry write_index_file(const std::string& path, const Manifest& manifest) {
-    hdf5::start();
-    Id file = hdf5::create_file(path);
-    const File on_disk = File::open_to_read(path);
+FileImage draw_index_file(const std::string& path, const Manifest& manifest) {
+    Drawing drawing(path);
     const Id links = hdf5::groups_on_the_way();
-    hdf5::set_attribute(file, "step", {manifest.step}, path);
-    hdf5::set_attribute(file, "ranks", {manifest.ranks}, path);
+    hdf5::set_attribute(drawing.file(), "ranks", {manifest.ranks}, drawing.path());
     for (const TensorEntry& tensor : manifest.tensors) {
         const Id whole = hdf5::space_of(tensor.whole);
         const Id layout(H5Pcreate(H5P_DATASET_CREATE));
         set_fill(layout, tensor.dtype);
         for (const Slab& slab : tensor.slabs)
-            map_slab(layout, whole, slab, manifest.files[static_cast<std::size_t>(slab.file)].name, path);
+            map_slab(layout, whole, slab, manifest.files[static_cast<std::size_t>(slab.file)].name, drawing.path());
         if (tensor.whole.rank() > 0) H5Sselect_all(whole);
         const std::string create = fmt::format("create tensor '{}'", tensor.name);
         const Id type = hdf5::type_of(tensor.dtype);
-        const Id dataset(check(H5Dcreate2(file, tensor.name.c_str(), type, whole, links, layout, H5P_DEFAULT),
-                               create.c_str(), path));
+        const Id dataset(check(H5Dcreate2(drawing.file(), tensor.name.c_str(), type, whole, links, layout, H5P_DEFAULT),
+                               create.c_str(), drawing.path()));
     }
-    if (!manifest.metadata.empty())
-        check(H5Lcreate_external(manifest.files.front().name.c_str(), "/metadata", file, "metadata", H5P_DEFAULT,
-                                 H5P_DEFAULT),
-              "link the metadata", path);
-    hdf5::close_file(std::move(file), path);
-    on_disk.sync();
-    return {std::filesystem::path(path).filename().string(), on_disk.bytes(), hash_outside(on_disk, {})};
+    check(H5Lcreate_external(manifest.files.front().name.c_str(), "/metadata", drawing.file(), "metadata", H5P_DEFAULT,
+                             H5P_DEFAULT),
+          "link the metadata", drawing.path());
+    return drawing.finish({});
 }
 
 } // namespace tessera

@@ -75,22 +75,28 @@ struct Checkpoint::Opened {
         return found->second.file;
     }
 
-    // Calls use(box of the block within the tensor, its data) for each block of the slab that meets `wanted`.
-    template <class Use>
-    void each_block(const TensorEntry& tensor, const Slab& slab, const TensorBox& wanted, Use use) {
+    // Reads each block of the slab that meets `wanted` and copies what is wanted to `target`, a row-major array of it;
+    // null: the blocks are looked at only.
+    void read_slab(const TensorEntry& tensor, const Slab& slab, const TensorBox& wanted, std::byte* target) {
         if (intersection(slab.box, wanted).count.count() == 0) return;
-        RankFile& file = file_at(slab.file);
+        const RankFile& file = file_at(slab.file);
         const Blocks blocks(slab.box.count, tensor.dtype);
         for (std::int64_t number = 0; number < blocks.size(); ++number) {
             TensorBox box = blocks.box(number);
             for (std::size_t dim = 0; dim < box.start.size(); ++dim)
                 box.start[dim] += slab.box.start[dim];
-            if (intersection(box, wanted).count.count() == 0) continue;
-            const std::int64_t bytes = box.count.count() * bytes_of(tensor.dtype);
-            block.resize(std::max(block.size(), static_cast<std::size_t>(bytes)));
+            const TensorBox common = intersection(box, wanted);
+            if (common.count.count() == 0) continue;
+            const std::int64_t size = bytes_of(tensor.dtype), count = box.count.count();
+            bytes_read += count * size;
+            const auto run = place_of_run(common, wanted);
+            if (target != nullptr && run && common.count == box.count) { // the block goes where it is wanted
+                file.read_block(tensor, slab, number, target + *run * size);
+                continue;
+            }
+            block.resize(std::max(block.size(), static_cast<std::size_t>(count * size)));
             file.read_block(tensor, slab, number, block.data());
-            bytes_read += bytes;
-            use(box, block.data());
+            if (target != nullptr) copy_region(common, block.data(), box, target, wanted, size);
         }
     }
 };
@@ -165,9 +171,7 @@ void Checkpoint::read(std::string_view name, const std::vector<std::int64_t>& st
                                       name, tensor.whole.text(), name_of(tensor.dtype), wanted.text(),
                                       name_of(part.dtype)));
     for (const Slab& slab : tensor.slabs)
-        opened_->each_block(tensor, slab, wanted, [&](const TensorBox& box, const void* data) {
-            copy_region(intersection(box, wanted), data, box, part.memory(), wanted, bytes_of(tensor.dtype));
-        });
+        opened_->read_slab(tensor, slab, wanted, static_cast<std::byte*>(part.memory()));
 }
 
 void Checkpoint::verify() const {
@@ -179,7 +183,7 @@ void Checkpoint::verify() const {
                  file);
     for (const TensorEntry& tensor : opened_->manifest.tensors)
         for (const Slab& slab : tensor.slabs)
-            opened_->each_block(tensor, slab, slab.box, [](const TensorBox&, const void*) {});
+            opened_->read_slab(tensor, slab, slab.box, nullptr);
 }
 
 } // namespace tessera

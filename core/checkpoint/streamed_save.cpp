@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pieces are gathered until they are worth a file; each file is written as a rank's.
+// The file of one rank, drawn for all tensors, and filled with one block after the other.
 #include "core/checkpoint/streamed_save.hpp"
 
 #include "core/checkpoint/durable_files.hpp"
@@ -8,14 +8,11 @@
 
 #include <filesystem>
 #include <fmt/format.h>
-#include <optional>
 
 namespace tessera {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t bytes_of_file = 64 << 20;
 
 // The hidden folder; removed again unless it was published.
 class HiddenFolder {
@@ -45,56 +42,44 @@ private:
     std::string path_;
 };
 
-class FileAfterFile {
-public:
-    FileAfterFile(const HiddenFolder& folder, std::int64_t step, const std::map<std::string, std::string>& metadata)
-        : folder_(folder) {
-        content_.step = manifest_.step = step;
-        content_.metadata = manifest_.metadata = metadata;
-    }
-
-    void add(const TensorSource& source) {
-        places_.emplace(source.tensor.name, manifest_.tensors.size());
-        manifest_.tensors.push_back({source.tensor, {}});
-        for (const TensorPiece& piece : pieces_of(source.tensor.whole, source.tensor.dtype)) {
-            memory_.emplace_back();
-            const View part = memory_.back().view(piece, source.tensor.dtype);
-            source.fill(piece, part);
-            content_.tensors.push_back(
-                {source.tensor.name, source.tensor.whole, source.tensor.dtype, piece.box.start, part});
-            bytes_ += part.bytes();
-            if (bytes_ >= bytes_of_file) write();
+// The file that one rank with all tensors would write.
+Manifest write_in_pieces(const std::string& path, const CheckpointContent& content,
+                         const std::vector<TensorSource>& sources) {
+    RankImage image = draw_rank_file(path, content, true);
+    for (const auto& [key, first] : image.texts)
+        if (key != "step") image.file.put(first, content.metadata.at(key));
+    image.file.put(image.texts.at("step"), {reinterpret_cast<const char*>(&content.step), sizeof content.step});
+    File file = File::create(path);
+    image.file.write(file);
+    PieceMemory memory;
+    for (std::size_t number = 0; number < sources.size(); ++number) {
+        const SavedTensor& tensor = sources[number].tensor;
+        if (tensor.whole.count() == 0) continue;
+        Slab& slab = image.manifest.tensors[number].slabs.front();
+        const Blocks blocks(tensor.whole, tensor.dtype);
+        for (std::int64_t block = 0; block < blocks.size(); ++block) {
+            const std::int64_t first_byte = blocks.first_byte(block);
+            const TensorPiece piece{blocks.box(block), first_byte / bytes_of(tensor.dtype)};
+            const View part = memory.view(piece, tensor.dtype);
+            sources[number].fill(piece, part);
+            slab.block_hashes[static_cast<std::size_t>(block)] = Hash::of(part.data, part.bytes());
+            file.write_at(slab.first_byte + first_byte, part.data, part.bytes());
         }
     }
+    file.sync();
+    file.close();
+    image.manifest.files.front().hash = image.file.hash();
+    return std::move(image.manifest);
+}
 
-    Manifest finish() {
-        if (!content_.tensors.empty() || manifest_.files.empty()) write();
-        manifest_.ranks = static_cast<int>(manifest_.files.size());
-        return std::move(manifest_);
-    }
-
-private:
-    void write() {
-        const auto number = static_cast<int>(manifest_.files.size());
-        Manifest one = write_rank_file(folder_.path(fmt::format("rank-{:05d}.h5", number)), content_, number == 0);
-        manifest_.files.push_back(one.files.front());
-        for (TensorEntry& tensor : one.tensors)
-            for (Slab& slab : tensor.slabs) {
-                slab.file = number;
-                manifest_.tensors[places_.at(tensor.name)].slabs.push_back(std::move(slab));
-            }
-        content_.tensors.clear();
-        memory_.clear();
-        bytes_ = 0;
-    }
-
-    const HiddenFolder& folder_;
-    CheckpointContent content_;
-    Manifest manifest_;
-    std::map<std::string, std::size_t> places_; // of tensors in the manifest
-    std::vector<PieceMemory> memory_;
-    std::int64_t bytes_ = 0;
-};
+FileEntry write_index(const std::string& path, const Manifest& manifest) {
+    const FileImage index = draw_index_file(path, manifest);
+    File file = File::create(path);
+    index.write(file);
+    file.sync();
+    file.close();
+    return {std::string(index_name), index.bytes, index.hash()};
+}
 
 } // namespace
 
@@ -107,12 +92,17 @@ std::string save_in_pieces(const std::string& checkpoints_folder, std::int64_t s
     if (fs::exists(fs::symlink_status(final_path, error)))
         throw ConfigError(fmt::format("{} is there already: nothing is overwritten", final_path));
     HiddenFolder hidden((fs::path(checkpoints_folder) / (".tmp-" + name)).string());
-    FileAfterFile files(hidden, step, metadata);
-    for (const TensorSource& source : sources)
-        files.add(source);
-    Manifest manifest = files.finish();
-    if (const std::optional<std::string> hole = find_uncovered(manifest)) throw InternalError(*hole);
-    manifest.index = write_index_file(hidden.path(std::string(index_name)), manifest);
+    CheckpointContent content{step, metadata, {}};
+    for (const auto& [tensor, fill] : sources) { // only their structure is drawn: no data are looked at
+        const TensorBox box = whole_box(tensor.whole);
+        content.tensors.push_back(
+            {tensor.name, tensor.whole, tensor.dtype, box.start, {nullptr, box.count, tensor.dtype}});
+    }
+    Manifest manifest = write_in_pieces(hidden.path("rank-00000.h5"), content, sources);
+    manifest.step = step;
+    manifest.ranks = 1;
+    manifest.metadata = metadata;
+    manifest.index = write_index(hidden.path(std::string(index_name)), manifest);
     write_synced(hidden.path(std::string(manifest_name)), text_of(manifest));
     hidden.publish(final_path);
     return final_path;

@@ -17,10 +17,9 @@ struct TensorSource {
     std::function<void(const TensorPiece&, const View&)> fill;
 };
 
-// Writes `checkpoints_folder`/step-NNNNNNNN as save_checkpoint does, with the files that ranks of at most 64 MiB each
-// would write, and holds one of these at a time. Pieces are asked for in order. Returns the folder. Throws ConfigError
-// when there is such a checkpoint already, SystemError when it cannot be written, and what `fill` throws; then nothing
-// is left.
+// Writes `checkpoints_folder`/step-NNNNNNNN as save_checkpoint of one rank does, but holds one block of a tensor at a
+// time (4 MiB). Blocks are asked for in order. Returns the folder. Throws ConfigError when there is such a checkpoint
+// already, SystemError when it cannot be written, and what `fill` throws; then nothing is left.
 std::string save_in_pieces(const std::string& checkpoints_folder, std::int64_t step,
                            const std::map<std::string, std::string>& metadata,
                            const std::vector<TensorSource>& sources);

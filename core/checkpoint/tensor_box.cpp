@@ -64,6 +64,15 @@ void copy_region(const TensorBox& region, const void* source, const TensorBox& s
     }
 }
 
+std::optional<std::int64_t> place_of_run(const TensorBox& region, const TensorBox& box) {
+    bool spans = true; // all dims behind this one are whole in both
+    for (int dim = region.count.rank() - 1; dim >= 0; --dim) {
+        if (!spans && region.count[dim] != 1) return {};
+        spans = spans && region.count[dim] == box.count[dim];
+    }
+    return offset_in(box, region);
+}
+
 Blocks::Blocks(const Shape& count, DType dtype, std::int64_t most_bytes)
     : count_(count), element_bytes_(bytes_of(dtype)) {
     row_bytes_ = element_bytes_;

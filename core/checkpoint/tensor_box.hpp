@@ -5,6 +5,7 @@
 #include "kernels/tensor.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,10 @@ TensorBox intersection(const TensorBox& a, const TensorBox& b);
 // Copies the elements of `region`, which lies in both boxes, between row-major arrays of the boxes' shapes.
 void copy_region(const TensorBox& region, const void* source, const TensorBox& source_box, void* target,
                  const TensorBox& target_box, std::int64_t element_bytes);
+
+// Where the elements of `region`, which lies in `box`, begin in a row-major array of the box's shape: the number of
+// elements before them. Nothing when they do not follow each other there.
+std::optional<std::int64_t> place_of_run(const TensorBox& region, const TensorBox& box);
 
 // A box of shape `count`, cut into pieces of at most 4 MiB, each contiguous in row-major order and a box itself: what
 // is hashed, and the least that is read. The cut is a part of the checkpoint format.

@@ -3,14 +3,12 @@
 #pragma once
 
 #include "core/checkpoint/checkpoint.hpp"
-
-#include <string>
+#include "core/checkpoint/durable_files.hpp"
 
 namespace tessera {
 
-// Creates `path` with each tensor as one contiguous dataset, optimizer states only if `states` is set, the metadata as
-// /metadata/KEY and the step as an attribute; f32 (and i32) as they are, bf16 as in the ranks' files. Synced by who
-// called. Throws SystemError when it cannot be written.
-void write_whole_hdf5(const Checkpoint& checkpoint, const std::string& path, bool states);
+// Writes into `file`, which is new, each tensor as one contiguous dataset, optimizer states only if `states` is set,
+// and step and metadata as the texts /metadata/KEY. Throws SystemError when it cannot be written.
+void write_whole_hdf5(const Checkpoint& checkpoint, const File& file, bool states);
 
 } // namespace tessera

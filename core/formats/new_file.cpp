@@ -11,12 +11,20 @@ namespace tessera {
 
 namespace fs = std::filesystem;
 
-NewFile::NewFile(const std::string& path) : path_(path), unfinished_(path + ".unfinished") {
+namespace {
+
+File create(const std::string& path, const std::string& unfinished) {
     std::error_code error;
     if (fs::exists(fs::symlink_status(path, error)))
         throw ConfigError(fmt::format("{} is there already: nothing is overwritten", path));
-    fs::remove(unfinished_, error); // of one that was interrupted
+    fs::remove(unfinished, error); // of one that was interrupted
+    return File::create(unfinished);
 }
+
+} // namespace
+
+NewFile::NewFile(const std::string& path)
+    : path_(path), unfinished_(path + ".unfinished"), file_(create(path_, unfinished_)) {}
 
 NewFile::~NewFile() {
     std::error_code ignored; // the failure that led here is reported
@@ -24,13 +32,13 @@ NewFile::~NewFile() {
 }
 
 void NewFile::write(const void* data, std::int64_t bytes) {
-    if (!file_) file_.emplace(File::create(unfinished_));
-    file_->write({static_cast<const char*>(data), static_cast<std::size_t>(bytes)});
+    file_.write_at(end_, data, bytes);
+    end_ += bytes;
 }
 
 void NewFile::finish() {
-    if (!file_) file_.emplace(File::open_to_read(unfinished_));
-    file_->sync();
+    file_.sync();
+    file_.close();
     std::error_code error;
     fs::rename(unfinished_, path_, error);
     if (error) throw SystemError(fmt::format("cannot rename {} to {}: {}", unfinished_, path_, error.message()));

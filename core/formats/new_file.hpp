@@ -4,9 +4,7 @@
 
 #include "core/checkpoint/durable_files.hpp"
 
-#include <optional>
 #include <string>
-#include <string_view>
 
 namespace tessera {
 
@@ -18,13 +16,14 @@ public:
     NewFile& operator=(const NewFile&) = delete;
     ~NewFile();
 
-    const std::string& unfinished_path() const { return unfinished_; }
+    const File& file() const { return file_; }
     void write(const void* data, std::int64_t bytes); // behind what is there
     void finish();
 
 private:
     std::string path_, unfinished_;
-    std::optional<File> file_; // open from the first write on: until then another library may write it
+    File file_;
+    std::int64_t end_ = 0; // of what write() has written
 };
 
 } // namespace tessera

@@ -106,6 +106,15 @@ std::string json_line(const EvaluationRecord& record) {
         .dump();
 }
 
+std::string json_line(const CheckpointRecord& record) {
+    return Json{{"kind", "checkpoint"},
+                {"step", record.step},
+                {"stall", number(record.stall)},
+                {"seconds", number(record.seconds)},
+                {"bytes", record.bytes}}
+        .dump();
+}
+
 Metrics::Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step)
     : log_(log), log_every_(log_every(config)),
       file_(cut_file(run_folder / "metrics.jsonl", resumed_step, log), TextFile::Mode::append) {}
@@ -135,6 +144,8 @@ void Metrics::evaluation(const EvaluationRecord& record) {
     file_.write(json_line(record) + '\n');
     log_.info(console_line(record));
 }
+
+void Metrics::checkpoint(const CheckpointRecord& record) { file_.write(json_line(record) + '\n'); }
 
 double Metrics::eta(const StepRecord& record) {
     const double weight = step_seconds_ < 0 ? 1 : average_weight;

@@ -42,6 +42,14 @@ struct EvaluationRecord {
     std::int64_t tokens = 0; // that the loss is the mean of
 };
 
+// A checkpoint that is on disk.
+struct CheckpointRecord {
+    std::int64_t step = 0;
+    double stall = 0;       // seconds for which training stood still
+    double seconds = 0;     // from the begin to when all ranks knew that it is there
+    std::int64_t bytes = 0; // of tensors, over all ranks
+};
+
 // "step: 100/2000  loss: 2.3456  grad_norm: 0.512  lr: 1.00e-03  tok/s: 45,123  …  eta: 0:01:23"; eta < 0: left out.
 std::string console_line(const StepRecord& record, double eta_seconds);
 std::string console_line(const EvaluationRecord& record);
@@ -50,6 +58,7 @@ std::string console_line(const EvaluationRecord& record);
 // that is not finite is null.
 std::string json_line(const StepRecord& record);
 std::string json_line(const EvaluationRecord& record);
+std::string json_line(const CheckpointRecord& record);
 
 // Every step goes to the file; every metrics.log_every-th, the first and the last to the log; the others redraw the
 // progress line of a terminal.
@@ -66,6 +75,7 @@ public:
 
     void step(const StepRecord& record);
     void evaluation(const EvaluationRecord& record);
+    void checkpoint(const CheckpointRecord& record); // to the file only
 
 private:
     double eta(const StepRecord& record);

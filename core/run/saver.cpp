@@ -3,23 +3,45 @@
 // random state and data position there is.
 #include "core/run/saver.hpp"
 
+#include "core/run/changed_keys.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
+#include <utility>
 
 namespace tessera {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+} // namespace
 
 Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
              const std::filesystem::path& run_folder)
     : ground_(ground), experiment_(experiment), executor_(executor), log_(log),
       team_(team_of(ground.groups.all(), ground.host)), folder_((run_folder / "checkpoints").string()),
-      interval_(ground.config.get(checkpoint_interval)), keep_(ground.config.get(checkpoint_keep)) {}
+      interval_(ground.config.get(checkpoint_interval)),
+      stop_on_error_(ground.config.get(checkpoint_on_error) == "stop"),
+      asynchronous_(ground.config.get(checkpoint_asynchronous) && interval_ > 0),
+      writer_(team_, folder_, {ground.config.get(checkpoint_keep), ground.config.get(checkpoint_keep_every)}) {}
 
 void Saver::check_keys(const Config& config) {
     if (config.get(checkpoint_interval) < -1) config.refuse(checkpoint_interval.name, "must be at least -1");
     if (config.get(checkpoint_keep) < 0) config.refuse(checkpoint_keep.name, "must be at least 0");
+    if (config.get(checkpoint_keep_every) < 0) config.refuse(checkpoint_keep_every.name, "must be at least 0");
+    const std::string on_error = config.get(checkpoint_on_error);
+    if (on_error != "stop" && on_error != "continue")
+        config.refuse(checkpoint_on_error.name, "expected stop or continue");
     if (config.get(checkpoint_resume).empty())
         config.refuse(checkpoint_resume.name, "expected auto, never or the path of a checkpoint");
+    config.get(checkpoint_asynchronous);
+    const std::vector<ConfigEntry> known = config.entries();
+    for (const std::string& key : config.get(checkpoint_allow_changes))
+        if (std::none_of(known.begin(), known.end(), [&](const ConfigEntry& entry) { return entry.name == key; }))
+            config.refuse(checkpoint_allow_changes.name, fmt::format("no key is named '{}'", key));
 }
 
 void Saver::check_start(const Config& config) {
@@ -32,36 +54,110 @@ bool Saver::due(std::int64_t steps_done, bool last) const {
     return last || (interval_ > 0 && steps_done % interval_ == 0);
 }
 
-void Saver::save(std::int64_t steps_done) {
-    CheckpointContent content{.step = steps_done, .metadata = {}, .tensors = {}};
-    if (team_.rank == 0) {
-        const Tokenizer* tokenizer = ground_.dataset.tokenizer();
-        content.metadata = {{"config", ground_.config.resolved()},
-                            {"data.fingerprint", ground_.dataset.fingerprint()},
-                            {"data.vocabulary", fmt::format("{}", ground_.dataset.vocabulary_size())},
-                            {"data.next_sample", fmt::format("{}", steps_done * experiment_.batch.global)},
-                            {"mesh", experiment_.train.layout.mesh.text()},
-                            {"seed", fmt::format("{}", experiment_.seed)}};
-        if (tokenizer != nullptr) content.metadata["tokenizer"] = tokenizer->save();
+CheckpointContent Saver::content_of(std::int64_t steps_done) {
+    if (team_.rank == 0 && metadata_.empty()) {
+        metadata_ = {{"config", ground_.config.resolved()},
+                     {"data.fingerprint", ground_.dataset.fingerprint()},
+                     {"data.vocabulary", fmt::format("{}", ground_.dataset.vocabulary_size())},
+                     {"mesh", experiment_.train.layout.mesh.text()},
+                     {"seed", fmt::format("{}", experiment_.seed)}};
+        if (const Tokenizer* tokenizer = ground_.dataset.tokenizer()) metadata_["tokenizer"] = tokenizer->save();
     }
-    const SavedState state = state_to_save(experiment_.train, executor_, team_.rank);
-    content.tensors = state.parts;
-    save_checkpoint(team_, folder_, content);
-    if (team_.rank == 0 && keep_ > 0) remove_old_checkpoints(folder_, static_cast<int>(keep_));
-    log_.info(fmt::format("saved {}/step-{:08d}", folder_, steps_done));
+    CheckpointContent content{.step = steps_done,
+                              .metadata = metadata_,
+                              .tensors = parts_to_save(experiment_.train, memory_of(executor_), team_.rank)};
+    if (team_.rank == 0)
+        content.metadata["data.next_sample"] = fmt::format("{}", steps_done * experiment_.batch.global);
+    return content;
 }
 
-// Rank 0 looks, all ranks take its word: they must not disagree about a folder that changes under them.
-std::string Saver::checkpoint_to_resume() const {
+// All ranks have the memory, or none uses it: they must agree when a save has ended.
+void Saver::make_snapshot() {
+    if (!asynchronous_) return;
+    std::string failure;
+    const std::int64_t bytes = Snapshot::bytes_for(parts_to_save(experiment_.train, memory_of(executor_), team_.rank));
+    try {
+        Buffer memory = std::visit([&](const auto& s) { return allocate_host(s, bytes); }, ground_.stream);
+        snapshot_ = std::make_unique<Snapshot>(ground_.stream, std::move(memory));
+    } catch (const SystemError& error) {
+        failure = error.what();
+    }
+    const std::vector<std::string> failures = team_.gather(failure);
+    for (std::size_t rank = 0; rank < failures.size(); ++rank)
+        if (!failures[rank].empty())
+            log_.warning(
+                fmt::format("training will stand still for each checkpoint: rank {} has no memory for a copy: {}", rank,
+                            failures[rank]));
+    asynchronous_ = team_.all(failure.empty());
+    if (!asynchronous_) snapshot_.reset();
+}
+
+void Saver::save(std::int64_t steps_done, bool last) {
+    const Clock::time_point begin = Clock::now();
+    take_further(true, false); // the save before
+    const bool beside = asynchronous_ && !last;
+    current_ = {.step = steps_done};
+    begun_ = Clock::now();
+    CheckpointContent content = content_of(steps_done);
+    const bool in_host_memory = std::holds_alternative<CpuStream>(ground_.stream);
+    if (!in_host_memory && snapshot_ == nullptr)
+        snapshot_ = std::make_unique<Snapshot>(ground_.stream, Buffer(Snapshot::bytes_for(content.tensors)));
+    if (beside || !in_host_memory) snapshot_->take(content.tensors);
+    try {
+        writer_.begin(std::move(content));
+    } catch (const SystemError& failure) {
+        go_on_after(failure, last);
+        return;
+    }
+    if (!beside) take_further(true, last);
+    if (!ended_.empty() && ended_.back().step == steps_done)
+        ended_.back().stall = seconds_since(begin);
+    else
+        current_.stall = seconds_since(begin);
+}
+
+std::vector<CheckpointRecord> Saver::settle(bool wait) {
+    take_further(wait, wait);
+    return std::exchange(ended_, {});
+}
+
+void Saver::take_further(bool wait, bool last) {
+    if (!writer_.under_way()) return;
+    try {
+        if (wait)
+            writer_.finish();
+        else if (!writer_.advance())
+            return;
+    } catch (const SystemError& failure) {
+        go_on_after(failure, last);
+        return;
+    }
+    current_.seconds = seconds_since(begun_);
+    current_.bytes = writer_.bytes();
+    ended_.push_back(current_);
+    log_.info(fmt::format("saved {}/step-{:08d}", folder_, current_.step));
+    if (!writer_.untidy().empty()) log_.warning("an old checkpoint stays: " + writer_.untidy());
+}
+
+// All ranks are told of the same failure and have the same key, so that none goes on alone. The last save of a run is
+// what there would be to go on for.
+void Saver::go_on_after(const std::exception& failure, bool last) {
+    if (stop_on_error_ || last) throw SystemError(failure.what());
+    if (team_.rank == 0) log_.warning(fmt::format("training goes on: {}", failure.what()));
+}
+
+// The newest checkpoint below step `before` that opens, or the one that the config names; "" for none. Rank 0 looks,
+// all ranks take its word: they must not disagree about a folder that changes under them.
+std::string Saver::checkpoint_to_resume(std::int64_t before, std::vector<std::string>& skipped) const {
     const std::string resume = ground_.config.get(checkpoint_resume);
     if (resume == "never") return {};
     if (resume != "auto") return resume;
     std::string newest;
     if (team_.rank == 0) {
-        std::vector<std::string> skipped;
-        newest = newest_checkpoint(folder_, &skipped);
-        for (const std::string& reason : skipped)
-            log_.warning("not resumed from: " + reason);
+        const std::size_t known = skipped.size();
+        newest = newest_checkpoint(folder_, &skipped, before);
+        for (std::size_t i = known; i < skipped.size(); ++i)
+            log_.warning("not resumed from: " + skipped[i]);
         if (newest.empty() && !skipped.empty())
             throw ConfigError(fmt::format("{} holds checkpoints, but none that can be resumed: {}; set "
                                           "checkpoint.resume = \"never\" to start again",
@@ -70,20 +166,59 @@ std::string Saver::checkpoint_to_resume() const {
     return team_.broadcast(newest);
 }
 
+// Reads the weights; what of them is damaged, on any rank, or "".
+std::string Saver::damage_met_in(const Checkpoint& checkpoint) const {
+    std::string damage;
+    try {
+        restore_tensors(checkpoint, experiment_.train, memory_of(executor_), executor_.stream());
+    } catch (const ConfigError& error) { // its shapes have been looked at: nobody can mend it
+        damage = error.what();
+    }
+    const std::vector<std::string> all = team_.gather(damage);
+    const auto first = std::find_if(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
+    return team_.broadcast(first == all.end() ? "" : *first);
+}
+
+bool Saver::may_change(std::string_view key) const {
+    const std::vector<std::string> allowed = ground_.config.get(checkpoint_allow_changes);
+    return std::find(allowed.begin(), allowed.end(), key) != allowed.end();
+}
+
+void Saver::compare_config(const Checkpoint& checkpoint) const {
+    const auto saved = checkpoint.metadata().find("config");
+    if (saved == checkpoint.metadata().end()) return;
+    std::string text;
+    for (const ChangedKey& key : changed_keys(saved->second, ground_.config.resolved())) {
+        if (changes_the_meaning(key.name) && !may_change(key.name)) {
+            const bool of_a_table = key.name.find('[') != std::string::npos;
+            const std::string where = of_a_table ? ground_.config.file() : ground_.config.where(key.name);
+            throw ConfigError(fmt::format("{}: {} = {}: {} was saved with {}; change it back, set checkpoint.resume = "
+                                          "\"never\", or allow it: checkpoint.allow_changes = [\"{}\"]",
+                                          where, key.name, key.now, checkpoint.folder(), key.before, key.name));
+        }
+        if (!key.name.starts_with("checkpoint."))
+            text += fmt::format("{}{} {} -> {}", text.empty() ? "" : ", ", key.name, key.before, key.now);
+    }
+    if (!text.empty()) log_.info(fmt::format("changed since {} was saved: {}", checkpoint.folder(), text));
+}
+
 // A run that goes on with another seed, batch or other data would be neither the old one nor a new one.
 void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
+    compare_config(checkpoint);
     const auto& metadata = checkpoint.metadata();
     const auto expect = [&](const std::string& name, const std::string& now, std::string_view key) {
         const auto found = metadata.find(name);
-        if (found != metadata.end() && found->second != now)
-            ground_.config.refuse(key, fmt::format("{} was saved with {} {}, this run has {}; change it back or set "
-                                                   "checkpoint.resume = \"never\"",
-                                                   checkpoint.folder(), name, found->second, now));
+        if (found == metadata.end() || found->second == now || may_change(key)) return;
+        ground_.config.refuse(key, fmt::format("{} was saved with {} {}, this run has {}; change it back, set "
+                                               "checkpoint.resume = \"never\", or allow it: "
+                                               "checkpoint.allow_changes = [\"{}\"]",
+                                               checkpoint.folder(), name, found->second, now, key));
     };
     expect("seed", fmt::format("{}", experiment_.seed), "training.seed");
     expect("data.fingerprint", ground_.dataset.fingerprint(), "data.files");
     expect("data.next_sample", fmt::format("{}", checkpoint.step() * experiment_.batch.global),
            "training.global_batch_size"); // another batch would skip samples, or repeat them
+    require_tensors(checkpoint, experiment_.train);
 }
 
 void Saver::set_aside_after(std::int64_t step) {
@@ -93,22 +228,32 @@ void Saver::set_aside_after(std::int64_t step) {
 }
 
 std::int64_t Saver::start_or_resume() {
-    const std::string path = checkpoint_to_resume();
-    if (path.empty()) {
-        initialize_weights(experiment_.train, executor_, experiment_.seed);
-        initialize_states(experiment_.train, executor_);
-        set_aside_after(0);
-        return 0;
+    std::vector<std::string> skipped;
+    std::string path = checkpoint_to_resume(INT64_MAX, skipped);
+    while (!path.empty()) {
+        const Checkpoint checkpoint(path);
+        const std::int64_t step = checkpoint.step();
+        check_same_experiment(checkpoint);
+        if (const std::string damage = damage_met_in(checkpoint); !damage.empty()) {
+            if (ground_.config.get(checkpoint_resume) != "auto") throw ConfigError(damage);
+            if (team_.rank == 0) log_.warning("not resumed from: " + damage);
+            skipped.push_back(damage);
+            path = checkpoint_to_resume(step, skipped);
+            continue;
+        }
+        if (step >= experiment_.steps)
+            log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
+        log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, step, checkpoint.ranks(),
+                              checkpoint.ranks() == 1 ? "" : "s"));
+        set_aside_after(step);
+        make_snapshot();
+        return step;
     }
-    const Checkpoint checkpoint(path);
-    check_same_experiment(checkpoint);
-    restore_tensors(checkpoint, experiment_.train, executor_);
-    if (checkpoint.step() >= experiment_.steps)
-        log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
-    log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),
-                          checkpoint.ranks(), checkpoint.ranks() == 1 ? "" : "s"));
-    set_aside_after(checkpoint.step());
-    return checkpoint.step();
+    initialize_weights(experiment_.train, executor_, experiment_.seed);
+    initialize_states(experiment_.train, executor_);
+    set_aside_after(0);
+    make_snapshot();
+    return 0;
 }
 
 } // namespace tessera

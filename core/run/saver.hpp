@@ -2,18 +2,31 @@
 // When a run saves, what it saves, and how it starts again.
 #pragma once
 
+#include "core/checkpoint/checkpoint_writer.hpp"
 #include "core/log.hpp"
 #include "core/run/ground.hpp"
+#include "core/run/metrics.hpp"
+#include "core/run/snapshot.hpp"
 #include "core/run/weights.hpp"
 
+#include <chrono>
 #include <filesystem>
 
 namespace tessera {
 
+inline constexpr Key<std::vector<std::string>> checkpoint_allow_changes{
+    "checkpoint.allow_changes", "", "keys of model, data and seed that may differ from those of a resumed checkpoint"};
+inline constexpr Key<bool> checkpoint_asynchronous{
+    "checkpoint.asynchronous", true,
+    "save a copy in host memory beside the steps that follow; false: training stands still until it is on disk"};
 inline constexpr Key<std::int64_t> checkpoint_interval{
     "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: only when asked to stop"};
 inline constexpr Key<std::int64_t> checkpoint_keep{"checkpoint.keep_latest_k", 2,
                                                    "newest checkpoints to keep; 0: all of them"};
+inline constexpr Key<std::int64_t> checkpoint_keep_every{
+    "checkpoint.keep_every", 0, "steps: checkpoints of multiples of it are kept beside the newest; 0: none"};
+inline constexpr Key<std::string> checkpoint_on_error{
+    "checkpoint.on_error", "stop", "when a checkpoint cannot be saved: stop, or continue (the last one always stops)"};
 inline constexpr Key<std::string> checkpoint_resume{
     "checkpoint.resume", "auto", "auto (the newest of this run's folder, if any), never, or the path of a checkpoint"};
 
@@ -32,12 +45,29 @@ public:
     std::int64_t start_or_resume();
 
     bool due(std::int64_t steps_done, bool last) const;
-    void save(std::int64_t steps_done); // called by all ranks together
+
+    // Called by all ranks together. Returns when training may go on: `last` (nothing follows) or where saving is not
+    // asynchronous when the checkpoint is on disk, otherwise when it is copied. Waits for the save before it.
+    // SystemError, on all ranks alike, when a save has failed, unless checkpoint.on_error says to go on.
+    void save(std::int64_t steps_done, bool last);
+
+    // Called by all ranks together after each step: takes a save under way as far as it has come, or with `wait` to its
+    // end. The saves that have ended since the last call. Throws as save() does.
+    std::vector<CheckpointRecord> settle(bool wait);
 
 private:
-    std::string checkpoint_to_resume() const;
+    using Clock = std::chrono::steady_clock;
+
+    std::string checkpoint_to_resume(std::int64_t before, std::vector<std::string>& skipped) const;
+    std::string damage_met_in(const Checkpoint& checkpoint) const;
     void set_aside_after(std::int64_t step);
     void check_same_experiment(const Checkpoint& checkpoint) const;
+    void compare_config(const Checkpoint& checkpoint) const;
+    bool may_change(std::string_view key) const;
+    void make_snapshot();
+    CheckpointContent content_of(std::int64_t steps_done);
+    void go_on_after(const std::exception& failure, bool last);
+    void take_further(bool wait, bool last);
 
     Ground ground_;
     const Experiment& experiment_;
@@ -46,7 +76,14 @@ private:
     Team team_;
     std::string folder_;
     std::int64_t interval_;
-    std::int64_t keep_;
+    bool stop_on_error_;
+    bool asynchronous_;
+    std::map<std::string, std::string> metadata_; // what is the same in all checkpoints of the run
+    std::unique_ptr<Snapshot> snapshot_;          // null: the memory itself is written, or a copy made for one save
+    CheckpointRecord current_;
+    Clock::time_point begun_{};
+    std::vector<CheckpointRecord> ended_;
+    CheckpointWriter writer_; // goes before what it reads
 };
 
 } // namespace tessera

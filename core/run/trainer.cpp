@@ -17,7 +17,8 @@ bool Trainer::train() {
         const bool last = done == experiment_.steps;
         const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
         if (!stop && evaluation_.due(done, last)) evaluate(done);
-        if (stop || saver_.due(done, last)) save(done);
+        if (stop || saver_.due(done, last)) save(done, stop || last);
+        settle_saves(stop || last);
         if (stop) return false;
     }
     return true;
@@ -49,9 +50,14 @@ void Trainer::evaluate(std::int64_t steps_done) {
     throughput_.restart(); // the next step's time does not include this
 }
 
-void Trainer::save(std::int64_t steps_done) {
-    saver_.save(steps_done);
+void Trainer::save(std::int64_t steps_done, bool last) {
+    saver_.save(steps_done, last);
     throughput_.restart();
+}
+
+void Trainer::settle_saves(bool wait) {
+    for (const CheckpointRecord& record : saver_.settle(wait))
+        if (metrics_ != nullptr) metrics_->checkpoint(record);
 }
 
 void Trainer::check_keys(const Config& config, const Experiment& experiment) {

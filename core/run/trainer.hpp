@@ -39,7 +39,8 @@ private:
     void train_step(std::int64_t step);
     void record_step(std::int64_t step, double rate);
     void evaluate(std::int64_t steps_done);
-    void save(std::int64_t steps_done);
+    void save(std::int64_t steps_done, bool last);
+    void settle_saves(bool wait);
 
     Ground ground_;
     const Experiment& experiment_;

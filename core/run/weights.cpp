@@ -141,25 +141,21 @@ void initialize_states(const Program& program, const Executor& executor) {
     }
 }
 
-SavedState state_to_save(const Program& program, const Executor& executor, int rank) {
+std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank) {
     const Graph& graph = program.model.graph;
-    SavedState state;
-    std::vector<TensorPart>& parts = state.parts;
+    std::vector<TensorPart> parts;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
-        const View view = executor.view(id);
+        const View view = view_of(id);
         const PlannedValue& planned = program.plan.value(id);
-        for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank))) {
-            HostCopy& copy =
-                state.copies.emplace_back(executor.stream(), view_from(view, piece.first, piece.box.shape()));
-            copy.load();
-            parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box), copy.view()});
-        }
+        for (const Piece& piece : pieces_to_save(value, planned, copy_of(planned, program.layout.mesh, rank)))
+            parts.push_back({value.name, value.shape_outside(), value.type.dtype, start_of(piece.box),
+                             view_from(view, piece.first, piece.box.shape())});
     }
-    return state;
+    return parts;
 }
 
-void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor) {
+void require_tensors(const Checkpoint& checkpoint, const Program& program) {
     const Graph& graph = program.model.graph;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
@@ -167,7 +163,15 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
         checkpoint.require(value.name, value.shape_outside(), value.type.dtype);
-        HostCopy copy(executor.stream(), executor.view(id));
+    }
+}
+
+void restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of, Stream& stream) {
+    require_tensors(checkpoint, program);
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : persistent_values(graph)) {
+        const Value& value = graph.value(id);
+        HostCopy copy(stream, view_of(id));
         const View all = copy.view();
         std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
         for (const Piece& piece : pieces_outside(value, program.plan.value(id)))
@@ -213,7 +217,12 @@ Team team_of(Communicator& communicator, Stream& stream) {
         communicator.broadcast(stream, view_of_words(words), 0);
         return std::string(reinterpret_cast<const char*>(words.data()), size);
     };
-    return {communicator.rank(), communicator.size(), gather, broadcast};
+    const auto all = [&communicator, &stream](bool word) {
+        std::int32_t least = word ? 1 : 0;
+        communicator.all_reduce(stream, View(&least, {}, DType::i32), Reduction::min);
+        return least == 1;
+    };
+    return {communicator.rank(), communicator.size(), gather, broadcast, all};
 }
 
 } // namespace tessera

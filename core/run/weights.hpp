@@ -7,6 +7,8 @@
 #include "core/run/experiment.hpp"
 #include "core/run/host_copy.hpp"
 
+#include <functional>
+
 namespace tessera {
 
 // Starts every parameter as its ParameterInfo says. An element's value depends on seed, name and index alone.
@@ -15,17 +17,23 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
 // Starts the optimizer states that belong to no parameter.
 void initialize_states(const Program& program, const Executor& executor);
 
-// The boxes of weights and optimizer states that `rank` writes. What several ranks hold alike is shared out among
-// them, along its first dim.
-struct SavedState {
-    std::vector<TensorPart> parts;
-    std::vector<HostCopy> copies; // what the parts point to on a GPU
-};
-SavedState state_to_save(const Program& program, const Executor& executor, int rank);
+// Where a rank holds a value of the program: Executor::view, for instance.
+using ViewOf = std::function<View(ValueId)>;
+inline ViewOf memory_of(const Executor& executor) {
+    return [&executor](ValueId id) { return executor.view(id); };
+}
 
-// Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError
-// when a tensor is missing or has another shape.
-void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor);
+// The boxes of weights and optimizer states that `rank` writes, their data where the stream works. What several ranks
+// hold alike is shared out among them, along its first dim.
+std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank);
+
+// Throws ConfigError unless the checkpoint has the program's parameters and, where it has any, optimizer states, in
+// their shapes. Reads no data.
+void require_tensors(const Checkpoint& checkpoint, const Program& program);
+
+// Reads this rank's boxes of them. ConfigError as above, and when what is read is damaged: the memory is undefined
+// then.
+void restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of, Stream& stream);
 
 // A team for saving, made of a communicator's ranks.
 Team team_of(Communicator& communicator, Stream& stream);

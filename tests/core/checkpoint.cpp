@@ -234,13 +234,16 @@ TEST(Checkpoint, OldOnesGoButNeverTheOnlyOne) {
     for (const std::int64_t step : {5, 99999999, 100000000, 20})
         save_checkpoint(team_of_one(), scratch.path(), {step, {}, {}});
     fs::create_directory(scratch.path("step-200000000")); // newer, but no checkpoint: it does not count
-    remove_old_checkpoints(scratch.path(), 2);
+    remove_old_checkpoints(scratch.path(), {0, 0});
+    EXPECT_TRUE(fs::exists(scratch.path("step-00000005")));
+    remove_old_checkpoints(scratch.path(), {2, 10});
     EXPECT_TRUE(fs::exists(scratch.path("step-99999999")));
-    EXPECT_FALSE(fs::exists(scratch.path("step-00000020")));
+    EXPECT_TRUE(fs::exists(scratch.path("step-00000020"))); // 10 divides it
     EXPECT_FALSE(fs::exists(scratch.path("step-00000005")));
     EXPECT_EQ(newest_checkpoint(scratch.path()), scratch.path("step-100000000"));
-    remove_old_checkpoints(scratch.path(), 0);
+    remove_old_checkpoints(scratch.path(), {1, 0});
     EXPECT_FALSE(fs::exists(scratch.path("step-99999999")));
+    EXPECT_FALSE(fs::exists(scratch.path("step-00000020")));
     EXPECT_EQ(newest_checkpoint(scratch.path()), scratch.path("step-100000000"));
 }
 
@@ -294,7 +297,7 @@ TEST(Checkpoint, H5pyAndH5dumpReadTheMovedFolder) {
     write_file(scratch.path("read.py"), R"(
 import sys, h5py, numpy
 file = h5py.File(sys.argv[1], "r")
-assert file.attrs["step"][0] == 500 and file.attrs["ranks"][0] == 3
+assert file["metadata/step"][()] == 500 and file.attrs["ranks"][0] == 3
 assert file["metadata/config"][()].decode() == "[model]\nlayers = 2 # \\n is no new line\n"
 names = []
 file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)

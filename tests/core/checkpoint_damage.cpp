@@ -76,7 +76,8 @@ TEST(CheckpointDamage, TruncatedMissingOrExchangedFilesAreFound) {
             EXPECT_TRUE(contains(complaint(folder), name + " is missing")) << complaint(folder);
             fs::remove(path);
             write_file(path, text_of_file(other + "/" + name));
-            EXPECT_TRUE(contains(complaint(folder), path)) << "of another step: " << complaint(folder);
+            const bool same = text_of_file(path) == text; // an index says nothing of the step
+            EXPECT_TRUE(same || contains(complaint(folder), path)) << "of another step: " << complaint(folder);
         }
         write_file(path, text);
         ASSERT_EQ(complaint(folder), "");
@@ -99,7 +100,7 @@ TEST(CheckpointDamage, WhatCannotBeReadIsNeitherDamagedNorMissing) {
     std::vector<std::string> skipped;
     EXPECT_THROW(newest_checkpoint(scratch.path(), &skipped), SystemError);
     EXPECT_EQ(skipped, std::vector<std::string>());
-    EXPECT_THROW(remove_old_checkpoints(scratch.path(), 1), SystemError);
+    EXPECT_THROW(remove_old_checkpoints(scratch.path(), {1, 0}), SystemError);
     fs::remove(link);
     EXPECT_EQ(newest_checkpoint(scratch.path()), folder);
 
@@ -157,8 +158,6 @@ TEST(CheckpointDamage, AHostileManifestIsRefusedBeforeAnythingLargeIsAllocated) 
          "ends beyond the end of rank-00000.h5"},
         {"slab 0 (0,0) (2,6) " + place, "slab 0 (0,0) (2,6) 0", "damaged"},
         {"slab 0 (0,0) (2,6) " + place + " w", "slab 0 (0,0) (2,6) " + place + " ../w", "'../w' cannot be a dataset"},
-        {"slab 0 (0,0) (2,6) " + place + " w", "slab 0 (0,0) (2,6) " + place + " v",
-         "tensor 'w' (dataset v) is missing"},
         {slab_line, "", "tensor 'w' (4, 6): 12 of its 24 elements are in no file"},
         {slab_line, slab_line + slab_line, "tensors 'w' and 'w' share bytes of rank-00000.h5"},
         {"meta seed 7", "meta seed 7\\", "a backslash that escapes nothing"},
@@ -181,54 +180,42 @@ TEST(CheckpointDamage, AHostileManifestIsRefusedBeforeAnythingLargeIsAllocated) 
     EXPECT_EQ(complaint(folder), "");
 }
 
-TEST(CheckpointDamage, AnHdf5FileThatLeadsElsewhereIsRefused) {
-    if (std::system("/usr/bin/python3 -c 'import h5py' 2>/dev/null") != 0) GTEST_SKIP() << "python3-h5py is missing";
+// A crafted HDF5 file can lead libhdf5 to any other file of the system. What is read here is where MANIFEST says.
+TEST(CheckpointDamage, AnHdf5FileThatLeadsElsewhereLeadsNowhere) {
     const ScratchFolder scratch;
-    write_file(scratch.path("craft.py"), R"(
-import sys, h5py, numpy
-kinds = ["external", "soft", "link", "virtual", "chunked", "group", "dtype", "shape", "moved"]
-for kind in kinds:
-    with h5py.File(f"{sys.argv[1]}/{kind}.h5", "w", libver=("v110", "v110")) as f:
-        f.create_dataset("padding", data=numpy.arange(1000.0))
-        if kind == "external":
-            f.create_dataset("x", (4,), "<f4", external=[("/etc/passwd", 0, 16)])
-        elif kind == "soft":
-            f["x"] = h5py.SoftLink("/padding")
-        elif kind == "link":
-            f["x"] = h5py.ExternalLink("moved.h5", "/x")
-        elif kind == "virtual":
-            layout = h5py.VirtualLayout((4,), "<f4")
-            layout[:] = h5py.VirtualSource("moved.h5", "x", (4,))
-            f.create_virtual_dataset("x", layout)
-        elif kind == "chunked":
-            f.create_dataset("x", data=numpy.zeros(4, "<f4"), chunks=(2,), compression="gzip")
-        elif kind == "group":
-            f.create_group("x")
-        else:
-            f["x"] = numpy.zeros(5 if kind == "shape" else 4, "<f8" if kind == "dtype" else "<f4")
-)");
-    ASSERT_EQ(std::system(("/usr/bin/python3 " + scratch.path("craft.py") + " " + scratch.path()).c_str()), 0);
-    const std::map<std::string, std::string> said = {{"external", "is not stored in this file"},
-                                                     {"soft", "is a link to elsewhere"},
-                                                     {"link", "is a link to elsewhere"},
-                                                     {"virtual", "is not stored in this file"},
-                                                     {"chunked", "is not stored in this file"},
-                                                     {"group", "is not a dataset"},
-                                                     {"dtype", "has another type"},
-                                                     {"shape", "has another shape"},
-                                                     {"moved", "lies at another place"}};
-    for (const auto& [kind, words] : said) {
-        const std::string folder = scratch.path(kind);
-        fs::create_directory(folder);
-        fs::rename(folder + ".h5", folder + "/rank-00000.h5");
-        write_file(folder + "/index.h5", "");
-        const File file = File::open_to_read(folder + "/rank-00000.h5");
-        const auto body = fmt::format("tessera-checkpoint 1\nstep 1\nranks 1\nindex index.h5 0 {:016x}\n"
-                                      "file rank-00000.h5 {} {:016x}\ntensor x f32 (4)\nslab 0 (0) (4) 8 x {:016x}\n",
-                                      Hash::of(nullptr, 0), file.bytes(), hash_outside(file, {{8, 24}}), 0);
-        write_file(folder + "/MANIFEST", sealed(body));
-        EXPECT_TRUE(contains(complaint(folder), words)) << kind << ": " << complaint(folder);
+    const std::string folder = save_small(scratch.path(), 1), path = folder + "/rank-00000.h5";
+    write_file(scratch.path("secret"), std::string(4096, 's'));
+    const std::string text = text_of_file(path);
+    fs::rename(path, scratch.path("real"));
+    for (const char* target : {"secret", "real"}) {
+        fs::create_symlink(scratch.path(target), path);
+        EXPECT_TRUE(contains(complaint(folder), "rank-00000.h5 is missing")) << complaint(folder);
+        fs::remove(path);
     }
+    const std::string crafted = R"(
+import sys, h5py
+with h5py.File(sys.argv[1], "w", libver=("v110", "v110")) as file:
+    file.create_dataset("w", (2, 6), "<f4", external=[(sys.argv[2], 0, 48)])
+    file["state/w"] = h5py.ExternalLink(sys.argv[2], "/x")
+)";
+    write_file(scratch.path("craft.py"), crafted);
+    if (std::system("/usr/bin/python3 -c 'import h5py' 2>/dev/null") != 0) GTEST_SKIP() << "python3-h5py is missing";
+    const std::string command = fmt::format("/usr/bin/python3 {} {} {}", scratch.path("craft.py"), path, "/etc/passwd");
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    const std::int64_t bytes = File::open_to_read(path).bytes();
+    const std::uint64_t hash = hash_outside(File::open_to_read(path), {{8, 56}});
+    const std::string data = text_of_file(path).substr(8, 48);
+    const std::string index = text_of_file(folder + "/index.h5");
+    write_file(folder + "/MANIFEST",
+               sealed(fmt::format("tessera-checkpoint 1\nstep 1\nranks 1\nindex index.h5 {} {:016x}\n"
+                                  "file rank-00000.h5 {} {:016x}\ntensor w f32 (2,6)\n"
+                                  "slab 0 (0,0) (2,6) 8 w {:016x}\n",
+                                  index.size(), Hash::of(index.data(), static_cast<std::int64_t>(index.size())), bytes,
+                                  hash, Hash::of(data.data(), 48))));
+    ASSERT_EQ(complaint(folder), "");
+    std::string found(48, ' ');
+    Checkpoint(folder).read("w", {0, 0}, {found.data(), {2, 6}, DType::f32});
+    EXPECT_EQ(found, data); // bytes of the file itself
 }
 
 TEST(CheckpointDamage, WhatTheModelWantsIsCompared) {

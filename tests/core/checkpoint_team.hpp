@@ -5,6 +5,7 @@
 #include "core/checkpoint/checkpoint.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <barrier>
 #include <cstring>
 #include <exception>
@@ -24,11 +25,12 @@ namespace tessera {
 inline std::vector<std::string> run_team(int size, const std::function<void(const Team&)>& work) {
     std::barrier meet(size);
     std::vector<std::string> texts(static_cast<std::size_t>(size)), failures(static_cast<std::size_t>(size));
+    std::vector<char> words(static_cast<std::size_t>(size));
     std::string word;
     std::vector<std::thread> threads;
     for (int rank = 0; rank < size; ++rank)
         threads.emplace_back([&, rank] {
-            Team team{rank, size, nullptr, nullptr};
+            Team team{rank, size, nullptr, nullptr, nullptr};
             team.gather = [&, rank](const std::string& text) {
                 texts[static_cast<std::size_t>(rank)] = text;
                 meet.arrive_and_wait();
@@ -44,6 +46,13 @@ inline std::vector<std::string> run_team(int size, const std::function<void(cons
                 meet.arrive_and_wait();
                 return copy;
             };
+            team.all = [&, rank](bool say) {
+                words[static_cast<std::size_t>(rank)] = say ? 1 : 0;
+                meet.arrive_and_wait();
+                const bool everybody = std::count(words.begin(), words.end(), 0) == 0;
+                meet.arrive_and_wait();
+                return everybody;
+            };
             try {
                 work(team);
             } catch (const std::exception& error) {
@@ -55,11 +64,11 @@ inline std::vector<std::string> run_team(int size, const std::function<void(cons
     return failures;
 }
 
-// A new folder under the system's place for temporary files, removed at the end.
+// A new folder under the system's place for temporary files, or whose path begins so; removed at the end.
 class ScratchFolder {
 public:
-    ScratchFolder() {
-        std::string name = (std::filesystem::temp_directory_path() / "tessera-checkpoint-XXXXXX").string();
+    explicit ScratchFolder(std::string name = std::filesystem::temp_directory_path() / "tessera-checkpoint-") {
+        name += "XXXXXX";
         if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
         path_ = name;
     }

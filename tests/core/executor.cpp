@@ -173,7 +173,7 @@ TEST(Executor, PaddingStaysZero) {
             outside += graph.value(table).shape_outside().count();
         }
         EXPECT_EQ(outside, 3 * vocabulary * width);
-        for (const TensorPart& part : state_to_save(training.program, training.executor, 0).parts)
+        for (const TensorPart& part : parts_to_save(training.program, memory_of(training.executor), 0))
             if (part.name.ends_with("embedding.weight")) {
                 EXPECT_EQ(part.whole, (Shape{vocabulary, width})) << part.name;
             }

@@ -158,7 +158,7 @@ def check_export(two):
     with h5py.File("two.h5", "r") as file:
         for name, array in runs.read_tensors("elsewhere/moved").items():
             assert not file[name].is_virtual and np.array_equal(file[name][()], array), name
-        assert file["metadata/seed"][()] == b"1" and file.attrs["step"][0] == 2
+        assert file["metadata/seed"][()] == b"1" and file["metadata/step"][()] == b"2"
     assert "is there already" in tool("export", "--safetensors", "two.h5", two, code=2).err
     assert not list(pathlib.Path(".").glob("*.unfinished"))
 
@@ -269,8 +269,8 @@ def check_memory():
     runs.write_config("big.toml", {"data.reader": "synthetic", "data.vocab_size": 40_000, "model.n_layers": 1, "model.n_heads": 4,
                                    "model.dim": dim, "training.seq_len": 16, "optimizer.name": "sgd", "optimizer.momentum": 0.0})
     checkpoint = "big/checkpoints/step-00000000"
-    for words, most in ((["import", "big.safetensors", "--config", "big.toml", "--to", "big"], 130),
-                        (["export", "--safetensors", "big2.safetensors", "big"], 70), (["diff", checkpoint, checkpoint], 90)):
+    for words, most in ((["import", "big.safetensors", "--config", "big.toml", "--to", "big"], 60),
+                        (["export", "--safetensors", "big2.safetensors", "big"], 60), (["diff", checkpoint, checkpoint], 80)):
         done = subprocess.run([sys.executable, "-S", "-c", MEASURE, runs.PROGRAM, "checkpoint", *words], env=runs.environment(),
                               capture_output=True, timeout=runs.TIMEOUT, check=True).stdout.split()
         assert int(done[0]) == 0, words

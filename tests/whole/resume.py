@@ -141,8 +141,34 @@ def check_refusals():
     refused("other", "nowhere", "checkpoint.resume=nowhere")
     refused("other", "data.next_sample", "training.global_batch_size=16")
     refused("other", "no tensor 'optimizer.velocity/", "optimizer.name=sgd")
-    refused("other", "embedding.weight", "model.dim=64")
-    refused("other", "no tensor 'layers.2.", "model.n_layers=3")
+    refused("other", "command line: model.dim = 64: other/checkpoints/step-", "model.dim=64")
+    refused("other", "was saved with 2; change it back", "model.n_layers=3", 'checkpoint.allow_changes=["model.dim"]')
+    refused("other", "no tensor 'layers.2.", "model.n_layers=3", 'checkpoint.allow_changes=["model.n_layers"]')
+    refused("other", "no key is named 'model.layer'", 'checkpoint.allow_changes=["model.layer"]')
+    refused("other", "checkpoint.on_error = \"wait\": expected stop or continue", "checkpoint.on_error=wait")
+
+
+def check_allowed_changes(steps):
+    """Said twice, the seed may change; what has changed is listed."""
+    shutil.copytree("whole", "changed")
+    run = runs.train("gpt.toml", "run.folder=changed", f"training.steps={steps + 1}", "training.seed=2",
+                     'checkpoint.allow_changes=["training.seed"]')
+    assert f"was saved: run.folder \"whole\" -> \"changed\", training.seed 1 -> 2, training.steps {steps} -> {steps + 1}" in run.out, run.out
+
+
+def check_data_damage(steps, whole):
+    """A byte that differs inside a tensor is found while it is read, on whichever rank: the checkpoint before serves."""
+    shutil.copytree("whole", "bits")
+    damaged, before = reversed(runs.checkpoints("bits")[-2:])
+    path = damaged / "rank-00000.h5"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    run = runs.train("gpt.toml", "run.folder=bits", f"training.steps={steps}", ranks=2)
+    assert "warning: not resumed from: " in run.out and str(path) in run.out and "damaged" in run.out, run.out
+    assert f"resumed from {before}" in run.out, run.out
+    runs.expect_same(whole, runs.read("bits"), "after a flipped bit")
+    assert (pathlib.Path("bits/checkpoints") / f"old-{damaged.name}").exists()
 
 
 def check_damage(steps, whole):
@@ -193,12 +219,12 @@ def check_f16():
     runs.expect_same(whole._replace(evaluations={}), found._replace(evaluations={}), "f16: stopped at 9 and resumed")
     keys = ("skipped_steps", "loss_scale")
     assert [[record[key] for key in keys] for record in runs.metrics("f16-parts", "step")] == [[record[key] for key in keys] for record in steps]
-    run = runs.train("gpt.toml", "run.folder=other", "training.steps=40", *words, code=2)
+    run = runs.train("gpt.toml", "run.folder=other", "training.steps=40", *words, 'checkpoint.allow_changes=["model.dropout"]', code=2)
     assert "no tensor 'optimizer.loss_scale'" in run.err, run.err
 
 
-def check_keep(name, keep, expected):
-    runs.train("gpt.toml", f"run.folder={name}", "training.steps=35", f"checkpoint.keep_latest_k={keep}")
+def check_keep(name, keep, expected, *words):
+    runs.train("gpt.toml", f"run.folder={name}", "training.steps=35", f"checkpoint.keep_latest_k={keep}", *words)
     found = [int(path.name[5:]) for path in runs.checkpoints(name)]
     assert found == expected, f"keep_latest_k = {keep}: {found}"
     left = [path.name for path in pathlib.Path(name, "checkpoints").iterdir() if not path.name.startswith("step-")]
@@ -214,10 +240,12 @@ with runs.folder():
     last_step, undisturbed = check_interruptions()
     check_paths(last_step, undisturbed)
     check_refusals()
+    check_allowed_changes(last_step)
+    check_data_damage(last_step, undisturbed)
     check_damage(last_step, undisturbed)
     check_all_damaged()
     check_fresh_start(undisturbed)
     check_f16()
-    check_keep("keep-2", 2, [30, 35])
+    check_keep("keep-2", 2, [20, 30, 35], "checkpoint.keep_every=20", "checkpoint.asynchronous=false")
     check_keep("keep-all", 0, [10, 20, 30, 35])
 print("stopped, killed and resumed runs end with the bits of one that was left alone")
