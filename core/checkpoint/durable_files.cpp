@@ -55,6 +55,13 @@ File File::open_folder(const std::string& path) {
     return {descriptor, path};
 }
 
+std::optional<File> File::open_direct(const std::string& path) {
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
+    if (descriptor >= 0) return File(descriptor, path);
+    if (errno == EINVAL) return {}; // tmpfs, for one
+    fail("open", path);
+}
+
 File File::create_temporary(const std::string& folder) {
     std::string path = (fs::path(folder) / "tessera-XXXXXX").string();
     const int descriptor = ::mkostemp(path.data(), O_CLOEXEC);
@@ -85,6 +92,10 @@ void File::read_at(std::int64_t position, void* memory, std::int64_t bytes) cons
     }
 }
 
+void File::expect(std::int64_t position, std::int64_t bytes) const {
+    ::posix_fadvise(descriptor_, position, bytes, POSIX_FADV_WILLNEED);
+}
+
 void File::write_at(std::int64_t position, const void* memory, std::int64_t bytes) const {
     const auto* place = static_cast<const char*>(memory);
     while (bytes > 0) {
@@ -96,6 +107,12 @@ void File::write_at(std::int64_t position, const void* memory, std::int64_t byte
         position += written;
         bytes -= written;
     }
+}
+
+bool File::write_at_once(std::int64_t position, const void* memory, std::int64_t bytes) const {
+    const ssize_t written = ::pwrite(descriptor_, memory, static_cast<std::size_t>(bytes), position);
+    if (written < 0 && errno != EINVAL && errno != EINTR) fail("write", path_);
+    return written == bytes;
 }
 
 void File::resize(std::int64_t bytes) const {

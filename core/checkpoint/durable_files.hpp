@@ -5,6 +5,7 @@
 #include "core/checkpoint/manifest.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +19,8 @@ public:
     static File open_to_read(const std::string& path); // refuses a symbolic link at the end of the path
     static File create(const std::string& path);       // refuses an existing file
     static File open_folder(const std::string& path);
-    static File create_temporary(const std::string& folder); // under a name of its own, to read and write
+    static std::optional<File> open_direct(const std::string& path); // to write past the cache; nothing: it cannot be
+    static File create_temporary(const std::string& folder);         // under a name of its own, to read and write
     File(File&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
     File& operator=(File&& other) noexcept {
         std::swap(descriptor_, other.descriptor_);
@@ -30,7 +32,10 @@ public:
     const std::string& path() const { return path_; }
     std::int64_t bytes() const;
     void read_at(std::int64_t position, void* memory, std::int64_t bytes) const; // throws when the file ends before
+    void expect(std::int64_t position, std::int64_t bytes) const; // advice: these will be read soon
     void write_at(std::int64_t position, const void* memory, std::int64_t bytes) const;
+    // False when the file system does not take these bytes past the cache: nothing or some of it was written.
+    bool write_at_once(std::int64_t position, const void* memory, std::int64_t bytes) const;
     void resize(std::int64_t bytes) const; // new bytes are 0
     void sync() const;
     void close(); // some systems tell only here that a write has failed

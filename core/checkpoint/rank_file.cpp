@@ -3,6 +3,7 @@
 #include "core/checkpoint/rank_file.hpp"
 
 #include "core/checkpoint/hdf5.hpp"
+#include "core/checkpoint/slab_writer.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -83,15 +84,29 @@ Extents extents_of(const Manifest& manifest, int file) {
 
 } // namespace
 
+// Made at every save, while training waits: numbers as they are, and no formatting.
 std::string structure_of(const CheckpointContent& content, bool metadata) {
     std::string text;
-    for (const TensorPart& part : content.tensors)
-        text += fmt::format("{} {} {} {} {}\n", part.name, name_of(part.dtype), part.whole.text(),
-                            numbers_text(part.start), part.data.shape.text());
+    const auto add = [&](std::int64_t number) { text.append(reinterpret_cast<const char*>(&number), sizeof number); };
+    for (const TensorPart& part : content.tensors) {
+        text += part.name;
+        add(static_cast<std::int64_t>(part.dtype));
+        add(part.whole.rank());
+        for (int dim = 0; dim < part.whole.rank(); ++dim)
+            add(part.whole[dim]);
+        add(static_cast<std::int64_t>(part.start.size()));
+        for (const std::int64_t first : part.start)
+            add(first);
+        add(part.data.shape.rank());
+        for (int dim = 0; dim < part.data.shape.rank(); ++dim)
+            add(part.data.shape[dim]);
+    }
     if (metadata)
-        for (const auto& [key, value] : content.metadata)
-            text += fmt::format("{} {}\n", key, room_of(value));
-    return text;
+        for (const auto& [key, value] : content.metadata) {
+            text += key;
+            add(room_of(value));
+        }
+    return text + '.'; // not even that of no tensors is empty
 }
 
 RankImage draw_rank_file(const std::string& path, const CheckpointContent& content, bool metadata) {
@@ -115,22 +130,6 @@ RankImage draw_rank_file(const std::string& path, const CheckpointContent& conte
     return image;
 }
 
-namespace {
-
-// Hashes each block while it is in the processor's cache for the write.
-void write_slab(const File& file, const ConstView& data, Slab& slab, const std::atomic<bool>& given_up) {
-    const Blocks blocks(data.shape, data.dtype);
-    for (std::int64_t block = 0; block < blocks.size(); ++block) {
-        if (given_up) throw SystemError(fmt::format("cannot finish {}: given up", file.path()));
-        const std::byte* memory = static_cast<const std::byte*>(data.data) + blocks.first_byte(block);
-        const std::int64_t bytes = blocks.box(block).count.count() * bytes_of(data.dtype);
-        slab.block_hashes[static_cast<std::size_t>(block)] = Hash::of(memory, bytes);
-        file.write_at(slab.first_byte + blocks.first_byte(block), memory, bytes);
-    }
-}
-
-} // namespace
-
 Manifest write_rank_file(const std::string& path, const RankImage& image, const CheckpointContent& content,
                          const std::atomic<bool>& given_up) {
     Manifest manifest = image.manifest;
@@ -141,12 +140,14 @@ Manifest write_rank_file(const std::string& path, const RankImage& image, const 
         outside.put(step->second, {reinterpret_cast<const char*>(&content.step), sizeof content.step});
     File file = File::create(path);
     outside.write(file);
+    std::vector<SlabToWrite> slabs;
     auto place = image.slabs.begin();
     for (const TensorPart& part : content.tensors) {
         if (part.data.count() == 0) continue;
-        write_slab(file, part.data, manifest.tensors[place->first].slabs[place->second], given_up);
+        slabs.push_back({part.data, &manifest.tensors[place->first].slabs[place->second]});
         ++place;
     }
+    write_slabs(file, slabs, given_up);
     file.sync();
     file.close();
     manifest.files.front().hash = outside.hash();
@@ -170,6 +171,11 @@ void RankFile::read_block(const TensorEntry& tensor, const Slab& slab, std::int6
     if (Hash::of(memory, bytes) != slab.block_hashes[static_cast<std::size_t>(block)])
         throw ConfigError(fmt::format("{}: tensor '{}' is damaged: block {} of {} does not have the hash in MANIFEST",
                                       file_.path(), tensor.name, block + 1, slab.block_hashes.size()));
+}
+
+void RankFile::expect_block(const TensorEntry& tensor, const Slab& slab, std::int64_t block) const {
+    const Blocks blocks(slab.box.count, tensor.dtype);
+    file_.expect(slab.first_byte + blocks.first_byte(block), blocks.box(block).count.count() * bytes_of(tensor.dtype));
 }
 
 } // namespace tessera

@@ -50,6 +50,9 @@ public:
     // Fills `memory` with block `block` of the slab. ConfigError when its hash is another.
     void read_block(const TensorEntry& tensor, const Slab& slab, std::int64_t block, void* memory) const;
 
+    // That it will be read soon: the disk need not wait until the blocks before are looked at.
+    void expect_block(const TensorEntry& tensor, const Slab& slab, std::int64_t block) const;
+
 private:
     File file_;
 };

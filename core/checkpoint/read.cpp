@@ -17,6 +17,7 @@ namespace tessera {
 namespace fs = std::filesystem;
 
 constexpr std::size_t most_open_files = 64;
+constexpr std::size_t blocks_ahead = 8; // that the disk is asked for before they are read
 
 // A thousand ranks with a thousand tensors each need 100 MB.
 constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
@@ -81,12 +82,21 @@ struct Checkpoint::Opened {
         if (intersection(slab.box, wanted).count.count() == 0) return;
         const RankFile& file = file_at(slab.file);
         const Blocks blocks(slab.box.count, tensor.dtype);
-        for (std::int64_t number = 0; number < blocks.size(); ++number) {
+        const auto box_of = [&](std::int64_t number) {
             TensorBox box = blocks.box(number);
             for (std::size_t dim = 0; dim < box.start.size(); ++dim)
                 box.start[dim] += slab.box.start[dim];
-            const TensorBox common = intersection(box, wanted);
-            if (common.count.count() == 0) continue;
+            return box;
+        };
+        std::vector<std::int64_t> numbers;
+        for (std::int64_t number = 0; number < blocks.size(); ++number)
+            if (intersection(box_of(number), wanted).count.count() > 0) numbers.push_back(number);
+        std::size_t expected = 0;
+        for (std::size_t i = 0; i < numbers.size(); ++i) {
+            for (; numbers.size() > 1 && expected < std::min(i + blocks_ahead, numbers.size()); ++expected)
+                file.expect_block(tensor, slab, numbers[expected]);
+            const std::int64_t number = numbers[i];
+            const TensorBox box = box_of(number), common = intersection(box, wanted);
             const std::int64_t size = bytes_of(tensor.dtype), count = box.count.count();
             bytes_read += count * size;
             const auto run = place_of_run(common, wanted);

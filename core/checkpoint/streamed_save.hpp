@@ -18,7 +18,7 @@ struct TensorSource {
 };
 
 // Writes `checkpoints_folder`/step-NNNNNNNN as save_checkpoint of one rank does, but holds one block of a tensor at a
-// time (4 MiB). Blocks are asked for in order. Returns the folder. Throws ConfigError when there is such a checkpoint
+// time (1 MiB). Blocks are asked for in order. Returns the folder. Throws ConfigError when there is such a checkpoint
 // already, SystemError when it cannot be written, and what `fill` throws; then nothing is left.
 std::string save_in_pieces(const std::string& checkpoints_folder, std::int64_t step,
                            const std::map<std::string, std::string>& metadata,

@@ -4,6 +4,7 @@
 
 #include "core/checkpoint/manifest.hpp"
 #include "core/checkpoint/streamed_save.hpp"
+#include "core/data/options.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/safetensors.hpp"
 #include "core/model.hpp"
@@ -23,15 +24,27 @@ namespace {
 
 constexpr const char* token_table = "embedding.weight";
 
+// What the model must know of its samples: of text the vocabulary is that of the file's token table.
+SampleForm form_of(const WeightFile& file, const Config& config) {
+    const StoredTensor* table = file.find(token_table);
+    if (!reads_text(config)) {
+        if (auto form = form_without_data(config, 1)) return *form;
+        config.refuse(data_reader.name, "without the data the form of its samples is not known: say data.classes and "
+                                        "data.image_shape or data.features");
+    }
+    if (table == nullptr || table->shape.rank() != 2 || table->shape[0] < 1)
+        throw ConfigError(fmt::format("{} has no token table '{}'", file.path(), token_table));
+    if (config.get(training_sequence) < 1) config.refuse(training_sequence.name, "must be at least 1");
+    return text_form(config.get(training_sequence), table->shape[0]);
+}
+
 // Parameters and optimizer states of a training run; batch and ranks make no difference to them.
-Graph graph_of(const Config& config, std::int64_t vocabulary) {
+Graph graph_of(const Config& config, const SampleForm& form) {
     ModelSizes sizes;
-    sizes.sequence_length = config.get(training_sequence);
-    if (sizes.sequence_length < 1) config.refuse(training_sequence.name, "must be at least 1");
-    sizes.vocabulary = vocabulary;
+    sizes.sample = form;
     if (config.get(training_dtype) == "f16") sizes.precision.compute = DType::f16; // it has a loss scale
     Model model = build_model(config, sizes, Purpose::train);
-    const std::vector<ValueId> gradients = differentiate(model.graph, model.loss, model.losses_beside);
+    const std::vector<ValueId> gradients = differentiate(model.graph, model.loss(), model.losses_beside);
     append_optimizer(model.graph, gradients, *make_optimizer(config), config.get(training_max_norm), model.loss_scale);
     return std::move(model.graph);
 }
@@ -92,14 +105,14 @@ std::int64_t step_said(const WeightFile& file) {
     return step;
 }
 
-std::map<std::string, std::string> metadata_for(const WeightFile& file, const Config& config, std::int64_t vocabulary,
+std::map<std::string, std::string> metadata_for(const WeightFile& file, const Config& config, const SampleForm& form,
                                                 bool with_states) {
     std::map<std::string, std::string> metadata;
     for (const auto& [key, value] : file.metadata())
         if (is_valid_name(key) && key != "format" && key != "step" && (with_states || key == "tokenizer"))
             metadata.emplace(key, value);
     metadata["config"] = config.resolved();
-    metadata["data.vocabulary"] = fmt::format("{}", vocabulary);
+    metadata["data.vocabulary"] = fmt::format("{}", form.classes);
     metadata["imported_from"] = std::filesystem::path(file.path()).filename().string();
     return metadata;
 }
@@ -114,11 +127,8 @@ WeightFile open_weight_file(const std::string& path) {
 }
 
 Imported import_weights(const WeightFile& file, const Config& config, const std::string& checkpoints_folder) {
-    const StoredTensor* table = file.find(token_table);
-    if (table == nullptr || table->shape.rank() != 2 || table->shape[0] < 1)
-        throw ConfigError(fmt::format("{} has no token table '{}'", file.path(), token_table));
-    const std::int64_t vocabulary = table->shape[0];
-    const Graph graph = graph_of(config, vocabulary);
+    const SampleForm form = form_of(file, config);
+    const Graph graph = graph_of(config, form);
     const std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state);
     Imported result;
     result.with_states = !states.empty() && std::all_of(states.begin(), states.end(), [&](const Value* state) {
@@ -131,8 +141,8 @@ Imported import_weights(const WeightFile& file, const Config& config, const std:
     for (const Value* state : states)
         sources.push_back(result.with_states ? source_in(file, *state) : fresh_state(*state));
     refuse_unknown(file, sources, result.with_states);
-    result.folder = save_in_pieces(checkpoints_folder, result.step,
-                                   metadata_for(file, config, vocabulary, result.with_states), sources);
+    result.folder =
+        save_in_pieces(checkpoints_folder, result.step, metadata_for(file, config, form, result.with_states), sources);
     return result;
 }
 

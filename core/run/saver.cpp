@@ -4,6 +4,7 @@
 #include "core/run/saver.hpp"
 
 #include "core/run/changed_keys.hpp"
+#include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -58,7 +59,7 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
     if (team_.rank == 0 && metadata_.empty()) {
         metadata_ = {{"config", ground_.config.resolved()},
                      {"data.fingerprint", ground_.dataset.fingerprint()},
-                     {"data.vocabulary", fmt::format("{}", ground_.dataset.vocabulary_size())},
+                     {"data.vocabulary", fmt::format("{}", ground_.dataset.form().classes)},
                      {"mesh", experiment_.train.layout.mesh.text()},
                      {"seed", fmt::format("{}", experiment_.seed)}};
         if (const Tokenizer* tokenizer = ground_.dataset.tokenizer()) metadata_["tokenizer"] = tokenizer->save();
@@ -89,7 +90,11 @@ void Saver::make_snapshot() {
                 fmt::format("training will stand still for each checkpoint: rank {} has no memory for a copy: {}", rank,
                             failures[rank]));
     asynchronous_ = team_.all(failure.empty());
-    if (!asynchronous_) snapshot_.reset();
+    if (!asynchronous_)
+        snapshot_.reset();
+    else
+        log_.info(fmt::format("checkpoints are written beside training, from a copy of {} bytes on this rank",
+                              with_thousands(bytes)));
 }
 
 void Saver::save(std::int64_t steps_done, bool last) {

@@ -8,12 +8,24 @@
 #include <utility>
 
 namespace tessera {
+namespace {
+
+// Where the data's copy begins behind `end` bytes, which it moves to its own end. What is large begins where it can be
+// written from past the system's cache.
+std::int64_t place_for(const ConstView& data, std::int64_t& end) {
+    constexpr std::int64_t page = 4096, large = 64 << 10;
+    const std::int64_t place = data.bytes() < large ? end : (end + page - 1) / page * page;
+    end = place + align_up(data.bytes());
+    return place;
+}
+
+} // namespace
 
 std::int64_t Snapshot::bytes_for(const std::vector<TensorPart>& parts) {
-    std::int64_t bytes = 0;
+    std::int64_t end = 0;
     for (const TensorPart& part : parts)
-        bytes += align_up(part.data.bytes());
-    return bytes;
+        place_for(part.data, end);
+    return end;
 }
 
 Snapshot::Snapshot(Stream& stream, Buffer memory) : stream_(stream), memory_(std::move(memory)) {
@@ -21,12 +33,11 @@ Snapshot::Snapshot(Stream& stream, Buffer memory) : stream_(stream), memory_(std
 }
 
 void Snapshot::take(std::vector<TensorPart>& parts) {
-    std::byte* place = memory_.data();
+    std::int64_t end = 0;
     for (TensorPart& part : parts) {
-        const View copy(place, part.data.shape, part.data.dtype);
+        const View copy(memory_.data() + place_for(part.data, end), part.data.shape, part.data.dtype);
         if (part.data.count() > 0) std::visit([&](auto& s) { kernels::download(s, part.data, copy); }, stream_);
         part.data = copy;
-        place += align_up(copy.bytes());
     }
 }
 

@@ -51,7 +51,9 @@ def check_launch():
 def check_metrics():
     """Each field of each record, and the figures that follow from others."""
     steps, evaluations = runs.metrics("two", "step"), runs.metrics("two", "evaluation")
-    assert len(runs.metrics("two")) == len(steps) + len(evaluations) == 42
+    saves = runs.metrics("two", "checkpoint")
+    assert len(runs.metrics("two")) == len(steps) + len(evaluations) + len(saves) == 43
+    assert list(saves[0]) == ["kind", "step", "stall", "seconds", "bytes"] and saves[0]["step"] == 40, saves
     for index, record in enumerate(steps):
         assert list(record) == ["kind", "step", "steps", "loss", "grad_norm", "learning_rate", "tokens_per_second", "tflops", "mfu",
                                 "seconds", "input_wait", "tokens"], list(record)

@@ -139,8 +139,8 @@ with runs.folder():
     assert [save["step"] for save in saves] == list(range(2, 61, 2)), saves
     assert all(0 < float(save["stall"]) and int(save["bytes"]) > 100_000 for save in saves), saves
     check_no_memory()
-    check_failing_save("stop", "ENOSPC", 60)
-    check_failing_save("continue", "EIO", 60)
+    check_failing_save("stop", "ENOSPC", 130)
+    check_failing_save("continue", "EIO", 130)
     killed_again_and_again("killed-2", 2, 170 if LONG else 3, random.Random(1))
     if LONG:
         killed_again_and_again("killed-3", 3, 30, random.Random(2))

@@ -73,7 +73,7 @@ def killed(run_folder, ranks, victim):
     os.kill(started[victim], signal.SIGKILL)
     code = process.wait(runs.TIMEOUT)
     assert code not in (0, 75), f"{run_folder}: exit code {code} although rank {victim} was killed"
-    assert newest(run_folder) % 10 == 0 and newest(run_folder) >= 20, newest(run_folder)
+    assert newest(run_folder) % 10 == 0 and newest(run_folder) >= 10, newest(run_folder)  # that of 20 may be under way
     assert max(runs.read(run_folder).losses) >= newest(run_folder)
     return newest(run_folder)
 
