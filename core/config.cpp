@@ -2,10 +2,12 @@
 // Reads TOML into a Config: bases first, then the file, then the command line. The only file that includes toml++.
 #include "core/config.hpp"
 
+#include "core/toml_depth.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -22,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view command_line = "command line";
+constexpr std::size_t most_bytes = 4 << 20; // of a file: lists of many thousand files fit
 
 std::string place(const std::string& file, const toml::source_region& source) {
     return fmt::format("{}:{}:{}", file, source.begin.line, source.begin.column);
@@ -40,15 +43,23 @@ std::string read_file(const fs::path& path, const std::string& asked_by) {
         throw ConfigError(fmt::format("{}cannot read {}: it is a folder", asked_by, path.string()));
     errno = 0;
     std::ifstream file(path, std::ios::binary);
-    std::ostringstream text;
-    if (file) text << file.rdbuf();
-    if (!file || file.bad())
+    std::string text;
+    std::array<char, 4096> piece{};
+    while (file.read(piece.data(), piece.size()) || file.gcount() > 0) { // a device may never end
+        text.append(piece.data(), static_cast<std::size_t>(file.gcount()));
+        if (text.size() > most_bytes)
+            throw ConfigError(
+                fmt::format("{}{} has over {} bytes, which no config has", asked_by, path.string(), most_bytes));
+    }
+    if (!file.eof() || file.bad())
         throw ConfigError(fmt::format("{}cannot read {}: {}", asked_by, path.string(), std::strerror(errno)));
-    return text.str();
+    return text;
 }
 
 // toml++ reports by exception; its words become one sentence of ours.
 toml::table parse_toml(std::string_view text, const std::string& name) {
+    if (const std::optional<std::int64_t> line = line_of_deep_key(text))
+        throw ConfigError(fmt::format("{}:{}: a name of more than {} parts", name, *line, most_key_parts));
     try {
         return toml::parse(text, name);
     } catch (const toml::parse_error& error) {
@@ -60,7 +71,7 @@ toml::table parse_toml(std::string_view text, const std::string& name) {
 
 // A bare value, as on a command line; nothing when it is not TOML. A line end could smuggle in a second key.
 std::optional<toml::table> parse_value(std::string_view text) {
-    if (text.find_first_of("\r\n") != std::string_view::npos) return std::nullopt;
+    if (text.find_first_of("\r\n") != std::string_view::npos || line_of_deep_key(text)) return std::nullopt;
     try {
         return toml::parse(fmt::format("value = {}", text));
     } catch (const toml::parse_error&) {
@@ -164,6 +175,14 @@ public:
         chain.push_back(identity(path));
         if (const toml::node* base = table.get("base")) add_base(path, *base, chain);
         add_table(path.string(), table, "");
+    }
+
+    // A text that came with a checkpoint or a file of weights leads to no other file.
+    void add_text(const std::string& name, std::string_view text) {
+        const toml::table table = parse_toml(text, name);
+        if (const toml::node* base = table.get("base"))
+            throw ConfigError(fmt::format("{}: only a config that is a file has a base", place(name, base->source())));
+        add_table(name, table, "");
     }
 
     void add_override(const std::string& text) {
@@ -321,13 +340,17 @@ private:
 
 Config Config::load(const std::string& file, const std::vector<std::string>& overrides,
                     const std::vector<KeyInfo>& known) {
-    return parse(read_file(file, ""), file, overrides, known);
+    ConfigReader reader(file, known);
+    reader.add_file(file, read_file(file, ""), {});
+    for (const std::string& text : overrides)
+        reader.add_override(text);
+    return std::move(reader).result();
 }
 
 Config Config::parse(std::string_view toml, const std::string& name, const std::vector<std::string>& overrides,
                      const std::vector<KeyInfo>& known) {
     ConfigReader reader(name, known);
-    reader.add_file(name, toml, {});
+    reader.add_text(name, toml);
     for (const std::string& text : overrides)
         reader.add_override(text);
     return std::move(reader).result();

@@ -94,7 +94,7 @@ public:
     // key (with the nearest known one), a value of another type (an integer passes for a number), a circle of bases.
     static Config load(const std::string& file, const std::vector<std::string>& overrides,
                        const std::vector<KeyInfo>& known);
-    // The same for text in memory; `name` stands for the file in messages.
+    // The same for text in memory, which has no base; `name` stands for the file in messages.
     static Config parse(std::string_view toml, const std::string& name, const std::vector<std::string>& overrides,
                         const std::vector<KeyInfo>& known);
 

@@ -8,6 +8,9 @@
 namespace tessera {
 namespace {
 
+constexpr std::size_t longest_name = 200;
+constexpr std::ptrdiff_t most_listed = 100;
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
     std::vector<std::vector<std::size_t>> cost(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
     for (std::size_t i = 0; i <= a.size(); ++i)
@@ -27,9 +30,12 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 } // namespace
 
 std::string nearest_name(std::string_view name, const std::vector<std::string_view>& known) {
+    if (name.size() > longest_name) return ""; // of a hostile file: a distance costs the product of both lengths
     std::string_view nearest;
     std::size_t smallest = std::max<std::size_t>(2, name.size() / 2) + 1;
     for (const std::string_view candidate : known) {
+        const std::size_t longer = std::max(name.size(), candidate.size());
+        if (longer - std::min(name.size(), candidate.size()) >= smallest) continue;
         const std::size_t distance = edit_distance(name, candidate);
         if (distance < smallest) {
             smallest = distance;
@@ -41,8 +47,14 @@ std::string nearest_name(std::string_view name, const std::vector<std::string_vi
 
 std::string no_such_name(std::string_view kind, std::string_view name, const std::vector<std::string_view>& known) {
     const std::string nearest = nearest_name(name, known);
+    const std::string_view end = name.size() > longest_name ? "…" : "";
+    name = name.substr(0, longest_name);
     if (!nearest.empty()) return fmt::format("no {} named '{}'; did you mean '{}'?", kind, name, nearest);
-    return fmt::format("no {} named '{}'; there are: {}", kind, name, fmt::join(known, ", "));
+    const std::vector<std::string_view> some(known.begin(),
+                                             known.begin() + std::ssize(known) -
+                                                 std::max<std::ptrdiff_t>(0, std::ssize(known) - most_listed));
+    return fmt::format("no {} named '{}{}'; there are: {}{}", kind, name, end, fmt::join(some, ", "),
+                       some.size() < known.size() ? ", …" : "");
 }
 
 } // namespace tessera

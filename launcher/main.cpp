@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program: finds the subcommand. The only catch, and the only place that chooses an exit code for a failure: 2 when
 // a person can mend it, 1 otherwise.
+#include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "launcher/commands.hpp"
@@ -65,8 +66,8 @@ int fail(const Process& process, int code, const std::string& message) {
     const int rank = rank_of(process);
     if (code == code_for_people && rank > 0) std::this_thread::sleep_for(others_wait);
     std::fflush(stdout);
-    const std::string line =
-        rank < 0 ? fmt::format("tessera: {}\n", message) : fmt::format("tessera: rank {}: {}\n", rank, message);
+    const std::string line = rank < 0 ? fmt::format("tessera: {}\n", visible(message))
+                                      : fmt::format("tessera: rank {}: {}\n", rank, visible(message));
     std::fwrite(line.data(), 1, line.size(), stderr);
     std::fflush(stderr);
     if (process.abort) process.abort(code);

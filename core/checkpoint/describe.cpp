@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The text of `tessera inspect CHECKPOINT`.
+// The texts of `tessera checkpoint inspect`.
 #include "core/checkpoint/describe.hpp"
+
+#include "core/json.hpp"
+#include "core/visible.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -57,7 +60,23 @@ std::string describe(const Checkpoint& checkpoint) {
     const auto config = checkpoint.metadata().find("config");
     if (config != checkpoint.metadata().end()) text += fmt::format("\nconfig:\n{}", config->second);
     if (!text.ends_with('\n')) text += '\n';
-    return text;
+    return visible(text);
+}
+
+std::string describe_json(const Checkpoint& checkpoint) {
+    std::vector<std::string> tensors, metadata;
+    for (const SavedTensor& tensor : checkpoint.tensors()) {
+        std::vector<std::int64_t> sizes;
+        for (int dim = 0; dim < tensor.whole.rank(); ++dim)
+            sizes.push_back(tensor.whole[dim]);
+        tensors.push_back(fmt::format(R"({{"name":{},"dtype":"{}","shape":[{}],"bytes":{}}})", json_string(tensor.name),
+                                      name_of(tensor.dtype), fmt::join(sizes, ","), bytes_of(tensor)));
+    }
+    for (const auto& [key, value] : checkpoint.metadata())
+        metadata.push_back(fmt::format("{}:{}", json_string(key), json_string(value)));
+    return fmt::format("{{\"folder\":{},\"step\":{},\"ranks\":{},\"tensors\":[{}],\"metadata\":{{{}}}}}\n",
+                       json_string(checkpoint.folder()), checkpoint.step(), checkpoint.ranks(), fmt::join(tensors, ","),
+                       fmt::join(metadata, ","));
 }
 
 } // namespace tessera

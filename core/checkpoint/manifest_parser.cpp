@@ -14,7 +14,8 @@
 namespace tessera {
 namespace {
 
-constexpr std::size_t end_line_size = 4 + 16 + 1; // "end " HASH "\n"
+constexpr std::int64_t greatest_step = 1'000'000'000'000; // times a batch it is still a 64-bit number
+constexpr std::size_t end_line_size = 4 + 16 + 1;         // "end " HASH "\n"
 
 // One line: fields divided by single blanks. Whatever is wrong throws with the line's number.
 class Line {
@@ -225,7 +226,7 @@ void parse_first_line(Line& line) {
 void parse_line(Line& line, Manifest& manifest, std::set<std::string, std::less<>>& names) {
     const std::string_view kind = line.word("the kind of line");
     if (kind == "step")
-        manifest.step = line.number("step");
+        manifest.step = line.number("step", greatest_step);
     else if (kind == "ranks")
         manifest.ranks = static_cast<int>(line.number("number of ranks", std::numeric_limits<int>::max()));
     else if (kind == "meta") {

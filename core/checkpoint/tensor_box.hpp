@@ -38,7 +38,10 @@ std::optional<std::int64_t> place_of_run(const TensorBox& region, const TensorBo
 // is hashed, and the least that is read. The cut is a part of the checkpoint format.
 class Blocks {
 public:
-    Blocks(const Shape& count, DType dtype); // count() > 0
+    static constexpr std::int64_t bytes_of_format = 1 << 20; // cost 0.05 ms to hash, and 1.5 GB 1500 hashes
+
+    // count() > 0. Other pieces than the format's are for who walks over a tensor (walk.hpp).
+    Blocks(const Shape& count, DType dtype, std::int64_t most_bytes = bytes_of_format);
 
     std::int64_t size() const { return leads_ * blocks_per_lead_; }
     TensorBox box(std::int64_t block) const;           // relative to the box that is cut

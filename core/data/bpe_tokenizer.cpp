@@ -58,14 +58,12 @@ std::string_view next_bpe_piece(std::string_view text) {
     return text.substr(0, std::min(piece_length(text.substr(0, bpe_piece_bytes + 1)), bpe_piece_bytes));
 }
 
-BpeTokenizer::BpeTokenizer(std::vector<TokenPair> merges) : merges_(std::move(merges)), text_ends_{0} {
+BpeTokenizer::BpeTokenizer(std::vector<TokenPair> merges) : merges_(std::move(merges)) {
     if (vocabulary_size() > bpe_vocabulary_limit)
         throw ConfigError(fmt::format("bpe tokenizer: {} merges, at most {} are allowed", merges_.size(),
                                       bpe_vocabulary_limit - 256));
-    for (int byte = 0; byte < 256; ++byte) {
-        texts_.push_back(static_cast<char>(byte));
-        text_ends_.push_back(texts_.size());
-    }
+    bytes_.assign(256 + merges_.size(), 1);
+    ids_.reserve(merges_.size());
     for (std::size_t i = 0; i < merges_.size(); ++i) {
         const auto [first, second] = merges_[i];
         const auto id = static_cast<std::int32_t>(256 + i);
@@ -73,16 +71,15 @@ BpeTokenizer::BpeTokenizer(std::vector<TokenPair> merges) : merges_(std::move(me
             throw ConfigError(
                 fmt::format("bpe tokenizer: merge {} joins the tokens {} and {}, only 0 to {} exist there", i, first,
                             second, id - 1));
-        const auto a = static_cast<std::size_t>(first);
-        const auto b = static_cast<std::size_t>(second);
-        if (token_bytes(a) + token_bytes(b) > bpe_piece_bytes)
+        const std::size_t bytes =
+            std::size_t{bytes_[static_cast<std::size_t>(first)]} + bytes_[static_cast<std::size_t>(second)];
+        if (bytes > bpe_piece_bytes)
             throw ConfigError(fmt::format("bpe tokenizer: merge {} makes a token of {} bytes, at most {} are allowed",
-                                          i, token_bytes(a) + token_bytes(b), bpe_piece_bytes));
+                                          i, bytes, bpe_piece_bytes));
+        bytes_[256 + i] = static_cast<std::uint16_t>(bytes);
         if (!ids_.emplace(merges_[i], id).second)
             throw ConfigError(
                 fmt::format("bpe tokenizer: merge {} joins the tokens {} and {} a second time", i, first, second));
-        texts_ += texts_.substr(text_ends_[a], token_bytes(a)) + texts_.substr(text_ends_[b], token_bytes(b));
-        text_ends_.push_back(texts_.size());
     }
 }
 
@@ -139,13 +136,30 @@ std::vector<std::int32_t> BpeTokenizer::encode(std::string_view text, std::strin
     return tokens;
 }
 
+// A token's text is not kept but put together from its merges: 256 bytes for each of them would be many times the file
+// that they were loaded from. At most 256 tokens wait, the last of them next.
+void BpeTokenizer::append_text(std::int32_t id, std::string& text) const {
+    std::array<std::int32_t, bpe_piece_bytes> waiting{};
+    std::size_t count = 0;
+    waiting[count++] = id;
+    while (count > 0) {
+        const std::int32_t next = waiting[--count];
+        if (next < 256) {
+            text.push_back(static_cast<char>(next));
+            continue;
+        }
+        const TokenPair pair = merges_[static_cast<std::size_t>(next - 256)];
+        waiting[count++] = pair.second;
+        waiting[count++] = pair.first;
+    }
+}
+
 std::string BpeTokenizer::decode(std::span<const std::int32_t> tokens) const {
     std::string text;
     for (const std::int32_t token : tokens) {
         if (token < 0 || token >= vocabulary_size())
             throw ConfigError(fmt::format("token {} is not in the vocabulary of {} tokens", token, vocabulary_size()));
-        const auto id = static_cast<std::size_t>(token);
-        text.append(texts_, text_ends_[id], token_bytes(id));
+        append_text(token, text);
     }
     return text;
 }

@@ -53,12 +53,11 @@ public:
 
 private:
     void append_piece(std::string_view piece, std::vector<std::int32_t>& tokens) const;
-    std::size_t token_bytes(std::size_t id) const { return text_ends_[id + 1] - text_ends_[id]; }
+    void append_text(std::int32_t id, std::string& text) const;
 
     std::vector<TokenPair> merges_;
     std::unordered_map<TokenPair, std::int32_t, TokenPairHash> ids_; // of the joined token
-    std::string texts_;                                              // of all tokens, back to back
-    std::vector<std::size_t> text_ends_;                             // of id - 1, so the start of id
+    std::vector<std::uint16_t> bytes_;                               // of each token
 };
 
 // Joins the most frequent pair vocabulary_size - 256 times; of equally frequent pairs the one with the smaller first,

@@ -5,17 +5,17 @@
 #include "core/data/bpe_tokenizer.hpp"
 #include "core/data/character_tokenizer.hpp"
 #include "core/data/utf8.hpp"
+#include "core/json.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
+#include <algorithm>
 #include <array>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
+#include <optional>
 
 namespace tessera {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::size_t json_bytes_limit = std::size_t{16} << 20; // all of Unicode, or bpe_vocabulary_limit merges
 
@@ -44,50 +44,119 @@ public:
     std::string save() const override { return R"({"kind":"byte"})"; }
 };
 
-const json& array_at(const json& object, const char* key) {
-    const auto found = object.find(key);
-    if (found == object.end() || !found->is_array())
-        throw ConfigError(fmt::format("tokenizer: there is no array '{}'", key));
-    return *found;
-}
-
-std::uint64_t id_of(const json& value, const char* key, std::size_t place) {
-    if (!value.is_number_unsigned())
-        throw ConfigError(fmt::format("tokenizer: entry {} of '{}' holds something that is no id", place, key));
-    return value.get<std::uint64_t>();
-}
-
-std::unique_ptr<Tokenizer> load_byte(const json& /*object*/) { return std::make_unique<ByteTokenizer>(); }
-
-std::unique_ptr<Tokenizer> load_character(const json& object) {
-    const json& list = array_at(object, "code_points");
-    std::vector<std::uint32_t> points;
-    for (std::size_t i = 0; i < list.size(); ++i) {
-        const std::uint64_t point = id_of(list[i], "code_points", i);
-        if (!is_code_point(point)) throw ConfigError(fmt::format("tokenizer: {} is no Unicode code point", point));
-        if (!points.empty() && point <= points.back())
-            throw ConfigError(
-                fmt::format("tokenizer: the code points must ascend, {} follows {}", point, points.back()));
-        points.push_back(static_cast<std::uint32_t>(point));
+// What a tokenizer's JSON holds, taken as it is read: no more memory than the lists themselves.
+class TokenizerText final : public JsonReader {
+public:
+    explicit TokenizerText(std::size_t bytes) {
+        points_.reserve(bytes / 2); // "1," is the shortest entry
+        merges_.reserve(bytes / 6); // "[1,2],"
     }
-    if (points.empty()) throw ConfigError("tokenizer: 'code_points' is empty");
-    return std::make_unique<CharacterTokenizer>(std::move(points));
-}
 
-std::unique_ptr<Tokenizer> load_bpe(const json& object) {
-    const json& list = array_at(object, "merges");
-    std::vector<TokenPair> merges;
-    for (std::size_t i = 0; i < list.size(); ++i) {
-        if (!list[i].is_array() || list[i].size() != 2)
-            throw ConfigError(fmt::format("tokenizer: entry {} of 'merges' is no pair", i));
-        const std::uint64_t first = id_of(list[i][0], "merges", i);
-        const std::uint64_t second = id_of(list[i][1], "merges", i);
+    void begin_object() override {
+        if (depth_ > 0) other();
+        ++depth_;
+    }
+    void end_object() override { --depth_; }
+    void key(std::string_view name) override {
+        if (depth_ != 1) return;
+        key_ = name.substr(0, 41);
+        if (key_ == "kind") return;
+        if (has(key_)) throw ConfigError(fmt::format("tokenizer: the key '{:.40}' stands there twice", key_));
+        keys_.push_back(key_);
+        if (keys_.size() > 4) throw ConfigError("tokenizer: has more keys than any kind");
+    }
+    void begin_array() override {
+        ++depth_;
+        if (depth_ == 1) throw ConfigError("tokenizer: the JSON is no object");
+        if (depth_ == 2) entries_ = 0;
+        if (depth_ == 2 && (is_points() || is_merges())) lists_.push_back(key_);
+        if (depth_ == 3 && is_merges()) pair_ = 0;
+        if (depth_ == 3 && is_points()) refuse_entry("holds something that is no id");
+        if (depth_ == 4 && is_merges()) refuse_entry("holds something that is no id");
+    }
+    void end_array() override {
+        if (depth_ == 3 && is_merges()) take_pair();
+        --depth_;
+    }
+    void text(std::string_view value) override {
+        if (depth_ == 1 && key_ == "kind") kind_ = value.substr(0, 40); // nearest_name takes its square
+        other();
+    }
+    void number(std::uint64_t value) override {
+        if (depth_ == 2 && is_points()) {
+            take_point(value);
+        } else if (depth_ == 3 && is_merges()) {
+            if (pair_ < 2) both_[pair_] = value;
+            ++pair_;
+        } else {
+            other();
+        }
+    }
+    void other() override {
+        if (depth_ == 0) throw ConfigError("tokenizer: the JSON is no object");
+        if (depth_ == 2 && is_merges()) refuse_entry("is no pair");
+        if ((depth_ == 2 && is_points()) || (depth_ == 3 && is_merges())) refuse_entry("holds something that is no id");
+    }
+
+    bool has(std::string_view key) const { return std::find(keys_.begin(), keys_.end(), key) != keys_.end(); }
+    const std::optional<std::string>& kind() const { return kind_; }
+    const std::vector<std::string>& keys() const { return keys_; } // beside "kind", cut after 41 letters
+    void expect_list(const char* key) const {
+        if (std::find(lists_.begin(), lists_.end(), key) == lists_.end())
+            throw ConfigError(fmt::format("tokenizer: there is no array '{}'", key));
+    }
+    std::vector<std::uint32_t>& points() { return points_; }
+    std::vector<TokenPair>& merges() { return merges_; }
+
+private:
+    bool is_points() const { return key_ == "code_points"; }
+    bool is_merges() const { return key_ == "merges"; }
+    [[noreturn]] void refuse_entry(const char* reason) const {
+        throw ConfigError(fmt::format("tokenizer: entry {} of '{}' {}", entries_, key_, reason));
+    }
+
+    void take_point(std::uint64_t point) {
+        ++entries_;
+        if (!is_code_point(point)) throw ConfigError(fmt::format("tokenizer: {} is no Unicode code point", point));
+        if (!points_.empty() && point <= points_.back())
+            throw ConfigError(
+                fmt::format("tokenizer: the code points must ascend, {} follows {}", point, points_.back()));
+        points_.push_back(static_cast<std::uint32_t>(point));
+    }
+
+    void take_pair() {
+        if (pair_ != 2) refuse_entry("is no pair");
+        const auto [first, second] = both_;
         const auto limit = static_cast<std::uint64_t>(bpe_vocabulary_limit); // so that both fit into 32 bits
         if (first >= limit || second >= limit)
-            throw ConfigError(fmt::format("tokenizer: merge {} joins the tokens {} and {}", i, first, second));
-        merges.push_back({static_cast<std::int32_t>(first), static_cast<std::int32_t>(second)});
+            throw ConfigError(fmt::format("tokenizer: merge {} joins the tokens {} and {}", entries_, first, second));
+        merges_.push_back({static_cast<std::int32_t>(first), static_cast<std::int32_t>(second)});
+        ++entries_;
     }
-    return std::make_unique<BpeTokenizer>(std::move(merges));
+
+    int depth_ = 0;
+    std::string key_; // of depth 1
+    std::optional<std::string> kind_;
+    std::vector<std::string> keys_, lists_;
+    std::vector<std::uint32_t> points_;
+    std::vector<TokenPair> merges_;
+    std::size_t entries_ = 0, pair_ = 0; // of the list, of a pair
+    std::array<std::uint64_t, 2> both_{};
+};
+
+std::unique_ptr<Tokenizer> load_byte(TokenizerText&) { return std::make_unique<ByteTokenizer>(); }
+
+std::unique_ptr<Tokenizer> load_character(TokenizerText& text) {
+    text.expect_list("code_points");
+    if (text.points().empty()) throw ConfigError("tokenizer: 'code_points' is empty");
+    text.points().shrink_to_fit();
+    return std::make_unique<CharacterTokenizer>(std::move(text.points()));
+}
+
+std::unique_ptr<Tokenizer> load_bpe(TokenizerText& text) {
+    text.expect_list("merges");
+    text.merges().shrink_to_fit();
+    return std::make_unique<BpeTokenizer>(std::move(text.merges()));
 }
 
 std::unique_ptr<Tokenizer> train_byte(const TokenizerOptions& /*options*/, std::span<const NamedText> /*corpus*/) {
@@ -106,7 +175,7 @@ struct Kind {
     std::string_view name;
     const char* key; // what its JSON holds beside "kind"
     std::unique_ptr<Tokenizer> (*train)(const TokenizerOptions&, std::span<const NamedText>);
-    std::unique_ptr<Tokenizer> (*load)(const json&);
+    std::unique_ptr<Tokenizer> (*load)(TokenizerText&);
 };
 
 constexpr std::array<Kind, 3> catalog = {{
@@ -130,16 +199,14 @@ std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
     if (text.size() > json_bytes_limit)
         throw ConfigError(
             fmt::format("tokenizer: {} bytes of JSON, at most {} are read", text.size(), json_bytes_limit));
-    const json object = json::parse(text, nullptr, false); // no exceptions: a wrong text is `discarded`
-    if (object.is_discarded()) throw ConfigError("tokenizer: the text is not JSON");
-    if (!object.is_object()) throw ConfigError("tokenizer: the JSON is no object");
-    const auto name = object.find("kind");
-    if (name == object.end() || !name->is_string()) throw ConfigError("tokenizer: there is no string 'kind'");
-    const Kind& kind = kind_named(name->get_ref<const std::string&>().substr(0, 40)); // nearest_name takes its square
-    for (const auto& [key, value] : object.items())
-        if (key != "kind" && (kind.key == nullptr || key != kind.key))
+    TokenizerText found(text.size());
+    read_json(text, "tokenizer", found);
+    if (!found.kind()) throw ConfigError("tokenizer: there is no string 'kind'");
+    const Kind& kind = kind_named(*found.kind());
+    for (const std::string& key : found.keys())
+        if (kind.key == nullptr || key != kind.key)
             throw ConfigError(fmt::format("tokenizer: unknown key '{:.40}' of the kind '{}'", key, kind.name));
-    return kind.load(object);
+    return kind.load(found);
 }
 
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus) {

@@ -133,11 +133,44 @@ TEST(Config, RefusesBasesThatCannotBeRead) {
     EXPECT_EQ(refusal([&] { Config::load(alone, {}, keys()); }), alone + ":2:8: base = \"nowhere.toml\": cannot read " +
                                                                      folder.path("nowhere.toml") +
                                                                      ": No such file or directory");
-    EXPECT_EQ(refusal_of("base = 3"), "gpt.toml:1:8: base = 3: expected the name of a file, found an integer");
+    const std::string number = folder.write("number.toml", "base = 3\n");
+    EXPECT_EQ(refusal([&] { Config::load(number, {}, keys()); }),
+              number + ":1:8: base = 3: expected the name of a file, found an integer");
+    EXPECT_EQ(refusal_of("base = 'ground.toml'"), "gpt.toml:1:8: only a config that is a file has a base");
     EXPECT_EQ(refusal([&] { Config::load(folder.path(""), {}, keys()); }),
               "cannot read " + folder.path("") + ": it is a folder");
     EXPECT_EQ(refusal([&] { Config::load(folder.path("none.toml"), {}, keys()); }),
               "cannot read " + folder.path("none.toml") + ": No such file or directory");
+}
+
+// Each part of a dotted name becomes a table, and 50,000 tables inside one another end the process.
+TEST(Config, RefusesNamesOfManyParts) {
+    std::string deep = "a";
+    for (int i = 0; i < 100'000; ++i)
+        deep += ".a";
+    const std::string said = ": a name of more than 16 parts";
+    EXPECT_EQ(refusal_of("\n\n[" + deep + "]"), "gpt.toml:3" + said);
+    EXPECT_EQ(refusal_of(deep + " = 1"), "gpt.toml:1" + said);
+    EXPECT_EQ(refusal_of("x = [\n{" + deep + " = 1}]"), "gpt.toml:2" + said);
+    // Strings that end otherwise than they seem to must not hide what follows
+    for (const std::string text : {R"('''a'''')", R"("""a""""")", R"("\"")", R"('\')", R"("#")", R"('"')", R"("'")"})
+        EXPECT_EQ(refusal_of("x = {y = " + text + ", " + deep + " = 1}"), "gpt.toml:1" + said) << text;
+    std::string quoted;
+    for (int i = 0; i < 20; ++i)
+        quoted += R"("=[.". '#'  .)";
+    EXPECT_EQ(refusal_of(quoted + "a = 1"), "gpt.toml:1" + said);
+    const std::string dots = "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s.t";
+    EXPECT_EQ(parse("# " + dots + "\ndata.reader = '" + dots + "'").get(reader), dots);
+    EXPECT_EQ(parse("data.files = [\"" + dots + "\", '''" + dots + "''']").get(files).size(), 2u);
+    EXPECT_EQ(parse("", {"data.reader=" + deep}).get(reader), deep);
+    EXPECT_EQ(refusal_of("x = " + std::string(100'000, '[')).substr(0, 9), "gpt.toml:");
+}
+
+TEST(Config, RefusesFilesThatNeverEnd) {
+    const Folder folder;
+    const std::string device = folder.write("device.toml", "base = '/dev/zero'\n");
+    EXPECT_EQ(refusal([&] { Config::load(device, {}, keys()); }),
+              device + ":1:8: base = \"/dev/zero\": /dev/zero has over 4194304 bytes, which no config has");
 }
 
 TEST(Config, RefusesUnknownNames) {

@@ -120,9 +120,9 @@ TEST(Tokenizer, TrainingRefusesWhatItCannotMake) {
 
 TEST(Tokenizer, LoadingRefusesWhatIsNoTokenizer) {
     const std::vector<std::pair<std::string, std::string>> cases = {
-        {"", "tokenizer: the text is not JSON"},
-        {"{\"kind\":", "tokenizer: the text is not JSON"},
-        {"\xff", "tokenizer: the text is not JSON"},
+        {"", "tokenizer: the text is not JSON (byte 1)"},
+        {"{\"kind\":", "tokenizer: the text is not JSON (byte 9)"},
+        {"\xff", "tokenizer: the text is not JSON (byte 1)"},
         {"[]", "tokenizer: the JSON is no object"},
         {"{}", "tokenizer: there is no string 'kind'"},
         {R"({"kind":3})", "tokenizer: there is no string 'kind'"},
@@ -137,6 +137,12 @@ TEST(Tokenizer, LoadingRefusesWhatIsNoTokenizer) {
         {R"({"kind":"character","code_points":[55296]})", "tokenizer: 55296 is no Unicode code point"},
         {R"({"kind":"character","code_points":[18446744073709551615]})",
          "tokenizer: 18446744073709551615 is no Unicode code point"},
+        {R"({"kind":"character","code_points":[[1]]})",
+         "tokenizer: entry 0 of 'code_points' holds something that is no id"},
+        {R"({"kind":"character","code_points":[1],"code_points":[2]})",
+         "tokenizer: the key 'code_points' stands there twice"},
+        {R"({"kind":"byte","a":[[[[[[[[[1]]]]]]]]]})", "tokenizer: JSON nested more than 8 deep"},
+        {R"({"kind":"bpe","merges":[7]})", "tokenizer: entry 0 of 'merges' is no pair"},
         {R"({"kind":"bpe","merges":[[1,2,3]]})", "tokenizer: entry 0 of 'merges' is no pair"},
         {R"({"kind":"bpe","merges":[[1,2.5]]})", "tokenizer: entry 0 of 'merges' holds something that is no id"},
         {R"({"kind":"bpe","merges":[[1,4294967297]]})", "tokenizer: merge 0 joins the tokens 1 and 4294967297"},

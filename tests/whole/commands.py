@@ -97,7 +97,7 @@ def check_generate():
 
 
 def check_inspect():
-    out = runs.tessera("inspect", "two").out
+    out = runs.tessera("checkpoint", "inspect", "two").out
     for expected in (r"^checkpoint two/checkpoints/step-00000040$", r"^step 40, written by 2 ranks, 27 tensors, ",
                      r"^embedding.weight +\(18, 32\)  f32 ", r"^optimizer.second_moment/norm.scale +\(32\)  f32 ", r"^seed +1$",
                      r"^data.next_sample +320$", r"^steps = 40$"):

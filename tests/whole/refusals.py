@@ -97,9 +97,21 @@ WITHOUT_CHECKPOINT = [
     (["generate", "empty"], "empty"),
     (["generate", "nowhere"], "nowhere"),
     (["evaluate", "empty"], "empty"),
-    (["inspect", "empty"], "empty"),
-    (["inspect", "nowhere"], "nowhere"),
-    (["inspect"], "found no argument; usage: tessera inspect CHECKPOINT|RUN"),
+    (["checkpoint", "inspect", "empty"], "empty"),
+    (["checkpoint", "inspect", "nowhere"], "nowhere"),
+    (["checkpoint"], "found no argument; usage: tessera checkpoint inspect|verify"),
+    (["checkpoint", "inspekt", "empty"], "no checkpoint command named 'inspekt'; did you mean 'inspect'?"),
+    (["checkpoint", "inspect"], "checkpoint inspect: expected one checkpoint or run"),
+    (["checkpoint", "diff", "empty"], "checkpoint diff: expected two checkpoints or runs"),
+    (["checkpoint", "average", "empty"], "empty"),
+    (["checkpoint", "export", "empty"], "checkpoint export: say --safetensors, --hdf5-single or --llmc, and a file"),
+    (["checkpoint", "export", "empty", "--llmc", "a", "--safetensors", "b"], "--safetensors or --llmc, one at a time"),
+    (["checkpoint", "export", "empty", "--llmc", "a", "--dtype", "bf61"], "--dtype: no dtype named 'bf61'; did you mean 'bf16'?"),
+    (["checkpoint", "import", "text.txt"], "checkpoint import: say --to RUN, the folder to put it into"),
+    (["checkpoint", "import", "nowhere.safetensors", "--to", "new"], "cannot open nowhere.safetensors: No such file or directory"),
+    (["checkpoint", "import", "text.txt", "--to", "new"], "text.txt is no safetensors file"),
+    (["train", "deep.toml"], "deep.toml:1: a name of more than 16 parts"),
+    (["train", "device.toml"], "/dev/zero has over 4194304 bytes, which no config has"),
     (["train", "gpt.toml", "checkpoint.resume=nowhere"], "nowhere"),
     (["verify", "--threads", "2", "gpt.toml"], "--threads is of ranks to start: say --ranks, too"),
     (["verify", "--plant", "drop:loss", "gpt.toml"], "no collective named 'loss': one rank needs none"),
@@ -162,6 +174,8 @@ def write_inputs():
         pathlib.Path(f"{name}.toml").write_text(text.replace(old, new), encoding="utf-8")
     pathlib.Path("section.toml").write_text("[modle]\ndim = 3\n", encoding="utf-8")
     pathlib.Path("syntax.toml").write_text("[model]\ndim = = 3\n", encoding="utf-8")
+    pathlib.Path("deep.toml").write_text(".".join("a" * 50_000) + " = 1\n", encoding="utf-8")
+    pathlib.Path("device.toml").write_text('base = "/dev/zero"\n', encoding="utf-8")
     tokens = [index % 50 for index in range(600)]
     runs.write_tokens("good.bin", tokens)
     runs.write_tokens("magic.bin", tokens, magic=7)
