@@ -156,7 +156,7 @@ std::string Saver::newest_here(std::int64_t before, std::vector<std::string>& sk
     const std::size_t known = skipped.size();
     std::string newest = newest_checkpoint(folder_, &skipped, before);
     for (std::size_t i = known; i < skipped.size(); ++i)
-        log_.warning("passed over: " + skipped[i]);
+        log_.warning("not resumed from: " + skipped[i]);
     return newest;
 }
 

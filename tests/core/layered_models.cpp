@@ -197,9 +197,9 @@ void train(const Config& config, Communicator& communicator, std::mutex& mutex, 
             outcome.numbers.push_back(floats_of(stream, executor.view(loss.value))[0]);
         outcome.numbers.push_back(floats_of(stream, executor.view(experiment.gradient_norm))[0]);
     }
-    const SavedState state = state_to_save(program, executor, communicator.rank());
+    const std::vector<TensorPart> parts = parts_to_save(program, memory_of(executor), communicator.rank());
     const std::lock_guard lock(mutex);
-    for (const TensorPart& part : state.parts) {
+    for (const TensorPart& part : parts) {
         if (part.dtype != DType::f32) continue;
         std::vector<float>& whole = outcome.weights[part.name];
         whole.resize(static_cast<std::size_t>(part.whole.count()));
