@@ -191,6 +191,20 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     return layout;
 }
 
+// Roles may say that a weight is shared out where it can be: not one that can is no tensor parallelism.
+void check_tensor(const Config& config, const Program& program) {
+    const Mesh& mesh = program.layout.mesh;
+    for (int axis = 0; axis < mesh.axis_count(); ++axis) {
+        if (mesh.axis(axis).name != "tensor") continue;
+        const auto is_shared = [&](ValueId id) {
+            return program.plan.value(id).placements[static_cast<std::size_t>(axis)] != Placement::replicate();
+        };
+        if (std::ranges::none_of(program.model.graph.of_kind(ValueKind::parameter), is_shared))
+            config.refuse(parallelism_tensor.name,
+                          "no two neighbouring layers of this model can be shared out evenly over so many ranks");
+    }
+}
+
 // The validation split in whole micro-batches; what is left over at its end is not evaluated.
 std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
                                       int ranks) {
@@ -316,6 +330,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
                                                 config.get(training_max_norm), program.model.loss_scale);
     recompute(program.model.graph, recomputation(config));
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
+    check_tensor(config, program);
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] =
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));

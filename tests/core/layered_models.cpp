@@ -269,6 +269,13 @@ TEST(LayeredModels, ShareOutPairsOfProducts) {
     EXPECT_EQ(rests("fc1.bias"), Placement::replicate());
     EXPECT_EQ(rests("conv2.weight"), Placement::replicate()); // in groups
     EXPECT_EQ(rests("fc2.weight"), Placement::replicate());
+    const Config five = config_of(cnn, {"parallelism.tensor_parallel_degree=5"}); // which divides no pair
+    EXPECT_THAT(
+        [&] {
+            plan_training(five, {0, 5, true}, nullptr, CpuStream(1));
+        },
+        testing::ThrowsMessage<ConfigError>(HasSubstr("no two neighbouring layers of this model can be shared "
+                                                      "out evenly over so many ranks")));
 }
 
 TEST(LayeredModels, RefuseWhatDoesNotFit) {
