@@ -14,7 +14,8 @@
 // means that there is none. factor: one f32, read when the kernel runs; where it is 0 the call changes nothing.
 namespace tessera::kernels {
 
-// norm = sqrt(square_sum)   factor = min(1, max_norm / (norm + 1e-6)), or 1 when max_norm <= 0; NaN stays NaN.
+// norm = sqrt(square_sum)   factor = min(1, max_norm / (norm + 1e-6)), or 1 when max_norm <= 0; 0 where
+// the norm is not finite: a step that changes nothing.
 void clip_factor(CpuStream& stream, ConstView square_sum, float max_norm, View norm, View factor);
 void clip_factor(CudaStream& stream, ConstView square_sum, float max_norm, View norm, View factor);
 

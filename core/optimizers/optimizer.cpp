@@ -181,7 +181,7 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
 }
 
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
-                         double max_norm, const std::optional<LossScale>& loss_scale) {
+                         const StepControl& control) {
     const Graph::PhaseGuard guard(graph, Phase::update);
     const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
     std::vector<std::int64_t> counts;
@@ -190,10 +190,12 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     const ValueId block_sums = graph.apply_one(std::make_shared<SquareSums>(), "square_sums", gradients);
     const ValueId square_sum =
         graph.apply_one(std::make_shared<Total>(std::move(counts)), "gradient_square_sum", {block_sums});
-    const std::vector<ValueId> clip = loss_scale
-                                          ? append_unscale(graph, *loss_scale, square_sum, max_norm)
-                                          : graph.apply(std::make_shared<ClipFactor>(max_norm), "clip", {square_sum});
-    append_updates(graph, parameters, gradients, optimizer, clip[1]);
+    const std::vector<ValueId> clip =
+        control.loss_scale ? append_unscale(graph, *control.loss_scale, square_sum, control.max_norm)
+                           : graph.apply(std::make_shared<ClipFactor>(control.max_norm), "clip", {square_sum});
+    const ValueId factor =
+        control.guard == nullptr ? clip[1] : append_judgement(graph, *control.guard, control.loss, clip[0], clip[1]);
+    append_updates(graph, parameters, gradients, optimizer, factor);
     graph.keep(clip[0]);
     return clip[0];
 }

@@ -5,6 +5,7 @@
 
 #include "core/config.hpp"
 #include "core/graph/graph.hpp"
+#include "core/optimizers/guard.hpp"
 #include "core/optimizers/loss_scale.hpp"
 
 #include <memory>
@@ -41,9 +42,16 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config);
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
 std::unique_ptr<Optimizer> make_sgd(const Config& config);
 
-// Appends the update phase for all parameters; with `loss_scale`, of gradients that are multiplied by it. Returns the
-// global gradient norm before clipping (scalar f32, kept).
+// What stands between gradients and the update.
+struct StepControl {
+    double max_norm = 0;                   // 0: no clipping
+    std::optional<LossScale> loss_scale{}; // the gradients are multiplied by it
+    Guard* guard = nullptr;                // null: none; is told where its verdict is
+    ValueId loss = no_value;               // for the guard: the step's
+};
+
+// Appends the update phase for all parameters. Returns the global gradient norm before clipping (scalar f32, kept).
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
-                         double max_norm, const std::optional<LossScale>& loss_scale = std::nullopt);
+                         const StepControl& control);
 
 } // namespace tessera

@@ -326,8 +326,12 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     program.model = build_model(config, experiment.sizes, Purpose::train);
     const std::vector<ValueId> gradients =
         differentiate(program.model.graph, program.model.loss(), program.model.losses_beside);
+    experiment.guard = append_guard(program.model.graph, config, program.model.loss_scale.has_value());
     experiment.gradient_norm = append_optimizer(program.model.graph, gradients, *make_optimizer(config),
-                                                config.get(training_max_norm), program.model.loss_scale);
+                                                {.max_norm = config.get(training_max_norm),
+                                                 .loss_scale = program.model.loss_scale,
+                                                 .guard = experiment.guard ? &*experiment.guard : nullptr,
+                                                 .loss = program.model.loss()});
     recompute(program.model.graph, recomputation(config));
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     check_tensor(config, program);

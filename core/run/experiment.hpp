@@ -6,6 +6,7 @@
 #include "core/data/dataset.hpp"
 #include "core/data/loader.hpp"
 #include "core/model.hpp"
+#include "core/optimizers/guard.hpp"
 #include "core/plan/plan.hpp"
 #include "core/run/batch.hpp"
 
@@ -89,6 +90,7 @@ struct Experiment {
 
     Program train;
     ValueId gradient_norm = no_value;
+    std::optional<Guard> guard{};
     Program evaluate;
     std::int64_t evaluation_batches = 0; // 0: there is no validation split
     Program generate;                    // without data or targets; planned when asked for

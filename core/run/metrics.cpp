@@ -108,6 +108,7 @@ std::string json_line(const StepRecord& record) {
     json["learning_rate"] = number(record.learning_rate);
     if (!(record.loss_scale < 0)) json["loss_scale"] = number(record.loss_scale);
     if (record.skipped_steps >= 0) json["skipped_steps"] = record.skipped_steps;
+    if (!record.divergence.empty()) json["divergence"] = record.divergence;
     json[fmt::format("{}s_per_second", record.unit)] = number(record.units_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
@@ -137,6 +138,8 @@ std::int64_t Metrics::log_every(const Config& config) {
 
 void Metrics::step(const StepRecord& record) {
     file_.write(json_line(record) + '\n');
+    if (!record.divergence.empty())
+        log_.warning(fmt::format("step {} changes nothing: {}", record.step, record.divergence));
     const double remaining = eta(record);
     const bool due = record.step % log_every_ == 0 || logged_ == 0 || record.step == record.steps;
     ++logged_;

@@ -51,11 +51,14 @@ void Saver::save(std::int64_t steps_done) {
     log_.info(fmt::format("saved {}/step-{:08d}", folder_, steps_done));
 }
 
-// Rank 0 looks, all ranks take its word: they must not disagree about a folder that changes under them.
 std::string Saver::checkpoint_to_resume() const {
     const std::string resume = ground_.config.get(checkpoint_resume);
     if (resume == "never") return {};
-    if (resume != "auto") return resume;
+    return resume == "auto" ? newest() : resume;
+}
+
+// Rank 0 looks, all ranks take its word: they must not disagree about a folder that changes under them.
+std::string Saver::newest() const {
     std::string newest;
     if (team_.rank == 0) {
         std::vector<std::string> skipped;
@@ -92,6 +95,46 @@ void Saver::set_aside_after(std::int64_t step) {
         log_.info(fmt::format("this run starts from step {}: a checkpoint of a later step is now {}", step, path));
 }
 
+void Saver::restore(const Checkpoint& checkpoint) {
+    const std::vector<std::string> started = restore_tensors(checkpoint, experiment_.train, executor_);
+    if (!started.empty())
+        log_.info(
+            fmt::format("{} has none of these, which start anew: {}", checkpoint.folder(), fmt::join(started, ", ")));
+}
+
+// Of those that open; empty when there is none.
+std::string Saver::newest_of_interval(std::int64_t steps_done) const {
+    std::string found;
+    const std::int64_t last = interval_ > 0 ? steps_done / interval_ * interval_ : 0;
+    for (std::int64_t step = last; team_.rank == 0 && found.empty() && step > 0; step -= interval_) {
+        const std::string path = fmt::format("{}/step-{:08d}", folder_, step);
+        try {
+            if (std::filesystem::exists(path)) found = Checkpoint(path).folder();
+        } catch (const ConfigError& error) {
+            log_.warning(fmt::format("not rolled back to: {}", error.what()));
+        }
+    }
+    return team_.broadcast(found);
+}
+
+void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
+    std::string path = newest_of_interval(steps_done);
+    if (path.empty()) path = newest();
+    if (path.empty())
+        throw SystemError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
+    const Checkpoint checkpoint(path);
+    restore(checkpoint);
+    const std::int64_t given_up = steps_done - checkpoint.step();
+    HostCopy skipped(executor_.stream(), executor_.view(experiment_.guard->skipped_steps));
+    skipped.load();
+    *skipped.view().as<float>() += static_cast<float>(given_up);
+    skipped.store();
+    if (team_.rank != 0) return;
+    log_.warning(fmt::format("rolled back to the weights of {}; steps given up: {} to {}, whose batches do not come "
+                             "again",
+                             path, checkpoint.step() + 1, steps_done));
+}
+
 std::int64_t Saver::start_or_resume() {
     const std::string path = checkpoint_to_resume();
     if (path.empty()) {
@@ -102,7 +145,7 @@ std::int64_t Saver::start_or_resume() {
     }
     const Checkpoint checkpoint(path);
     check_same_experiment(checkpoint);
-    restore_tensors(checkpoint, experiment_.train, executor_);
+    restore(checkpoint);
     if (checkpoint.step() >= experiment_.steps)
         log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
     log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, checkpoint.step(),

@@ -34,8 +34,17 @@ public:
     bool due(std::int64_t steps_done, bool last) const;
     void save(std::int64_t steps_done); // called by all ranks together
 
+    // Takes weights and states of the newest checkpoint of the interval (where there is none, of any), so that it does
+    // not matter whether the run was stopped and saved in between. Leaves out what has been trained since: the batches
+    // up to now do not come again, nor do those steps count as updates. Called by all ranks together. SystemError,
+    // which ends with `reason`, when there is no checkpoint.
+    void roll_back(std::int64_t steps_done, const std::string& reason);
+
 private:
+    std::string newest() const;
+    std::string newest_of_interval(std::int64_t steps_done) const;
     std::string checkpoint_to_resume() const;
+    void restore(const Checkpoint& checkpoint);
     void set_aside_after(std::int64_t step);
     void check_same_experiment(const Checkpoint& checkpoint) const;
 

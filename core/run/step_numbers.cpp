@@ -7,22 +7,57 @@
 
 #include <array>
 #include <cmath>
-#include <fmt/core.h>
+#include <fmt/ranges.h>
 
 namespace tessera {
 
 StepNumbers::StepNumbers(const Experiment& experiment, const Executor& executor)
     : experiment_(experiment), executor_(executor) {
-    read_loss_scale();
+    restart();
 }
 
 float StepNumbers::number_of(ValueId id) const { return number(executor_.stream(), executor_.view(id)); }
 
-void StepNumbers::read_loss_scale() {
+void StepNumbers::restart() {
     const auto& loss_scale = experiment_.train.model.loss_scale;
-    if (!loss_scale) return;
-    loss_scale_ = number_of(loss_scale->scale);
-    skipped_steps_ = static_cast<std::int64_t>(number_of(loss_scale->skipped_steps));
+    const auto& guard = experiment_.guard;
+    if (loss_scale) loss_scale_ = number_of(loss_scale->scale);
+    skipped_steps_ = 0;
+    if (loss_scale) skipped_steps_ += static_cast<std::int64_t>(number_of(loss_scale->skipped_steps));
+    if (guard) skipped_steps_ += static_cast<std::int64_t>(number_of(guard->skipped_steps));
+}
+
+// What the guard found, as a sentence; and whether training may go on.
+void StepNumbers::judge(StepRecord& record) {
+    const Guard& guard = *experiment_.guard;
+    HostCopy verdict(executor_.stream(), executor_.view(guard.verdict));
+    verdict.load();
+    const float* found = verdict.view().as<float>();
+    const int wrong = static_cast<int>(found[0]);
+    if (wrong == 0) {
+        odd_in_a_row_ = 0;
+        return;
+    }
+    std::vector<std::string> what;
+    const auto add = [&](int odd, std::string_view name, double value, float score) {
+        what.push_back(odd == kernels::loss_not_finite || odd == kernels::norm_not_finite
+                           ? fmt::format("the {} is {}", name, std::isnan(value) ? "not a number" : "infinite")
+                           : fmt::format("the {} {:.4g} is {:.1f} standard deviations above the mean of the last {} "
+                                         "good steps",
+                                         name, value, score, guard.window));
+    };
+    for (const int odd : {kernels::loss_not_finite, kernels::loss_outlier})
+        if (wrong & odd) add(odd, "loss", record.loss, found[1]);
+    for (const int odd : {kernels::norm_not_finite, kernels::norm_outlier})
+        if (wrong & odd) add(odd, "gradient norm", record.grad_norm, found[2]);
+    const std::int64_t samples = experiment_.batch.global;
+    record.divergence = fmt::format("{}; its samples are numbers {} to {} of the order", fmt::join(what, ", "),
+                                    (record.step - 1) * samples, record.step * samples - 1);
+    if (guard.policy == GuardPolicy::stop)
+        throw SystemError(fmt::format("diverged at step {}: {}", record.step, record.divergence));
+    if (++odd_in_a_row_ >= guard.most_in_a_row)
+        throw SystemError(fmt::format("diverged at step {}, odd steps in a row: {} ({}): {}", record.step,
+                                      odd_in_a_row_, guard_most.name, record.divergence));
 }
 
 void StepNumbers::read_routing(StepRecord& record, double units) const {
@@ -52,12 +87,13 @@ void StepNumbers::read(StepRecord& record) {
     record.grad_norm = number_of(experiment_.gradient_norm);
     record.loss_scale = loss_scale_;
     const std::int64_t skipped_before = skipped_steps_;
-    read_loss_scale();
-    if (loss_scale_ >= 0) record.skipped_steps = skipped_steps_;
+    restart();
+    if (loss_scale_ >= 0 || experiment_.guard) record.skipped_steps = skipped_steps_;
     if (loss_scale_ >= 0 && loss_scale_ < 1)
         throw SystemError(fmt::format("diverged at step {}: in f16 the gradients are not finite at any loss scale down "
                                       "to 1 (skipped steps: {}); use a lower learning rate, or bf16",
                                       record.step, skipped_steps_));
+    if (experiment_.guard) return judge(record);
     if (skipped_steps_ > skipped_before) return;
     if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))
         throw SystemError(

@@ -14,22 +14,28 @@ public:
     // Once weights and states have started or are restored. All arguments outlive this.
     StepNumbers(const Experiment& experiment, const Executor& executor);
 
-    // Steps so far whose gradients were not finite at their loss scale, and which changed nothing.
+    // Steps so far that changed nothing: whose gradients were not finite at their loss scale, or that the guard found
+    // odd; and those that were given up since.
     std::int64_t skipped_steps() const { return skipped_steps_; }
 
     // Fills the fields of `record`, whose step is over. Every rank holds the same bits, so that all throw together:
-    // SystemError when loss or gradients are not finite, in f16 only once the loss scale is below 1.
+    // SystemError when loss or gradients are not finite, in f16 only once the loss scale is below 1; with a guard, when
+    // it found the step odd and its policy is to stop, or too many were odd in a row.
     void read(StepRecord& record);
+
+    // To be called when states have been restored.
+    void restart();
 
 private:
     float number_of(ValueId id) const;
-    void read_loss_scale();
+    void judge(StepRecord& record);
     void read_routing(StepRecord& record, double tokens) const;
 
     const Experiment& experiment_;
     const Executor& executor_;
     float loss_scale_ = -1; // of the next step
     std::int64_t skipped_steps_ = 0;
+    std::int64_t odd_in_a_row_ = 0;
 };
 
 } // namespace tessera

@@ -15,6 +15,7 @@ bool Trainer::train() {
         train_step(step);
         const std::int64_t done = step + 1;
         const bool last = done == experiment_.steps;
+        if (audit_.due(done)) audit_.run(done);
         const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
         if (!stop && evaluation_.due(done, last)) evaluate(done);
         if (stop || saver_.due(done, last)) save(done);
@@ -42,6 +43,13 @@ void Trainer::record_step(std::int64_t step, double rate) {
     numbers_.read(record);
     throughput_.measure(record, {loader_.seconds_waited(), executor_.seconds_waited()});
     if (metrics_ != nullptr) metrics_->step(record);
+    if (!record.divergence.empty() && experiment_.guard->policy == GuardPolicy::rollback) roll_back(record);
+}
+
+void Trainer::roll_back(const StepRecord& record) {
+    saver_.roll_back(record.step, record.divergence);
+    numbers_.restart();
+    throughput_.restart();
 }
 
 void Trainer::evaluate(std::int64_t steps_done) {
@@ -60,6 +68,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
     Saver::check_keys(config);
     Evaluation::check_keys(config);
+    ReplicaAudit::check_keys(config);
     Metrics::log_every(config);
     config.get(run_cuda_graph);
     Log::wants_color(config);
@@ -72,6 +81,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
       executor_(experiment.train.layout, experiment.train.plan, memory_, ground.groups, ground.stream,
                 ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
+      audit_(ground, experiment, executor_, log),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_),
       loader_(ground.dataset, SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.seed)),

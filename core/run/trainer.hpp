@@ -8,6 +8,7 @@
 #include "core/run/executor.hpp"
 #include "core/run/experiment.hpp"
 #include "core/run/metrics.hpp"
+#include "core/run/replica_audit.hpp"
 #include "core/run/saver.hpp"
 #include "core/run/step_numbers.hpp"
 #include "core/run/stop_request.hpp"
@@ -38,6 +39,7 @@ public:
 private:
     void train_step(std::int64_t step);
     void record_step(std::int64_t step, double rate);
+    void roll_back(const StepRecord& record);
     void evaluate(std::int64_t steps_done);
     void save(std::int64_t steps_done);
 
@@ -47,6 +49,7 @@ private:
     Executor executor_;
     Evaluation evaluation_;
     Saver saver_;
+    ReplicaAudit audit_;
     Schedule schedule_;
     const StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off

@@ -6,6 +6,7 @@
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/run/host_copy.hpp"
+#include "core/run/step_numbers.hpp"
 #include "core/run/weights.hpp"
 
 #include <algorithm>
@@ -60,11 +61,8 @@ Verification::Verification(const Ground& ground, const Experiment& one, const Ex
 Verification::~Verification() = default;
 
 StepState Verification::state_of(std::int64_t number) const {
-    StepState state{one_->experiment.seed, number, 0, schedule_.rate(number), 0};
-    if (const auto& scale = one_->program.model.loss_scale)
-        state.skipped_steps =
-            static_cast<std::int64_t>(tessera::number(ground_.stream, one_->executor.view(scale->skipped_steps)));
-    return state;
+    return {one_->experiment.seed, number, 0, schedule_.rate(number),
+            StepNumbers(one_->experiment, one_->executor).skipped_steps()};
 }
 
 // `on_batch` is told the place of each micro-batch in the rank's share, when its inputs are there.

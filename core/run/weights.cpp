@@ -12,11 +12,10 @@
 namespace tessera {
 namespace {
 
-std::vector<ValueId> persistent_values(const Graph& graph) {
-    std::vector<ValueId> ids = graph.of_kind(ValueKind::parameter);
-    const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
-    ids.insert(ids.end(), states.begin(), states.end());
-    return ids;
+void start_state(const Value& value, const View& view, Stream& stream) {
+    HostCopy copy(stream, view);
+    std::fill_n(copy.view().as<float>(), copy.view().count(), value.start);
+    copy.store();
 }
 
 // Text as whole words: views have no type for bytes.
@@ -103,6 +102,13 @@ std::vector<Piece> pieces_to_save(const Value& value, const PlannedValue& planne
 
 } // namespace
 
+std::vector<ValueId> persistent_values(const Graph& graph) {
+    std::vector<ValueId> ids = graph.of_kind(ValueKind::parameter);
+    const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
+    ids.insert(ids.end(), states.begin(), states.end());
+    return ids;
+}
+
 void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed) {
     const Graph& graph = program.model.graph;
     for (const ValueId id : graph.of_kind(ValueKind::parameter)) {
@@ -135,9 +141,7 @@ void initialize_states(const Program& program, const Executor& executor) {
     for (const ValueId id : graph.of_kind(ValueKind::optimizer_state)) {
         const Value& value = graph.value(id);
         if (value.parameter) continue; // memory starts at 0, and so do these
-        HostCopy copy(executor.stream(), executor.view(id));
-        std::fill_n(copy.view().as<float>(), copy.view().count(), value.start);
-        copy.store();
+        start_state(value, executor.view(id), executor.stream());
     }
 }
 
@@ -159,10 +163,17 @@ SavedState state_to_save(const Program& program, const Executor& executor, int r
     return state;
 }
 
-void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor) {
+std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program,
+                                         const Executor& executor) {
     const Graph& graph = program.model.graph;
+    std::vector<std::string> started;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
+        if (!checkpoint.has(value.name) && value.kind == ValueKind::optimizer_state && !value.parameter) {
+            start_state(value, executor.view(id), executor.stream());
+            started.push_back(value.name);
+            continue;
+        }
         if (!checkpoint.has(value.name))
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
@@ -174,6 +185,7 @@ void restore_tensors(const Checkpoint& checkpoint, const Program& program, const
             checkpoint.read(value.name, start_of(piece.box), view_from(all, piece.first, piece.box.shape()));
         copy.store();
     }
+    return started;
 }
 
 Team team_of(Communicator& communicator, Stream& stream) {

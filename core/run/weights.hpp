@@ -9,6 +9,9 @@
 
 namespace tessera {
 
+// Parameters, then optimizer states, in the order of the graph.
+std::vector<ValueId> persistent_values(const Graph& graph);
+
 // Starts every parameter as its ParameterInfo says. An element's value depends on seed, name and index alone.
 void initialize_weights(const Program& program, const Executor& executor, std::uint64_t seed);
 
@@ -24,8 +27,10 @@ struct SavedState {
 SavedState state_to_save(const Program& program, const Executor& executor, int rank);
 
 // Reads this rank's boxes of the program's parameters and, where the program has any, optimizer states. ConfigError
-// when a tensor is missing or has another shape.
-void restore_tensors(const Checkpoint& checkpoint, const Program& program, const Executor& executor);
+// when a tensor is missing or has another shape; but states of no parameter (of a loss scale, of the guard) that the
+// checkpoint has none of start anew. Returns their names.
+std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program,
+                                         const Executor& executor);
 
 // A team for saving, made of a communicator's ranks.
 Team team_of(Communicator& communicator, Stream& stream);

@@ -114,7 +114,7 @@ void clip_factor(CpuStream&, ConstView square_sum, float max_norm, View norm, Vi
     const float root = std::sqrt(*square_sum.as<float>());
     const float wanted = max_norm / (root + 1e-6f);
     *norm.as<float>() = root;
-    *factor.as<float>() = max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
+    *factor.as<float>() = !std::isfinite(root) ? 0.0f : max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
 }
 
 void adam(CpuStream& stream, const Adam& settings, ConstView pace, ConstView factor, const AdamTensors& tensors) {

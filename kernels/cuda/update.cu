@@ -6,6 +6,8 @@
 #include "kernels/update.hpp"
 #include "kernels/update_step.hpp"
 
+#include <cfloat>
+
 namespace tessera::kernels {
 namespace {
 
@@ -137,7 +139,7 @@ __global__ void clip_factor_kernel(const float* square_sum, float max_norm, floa
     const float root = sqrtf(*square_sum);
     const float wanted = max_norm / (root + 1e-6f);
     *norm = root;
-    *factor = max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
+    *factor = !(root <= FLT_MAX) ? 0.0f : max_norm <= 0 || wanted > 1 ? 1.0f : wanted;
 }
 
 } // namespace

@@ -77,7 +77,7 @@ struct Trained {
     explicit Trained(const Settings& settings) {
         const ValueId loss = graph.apply(std::make_shared<Quadratic>(), "quadratic", {w, b})[2];
         const Config config = config_of(settings);
-        norm = append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config), settings.max_norm);
+        norm = append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config), {.max_norm = settings.max_norm});
     }
 };
 

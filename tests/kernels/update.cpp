@@ -286,7 +286,11 @@ TYPED_TEST(Update, TheClipFactor) {
     EXPECT_EQ(clip(16, 5), 1);
     EXPECT_EQ(clip(16, 0), 1);
     EXPECT_EQ(clip(0, 1), 1);
-    EXPECT_TRUE(std::isnan(clip(std::nan(""), 1)));
+    for (const float max_norm : {0.0f, 1.0f})
+        for (const double odd : {static_cast<double>(INFINITY), std::nan("")}) {
+            EXPECT_EQ(clip(odd, max_norm), 0) << "the step would change weights";
+            EXPECT_FALSE(std::isfinite(norm[0]));
+        }
 }
 
 TYPED_TEST(Update, WrongCountsAreRefused) {

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that diverges, because its learning rate grows until it does: the guard stops it, or skips the steps, or goes
+back to a checkpoint; the same on any number of ranks, and when the run is stopped and resumed on the way."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import runs
+
+KEYS = {
+    "data.reader": "synthetic", "data.vocab_size": 40, "data.synthetic_tokens": 20000,
+    "model.n_layers": 2, "model.n_heads": 2, "model.dim": 32,
+    "training.steps": 50, "training.seq_len": 16, "training.global_batch_size": 8, "training.local_batch_size": 2,
+    "training.max_norm": 0, "optimizer.name": "sgd", "optimizer.momentum": 0, "optimizer.lr": 14,
+    "optimizer.weight_decay": 0, "lr_scheduler.type": "constant", "lr_scheduler.warmup_steps": 60,
+    "checkpoint.interval": 10, "guard.z_score": 6, "guard.window": 16, "guard.max_in_a_row": 5,
+}
+SKIP, ROLL_BACK = "guard.policy=skip", "guard.policy=rollback"
+
+
+def numbers(folder):
+    return [(record["step"], record["skipped_steps"], "divergence" in record) for record in runs.metrics(folder, "step")]
+
+
+def check_stop():
+    run = runs.train("guard.toml", "run.folder=stop", ranks=2, code=1)
+    assert "diverged at step 29: the loss " in run.err and "its samples are numbers 224 to 231 of the order" in run.err, run.err
+    assert [path.name for path in runs.checkpoints("stop")] == ["step-00000010", "step-00000020"], "an odd step was saved"
+
+
+def check_skip():
+    run = runs.train("guard.toml", "run.folder=skip", SKIP, ranks=2, code=1)
+    assert run.out.count(" changes nothing: the loss ") == 4, run.out
+    assert "diverged at step 33, odd steps in a row: 5 (guard.max_in_a_row): the loss " in run.err, run.err
+    assert numbers("skip")[27:] == [(28, 0, False)] + [(step, step - 28, True) for step in range(29, 33)], numbers("skip")
+
+
+def check_roll_back():
+    """What has been trained since the checkpoint counts as skipped; its batches and numbers of steps do not come again."""
+    run = runs.train("guard.toml", "run.folder=alone", ROLL_BACK)
+    assert "rolled back to the weights of alone/checkpoints/step-00000020; steps given up: 21 to 29" in run.out, run.out
+    assert numbers("alone")[27:30] == [(28, 0, False), (29, 1, True), (30, 9, False)], numbers("alone")
+    whole = runs.read("alone")
+    runs.train("guard.toml", "run.folder=three", ROLL_BACK, ranks=3)
+    runs.expect_same(whole, runs.read("three"), "rolled back on 3 ranks")
+    runs.train("guard.toml", "run.folder=parts", ROLL_BACK, "training.steps=33", ranks=2)
+    runs.train("guard.toml", "run.folder=parts", ROLL_BACK)
+    parts = runs.read("parts")
+    runs.expect_same(whole._replace(evaluations={}), parts._replace(evaluations={}), "stopped after it was rolled back")
+    assert numbers("parts") == numbers("alone")
+
+
+def check_nowhere_to_go():
+    run = runs.train("guard.toml", "run.folder=nowhere", ROLL_BACK, "checkpoint.interval=0", code=1)
+    assert "no checkpoint to roll back to after step 29: the loss " in run.err, run.err
+
+
+runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM # without CUDA's libraries, which take 0.3 s to load
+os.environ["TESSERA_EMULATION_DEVICES"] = "0"
+with runs.folder():
+    runs.write_config("guard.toml", KEYS)
+    check_stop()
+    check_skip()
+    check_roll_back()
+    check_nowhere_to_go()
+print("a run that diverges stops, skips or goes back, alike on all ranks")
