@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <fmt/format.h>
 
 namespace tessera {
 
@@ -17,6 +18,15 @@ std::int64_t at_least_0(const Config& config, const Key<std::int64_t>& key) {
     return value;
 }
 
+constexpr std::int64_t most_of_a_sample = 1 << 24;
+
+std::int64_t count_in(const Config& config, const Key<std::int64_t>& key) {
+    const std::int64_t value = config.get(key);
+    if (value < 0 || value > most_of_a_sample)
+        config.refuse(key.name, fmt::format("must be from 0 to {}", most_of_a_sample));
+    return value;
+}
+
 void read_image_keys(const Config& config, DatasetOptions& options) {
     options.label_files = config.get(data_label_files);
     options.validation_label_files = config.get(data_validation_label_files);
@@ -24,10 +34,11 @@ void read_image_keys(const Config& config, DatasetOptions& options) {
     if (!options.validation_files.empty() && options.validation_label_files.empty())
         config.refuse(data_validation_label_files.name, "names no file of labels");
     options.image_shape = config.get(data_image_shape);
-    const bool positive = std::ranges::all_of(options.image_shape, [](std::int64_t size) { return size > 0; });
-    if (!options.image_shape.empty() && (options.image_shape.size() != 3 || !positive))
-        config.refuse(data_image_shape.name, "expected [height, width, channels], each at least 1");
-    options.classes = at_least_0(config, data_classes);
+    const auto fits = [](std::int64_t size) { return size > 0 && size <= 65536; };
+    if (!options.image_shape.empty() &&
+        (options.image_shape.size() != 3 || !std::ranges::all_of(options.image_shape, fits)))
+        config.refuse(data_image_shape.name, "expected [height, width, channels], each from 1 to 65536");
+    options.classes = count_in(config, data_classes);
 }
 
 void read_table_keys(const Config& config, DatasetOptions& options) {
@@ -35,11 +46,11 @@ void read_table_keys(const Config& config, DatasetOptions& options) {
     options.header = config.get(data_header);
     options.label_column = config.get(data_label_column);
     options.targets = config.get(data_target_columns);
-    options.features = at_least_0(config, data_features);
+    options.features = count_in(config, data_features);
     if (options.label_column.empty() == options.targets.empty())
         config.refuse(data_label_column.name, "say what is to be found: data.label_column, a category, or "
                                               "data.target_columns, numbers");
-    if (!options.label_column.empty()) options.classes = at_least_0(config, data_classes);
+    if (!options.label_column.empty()) options.classes = count_in(config, data_classes);
 }
 
 void read_text_keys(const Config& config, DatasetOptions& options) {

@@ -23,7 +23,8 @@ double deviation_in(const ConfigItem& item) {
 
 std::int64_t positive(const ConfigItem& item, const Key<std::int64_t>& key) {
     const std::int64_t value = item.get(key);
-    if (value < 1) item.refuse(key.name, "must be at least 1");
+    constexpr std::int64_t most = 1 << 24;
+    if (value < 1 || value > most) item.refuse(key.name, fmt::format("must be from 1 to {}", most));
     return value;
 }
 

@@ -5,6 +5,7 @@
 #include "core/data/options.hpp"
 #include "core/graph/recompute.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/plan/passes.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/nearest_name.hpp"
@@ -191,6 +192,21 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     return layout;
 }
 
+// Roles may say that a weight is shared out where it can be: not one that can is no tensor parallelism.
+void check_tensor(const Config& config, const Program& program, const PlacedGraph& placed) {
+    const Mesh& mesh = program.layout.mesh;
+    for (int axis = 0; axis < mesh.axis_count(); ++axis) {
+        if (mesh.axis(axis).name != "tensor") continue;
+        const auto is_shared = [&](ValueId id) {
+            return placed.placements[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] !=
+                   Placement::replicate();
+        };
+        if (std::ranges::none_of(program.model.graph.of_kind(ValueKind::parameter), is_shared))
+            config.refuse(parallelism_tensor.name,
+                          "no two neighbouring layers of this model can be shared out evenly over so many ranks");
+    }
+}
+
 // The validation split in whole micro-batches; what is left over at its end is not evaluated.
 std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
                                       int ranks) {
@@ -328,6 +344,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                  .loss = program.model.loss()});
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
+    check_tensor(config, program, *train_.placed);
     if (!evaluates) return;
     if (dataset != nullptr)
         experiment.evaluation_batches =

@@ -10,6 +10,7 @@ namespace tessera::kernels {
 namespace {
 
 constexpr int warps = 4; // of a block
+constexpr float infinity = std::numeric_limits<float>::infinity();
 
 template <class T> __global__ void __launch_bounds__(32 * warps)
     accuracy_kernel(const T* __restrict__ logits, const std::int32_t* __restrict__ targets, std::int64_t rows,
@@ -17,7 +18,7 @@ template <class T> __global__ void __launch_bounds__(32 * warps)
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32;
     if (row >= rows) return;
-    float largest = -std::numeric_limits<float>::infinity();
+    float largest = -infinity;
     int place = 0;
     for (std::int64_t c = lane; c < columns; c += 32) {
         const float logit = cuda::to_float(logits[row * columns + c]);

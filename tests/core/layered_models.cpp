@@ -269,6 +269,13 @@ TEST(LayeredModels, ShareOutPairsOfProducts) {
     EXPECT_EQ(rests("fc1.bias"), Placement::replicate());
     EXPECT_EQ(rests("conv2.weight"), Placement::replicate()); // in groups
     EXPECT_EQ(rests("fc2.weight"), Placement::replicate());
+    const Config five = config_of(cnn, {"parallelism.tensor_parallel_degree=5"}); // which divides no pair
+    EXPECT_THAT(
+        [&] {
+            plan_training(five, {0, 5, true}, nullptr, CpuStream(1));
+        },
+        testing::ThrowsMessage<ConfigError>(HasSubstr("no two neighbouring layers of this model can be shared "
+                                                      "out evenly over so many ranks")));
 }
 
 TEST(LayeredModels, RefuseWhatDoesNotFit) {
@@ -287,7 +294,7 @@ TEST(LayeredModels, RefuseWhatDoesNotFit) {
         {layer("type = 'linear'\noutput = 5"),
          "layers.toml:21:1: no key of [[model.layers]] named 'output'; did you mean 'outputs'?"},
         {layer("type = 'linear'\noutputs = 'x'"), "layers.toml:21:1: outputs = 'x': expected an integer"},
-        {layer("type = 'linear'"), "outputs = 0: must be at least 1"},
+        {layer("type = 'linear'"), "outputs = 0: must be from 1 to"},
         {layer("name = 'c'"), "layers.toml:19:1: a layer without a type"},
         {conv + layer("type = 'relu'\ninputs = ['d']"), "inputs = [\"d\"]: no layer or field of the data named 'd'"},
         {layer("name = 'a'\ntype = 'relu'\ninputs = ['b']") + layer("name = 'b'\ntype = 'relu'\ninputs = ['a']"),

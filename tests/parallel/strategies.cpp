@@ -56,3 +56,17 @@ TEST(Strategies, DataParallelReplicatesTheModelAndShardsSamples) {
         EXPECT_EQ(placement, Placement::replicate());
     EXPECT_EQ(strategy->activation(), Placement::shard(0));
 }
+
+TEST(Strategies, TensorParallelSharesOutEvenlyOrByRoleNotAtAll) {
+    const auto strategy = make_strategy("tensor", {"tensor", 3});
+    const auto rests = [&](const char* role, const Shape& shape) {
+        return strategy->place({"w", shape, role, 0}).rest;
+    };
+    EXPECT_EQ(rests("column_if_even", {6, 4}), Placement::shard(0));
+    EXPECT_EQ(rests("row_if_even", {4, 6}), Placement::shard(1));
+    EXPECT_EQ(rests("channels_if_even", {4, 5, 5, 6}), Placement::shard(3));
+    EXPECT_EQ(rests("column_if_even", {4, 6}), Placement::replicate());
+    EXPECT_EQ(rests("row_if_even", {6, 4}), Placement::replicate());
+    EXPECT_EQ(rests("channels_if_even", {6, 6, 6, 2}), Placement::replicate());
+    EXPECT_THROW(rests("column", {4, 6}), ConfigError);
+}
