@@ -136,8 +136,8 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
     if (type != "gpt") config.refuse(model_type.name, no_such_name("model", type, {"gpt"}));
     Model model;
     const TensorType ids{{sizes.batch, sizes.sequence_length}, DType::i32};
-    model.tokens = model.graph.input("tokens", ids);
-    if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
+    model.tokens = model.graph.input("tokens", ids, "tokens");
+    if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids, "tokens");
     Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
     const auto [logits, mixtures] = gpt_logits(config, sizes, builder, model.tokens);
     if (!mixtures.empty()) model.choices = config.get(model_choices);

@@ -28,6 +28,7 @@ public:
             const Value& value = graph_.values()[i];
             if (value.kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(value));
             if (is_shared_input(value)) share_input(static_cast<ValueId>(i));
+            shares_data_ = shares_data_ || (is_read(value) && of_input(value) != Placement::replicate());
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
         find_transferred();
@@ -45,10 +46,14 @@ private:
         return strategy_.place({value.name, value.type.shape, value.parameter->role, value.parameter->layer});
     }
 
+    Placement of_input(const Value& value) const {
+        return strategy_.input({value.name, value.type.shape, value.role});
+    }
+
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
         case ValueKind::input: // what a micro-batch does not bring along is the same everywhere
-            return is_of_samples(value) && axis_ == layout_.data_axis ? strategy_.input() : Placement::replicate();
+            return is_of_samples(value) && axis_ == layout_.data_axis ? of_input(value) : Placement::replicate();
         case ValueKind::optimizer_state:
             return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
@@ -65,10 +70,10 @@ private:
 
     // All ranks of an axis but the data axis read the same samples. Where they share them out, each takes its part.
     bool is_shared_input(const Value& value) const {
-        return is_read(value) && axis_ != layout_.data_axis && strategy_.input() != Placement::replicate();
+        return is_read(value) && axis_ != layout_.data_axis && of_input(value) != Placement::replicate();
     }
 
-    void share_input(ValueId id) { parts_.emplace(id, moved(id, strategy_.input(), Phase::forward)); }
+    void share_input(ValueId id) { parts_.emplace(id, moved(id, of_input(graph_.value(id)), Phase::forward)); }
 
     // A weight that is there before the first micro-batch.
     static bool is_ready(const Value& value) {
@@ -229,7 +234,7 @@ private:
     // gathered from there.
     double cost_of_exchange(Placement to) const {
         if (to == strategy_.activation()) return 1;
-        return strategy_.input() == Placement::replicate() ? ranks_ : 1.5;
+        return shares_data_ ? 1.5 : ranks_;
     }
 
     // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But
@@ -348,6 +353,7 @@ private:
     std::vector<bool> weights_;   // by ValueId, of those that were there before this pass
     std::vector<Placement> uses_; // of the same
     bool stays_in_use_ = true;    // weights that rest elsewhere are led there once a step
+    bool shares_data_ = false;    // of what is read from the data the ranks take parts
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
     std::map<ValueId, ValueId> parts_; // of inputs
