@@ -6,6 +6,7 @@
 #include "parallel/layout/mesh.hpp"
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace tessera {
@@ -30,6 +31,9 @@ public:
 
     // A mesh with at most one axis above size 1, whose ranks are those of `communicator` (ranks as threads, in tests).
     Groups(const Mesh& mesh, Communicator& communicator);
+
+    // Communicators that others own, by axis, and one over all ranks (ranks as threads on a mesh, in tests).
+    Groups(std::vector<Communicator*> axes, Communicator& all) : axes_(std::move(axes)), all_(&all) {}
 
     Communicator& axis(int index) { return *axes_.at(static_cast<std::size_t>(index)); }
     Communicator& all() { return *all_; }
