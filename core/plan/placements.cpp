@@ -46,9 +46,7 @@ private:
         return strategy_.place({value.name, value.type.shape, value.parameter->role, value.parameter->layer});
     }
 
-    Placement of_input(const Value& value) const {
-        return strategy_.input({value.name, value.type.shape, value.role});
-    }
+    Placement of_input(const Value& value) const { return strategy_.input({value.name, value.type.shape, value.role}); }
 
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
@@ -87,7 +85,7 @@ private:
         for (const Value& value : graph_.values())
             weights_.push_back(is_ready(value));
         for (const Node& node : graph_.nodes()) {
-            if (!node.op->transfer()) continue;
+            if (!node.op->transfer() || is_within_op(node.op->transfer()->collective)) continue;
             if (is_weight(node.inputs[0])) weights_[static_cast<std::size_t>(node.outputs[0])] = true;
             if (graph_.value(node.outputs[0]).accumulated) sums_.emplace(node.inputs[0], node.outputs[0]);
         }
@@ -146,7 +144,7 @@ private:
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
         if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
             return append(std::move(node), *std::move(outputs));
-        if (place_around_ring(node, types, inputs)) return;
+        if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
@@ -161,6 +159,20 @@ private:
         if (!ring) return false;
         node.op = ring->op;
         append(std::move(node), ring->outputs);
+        return true;
+    }
+
+    bool place_with_halo(Node node, const std::vector<TensorType>& types, const std::vector<Placement>& inputs) {
+        if (!strategy_.exchanges_halos()) return false;
+        const auto halo = node.op->with_halo(axis_, ranks_, types, inputs);
+        if (!halo) return false;
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            if (cost_of_moving(node.inputs[i], inputs[i], halo->inputs[i], node.phase) == impossible) return false;
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            if (inputs[i] != halo->inputs[i])
+                node.inputs[i] = moved(node.inputs[i], halo->inputs[i], node.phase, node.layer);
+        node.op = halo->op;
+        append(std::move(node), halo->outputs);
         return true;
     }
 
@@ -282,7 +294,8 @@ private:
     // The backward pass takes over what is no larger than what it would be made of again.
     ValueId there_already(ValueId id, Placement to, Phase phase) const {
         if (const auto found = moved_.find({id, to.kind, to.value, phase}); found != moved_.end()) return found->second;
-        const bool grows = to == Placement::replicate();
+        const bool grows = to == Placement::replicate() &&
+                           placements_.used[static_cast<std::size_t>(id)][at()] != Placement::partial();
         return phase != Phase::backward || grows ? no_value : there_already(id, to, Phase::forward);
     }
 

@@ -206,6 +206,7 @@ Plan make_plan(const Graph& graph, const Layout& layout, int rank, const Stream&
         throw InternalError("a layout needs one strategy per axis of its mesh");
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
+    plan.coordinate = coordinate;
     share_out(layout, coordinate[static_cast<std::size_t>(layout.data_axis)], plan);
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));

@@ -69,6 +69,7 @@ struct AxisDegree {
 constexpr std::array mesh_axes = {
     AxisDegree{"pipeline", &parallelism_pipeline}, AxisDegree{"data", &parallelism_data},
     AxisDegree{"expert", &parallelism_expert},     AxisDegree{"context", &parallelism_context},
+    AxisDegree{"spatial", &parallelism_spatial},   AxisDegree{"spatial_width", &parallelism_spatial_width},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -168,6 +169,17 @@ void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
                                   rows, expert * context, context == 1 ? "expert" : "expert and context"));
 }
 
+// A model that reads no images has none to share out.
+void check_images(const Config& config, const Graph& graph, const Mesh& mesh) {
+    const bool reads_images =
+        std::ranges::any_of(graph.values(), [](const Value& value) { return value.role == "image"; });
+    for (const auto& [name, key] : mesh_axes)
+        for (int index = 0; index < mesh.axis_count() && !reads_images; ++index)
+            if (name.starts_with("spatial") && mesh.axis(index).name == name && mesh.axis(index).size > 1)
+                config.refuse(key->name, fmt::format("the model reads no images that {} ranks could share out",
+                                                     mesh.axis(index).size));
+}
+
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
@@ -219,6 +231,7 @@ void plan_evaluation_program(const Config& config, const RankView& view, const S
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
+    check_images(config, program.model.graph, program.layout.mesh);
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     check_same_weights(experiment.train, program);
     MemoryNeed need = program.plan.memory; // for any number of micro-batches: it is not known without the data
@@ -309,6 +322,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
+    check_images(config, program.model.graph, program.layout.mesh);
     const std::vector<ValueId> gradients =
         differentiate(program.model.graph, program.model.loss, program.model.losses_beside);
     experiment.gradient_norm = append_optimizer(program.model.graph, gradients, *make_optimizer(config),

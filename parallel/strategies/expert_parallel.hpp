@@ -18,7 +18,7 @@ public:
     // ConfigError where experts cannot be shared out evenly.
     ParameterPlacement place(const ParameterDescription& parameter) const override;
     Placement input(const InputDescription& input) const override; // Shard(0): dim 0 counts samples
-    Placement activation() const override; // likewise
+    Placement activation() const override;                         // likewise
 
 private:
     std::string axis_;

@@ -40,6 +40,9 @@ public:
     // A Shard over the axis cuts a dim zig-zag (layout/zigzag.hpp), and ops that can do so send parts around the ring
     // of its ranks rather than gather or exchange them.
     virtual bool zigzag() const { return false; }
+    // What an op on images sees beyond the edges of a Shard is fetched from the ranks that hold it (layout/halo.hpp)
+    // rather than gathered.
+    virtual bool exchanges_halos() const { return false; }
     // Gradients and loss are summed over the axis in every micro-batch, not once a step.
     virtual bool sums_every_micro_batch() const { return false; }
 };

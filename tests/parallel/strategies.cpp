@@ -67,6 +67,11 @@ TEST(Strategies, AnInputIsPlacedByItsRole) {
     EXPECT_EQ(of("context", tokens), Placement::shard(1));
     EXPECT_EQ(of("context", image), Placement::replicate());
     EXPECT_EQ(of("context", labels), Placement::replicate());
+    EXPECT_EQ(of("spatial", image), Placement::shard(1));
+    EXPECT_EQ(of("spatial_width", image), Placement::shard(2));
+    for (const std::string_view name : {"spatial", "spatial_width"})
+        for (const InputDescription& input : {tokens, labels})
+            EXPECT_EQ(of(name, input), Placement::replicate());
     for (const InputDescription& input : {tokens, image, labels}) {
         EXPECT_EQ(of("data", input), Placement::shard(0));
         EXPECT_EQ(of("expert", input), Placement::shard(0));
