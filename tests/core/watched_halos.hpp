@@ -45,6 +45,13 @@ public:
     void receive(Stream& stream, View view, int from) override { watched_.receive(stream, view, from); }
     void shift(Stream& stream, ConstView send, View receive) override { watched_.shift(stream, send, receive); }
     void barrier(Stream& stream) override { watched_.barrier(stream); }
+    Ticket post(Stream& stream, ConstView view, int to, int channel) override {
+        return watched_.post(stream, view, to, channel);
+    }
+    Ticket expect(Stream& stream, View view, int from, int channel) override {
+        return watched_.expect(stream, view, from, channel);
+    }
+    void finish(Ticket ticket) override { watched_.finish(ticket); }
 
 private:
     Communicator& watched_;
