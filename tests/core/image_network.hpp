@@ -44,8 +44,8 @@ struct Settings {
 class Network {
 public:
     explicit Network(const Settings& settings) : dtype_(settings.dtype) {
-        images = graph_.input("images", {{rows, settings.height, width, 3}, dtype_}, "image");
-        labels = graph_.input("labels", {{rows, 1, 1}, DType::i32});
+        const ValueId images = graph_.input("images", {{rows, settings.height, width, 3}, dtype_}, "image");
+        const ValueId labels = graph_.input("labels", {{rows, 1, 1}, DType::i32});
         const WindowDim three{.size = 3, .before = 1, .after = 1},
             half{.size = 3, .stride = 2, .before = 1, .after = 1};
         ValueId x = convolution(0, images, 8, {three, three}, 1, "column");
@@ -70,7 +70,7 @@ public:
 
     Graph take() && { return std::move(graph_); }
 
-    ValueId images, labels, loss, norm;
+    ValueId loss, norm;
 
 private:
     ValueId weight(const std::string& name, const Shape& shape, const std::string& role) {
@@ -93,13 +93,15 @@ private:
     int layer_ = -1;
 };
 
-inline Program program_of(const Settings& settings) {
+struct Described { // but for the plan, which is a rank's own
     Program program;
+    ValueId loss, norm;
+};
+
+inline Described describe(const Settings& settings) {
     Network network(settings);
-    program.model.tokens = network.images;
-    program.model.targets = network.labels;
-    program.model.loss = network.loss;
-    program.model.logits = network.norm;
+    Described described{{}, network.loss, network.norm};
+    Program& program = described.program;
     program.model.graph = std::move(network).take();
     program.layout.mesh = Mesh(settings.axes);
     program.layout.data_axis = program.layout.mesh.axis_named("data");
@@ -112,7 +114,7 @@ inline Program program_of(const Settings& settings) {
     program.layout.micro_batches = micro_batches;
     const auto data = static_cast<std::size_t>(program.layout.data_axis);
     program.layout.rounds = program.layout.strategies[data]->sums_every_micro_batch();
-    return program;
+    return described;
 }
 
 // Numbers that tell the samples of a run apart, of a class that they have something to do with.
@@ -137,7 +139,7 @@ struct Record {
 
 inline Record train_rank(const Settings& settings, int rank, Groups& groups) {
     Stream stream = CpuStream(1);
-    Program program = program_of(settings);
+    auto [program, loss, norm] = describe(settings);
     const Mesh& mesh = program.layout.mesh;
     program.plan = make_plan(program.model.graph, program.layout, rank, stream);
     std::vector<std::unique_ptr<WatchedHalos>> watched;
@@ -162,8 +164,8 @@ inline Record train_rank(const Settings& settings, int rank, Groups& groups) {
             next += program.plan.stride;
         });
         executor.update(state);
-        record.losses.push_back(*executor.view(program.model.loss).as<float>());
-        record.norms.push_back(*executor.view(program.model.logits).as<float>());
+        record.losses.push_back(*executor.view(loss).as<float>());
+        record.norms.push_back(*executor.view(norm).as<float>());
     }
     for (const auto& axis : watched)
         record.halo_bytes += axis->halo_bytes();

@@ -79,7 +79,7 @@ TEST(SpatialTraining, ALostNumberIsFound) {
 TEST(SpatialTraining, NothingButHalosAndSumsTravels) {
     const Stream stream = CpuStream(1);
     const Settings settings{.axes = {{"data", 1}, {"spatial", 3}}};
-    Program program = program_of(settings);
+    Program program = std::move(describe(settings).program);
     program.plan = make_plan(program.model.graph, program.layout, 1, stream);
     for (const Transfers& transfers : transfers_of(program.plan, program.layout)) {
         if (transfers.collective == Collective::halo) continue;
@@ -108,7 +108,7 @@ TEST(SpatialTraining, NothingButHalosAndSumsTravels) {
 // Whoever sends most is waited for: a rank at the edge of the image has one neighbour and waits as long as the others.
 TEST(SpatialTraining, ACostIsThatOfTheRankThatSendsMost) {
     const Stream stream = CpuStream(1);
-    Program program = program_of({.axes = {{"data", 1}, {"spatial", 3}}});
+    Program program = std::move(describe({.axes = {{"data", 1}, {"spatial", 3}}}).program);
     std::vector<double> forward;
     for (const int rank : {0, 1}) {
         program.plan = make_plan(program.model.graph, program.layout, rank, stream);
