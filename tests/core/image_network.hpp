@@ -20,7 +20,7 @@
 
 namespace tessera::images {
 
-inline constexpr std::int64_t rows = 2, width = 6, classes = 5, micro_batches = 4;
+inline constexpr std::int64_t rows = 2, width = 6, classes = 5, micro_batches = 2;
 
 struct Settings {
     std::vector<MeshAxis> axes;

@@ -42,9 +42,8 @@ void expect_trains_as_one_rank(Settings settings) {
 } // namespace
 
 TEST(SpatialTraining, StripsOfAnyHeightTrainAsOneRankDoes) {
-    for (const int ranks : {2, 3, 4})
-        for (const std::int64_t height : {9, 3}) // of 3 rows some rank of 4 has none
-            expect_trains_as_one_rank({.axes = {{"data", 1}, {"spatial", ranks}}, .height = height});
+    for (const auto& [ranks, height] : {std::pair{2, 9}, {3, 9}, {4, 3}}) // of 3 rows some rank of 4 has none
+        expect_trains_as_one_rank({.axes = {{"data", 1}, {"spatial", ranks}}, .height = height});
     // Ten, since what bf16 rounds otherwise grows from step to step.
     expect_trains_as_one_rank({.axes = {{"data", 1}, {"spatial", 3}}, .dtype = DType::bf16, .steps = 10});
 }
