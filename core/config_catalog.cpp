@@ -107,6 +107,8 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_schedule),
         key_info(parallelism_sequence),
         key_info(parallelism_shared_memory),
+        key_info(parallelism_spatial),
+        key_info(parallelism_spatial_width),
         key_info(parallelism_tensor),
         key_info(parallelism_zero),
         key_info(run_cuda_graph),

@@ -156,12 +156,22 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
 
 } // namespace
 
+namespace {
+
+// What strategies decide by (parallel/strategies/strategy.hpp).
+std::string role_of(const Field& field, const SampleForm& sample) {
+    if (sample.is_text()) return "tokens";
+    return field.shape.rank() == 3 ? "image" : "";
+}
+
+} // namespace
+
 void declare_inputs(Model& model, const ModelSizes& sizes, Purpose purpose) {
     for (const Field& field : sizes.sample.fields) {
         Shape shape{sizes.batch};
         for (int dim = 0; dim < field.shape.rank(); ++dim)
             shape.append(field.shape[dim]);
-        model.inputs.push_back(model.graph.input(field.name, {shape, field.dtype}));
+        model.inputs.push_back(model.graph.input(field.name, {shape, field.dtype}, role_of(field, sizes.sample)));
         if (purpose == Purpose::generate) return;
     }
 }

@@ -43,6 +43,12 @@ Link link_of_ring(Collective collective, const AxisPlace& place, const Machine& 
     return {std::max(near.alpha, far.alpha), std::min(near.beta, place.per_node * far.beta)};
 }
 
+// To the neighbours on both sides. Where the ranks lie on several nodes, those at a node's edge are awaited.
+double halo_seconds(std::int64_t sent_bytes, const AxisPlace& place, const Machine& machine) {
+    const Link& link = place.on_one_node() ? machine.within_node.send : machine.between_nodes.send;
+    return std::min(2, place.ranks - 1) * link.alpha + static_cast<double>(sent_bytes) / link.beta;
+}
+
 } // namespace
 
 AxisPlace place_of(const Mesh& mesh, int axis, int rank, int ranks_per_node) {
@@ -61,6 +67,7 @@ double seconds_of(Collective collective, std::int64_t whole_bytes, const AxisPla
     if (place.ranks == 1 || collective == Collective::none || collective == Collective::slice) return 0;
     check_known(place, machine);
     if (collective == Collective::send) return seconds_of_send(whole_bytes, place, machine);
+    if (collective == Collective::halo) return halo_seconds(whole_bytes, place, machine);
     if (collective == Collective::all_to_all)
         return all_to_all_seconds(static_cast<double>(whole_bytes), place, machine);
     const Link link = link_of_ring(collective, place, machine);

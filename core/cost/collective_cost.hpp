@@ -24,6 +24,7 @@ AxisPlace place_of(const Mesh& mesh, int axis, int rank, int ranks_per_node);
 // ranks:
 //   all_gather, reduce_scatter, broadcast   (p-1) alpha + (p-1)/p n / beta      all_reduce   twice that
 //   all_to_all                              (p-1) alpha + (p-1)/p^2 n / beta
+//   halo, n being what a rank sends         min(2, p-1) alpha + n / beta
 // A ring over several nodes goes at the pace of its slowest part: the group's ranks on a node share what leaves it.
 // Throws ConfigError where the machine says nothing of links that the axis needs.
 double seconds_of(Collective collective, std::int64_t whole_bytes, const AxisPlace& place, const Machine& machine);

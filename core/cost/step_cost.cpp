@@ -61,25 +61,40 @@ std::int64_t bytes_of(const std::vector<TensorType>& types) {
     return bytes;
 }
 
+// Of halos, by the rank that sends most: those at an edge of the image have one neighbour.
+std::vector<Moved> most_moved_by(const OnMachine& on, const Node& node) {
+    std::vector<Moved> most = moved_by(node, on.plan, on.layout, on.plan.coordinate);
+    for (std::size_t i = 0; i < most.size(); ++i) {
+        if (most[i].transfer.collective != Collective::halo) continue;
+        std::vector<int> coordinate = on.plan.coordinate;
+        int& place = coordinate[static_cast<std::size_t>(most[i].transfer.axis)];
+        for (place = 0; place < on.layout.mesh.axis(most[i].transfer.axis).size; ++place)
+            most[i].bytes = std::max(most[i].bytes, moved_by(node, on.plan, on.layout, coordinate)[i].bytes);
+    }
+    return most;
+}
+
 // Adds a call to its phase and returns its seconds.
 double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
     const std::vector<TensorType> in = seen_types(on, node.inputs, node.phase);
     const std::vector<TensorType> out = seen_types(on, node.outputs, node.phase);
     const std::optional<Op::Transfer> transfer = node.op->transfer();
     double moving = 0;
-    if (transfer && transfer->collective != Collective::slice) {
-        const auto axis = static_cast<std::size_t>(transfer->axis);
-        const std::int64_t whole = whole_bytes(node, *transfer, on.plan, on.layout); // 0: between other stages
-        if (whole > 0) moving = seconds_of(transfer->collective, whole, on.places[axis], on.machine);
-        cost.transfers[axis] += moving;
-        if (transfer->collective != Collective::ring) return moving; // a ring is in the middle of work
+    for (const Moved& moved : most_moved_by(on, node)) {
+        const auto axis = static_cast<std::size_t>(moved.transfer.axis);
+        if (moved.bytes == 0) continue;
+        const double seconds = seconds_of(moved.transfer.collective, moved.bytes, on.places[axis], on.machine);
+        cost.transfers[axis] += seconds;
+        moving += seconds;
     }
     const bool slices = transfer && transfer->collective == Collective::slice;
+    if (transfer && !slices && !is_within_op(transfer->collective)) return moving;
     std::int64_t bytes = slices ? 2 * bytes_of(out) : bytes_of(in) + bytes_of(out);
     for (const int written : node.op->writes())
         bytes += in[static_cast<std::size_t>(written)].bytes();
     double flops = node.op->flops(in, out);
-    if (moving > 0) flops *= on.layout.mesh.axis(transfer->axis).size; // its rows meet the keys of all ranks
+    if (moving > 0 && transfer->collective == Collective::ring)
+        flops *= on.layout.mesh.axis(transfer->axis).size; // its rows meet the keys of all ranks
     const bool attention = node.op->name().find("attention") != std::string_view::npos;
     const DType dtype = in[0].dtype;
     const double speed = attention ? on.machine.attention_flops(dtype) : on.machine.product_flops(dtype);

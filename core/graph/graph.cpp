@@ -14,8 +14,8 @@ ValueId Graph::append(Value value) {
     return static_cast<ValueId>(values_.size() - 1);
 }
 
-ValueId Graph::input(std::string name, TensorType type) {
-    return append({.name = std::move(name), .type = type, .kind = ValueKind::input});
+ValueId Graph::input(std::string name, TensorType type, std::string role) {
+    return append({.name = std::move(name), .type = type, .kind = ValueKind::input, .role = std::move(role)});
 }
 
 ValueId Graph::step_input(std::string name, TensorType type, StepFunction of_step) {

@@ -37,6 +37,7 @@ struct Value {
     std::string name;
     TensorType type;
     ValueKind kind = ValueKind::computed;
+    std::string role{};                       // of an input that is read from the data: see Graph::input
     Phase phase = Phase::forward;             // of the producing node; when it must be there, for the others
     std::int32_t producer = -1;               // node index; -1 for inputs, parameters and states
     bool accumulated = false;                 // summed over the step's micro-batches (f32), then over the ranks
@@ -65,8 +66,9 @@ struct Node {
 
 class Graph {
 public:
-    // Written from outside before each micro-batch.
-    ValueId input(std::string name, TensorType type);
+    // Written from outside before each micro-batch. What its samples are is for strategies to decide by: "tokens",
+    // "image", or "" (parallel/strategies/strategy.hpp).
+    ValueId input(std::string name, TensorType type, std::string role = {});
     // An input that is a function of the step and the micro-batch, written before the current phase begins. Asked for
     // twice by name, it is one value.
     ValueId step_input(std::string name, TensorType type, StepFunction of_step);

@@ -126,19 +126,35 @@ public:
         return std::nullopt;
     }
 
-    // The op that does the same on the ranks of an axis, over which the inputs are placed so (Shard: zig-zag), and
-    // sends parts around their ring while it runs; and where its outputs then are. It is the same on every rank.
-    // Nothing when there is no such way.
-    struct Ring {
+    // An op that does the same on the ranks of an axis, and itself sends between them while it runs; and where its
+    // outputs then are. It is the same on every rank.
+    struct Substitute {
         std::shared_ptr<const Op> op;
         std::vector<Placement> outputs;
+        std::vector<Placement> inputs{}; // where it wants them; none: where they are
     };
-    virtual std::optional<Ring> around_ring(int /*axis*/, int /*ranks*/, std::span<const TensorType>,
-                                            std::span<const Placement>) const {
+    // That sends parts around the ring of ranks, over which the inputs are placed so (Shard: zig-zag). Nothing when
+    // there is no such way.
+    virtual std::optional<Substitute> around_ring(int /*axis*/, int /*ranks*/, std::span<const TensorType>,
+                                                  std::span<const Placement>) const {
+        return std::nullopt;
+    }
+    // That fetches what lies beyond the edges of a rank's Shards from the ranks that hold it. Nothing likewise.
+    virtual std::optional<Substitute> with_halo(int /*axis*/, int /*ranks*/, std::span<const TensorType>,
+                                                std::span<const Placement>) const {
         return std::nullopt;
     }
     // Bytes of a rank's parts that travel to all others (Collective::ring), given what it holds.
     virtual std::int64_t travelling_bytes(std::span<const TensorType> /*inputs*/) const { return 0; }
+    // What the rank at these coordinates of the mesh sends to others (Collective::halo), by axis, given what it holds.
+    struct Sent {
+        int axis;
+        std::int64_t bytes;
+    };
+    virtual std::vector<Sent> halos(std::span<const TensorType> /*inputs*/,
+                                    const std::vector<int>& /*coordinate*/) const {
+        return {};
+    }
 
     // Of an op that the plan has inserted, or that sends itself: what it does between the ranks of an axis of the mesh.
     struct Transfer {

@@ -38,10 +38,10 @@ public:
         const auto at = [](int dim) { return Placement::shard(dim); };
         return {{{at(3), at(2), at(1), at(2)}, {at(3)}}, {{at(0), at(0), at(0), at(0)}, {at(0)}}};
     }
-    std::optional<Ring> around_ring(int axis, int ranks, std::span<const TensorType> in,
-                                    std::span<const Placement> inputs) const override {
+    std::optional<Substitute> around_ring(int axis, int ranks, std::span<const TensorType> in,
+                                          std::span<const Placement> inputs) const override {
         if (!on_a_ring(inputs, {1, 1, 2, 1}, in[0].shape[1], ranks)) return std::nullopt;
-        return Ring{make_ring_attention_gradient(axis, ranks, causal_), {Placement::shard(1)}};
+        return Substitute{make_ring_attention_gradient(axis, ranks, causal_), {Placement::shard(1)}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
@@ -81,10 +81,10 @@ public:
         return {{{Placement::shard(3)}, {Placement::shard(2), Placement::shard(1)}},
                 {{Placement::shard(0)}, {Placement::shard(0), Placement::shard(0)}}};
     }
-    std::optional<Ring> around_ring(int axis, int ranks, std::span<const TensorType> in,
-                                    std::span<const Placement> inputs) const override {
+    std::optional<Substitute> around_ring(int axis, int ranks, std::span<const TensorType> in,
+                                          std::span<const Placement> inputs) const override {
         if (!on_a_ring(inputs, {1}, in[0].shape[1], ranks)) return std::nullopt;
-        return Ring{make_ring_attention(axis, ranks, causal_), {Placement::shard(1), Placement::shard(2)}};
+        return Substitute{make_ring_attention(axis, ranks, causal_), {Placement::shard(1), Placement::shard(2)}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {

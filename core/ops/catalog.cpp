@@ -18,6 +18,7 @@ std::vector<OpPointer> op_catalog() {
         make_attention(false),
         make_average_pool(window, true),
         make_average_pool(window, false),
+        make_average_pool({{.size = 5}, {.size = 4}}, false), // of the whole image
         make_cast(DType::f32),
         make_combine(),
         make_convolution(window, 1),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // convolution: of images with filters, in groups, and its two gradients; that of the bias is sum_rows.
 #include "kernels/convolution.hpp"
+#include "core/ops/halo.hpp"
 #include "core/ops/images.hpp"
 #include "core/ops/ops.hpp"
 
@@ -20,9 +21,15 @@ Convolution shape_of(const Shape& x, const Shape& w, const Window& window) {
             .window = window};
 }
 
-double flops_of(const Convolution& shape) {
-    return 2.0 * static_cast<double>(shape.pixels()) * static_cast<double>(shape.filters) *
-           static_cast<double>(shape.taps());
+// Of as many outputs as y, or its gradient, has; w: (K, R, S, C / G).
+double flops_of(const Shape& y, const Shape& w) {
+    return 2.0 * static_cast<double>(y.count()) * static_cast<double>(w.count(1, 4));
+}
+
+using Reads = WindowedOp::Reads;
+
+WindowedOp windowed(OpPointer op, const Window& window, const Shape& image, std::vector<Reads> inputs) {
+    return {.op = std::move(op), .window = window, .height = image[1], .width = image[2], .inputs = std::move(inputs)};
 }
 
 // Where the operands may be: x or its gradient, w or its own, y or its own.
@@ -65,8 +72,19 @@ public:
             [&](auto& s) { return kernels::convolution_input_gradient_workspace_bytes(s, shape, in[0].dtype); },
             stream);
     }
-    double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
-        return flops_of(shape_of(out[0].shape, in[1].shape, window_));
+    double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
+        return flops_of(in[0].shape, in[1].shape);
+    }
+    std::optional<Substitute> with_halo(int axis, int ranks, std::span<const TensorType>,
+                                        std::span<const Placement> inputs) const override {
+        const Shape image{0, height_, width_, channels_};
+        const auto over = [image](const Window& window) {
+            return std::make_shared<ConvolutionInputGradient>(window, image);
+        };
+        WindowedOp op = windowed(over(window_), window_, image, {Reads::seen, Reads::whole});
+        op.to_image = true;
+        op.over = over;
+        return tessera::with_halo(op, axis, ranks, inputs);
     }
     void run(Stream& stream, const Operands& a) const override {
         const Convolution shape = shape_of(a.outputs[0].shape, a.inputs[1].shape, window_);
@@ -105,7 +123,15 @@ public:
             stream);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
-        return flops_of(shape_of(in[1].shape, out[0].shape, window_));
+        return flops_of(in[0].shape, out[0].shape);
+    }
+    std::optional<Substitute> with_halo(int axis, int ranks, std::span<const TensorType> in,
+                                        std::span<const Placement> inputs) const override {
+        const auto over = [](const Window& window) { return std::make_shared<ConvolutionWeightGradient>(window); };
+        WindowedOp op = windowed(over(window_), window_, in[1].shape, {Reads::own, Reads::seen, Reads::whole});
+        op.sums = true;
+        op.over = over;
+        return tessera::with_halo(op, axis, ranks, inputs);
     }
     void run(Stream& stream, const Operands& a) const override {
         const Convolution shape = shape_of(a.inputs[1].shape, a.outputs[0].shape, window_);
@@ -175,8 +201,16 @@ public:
         const Convolution shape = shape_of(in[0].shape, in[1].shape, window_);
         return std::visit([&](auto& s) { return kernels::convolution_workspace_bytes(s, shape, in[0].dtype); }, stream);
     }
-    double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
-        return flops_of(shape_of(in[0].shape, in[1].shape, window_));
+    double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
+        return flops_of(out[0].shape, in[1].shape);
+    }
+    std::optional<Substitute> with_halo(int axis, int ranks, std::span<const TensorType> in,
+                                        std::span<const Placement> inputs) const override {
+        std::vector<Reads> reads{Reads::seen};
+        reads.resize(in.size(), Reads::whole);
+        WindowedOp op = windowed(make_convolution(window_, groups_), window_, in[0].shape, std::move(reads));
+        op.over = [groups = groups_](const Window& window) { return make_convolution(window, groups); };
+        return tessera::with_halo(op, axis, ranks, inputs);
     }
     void run(Stream& stream, const Operands& a) const override {
         const Convolution shape = shape_of(a.inputs[0].shape, a.inputs[1].shape, window_);

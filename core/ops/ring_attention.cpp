@@ -4,6 +4,7 @@
 // halves, so that it runs on the kernels of whole attention; sums over pairs are in f32.
 #include "core/ops/ring_attention.hpp"
 
+#include "core/ops/room.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/attention_merge.hpp"
 #include "kernels/copy.hpp"
@@ -53,22 +54,6 @@ struct Shard {
     RowPlaces in_half(int parts, int part) const { return {part * width(), parts * width(), half() * parts * width()}; }
     kernels::Rows half_rows(int parts) const { return {batch, half(), parts * width()}; }
     kernels::Rows rows(int parts) const { return {batch, tokens, parts * width()}; }
-};
-
-// Tensors one behind the other in a workspace; without one it is only measured.
-class Room {
-public:
-    explicit Room(std::byte* memory = nullptr) : memory_(memory) {}
-    View take(const Shape& shape, DType dtype) {
-        const View view(memory_ == nullptr ? nullptr : memory_ + bytes_, shape, dtype);
-        bytes_ += align_up(view.bytes());
-        return view;
-    }
-    std::int64_t bytes() const { return bytes_; }
-
-private:
-    std::byte* memory_;
-    std::int64_t bytes_ = 0;
 };
 
 void copy_rows(Stream& stream, const kernels::Rows& rows, ConstView x, const RowPlaces& from, View y,

@@ -28,6 +28,7 @@ public:
             const Value& value = graph_.values()[i];
             if (value.kind != ValueKind::computed) set(static_cast<ValueId>(i), of_leaf(value));
             if (is_shared_input(value)) share_input(static_cast<ValueId>(i));
+            shares_data_ = shares_data_ || (is_read(value) && of_input(value) != Placement::replicate());
             if (value.kind == ValueKind::parameter) stays_in_use_ = stays_in_use_ && of_parameter(value).stays_in_use;
         }
         find_transferred();
@@ -47,10 +48,12 @@ private:
         return strategy_.place({value.name, value.type.shape, value.parameter->role, value.parameter->layer});
     }
 
+    Placement of_input(const Value& value) const { return strategy_.input({value.name, value.type.shape, value.role}); }
+
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
         case ValueKind::input: // what a micro-batch does not bring along is the same everywhere
-            return is_of_samples(value) && axis_ == layout_.data_axis ? strategy_.input() : Placement::replicate();
+            return is_of_samples(value) && axis_ == layout_.data_axis ? of_input(value) : Placement::replicate();
         case ValueKind::optimizer_state:
             return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
@@ -67,10 +70,10 @@ private:
 
     // All ranks of an axis but the data axis read the same samples. Where they share them out, each takes its part.
     bool is_shared_input(const Value& value) const {
-        return is_read(value) && axis_ != layout_.data_axis && strategy_.input() != Placement::replicate();
+        return is_read(value) && axis_ != layout_.data_axis && of_input(value) != Placement::replicate();
     }
 
-    void share_input(ValueId id) { parts_.emplace(id, moved(id, strategy_.input(), Phase::forward)); }
+    void share_input(ValueId id) { parts_.emplace(id, moved(id, of_input(graph_.value(id)), Phase::forward)); }
 
     // A weight that is there before the first micro-batch.
     static bool is_ready(const Value& value) {
@@ -84,7 +87,7 @@ private:
         for (const Value& value : graph_.values())
             weights_.push_back(is_ready(value));
         for (const Node& node : graph_.nodes()) {
-            if (!node.op->transfer()) continue;
+            if (!node.op->transfer() || is_within_op(node.op->transfer()->collective)) continue;
             if (is_weight(node.inputs[0])) weights_[static_cast<std::size_t>(node.outputs[0])] = true;
             if (graph_.value(node.outputs[0]).accumulated) sums_.emplace(node.inputs[0], node.outputs[0]);
         }
@@ -143,7 +146,7 @@ private:
         if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
         if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
             return append(std::move(node), *std::move(outputs));
-        if (place_around_ring(node, types, inputs)) return;
+        if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         PlacementRule rule = cheapest_rule(node, types, inputs);
         for (std::size_t i = 0; i < inputs.size(); ++i)
@@ -158,6 +161,20 @@ private:
         if (!ring) return false;
         node.op = ring->op;
         append(std::move(node), ring->outputs);
+        return true;
+    }
+
+    bool place_with_halo(Node node, const std::vector<TensorType>& types, const std::vector<Placement>& inputs) {
+        if (!strategy_.exchanges_halos()) return false;
+        const auto halo = node.op->with_halo(axis_, ranks_, types, inputs);
+        if (!halo) return false;
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            if (cost_of_moving(node.inputs[i], inputs[i], halo->inputs[i], node.phase) == impossible) return false;
+        for (std::size_t i = 0; i < inputs.size(); ++i)
+            if (inputs[i] != halo->inputs[i])
+                node.inputs[i] = moved(node.inputs[i], halo->inputs[i], node.phase, node.layer);
+        node.op = halo->op;
+        append(std::move(node), halo->outputs);
         return true;
     }
 
@@ -231,7 +248,7 @@ private:
     // gathered from there.
     double cost_of_exchange(Placement to) const {
         if (to == strategy_.activation()) return 1;
-        return strategy_.input() == Placement::replicate() ? ranks_ : 1.5;
+        return shares_data_ ? 1.5 : ranks_;
     }
 
     // What an accumulated value costs that the update wants elsewhere: a sum little, since it is taken once a step. But
@@ -280,7 +297,8 @@ private:
     // The backward pass takes over what is no larger than what it would be made of again.
     ValueId there_already(ValueId id, Placement to, Phase phase) const {
         if (const auto found = moved_.find({id, to.kind, to.value, phase}); found != moved_.end()) return found->second;
-        const bool grows = to == Placement::replicate();
+        const bool grows = to == Placement::replicate() &&
+                           placements_.used[static_cast<std::size_t>(id)][at()] != Placement::partial();
         return phase != Phase::backward || grows ? no_value : there_already(id, to, Phase::forward);
     }
 
@@ -351,6 +369,7 @@ private:
     std::vector<bool> weights_;   // by ValueId, of those that were there before this pass
     std::vector<Placement> uses_; // of the same
     bool stays_in_use_ = true;    // weights that rest elsewhere are led there once a step
+    bool shares_data_ = false;    // of what is read from the data the ranks take parts
     std::deque<Node> nodes_;
     std::map<std::tuple<ValueId, Placement::Kind, int, Phase>, ValueId> moved_;
     std::map<ValueId, ValueId> parts_; // of inputs

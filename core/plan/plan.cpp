@@ -220,6 +220,7 @@ Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stre
     const Stages& stages = *graph.stages;
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
+    plan.coordinate = coordinate;
     share_out(layout, coordinate[static_cast<std::size_t>(layout.data_axis)], plan);
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));

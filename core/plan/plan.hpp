@@ -135,6 +135,7 @@ struct Exchange {
 };
 
 struct Plan {
+    std::vector<int> coordinate;             // of the rank, on the mesh's axes
     Graph graph;                             // the graph that was planned, and the collectives that its ops need
     std::array<std::vector<Call>, 4> phases; // by Phase
     std::vector<Part> parts;                 // forward and backward, in the order of their calls

@@ -23,19 +23,32 @@ Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transf
     return found.emplace_back(Transfers{phase, transfer.axis, transfer.collective, 0, runs_of(phase, plan), 0});
 }
 
-} // namespace
+std::vector<TensorType> local_types(const Node& node, const Plan& plan) {
+    std::vector<TensorType> types;
+    for (const ValueId input : node.inputs)
+        types.push_back(plan.value(input).local);
+    return types;
+}
 
 std::int64_t whole_bytes(const Node& node, const Op::Transfer& transfer, const Plan& plan, const Layout& layout) {
     const std::int64_t before = plan.value(node.inputs[0]).local.bytes();
     if (transfer.collective == Collective::all_gather) return plan.value(node.outputs[0]).local.bytes();
     const int ranks = layout.mesh.axis(transfer.axis).size;
-    if (transfer.collective == Collective::ring) {
-        std::vector<TensorType> types;
-        for (const ValueId input : node.inputs)
-            types.push_back(plan.value(input).local);
-        return node.op->travelling_bytes(types) * ranks;
-    }
+    if (transfer.collective == Collective::ring) return node.op->travelling_bytes(local_types(node, plan)) * ranks;
     return transfer.collective == Collective::all_to_all ? before * ranks : before;
+}
+
+} // namespace
+
+std::vector<Moved> moved_by(const Node& node, const Plan& plan, const Layout& layout,
+                            const std::vector<int>& coordinate) {
+    const std::optional<Op::Transfer> transfer = node.op->transfer();
+    if (!transfer || transfer->collective == Collective::slice) return {};
+    if (transfer->collective != Collective::halo) return {{*transfer, whole_bytes(node, *transfer, plan, layout)}};
+    std::vector<Moved> moved;
+    for (const Op::Sent& sent : node.op->halos(local_types(node, plan), coordinate))
+        moved.push_back({{sent.axis, Collective::halo}, sent.bytes});
+    return moved;
 }
 
 std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
@@ -43,14 +56,13 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
     for (const Phase phase : phases)
         for (const Call& call : plan.calls(phase)) {
             const Node& node = plan.graph.nodes()[static_cast<std::size_t>(call.node)];
-            const std::optional<Op::Transfer> transfer = node.op->transfer();
-            if (!transfer || transfer->collective == Collective::slice) continue;
-            const int ranks = layout.mesh.axis(transfer->axis).size;
-            if (whole_bytes(node, *transfer, plan, layout) == 0) continue; // between other stages
-            Transfers& one = entry(found, phase, *transfer, plan);
-            ++one.calls;
-            one.bytes_sent +=
-                one.runs * bytes_sent(transfer->collective, whole_bytes(node, *transfer, plan, layout), ranks);
+            for (const auto& [transfer, bytes] : moved_by(node, plan, layout, plan.coordinate)) {
+                if (bytes == 0) continue; // between other stages, or no row is asked of this rank
+                Transfers& one = entry(found, phase, transfer, plan);
+                ++one.calls;
+                one.bytes_sent +=
+                    one.runs * bytes_sent(transfer.collective, bytes, layout.mesh.axis(transfer.axis).size);
+            }
         }
     for (const Part& part : plan.parts)
         for (const StageMessage& message : part.sends) {

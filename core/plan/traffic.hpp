@@ -24,9 +24,15 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout);
 
 std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout);
 
-// Of what a node that transfers leads elsewhere: the tensor that the ranks of its axis hold together, whatever other
-// axes have cut off it.
-std::int64_t whole_bytes(const Node& node, const Op::Transfer& transfer, const Plan& plan, const Layout& layout);
+// What a node moves over an axis, as bytes_sent() of layout/redistribute.hpp takes it: the bytes of the tensor that the
+// ranks of the axis hold together, whatever other axes have cut off it; of halos what the rank at `coordinate` sends.
+struct Moved {
+    Op::Transfer transfer;
+    std::int64_t bytes = 0; // 0: it moves between other stages
+};
+// None where it moves nothing between ranks; an op that fetches halos may do so over two axes.
+std::vector<Moved> moved_by(const Node& node, const Plan& plan, const Layout& layout,
+                            const std::vector<int>& coordinate);
 
 // In a step, by each rank: all transfers and exchanges on an axis.
 std::int64_t bytes_sent_over(int axis, const Plan& plan, const Layout& layout);

@@ -70,6 +70,7 @@ struct AxisDegree {
 constexpr std::array mesh_axes = {
     AxisDegree{"pipeline", &parallelism_pipeline}, AxisDegree{"data", &parallelism_data},
     AxisDegree{"expert", &parallelism_expert},     AxisDegree{"context", &parallelism_context},
+    AxisDegree{"spatial", &parallelism_spatial},   AxisDegree{"spatial_width", &parallelism_spatial_width},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -174,6 +175,17 @@ void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
                                   rows, expert * context, context == 1 ? "expert" : "expert and context"));
 }
 
+// A model that reads no images has none to share out.
+void check_images(const Config& config, const Graph& graph, const Mesh& mesh) {
+    const bool reads_images =
+        std::ranges::any_of(graph.values(), [](const Value& value) { return value.role == "image"; });
+    for (const auto& [name, key] : mesh_axes)
+        for (int index = 0; index < mesh.axis_count() && !reads_images; ++index)
+            if (name.starts_with("spatial") && mesh.axis(index).name == name && mesh.axis(index).size > 1)
+                config.refuse(key->name, fmt::format("the model reads no images that {} ranks could share out",
+                                                     mesh.axis(index).size));
+}
+
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream) {
     Layout layout;
     layout.mesh = make_mesh(config, view.ranks);
@@ -240,6 +252,7 @@ CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream
     Program& program = experiment.evaluate;
     program.model = build_model(config, experiment.sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
+    check_images(config, program.model.graph, program.layout.mesh);
     return cut_graph(program.model.graph, program.layout);
 }
 
@@ -334,6 +347,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
+    check_images(config, program.model.graph, program.layout.mesh);
     const std::vector<ValueId> gradients =
         differentiate(program.model.graph, program.model.loss(), program.model.losses_beside);
     experiment.guard = append_guard(program.model.graph, config, program.model.loss_scale.has_value());

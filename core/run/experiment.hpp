@@ -48,6 +48,13 @@ inline constexpr Key<std::string> parallelism_context_method{
 inline constexpr Key<std::int64_t> parallelism_expert{
     "parallelism.expert_parallel_degree", 1,
     "ranks that share out the samples of a micro-batch and, in mixtures of experts, the experts; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_spatial{
+    "parallelism.spatial_parallel_degree", 1,
+    "ranks that share out the height of images, which convolutions and poolings exchange the edges of; -1: what is "
+    "left"};
+inline constexpr Key<std::int64_t> parallelism_spatial_width{
+    "parallelism.spatial_parallel_width_degree", 1,
+    "ranks that share out the width of images in the same way; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_tensor{
     "parallelism.tensor_parallel_degree", 1,
     "ranks that share out heads, hidden units and vocabulary; -1: what is left"};

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 namespace tessera {
 
@@ -66,6 +67,11 @@ public:
     // Block i of `send` goes to rank i, where it becomes block number rank(). size() equal blocks along dim 0, which
     // must be divisible by size(). The views do not overlap.
     virtual void all_to_all(Stream& stream, ConstView send, View receive) = 0;
+
+    // Rank i sends bytes[i * size() + j] bytes to rank j: blocks of any sizes, one behind the other in `send` and
+    // `receive` by the other's rank. Every rank is given all sizes, and none sends to itself. The views do not overlap.
+    // Ranks that send each other nothing exchange no message.
+    virtual void all_to_allv(Stream& stream, ConstView send, View receive, std::span<const std::int64_t> bytes) = 0;
 
     virtual void broadcast(Stream& stream, View buffer, int root) = 0;
 

@@ -26,6 +26,27 @@ Range piece_of(Range range, std::int64_t at, std::int64_t limit) {
     return {std::min(range.end, range.begin + at), std::min(range.end, range.begin + at + limit)};
 }
 
+Range UnevenBlocks::in_sent(int from, int to) const {
+    std::int64_t begin = 0;
+    for (int rank = 0; rank < to; ++rank)
+        begin += between(from, rank);
+    return {begin, begin + between(from, to)};
+}
+
+Range UnevenBlocks::in_received(int from, int to) const {
+    std::int64_t begin = 0;
+    for (int rank = 0; rank < from; ++rank)
+        begin += between(rank, to);
+    return {begin, begin + between(from, to)};
+}
+
+std::int64_t UnevenBlocks::most_sent() const {
+    std::int64_t most = 0;
+    for (int rank = 0; rank < ranks_; ++rank)
+        most = std::max(most, sent_by(rank));
+    return most;
+}
+
 void check_part(std::string_view call, const ConstView& whole, const ConstView& part, std::int64_t unit, int ranks,
                 int rank) {
     if (whole.shape.rank() < 1) throw InternalError(fmt::format("{}: a scalar cannot be cut into parts", call));
@@ -44,6 +65,23 @@ void check_blocks(const ConstView& send, const ConstView& receive, int ranks) {
     if (send.shape.rank() < 1 || send.shape[0] % ranks != 0)
         throw InternalError(
             fmt::format("all_to_all: {} cannot be cut into {} equal blocks along dim 0", send.shape.text(), ranks));
+}
+
+void check_uneven_blocks(const ConstView& send, const ConstView& receive, std::span<const std::int64_t> bytes,
+                         int ranks, int rank) {
+    if (static_cast<std::int64_t>(bytes.size()) != std::int64_t{ranks} * ranks)
+        throw InternalError(fmt::format("all_to_allv: {} sizes for {} ranks", bytes.size(), ranks));
+    const UnevenBlocks blocks(bytes, ranks);
+    for (int from = 0; from < ranks; ++from)
+        for (int to = 0; to < ranks; ++to)
+            if (blocks.between(from, to) < 0 || (from == to && blocks.between(from, to) != 0))
+                throw InternalError(
+                    fmt::format("all_to_allv: {} bytes from rank {} to {}", blocks.between(from, to), from, to));
+    if (send.bytes() != blocks.sent_by(rank) || receive.bytes() != blocks.received_by(rank))
+        throw InternalError(fmt::format("all_to_allv: rank {} of {} hands over {} bytes and room for {}, the sizes say "
+                                        "{} and {}",
+                                        rank, ranks, send.bytes(), receive.bytes(), blocks.sent_by(rank),
+                                        blocks.received_by(rank)));
 }
 
 void check_shift(const ConstView& send, const ConstView& receive) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string_view>
 
 namespace tessera {
@@ -22,10 +23,29 @@ Range part_bytes(const ConstView& whole, std::int64_t unit, int ranks, int rank)
 // The piece [at, at + limit) of a range of bytes, cut off at its end; empty beyond.
 Range piece_of(Range range, std::int64_t at, std::int64_t limit);
 
+// The blocks of an all_to_allv, in bytes: how large they are, and where they lie in what a rank sends and receives.
+class UnevenBlocks {
+public:
+    UnevenBlocks(std::span<const std::int64_t> bytes, int ranks) : bytes_(bytes), ranks_(ranks) {}
+
+    std::int64_t between(int from, int to) const { return bytes_[static_cast<std::size_t>(from * ranks_ + to)]; }
+    Range in_sent(int from, int to) const;
+    Range in_received(int from, int to) const;
+    std::int64_t sent_by(int rank) const { return in_sent(rank, ranks_ - 1).end; }
+    std::int64_t received_by(int rank) const { return in_received(ranks_ - 1, rank).end; }
+    std::int64_t most_sent() const; // by one rank
+
+private:
+    std::span<const std::int64_t> bytes_;
+    int ranks_;
+};
+
 // These throw InternalError, naming the call, what was found and what was expected.
 void check_part(std::string_view call, const ConstView& whole, const ConstView& part, std::int64_t unit, int ranks,
                 int rank);
 void check_blocks(const ConstView& send, const ConstView& receive, int ranks);
+void check_uneven_blocks(const ConstView& send, const ConstView& receive, std::span<const std::int64_t> bytes,
+                         int ranks, int rank);
 void check_shift(const ConstView& send, const ConstView& receive);
 void check_tree(const ConstView& buffer, const SummationTree& tree, int ranks);
 void check_rank(std::string_view call, int rank, int ranks);

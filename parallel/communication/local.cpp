@@ -39,6 +39,9 @@ public:
         check_blocks(send, receive, 1);
         copy(stream, send, receive);
     }
+    void all_to_allv(Stream&, ConstView send, View receive, std::span<const std::int64_t> bytes) override {
+        check_uneven_blocks(send, receive, bytes, 1, 0);
+    }
     void broadcast(Stream&, View, int root) override { check_rank("broadcast", root, 1); }
     void send(Stream&, ConstView, int) override { throw InternalError("send: there is no other rank"); }
     void receive(Stream&, View, int) override { throw InternalError("receive: there is no other rank"); }

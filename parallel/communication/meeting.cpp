@@ -20,8 +20,8 @@ void pause_briefly() {
 }
 
 std::string_view name_of(CollectiveCall call) {
-    constexpr std::string_view names[] = {"all_reduce", "tree_reduce", "all_gather", "reduce_scatter", "all_to_all",
-                                          "broadcast",  "shift",       "barrier",    "allocate"};
+    constexpr std::string_view names[] = {"all_reduce",  "tree_reduce", "all_gather", "reduce_scatter", "all_to_all",
+                                          "all_to_allv", "broadcast",   "shift",      "barrier",        "allocate"};
     return names[static_cast<std::size_t>(call)];
 }
 

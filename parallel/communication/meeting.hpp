@@ -26,6 +26,7 @@ enum class CollectiveCall : int {
     all_gather,
     reduce_scatter,
     all_to_all,
+    all_to_allv,
     broadcast,
     shift,
     barrier,

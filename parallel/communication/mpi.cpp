@@ -84,6 +84,18 @@ public:
         exchange();
     }
 
+    void all_to_allv(Stream& stream, ConstView send, View receive, std::span<const std::int64_t> bytes) override {
+        cpu_stream(stream);
+        check_uneven_blocks(send, receive, bytes, size_, rank_);
+        const UnevenBlocks blocks(bytes, size_);
+        for (const int peer : peers()) {
+            const Range there = blocks.in_sent(rank_, peer), here = blocks.in_received(peer, rank_);
+            send_later(bytes_at(send) + there.begin, there.size(), peer);
+            receive_later(bytes_at(receive) + here.begin, here.size(), peer);
+        }
+        exchange();
+    }
+
     void broadcast(Stream& stream, View buffer, int root) override {
         cpu_stream(stream);
         check_rank("broadcast", root, size_);

@@ -143,6 +143,19 @@ public:
         exchange.finish();
     }
 
+    void all_to_allv(Stream& stream, ConstView send, View receive, std::span<const std::int64_t> bytes) override {
+        CudaStream& cuda = gpu(stream);
+        check_uneven_blocks(send, receive, bytes, size_, rank_);
+        const UnevenBlocks blocks(bytes, size_);
+        Exchange exchange(*this, cuda, connections_->begin(number_, "all_to_allv", send.bytes()));
+        for (int peer = 0; peer < size_; ++peer) {
+            const Range there = blocks.in_sent(rank_, peer), here = blocks.in_received(peer, rank_);
+            exchange.send(bytes_at(send) + there.begin, there.size(), peer);
+            exchange.receive(bytes_at(receive) + here.begin, here.size(), peer);
+        }
+        exchange.finish();
+    }
+
     void broadcast(Stream& stream, View buffer, int root) override {
         CudaStream& cuda = gpu(stream);
         check_rank("broadcast", root, size_);

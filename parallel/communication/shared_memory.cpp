@@ -115,6 +115,27 @@ public:
         bytes_sent_ += block * (size_ - 1);
     }
 
+    void all_to_allv(Stream& stream, ConstView send, View receive, std::span<const std::int64_t> bytes) override {
+        cpu_stream(stream);
+        check_uneven_blocks(send, receive, bytes, size_, rank_);
+        const UnevenBlocks blocks(bytes, size_);
+        const std::int64_t most = blocks.most_sent();
+        // What the ranks must agree on is their sizes; `send` is as long as this rank's own.
+        const Location location = locate(send);
+        meeting_.enter({CollectiveCall::all_to_allv, most, 0, location});
+        const std::int64_t limit = expose() ? most : staging_bytes;
+        for (std::int64_t at = 0; at < most; at += limit) {
+            const Range staged = piece_of({0, send.bytes()}, at, limit);
+            stage(0, bytes_at(send) + staged.begin, staged.size());
+            exposed();
+            for (int rank = 0; rank < size_; ++rank)
+                copy_staged(blocks.in_sent(rank, rank_), {at, at + limit}, peers_[static_cast<std::size_t>(rank)],
+                            bytes_at(receive) + blocks.in_received(rank, rank_).begin);
+            meeting_.barrier();
+        }
+        bytes_sent_ += send.bytes();
+    }
+
     void broadcast(Stream& stream, View buffer, int root) override {
         cpu_stream(stream);
         check_rank("broadcast", root, size_);
@@ -245,6 +266,10 @@ private:
     bool enter(CollectiveCall call, std::int64_t detail, const ConstView& whole, const ConstView& exposed) {
         const Location location = locate(exposed);
         meeting_.enter({call, detail, whole.bytes(), location});
+        return expose();
+    }
+
+    bool expose() {
         direct_ = true;
         for (int rank = 0; rank < size_; ++rank)
             direct_ = direct_ && meeting_.entry(rank).location.region != Location::nowhere;
@@ -256,6 +281,13 @@ private:
 
     void stage(std::int64_t offset, const std::byte* from, std::int64_t bytes) {
         if (!direct_) copy_bytes(staging_[static_cast<std::size_t>(rank_)] + offset, from, bytes);
+    }
+
+    // What of a block lies in the piece that a peer exposes.
+    static void copy_staged(Range block, Range piece, const std::byte* exposed, std::byte* to) {
+        const Range part{std::max(block.begin, piece.begin), std::min(block.end, piece.end)};
+        if (part.size() > 0)
+            copy_bytes(to + (part.begin - block.begin), exposed + (part.begin - piece.begin), part.size());
     }
 
     // Waits until what was staged is there; what lies within reach has been there since enter().

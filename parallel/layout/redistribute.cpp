@@ -28,6 +28,8 @@ std::string_view name_of(Collective collective) {
         return "send";
     case Collective::ring:
         return "ring";
+    case Collective::halo:
+        return "halo";
     }
     throw InternalError(fmt::format("collective number {}", static_cast<int>(collective)));
 }
@@ -62,6 +64,7 @@ std::int64_t bytes_sent(Collective collective, std::int64_t whole_bytes, int ran
     case Collective::all_to_all:
         return once / ranks;
     case Collective::send:
+    case Collective::halo:
         return whole_bytes;
     }
     throw InternalError(fmt::format("collective number {}", static_cast<int>(collective)));

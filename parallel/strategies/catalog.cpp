@@ -8,6 +8,7 @@
 #include "parallel/strategies/data_parallel.hpp"
 #include "parallel/strategies/expert_parallel.hpp"
 #include "parallel/strategies/pipeline_parallel.hpp"
+#include "parallel/strategies/spatial_parallel.hpp"
 #include "parallel/strategies/tensor_parallel.hpp"
 
 #include <array>
@@ -33,6 +34,14 @@ std::unique_ptr<Strategy> make_pipeline_parallel(const MeshAxis& axis, const Str
     return std::make_unique<PipelineParallel>(axis.name);
 }
 
+std::unique_ptr<Strategy> make_spatial_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<SpatialParallel>(axis.name, 1);
+}
+
+std::unique_ptr<Strategy> make_spatial_width_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<SpatialParallel>(axis.name, 2);
+}
+
 std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {
     return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel, options.ring);
 }
@@ -45,6 +54,7 @@ struct Entry {
 constexpr std::array catalog = {
     Entry{"context", make_context_parallel}, Entry{"data", make_data_parallel},
     Entry{"expert", make_expert_parallel},   Entry{"pipeline", make_pipeline_parallel},
+    Entry{"spatial", make_spatial_parallel}, Entry{"spatial_width", make_spatial_width_parallel},
     Entry{"tensor", make_tensor_parallel},
 };
 

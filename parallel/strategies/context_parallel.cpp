@@ -11,7 +11,10 @@ ParameterPlacement ContextParallel::place(const ParameterDescription& parameter)
     return {.rest = there, .use = use, .gradient = there, .state = there};
 }
 
-Placement ContextParallel::input() const { return Placement::shard(1); }
+// Only tokens have a sequence to share out.
+Placement ContextParallel::input(const InputDescription& input) const {
+    return input.role == "tokens" ? Placement::shard(1) : Placement::replicate();
+}
 
 Placement ContextParallel::activation() const { return Placement::shard(1); }
 

@@ -16,8 +16,8 @@ public:
 
     std::string_view axis() const override { return axis_; }
     ParameterPlacement place(const ParameterDescription& parameter) const override; // Replicate, but positions
-    Placement input() const override;                                               // Shard(1): dim 1 counts time
-    Placement activation() const override;                                          // likewise
+    Placement input(const InputDescription& input) const override;                  // tokens: Shard(1); else Replicate
+    Placement activation() const override;                                          // Shard(1): dim 1 counts time
     bool zigzag() const override { return ring_; }
 
 private:

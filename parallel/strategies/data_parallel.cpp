@@ -11,7 +11,7 @@ ParameterPlacement DataParallel::place(const ParameterDescription&) const {
     return {part, whole, part, part, stage_ < 3};
 }
 
-Placement DataParallel::input() const { return Placement::shard(0); }
+Placement DataParallel::input(const InputDescription&) const { return Placement::shard(0); }
 
 Placement DataParallel::activation() const { return Placement::shard(0); }
 

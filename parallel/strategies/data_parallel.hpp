@@ -16,8 +16,8 @@ public:
 
     std::string_view axis() const override { return axis_; }
     ParameterPlacement place(const ParameterDescription& parameter) const override;
-    Placement input() const override;      // Shard(0): dim 0 counts samples
-    Placement activation() const override; // likewise
+    Placement input(const InputDescription& input) const override; // Shard(0): dim 0 counts samples
+    Placement activation() const override;                         // likewise
     bool sums_every_micro_batch() const override { return stage_ >= 2; }
 
 private:

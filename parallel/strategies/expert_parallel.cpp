@@ -18,7 +18,7 @@ ParameterPlacement ExpertParallel::place(const ParameterDescription& parameter) 
     return {.rest = there, .use = there, .gradient = there, .state = there};
 }
 
-Placement ExpertParallel::input() const { return Placement::shard(0); }
+Placement ExpertParallel::input(const InputDescription&) const { return Placement::shard(0); }
 
 Placement ExpertParallel::activation() const { return Placement::shard(0); }
 

@@ -17,8 +17,8 @@ public:
     // Roles that begin with "expert" are cut along dim 0, which counts experts; the others are whole. Throws
     // ConfigError where experts cannot be shared out evenly.
     ParameterPlacement place(const ParameterDescription& parameter) const override;
-    Placement input() const override;      // Shard(0): dim 0 counts samples
-    Placement activation() const override; // likewise
+    Placement input(const InputDescription& input) const override; // Shard(0): dim 0 counts samples
+    Placement activation() const override;                         // likewise
 
 private:
     std::string axis_;

@@ -17,7 +17,7 @@ public:
 
     std::string_view axis() const override { return axis_; }
     ParameterPlacement place(const ParameterDescription&) const override { return {}; } // whole on its stage
-    Placement input() const override { return Placement::replicate(); }
+    Placement input(const InputDescription&) const override { return Placement::replicate(); }
     Placement activation() const override { return Placement::replicate(); }
 
 private:

@@ -16,6 +16,12 @@ struct ParameterDescription {
     int layer = 0;    // the number of its layer, from 0
 };
 
+struct InputDescription { // of what is read from the data for a micro-batch
+    std::string name;
+    Shape shape;      // of a micro-batch, dim 0 counting samples
+    std::string role; // what the samples are: "tokens" (dim 1 counts time), "image" (N, H, W, C), "": all else
+};
+
 struct ParameterPlacement {
     Placement rest;           // between steps
     Placement use;            // while its layer computes; where that is a part of what rests whole, a rank takes it
@@ -29,11 +35,14 @@ public:
     virtual ~Strategy() = default;
     virtual std::string_view axis() const = 0; // the mesh's axis that it speaks of
     virtual ParameterPlacement place(const ParameterDescription& parameter) const = 0;
-    virtual Placement input() const = 0;      // of what is read from the data
+    virtual Placement input(const InputDescription& input) const = 0;
     virtual Placement activation() const = 0; // what sums over the axis become between layers
     // A Shard over the axis cuts a dim zig-zag (layout/zigzag.hpp), and ops that can do so send parts around the ring
     // of its ranks rather than gather or exchange them.
     virtual bool zigzag() const { return false; }
+    // What an op on images sees beyond the edges of a Shard is fetched from the ranks that hold it (layout/halo.hpp)
+    // rather than gathered.
+    virtual bool exchanges_halos() const { return false; }
     // Gradients and loss are summed over the axis in every micro-batch, not once a step.
     virtual bool sums_every_micro_batch() const { return false; }
 };

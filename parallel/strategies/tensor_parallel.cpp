@@ -62,8 +62,6 @@ ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) 
     return {.rest = there, .use = use, .gradient = there, .state = there};
 }
 
-Placement TensorParallel::input() const { return Placement::replicate(); }
-
 Placement TensorParallel::activation() const { return sequence_ ? Placement::shard(1) : Placement::replicate(); }
 
 } // namespace tessera

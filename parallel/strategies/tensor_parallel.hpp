@@ -19,7 +19,7 @@ public:
     std::string_view axis() const override { return axis_; }
     // By role. Throws ConfigError where heads or hidden units cannot be shared out evenly.
     ParameterPlacement place(const ParameterDescription& parameter) const override;
-    Placement input() const override; // Replicate
+    Placement input(const InputDescription&) const override { return Placement::replicate(); }
     Placement activation() const override;
 
 private:

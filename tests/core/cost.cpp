@@ -61,6 +61,8 @@ TEST(CollectiveCost, RingsOnANode) {
     EXPECT_DOUBLE_EQ(seconds_of(Collective::reduce_scatter, 8000, place, machine()), 3e-6 + 0.75 * 8000 / 8e9);
     EXPECT_DOUBLE_EQ(seconds_of(Collective::all_reduce, 8000, place, machine()), 6e-6 + 1.5 * 8000 / 16e9);
     EXPECT_DOUBLE_EQ(seconds_of(Collective::all_to_all, 8000, place, machine()), 3e-6 + 3 * 500 / 8e9);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::halo, 8000, place, machine()), 2e-6 + 8000 / 8e9); // both neighbours
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::halo, 8000, {2, 2}, machine()), 1e-6 + 8000 / 8e9);
     EXPECT_EQ(seconds_of(Collective::all_reduce, 8000, {1, 1}, machine()), 0);
     EXPECT_EQ(seconds_of(Collective::slice, 8000, place, machine()), 0);
 }
@@ -72,6 +74,7 @@ TEST(CollectiveCost, RingsOverNodes) {
     EXPECT_DOUBLE_EQ(seconds_of(Collective::all_to_all, 8000, {4, 2}, machine()),
                      1e-6 + 500 / 8e9 + 2 * (4e-6 + 500 / 1e9));
     EXPECT_DOUBLE_EQ(seconds_of_send(8000, {4, 2}, machine()), 1e-6 + 1e-6);
+    EXPECT_DOUBLE_EQ(seconds_of(Collective::halo, 8000, {4, 2}, machine()), 8e-6 + 8000 / 1e9);
     Machine lone = machine();
     lone.between_nodes = {};
     EXPECT_THAT(

@@ -278,6 +278,19 @@ TEST(LayeredModels, ShareOutPairsOfProducts) {
                                                       "out evenly over so many ranks")));
 }
 
+TEST(LayeredModels, ShareOutImages) {
+    const Outcome one = run(cnn, 1);
+    const std::string height = "parallelism.spatial_parallel_degree=",
+                      width = "parallelism.spatial_parallel_width_degree=";
+    for (const auto& [ranks, degree] : {std::pair{3, height + "3"}, {2, width + "2"}}) {
+        const Outcome many = run(cnn, ranks, {degree});
+        EXPECT_FALSE(many == one) << "nothing is shared out";
+        ASSERT_EQ(many.numbers.size(), one.numbers.size());
+        for (std::size_t i = 0; i < one.numbers.size(); ++i)
+            EXPECT_NEAR(many.numbers[i], one.numbers[i], 2e-5 * std::abs(one.numbers[i])) << degree << ", " << i;
+    }
+}
+
 TEST(LayeredModels, RefuseWhatDoesNotFit) {
     const auto layer = [](std::string_view keys) { return fmt::format("[[model.layers]]\n{}\n", keys); };
     const std::string conv = layer("name = 'c'\ntype = 'convolution'\nfilters = 4\nkernel = 3"),

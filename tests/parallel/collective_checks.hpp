@@ -266,6 +266,42 @@ inline void check_all_to_all(const Arrangement& ranks) {
     check_all_to_all_of<std::int32_t>(ranks, large_size / 3 / ranks.communicator.size());
 }
 
+// Rank i sends (3 i + 5 j) % 4 * unit elements to rank j: none to some.
+inline void check_all_to_allv_of(const Arrangement& ranks, std::int64_t unit) {
+    Communicator& all = ranks.communicator;
+    const int size = all.size();
+    const auto count = [&](int from, int to) { return from == to ? 0 : (3 * from + 5 * to) % 4 * unit; };
+    std::vector<std::int64_t> bytes;
+    std::int64_t sent = 0, received = 0;
+    for (int from = 0; from < size; ++from)
+        for (int to = 0; to < size; ++to) {
+            bytes.push_back(count(from, to) * 4);
+            if (from == all.rank()) sent += count(from, to);
+            if (to == all.rank()) received += count(from, to);
+        }
+    const auto number = [&](int from, int to, std::int64_t i) { return value<float>(unit, from * size + to, i); };
+    Tensor<float> send(ranks, Shape{sent}), receive(ranks, Shape{received});
+    std::int64_t at = 0;
+    for (int to = 0; to < size; ++to)
+        for (std::int64_t i = 0; i < count(all.rank(), to); ++i)
+            send.data[at++] = number(all.rank(), to, i);
+    const std::int64_t before = all.bytes_sent();
+    all.all_to_allv(ranks.stream, send.hand_over(), receive.view(), bytes);
+    EXPECT_EQ(all.bytes_sent() - before, sent * 4);
+    const auto expected = [&](std::int64_t i) {
+        int from = 0;
+        for (; i >= count(from, all.rank()); ++from)
+            i -= count(from, all.rank());
+        return number(from, all.rank(), i);
+    };
+    EXPECT_EQ(receive.wrong(expected), 0) << ranks.name << ", rank " << all.rank() << ", units of " << unit;
+}
+
+inline void check_all_to_allv(const Arrangement& ranks) {
+    for (const std::int64_t unit : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, large_size / 8})
+        check_all_to_allv_of(ranks, unit);
+}
+
 template <class T> void check_broadcast_of(const Arrangement& ranks, std::int64_t size, int root) {
     Tensor<T> tensor(ranks, Shape{size});
     tensor.fill(size, ranks.communicator.rank());
@@ -375,6 +411,9 @@ inline void check_refusals(const Arrangement& ranks) {
     EXPECT_THROW(all.reduce_scatter(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.all_to_all(stream, whole.view(), half.view()), InternalError);
     EXPECT_THROW(all.shift(stream, whole.view(), half.view()), InternalError);
+    const std::vector<std::int64_t> sizes_of_none(static_cast<std::size_t>(all.size() * all.size()));
+    EXPECT_THROW(all.all_to_allv(stream, whole.view(), half.view(), sizes_of_none), InternalError);
+    EXPECT_THROW(all.all_to_allv(stream, whole.view(), half.view(), {}), InternalError);
     EXPECT_THROW(all.broadcast(stream, whole.view(), all.size()), InternalError);
     EXPECT_THROW(all.tree_reduce(stream, half.view(), SummationTree(8, all.size())), InternalError);
     EXPECT_THROW(all.tree_reduce(stream, whole.view(), SummationTree(8, all.size() + 1)), InternalError);
@@ -387,6 +426,7 @@ inline void check_all(const Arrangement& ranks) {
     check_all_gather(ranks);
     check_reduce_scatter(ranks);
     check_all_to_all(ranks);
+    check_all_to_allv(ranks);
     check_broadcast(ranks);
     check_send_and_receive(ranks);
     check_shift(ranks);

@@ -70,3 +70,25 @@ TEST(Strategies, TensorParallelSharesOutEvenlyOrByRoleNotAtAll) {
     EXPECT_EQ(rests("channels_if_even", {6, 6, 6, 2}), Placement::replicate());
     EXPECT_THROW(rests("column", {4, 6}), ConfigError);
 }
+
+// What is read from the data is cut by what it is.
+TEST(Strategies, AnInputIsPlacedByItsRole) {
+    const InputDescription tokens{"tokens", {2, 8}, "tokens"}, image{"image", {2, 8, 8, 3}, "image"},
+        labels{"labels", {2}, ""};
+    const auto of = [](std::string_view name, const InputDescription& input) {
+        return make_strategy(name, {"axis", 2})->input(input);
+    };
+    EXPECT_EQ(of("context", tokens), Placement::shard(1));
+    EXPECT_EQ(of("context", image), Placement::replicate());
+    EXPECT_EQ(of("context", labels), Placement::replicate());
+    EXPECT_EQ(of("spatial", image), Placement::shard(1));
+    EXPECT_EQ(of("spatial_width", image), Placement::shard(2));
+    for (const std::string_view name : {"spatial", "spatial_width"})
+        for (const InputDescription& input : {tokens, labels})
+            EXPECT_EQ(of(name, input), Placement::replicate());
+    for (const InputDescription& input : {tokens, image, labels}) {
+        EXPECT_EQ(of("data", input), Placement::shard(0));
+        EXPECT_EQ(of("expert", input), Placement::shard(0));
+        EXPECT_EQ(of("tensor", input), Placement::replicate());
+    }
+}

@@ -282,10 +282,12 @@ def check_subcommands():
 
 
 def check_layouts():
-    """Bit for bit where the layout promises it: a pipeline whose stages a branch crosses; and tensor ranks, within rounding."""
+    """Bit for bit where the layout promises it: a pipeline whose stages a branch crosses; and tensor or spatial ranks, within
+    rounding."""
     for words in (["parallelism.pipeline_schedule=zero_bubble", "parallelism.zero_stage=1", "training.recompute=full",
                    "parallelism.pipeline_parallel_degree=2"],
-                  ["parallelism.tensor_parallel_degree=2"]):
+                  ["parallelism.tensor_parallel_degree=2"],
+                  ["parallelism.spatial_parallel_degree=2"]):
         out = runs.tessera("verify", "-n", 4, "--steps", 3, "branch.toml", "training.global_batch_size=16", *words).out
         assert "3 steps: all agree" in out, out
         assert ("the same bits are promised" in out) == ("pipeline" in words[0]), out
