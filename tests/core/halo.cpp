@@ -4,7 +4,6 @@
 #include "parallel/layout/halo.hpp"
 #include "core/ops/ops.hpp"
 #include "tests/core/sharded_run.hpp"
-#include "tests/core/thread_mesh.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -125,7 +124,7 @@ std::vector<std::int64_t> expect_node_is_whole(const Graph& graph, const Node& n
     const OnMesh there = on_mesh(graph, node, mesh);
     std::vector<Samples> of_rank(static_cast<std::size_t>(mesh.size()));
     std::vector<std::int64_t> sent(of_rank.size());
-    run_on_mesh(mesh, [&](int rank, Groups& groups) {
+    run_as_threads(mesh, [&](int rank, Groups groups) {
         Samples inputs, outputs;
         for (std::size_t i = 0; i < node.inputs.size(); ++i)
             inputs.push_back(part_of(whole[node.inputs[i]], there.inputs[i], mesh, rank));

@@ -3,7 +3,6 @@
 // its plan puts between the ranks; and that a lost number is found.
 #include "core/cost/step_cost.hpp"
 #include "tests/core/image_network.hpp"
-#include "tests/core/thread_mesh.hpp"
 #include "tests/core/tiny_machine.hpp"
 
 using namespace tessera;
@@ -14,7 +13,7 @@ namespace {
 std::vector<Record> train(const Settings& settings) {
     const Mesh mesh(settings.axes);
     std::vector<Record> records(static_cast<std::size_t>(mesh.size()));
-    run_on_mesh(mesh, [&](int rank, Groups& groups) {
+    run_as_threads(mesh, [&](int rank, Groups groups) {
         records[static_cast<std::size_t>(rank)] = train_rank(settings, rank, groups);
     });
     return records;
