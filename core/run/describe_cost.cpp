@@ -22,9 +22,9 @@ struct TimePart {
 
 std::vector<TimePart> parts_of(const StepCost& cost, const Layout& layout) {
     std::vector<TimePart> parts = {{"products", cost.products},
-                               {"attention", cost.attention},
-                               {"other calls", cost.elementwise},
-                               {"optimizer", cost.update}};
+                                   {"attention", cost.attention},
+                                   {"other calls", cost.elementwise},
+                                   {"optimizer", cost.update}};
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         if (layout.mesh.axis(axis).size > 1)
             parts.push_back({fmt::format("waiting for {}", layout.mesh.axis(axis).name),
@@ -52,6 +52,7 @@ std::vector<int> axes_named(const std::string& names, const Mesh& mesh) {
     for (const KeyInfo& key : known_keys())
         if (key.name.starts_with("parallelism.") && key.name.ends_with("_parallel_degree"))
             known.push_back(key.name.substr(12, key.name.size() - 12 - std::string_view("_parallel_degree").size()));
+    known.emplace_back("replica");
     std::vector<int> axes;
     for (const std::string& name : list_items(names)) {
         if (std::ranges::find(known, name) == known.end()) throw ConfigError(no_such_name("mesh axis", name, known));

@@ -55,6 +55,23 @@ std::int64_t degree_in(const Choices& choices, std::string_view key) {
     return 1;
 }
 
+std::int64_t data_ranks_in(const Choices& choices) {
+    return degree_in(choices, parallelism_data.name) * degree_in(choices, parallelism_replicate.name);
+}
+
+// The same mesh with ZeRO inside each node: nothing where the data ranks are not on several nodes, or only one a node.
+std::optional<Choices> with_replicas(Choices mesh, int ranks_per_node) {
+    const std::int64_t within = degree_in(mesh, parallelism_expert.name) * degree_in(mesh, parallelism_context.name) *
+                                degree_in(mesh, parallelism_tensor.name);
+    const std::int64_t data = degree_in(mesh, parallelism_data.name), near = ranks_per_node / within;
+    if (near < 2 || data <= near || data % near != 0) return std::nullopt;
+    for (auto& [name, value] : mesh) {
+        if (name == parallelism_data.name) value = near;
+        if (name == parallelism_replicate.name) value = data / near;
+    }
+    return mesh;
+}
+
 // Of a stage.
 std::int64_t chunks_in(const Choices& choices) {
     for (const auto& [name, value] : choices)
@@ -106,7 +123,7 @@ public:
 
     SearchResult run() {
         for (const Choices& mesh : meshes())
-            for (const std::int64_t rows : rows_of_micro_batches(degree_in(mesh, parallelism_data.name)))
+            for (const std::int64_t rows : rows_of_micro_batches(data_ranks_in(mesh)))
                 try_schedules(
                     with(with(mesh, training_local_batch.name, rows), training_accumulation.name, std::int64_t{0}),
                     mesh);
@@ -153,6 +170,10 @@ std::vector<Choices> Search::meshes() const {
     Choices chosen;
     for (const std::string_view key : degree_keys()) {
         const std::int64_t degree = asked_.get(Key<std::int64_t>{key, 1, {}});
+        if (key == parallelism_replicate.name && !is_given(asked_, key)) {
+            chosen.emplace_back(key, 1);
+            continue;
+        }
         if (!is_given(asked_, key) || degree < 1) {
             free.push_back(key);
             continue;
@@ -163,6 +184,9 @@ std::vector<Choices> Search::meshes() const {
     }
     std::vector<Choices> found;
     add_meshes(free, 0, ranks, chosen, found);
+    const bool said = is_given(asked_, parallelism_replicate.name) || is_given(asked_, parallelism_data.name);
+    for (std::size_t i = 0, meshes = found.size(); i < meshes && !said; ++i)
+        if (const auto hybrid = with_replicas(found[i], machine_.ranks_per_node)) found.push_back(*hybrid);
     std::ranges::stable_sort(found, {}, [](const Choices& mesh) { return degree_in(mesh, parallelism_pipeline.name); });
     return found;
 }
@@ -230,8 +254,8 @@ bool Search::may_be_faster(std::size_t first) const {
 // Whether the bubble of even chunks, with products alone, is too much already.
 bool Search::waits_too_long(const Choices& choices) const {
     const auto stages = static_cast<int>(degree_in(choices, parallelism_pipeline.name));
-    const std::int64_t share = asked_.get(training_global_batch) / degree_in(choices, parallelism_data.name) /
-                               degree_in(choices, training_local_batch.name);
+    const std::int64_t share =
+        asked_.get(training_global_batch) / data_ranks_in(choices) / degree_in(choices, training_local_batch.name);
     if (stages == 1 || least_seconds_ == 0) return false;
     std::string_view schedule = parallelism_schedule.fallback;
     for (const auto& [name, value] : choices)
@@ -250,6 +274,7 @@ void Search::try_ways(const Choices& choices, const Choices& mesh) {
         bool fits = false; // without recomputation
         for (const std::int64_t stage : values(parallelism_zero, data, {0, 1, 2, 3})) {
             if (fits && stage >= 2) break;
+            if (stage == 0 && degree_in(mesh, parallelism_replicate.name) > 1) continue; // replicas of nothing
             for (const std::string& what :
                  values(training_recompute, true, std::vector<std::string>{"none", "selective", "full"})) {
                 const Outcome outcome =
@@ -271,9 +296,7 @@ Planned Search::plan(const Choices& choices, std::int64_t layers) {
     const Layout& layout = experiment.train.layout;
     const int busiest = busiest_place(layout); // keeps most sums of gradients at once
     if (busiest != 0) {
-        std::vector<int> coordinate = layout.mesh.coordinate(0);
-        coordinate[static_cast<std::size_t>(layout.data_axis)] = busiest;
-        view.rank = layout.mesh.rank(coordinate);
+        view.rank = layout.mesh.rank(at_data_place(layout, layout.mesh.coordinate(0), busiest));
         experiment = plan_training(config_, view, dataset_, stream_);
     }
     const std::int64_t memory = memory_of(experiment, machine_);

@@ -33,6 +33,11 @@ std::unique_ptr<Strategy> make_pipeline_parallel(const MeshAxis& axis, const Str
     return std::make_unique<PipelineParallel>(axis.name);
 }
 
+// What data parallelism shares out, each replica has.
+std::unique_ptr<Strategy> make_replica(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<DataParallel>(axis.name, 0);
+}
+
 std::unique_ptr<Strategy> make_tensor_parallel(const MeshAxis& axis, const StrategyOptions& options) {
     return std::make_unique<TensorParallel>(axis.name, axis.size, options.sequence_parallel, options.ring);
 }
@@ -43,9 +48,8 @@ struct Entry {
 };
 
 constexpr std::array catalog = {
-    Entry{"context", make_context_parallel}, Entry{"data", make_data_parallel},
-    Entry{"expert", make_expert_parallel},   Entry{"pipeline", make_pipeline_parallel},
-    Entry{"tensor", make_tensor_parallel},
+    Entry{"context", make_context_parallel},   Entry{"data", make_data_parallel}, Entry{"expert", make_expert_parallel},
+    Entry{"pipeline", make_pipeline_parallel}, Entry{"replica", make_replica},    Entry{"tensor", make_tensor_parallel},
 };
 
 } // namespace
