@@ -79,6 +79,8 @@ View Executor::bind(ValueId id, Place place, Phase phase) const {
 Executor::BoundCall Executor::bind(const Call& call, Place place) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
     BoundCall bound{&node, {}, {}, memory_.workspace(call.workspace_bytes), &call.locality, call.ahead_of >= 0};
+    const auto transfer = node.op->transfer();
+    bound.gathers = transfer && transfer->collective == Collective::all_gather && transfer->axis == layout_.data_axis;
     for (const ValueId input : node.inputs)
         bound.inputs.push_back(bind(input, place, node.phase));
     for (const ValueId output : node.outputs)
@@ -212,29 +214,37 @@ void Executor::run(Calls calls) {
 
 // Weights that are still on their way have the data axis's communicator, one thing after the other.
 void Executor::run(const BoundCall& call) {
-    const auto transfer = call.node->op->transfer();
-    if (!begun_.empty() && transfer && transfer->axis == layout_.data_axis) follow(stream_, gather_stream_);
+    const auto start = call.gathers ? Clock::now() : Clock::time_point();
+    const auto transfer = begun_.empty() ? std::nullopt : call.node->op->transfer();
+    if (transfer && transfer->axis == layout_.data_axis) follow(stream_, gather_stream_);
     call.node->op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+    if (call.gathers) waited_for_weights_since(start);
     if (watcher_) watcher_(*call.node, micro_batch_, call.outputs);
 }
 
 // What lay in its memory before has been used: on a GPU it goes on beside what follows.
 void Executor::begin(const BoundCall& call) {
+    const auto start = Clock::now();
     follow(gather_stream_, stream_);
-    begun_.push_back({&call, call.node->op->begin(gather_stream_, {call.inputs, call.outputs, call.workspace,
-                                                                   call.locality, &groups_})});
+    const Operands operands{call.inputs, call.outputs, call.workspace, call.locality, &groups_};
+    begun_.push_back({&call, call.node->op->begin(gather_stream_, operands)});
+    waited_for_weights_since(start);
 }
 
 void Executor::end_begun(std::size_t count) {
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     const auto end = begun_.begin() + static_cast<std::ptrdiff_t>(count);
     for (auto one = begun_.begin(); one != end; ++one)
         groups_.axis(layout_.data_axis).finish(one->ticket);
     follow(stream_, gather_stream_);
-    seconds_waited_for_weights_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    waited_for_weights_since(start);
     for (auto one = begun_.begin(); watcher_ && one != end; ++one)
         watcher_(*one->call->node, micro_batch_, one->call->outputs);
     begun_.erase(begun_.begin(), end);
+}
+
+void Executor::waited_for_weights_since(Clock::time_point start) {
+    if (by_messages()) seconds_waited_for_weights_ += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 // In the last micro-batch the exchanges start between the calls. What other stages wait for goes before those at the
@@ -310,10 +320,10 @@ void Executor::receive(const Turn& turn) {
         if (first.work == Work::forward || !first.receives.empty()) follow(stream_, message_stream_);
         return;
     }
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     if (part(turn.parts.front()).work == Work::forward) begin_micro_batch(turn);
     finish(expected_[{turn.parts.front(), turn.place.frame}]);
-    seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds_waited_ += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 void Executor::send(const Turn& turn) {

@@ -8,6 +8,7 @@
 #include "kernels/replay.hpp"
 #include "parallel/communication/groups.hpp"
 
+#include <chrono>
 #include <functional>
 #include <map>
 
@@ -42,7 +43,7 @@ public:
 
     // Spent waiting for other stages of a pipeline since the executor was made.
     double seconds_waited() const { return seconds_waited_; }
-    // Spent waiting for weights that were gathered ahead (Call::ahead_of), by messages.
+    // Spent gathering weights where their layer computes, and waiting for those that were gathered ahead. On CPUs.
     double seconds_waited_for_weights() const { return seconds_waited_for_weights_; }
     // Looks on: called when a node's kernels have been handed to the stream, with where its outputs lie, and with the
     // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake). Not with
@@ -58,6 +59,7 @@ private:
         View workspace;
         const Locality* locality;
         bool begins = false;     // ends later
+        bool gathers = false;    // weights, and no call computes meanwhile
         std::size_t awaited = 0; // so many of those that have begun end before it
     };
     using Calls = std::span<const BoundCall>;
@@ -82,6 +84,8 @@ private:
     void run(const BoundCall& call);
     void begin(const BoundCall& call);
     void end_begun(std::size_t count);
+    using Clock = std::chrono::steady_clock;
+    void waited_for_weights_since(Clock::time_point start);
     void clear_batch();
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);

@@ -39,7 +39,8 @@ void Trainer::record_step(std::int64_t step, double rate) {
                       .learning_rate = rate,
                       .tokens = (step + 1) * experiment_.batch.global * experiment_.sizes.sequence_length};
     numbers_.read(record);
-    throughput_.measure(record, {loader_.seconds_waited(), executor_.seconds_waited()});
+    throughput_.measure(record,
+                        {loader_.seconds_waited(), executor_.seconds_waited(), executor_.seconds_waited_for_weights()});
     if (metrics_ != nullptr) metrics_->step(record);
 }
 
