@@ -100,6 +100,7 @@ std::string expected_type(std::string_view type) {
     if (type == "bool") return "true or false";
     if (type == "integer") return "an integer";
     if (type == "list") return "a list of strings, [\"one\", \"two\"]";
+    if (type == "integers") return "an integer or a list of integers, [3, 5]";
     return fmt::format("a {}", type);
 }
 
@@ -113,6 +114,17 @@ std::optional<ConfigValue> list_of_strings(const toml::array& array) {
     return items;
 }
 
+std::optional<ConfigValue> list_of_integers(const toml::node& node) {
+    std::vector<std::int64_t> items;
+    if (node.is_integer()) return std::vector<std::int64_t>{node.as_integer()->get()};
+    if (!node.is_array()) return std::nullopt;
+    for (const toml::node& item : *node.as_array()) {
+        if (!item.is_integer()) return std::nullopt;
+        items.push_back(item.as_integer()->get());
+    }
+    return items;
+}
+
 // The node as a value of the wanted type (see KeyInfo::type); nothing when it is of another.
 std::optional<ConfigValue> convert(const toml::node& node, std::string_view type) {
     if (type == "bool" && node.is_boolean()) return node.as_boolean()->get();
@@ -121,6 +133,7 @@ std::optional<ConfigValue> convert(const toml::node& node, std::string_view type
     if (type == "number" && node.is_integer()) return static_cast<double>(node.as_integer()->get());
     if (type == "string" && node.is_string()) return node.as_string()->get();
     if (type == "list" && node.is_array()) return list_of_strings(*node.as_array());
+    if (type == "integers") return list_of_integers(node);
     return std::nullopt;
 }
 
@@ -136,7 +149,11 @@ public:
             auto value = convert(*fallback.get("value"), info.type);
             if (!value || info.name.find('.') == std::string_view::npos)
                 throw InternalError(fmt::format("config key '{}' is not well declared", info.name));
-            if (!config_.settings_.try_emplace(std::string(info.name), Config::Setting{info, *value}).second)
+            const std::size_t in_array = info.name.find("[].");
+            auto& settings = in_array == std::string_view::npos
+                                 ? config_.settings_
+                                 : config_.arrays_[std::string(info.name.substr(0, in_array))].fallbacks;
+            if (!settings.try_emplace(std::string(info.name), ConfigSetting{info, *value}).second)
                 throw InternalError(fmt::format("two config keys are named '{}'", info.name));
         }
     }
@@ -155,7 +172,8 @@ public:
             throw ConfigError(fmt::format("{}: '{}' is not of the form section.key=value", command_line, text));
         const std::string name = text.substr(0, equals);
         const std::string value = text.substr(equals + 1);
-        Config::Setting& setting = find(name, std::string(command_line));
+        Config::Setting* of_item = find_in_items(name);
+        Config::Setting& setting = of_item != nullptr ? *of_item : find(name, std::string(command_line));
         const std::optional<toml::table> parsed = parse_value(value);
         const toml::node* node = parsed ? parsed->get("value") : nullptr;
         if (setting.info.type == "string" && (node == nullptr || !node->is_string())) {
@@ -193,13 +211,64 @@ private:
             const std::string name = prefix + std::string(key.str());
             if (name == "base") continue;
             const std::string where = place(file, key.source());
-            if (node.is_table() && is_section(name))
+            if (const auto array = config_.arrays_.find(name); array != config_.arrays_.end())
+                put_array(file, array->first, node, array->second);
+            else if (node.is_table() && is_section(name))
                 add_table(file, *node.as_table(), name + '.');
             else if (node.is_table() && prefix.empty())
                 throw ConfigError(fmt::format("{}: {}", where, no_such_name("section", name, sections())));
             else
                 put(find(name, where), name, node, where);
         }
+    }
+
+    // In place of what a base said.
+    void put_array(const std::string& file, const std::string& name, const toml::node& node, Config::Array& array) {
+        array.where = place(file, node.source());
+        array.items.clear();
+        if (!node.is_array())
+            throw ConfigError(fmt::format("{}: {}: expected tables, each under its [[{}]], found {}", array.where, name,
+                                          name, found_type(node)));
+        for (const toml::node& table : *node.as_array()) {
+            const std::string where = place(file, table.source());
+            if (!table.is_table())
+                throw ConfigError(fmt::format("{}: {}: expected tables, each under its [[{}]], found {}", where, name,
+                                              name, found_type(table)));
+            ConfigItem item;
+            item.where_ = where;
+            item.settings_ = array.fallbacks;
+            for (const auto& [key, value] : *table.as_table()) {
+                const std::string said(key.str()), at = place(file, key.source());
+                put(find_in(item, name, said, at), said, value, at);
+            }
+            array.items.push_back(std::move(item));
+        }
+    }
+
+    static Config::Setting& find_in(ConfigItem& item, const std::string& array, const std::string& key,
+                                    const std::string& where) {
+        const auto found = item.settings_.find(fmt::format("{}[].{}", array, key));
+        if (found != item.settings_.end()) return found->second;
+        std::vector<std::string_view> names;
+        for (const auto& [known, setting] : item.settings_)
+            names.push_back(std::string_view(known).substr(array.size() + 3));
+        throw ConfigError(fmt::format("{}: {}", where, no_such_name(fmt::format("key of [[{}]]", array), key, names)));
+    }
+
+    // Of "model.layers.NAME.key", where a table has the name; null where the words are of another form.
+    Config::Setting* find_in_items(const std::string& words) {
+        for (auto& [name, array] : config_.arrays_) {
+            if (!words.starts_with(name + '.')) continue;
+            const std::size_t dot = words.rfind('.');
+            const std::string of = words.substr(name.size() + 1, std::max(dot, name.size() + 1) - name.size() - 1);
+            for (ConfigItem& item : array.items) {
+                const auto label = item.settings_.find(name + "[].name");
+                if (label != item.settings_.end() && label->second.value == ConfigValue(of))
+                    return &find_in(item, name, words.substr(dot + 1), std::string(command_line));
+            }
+            throw ConfigError(fmt::format("{}: no table of [[{}]] is named '{}'", command_line, name, of));
+        }
+        return nullptr;
     }
 
     bool is_section(const std::string& name) const {
@@ -276,6 +345,13 @@ const ConfigValue& Config::read(std::string_view key) const {
     return found.value;
 }
 
+std::vector<ConfigItem> Config::items(std::string_view array) const {
+    const auto found = arrays_.find(array);
+    if (found == arrays_.end()) throw InternalError(fmt::format("config array '{}' is in no catalog", array));
+    read_.emplace(array);
+    return found->second.items;
+}
+
 bool Config::is_set(std::string_view key) const { return setting(key).set; }
 
 std::string Config::where(std::string_view key) const { return setting(key).where; }
@@ -297,6 +373,9 @@ void Config::refuse_unread(std::string_view said_by) const {
     for (const auto& [name, setting] : settings_)
         if (setting.set && !read_.contains(name) && (said_by.empty() || setting.where == said_by))
             unread.push_back(fmt::format("{} ({})", name, setting.where));
+    for (const auto& [name, array] : arrays_)
+        if (!array.items.empty() && !read_.contains(name) && said_by.empty())
+            unread.push_back(fmt::format("[[{}]] ({})", name, array.where));
     if (unread.empty()) return;
     throw ConfigError(fmt::format("{} set, but nothing in this run reads {}: {}",
                                   unread.size() == 1 ? "this key is" : "these keys are",

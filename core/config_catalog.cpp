@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 
 #include "core/data/options.hpp"
+#include "core/layers/catalog.hpp"
 #include "core/log.hpp"
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
@@ -19,13 +20,22 @@ std::vector<KeyInfo> known_keys() {
         key_info(checkpoint_interval),
         key_info(checkpoint_keep),
         key_info(checkpoint_resume),
+        key_info(data_classes),
+        key_info(data_delimiter),
+        key_info(data_features),
         key_info(data_files),
+        key_info(data_header),
+        key_info(data_image_shape),
+        key_info(data_label_column),
+        key_info(data_label_files),
         key_info(data_order),
         key_info(data_reader),
         key_info(data_synthetic_tokens),
+        key_info(data_target_columns),
         key_info(data_tokenizer),
         key_info(data_validation_files),
         key_info(data_validation_fraction),
+        key_info(data_validation_label_files),
         key_info(data_vocabulary),
         key_info(schedule_decay_ratio),
         key_info(schedule_decay_steps),
@@ -42,6 +52,22 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_dropout),
         key_info(model_hidden_dim),
         key_info(model_deviation),
+        key_info(layer_bias),
+        key_info(layer_count_padding),
+        key_info(layer_dilation),
+        key_info(layer_filters),
+        key_info(layer_global),
+        key_info(layer_groups),
+        key_info(layer_deviation),
+        key_info(layer_inputs),
+        key_info(layer_kernel),
+        key_info(layer_name),
+        key_info(layer_outputs),
+        key_info(layer_padding),
+        key_info(layer_probability),
+        key_info(layer_stride),
+        key_info(layer_type),
+        key_info(layer_weight),
         key_info(model_balance),
         key_info(model_capacity),
         key_info(model_moe_every),

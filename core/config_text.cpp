@@ -45,19 +45,26 @@ struct Text {
             result += (result.size() > 1 ? ", " : "") + quoted(item);
         return result + ']';
     }
+    std::string operator()(const std::vector<std::int64_t>& items) const {
+        return fmt::format("[{}]", fmt::join(items, ", "));
+    }
 };
 
-// A table for each section.
+// A table for each section, and one for each of an array.
 std::string tables_of(const std::vector<ConfigEntry>& entries) {
     std::string result;
-    std::string_view section;
+    std::string_view table;
     for (const ConfigEntry& entry : entries) {
-        const std::size_t dot = entry.name.find('.');
-        if (entry.name.substr(0, dot) != section) {
-            section = entry.name.substr(0, dot);
-            result += fmt::format("{}[{}]\n", result.empty() ? "" : "\n", section);
+        const std::string_view name = entry.name;
+        const std::size_t dot = name.find("].") == std::string_view::npos ? name.find('.') : name.rfind('.');
+        if (name.substr(0, dot) != table) {
+            table = name.substr(0, dot);
+            const std::size_t number = table.find('[');
+            const bool of_array = number != std::string_view::npos;
+            result += fmt::format(fmt::runtime(of_array ? "{}[[{}]]\n" : "{}[{}]\n"), result.empty() ? "" : "\n",
+                                  table.substr(0, number));
         }
-        result += fmt::format("{} = {}\n", entry.name.substr(dot + 1), entry.value);
+        result += fmt::format("{} = {}\n", name.substr(dot + 1), entry.value);
     }
     return result;
 }
@@ -67,7 +74,7 @@ std::string tables_of(const std::vector<ConfigEntry>& entries) {
 std::string toml_text(const ConfigValue& value) { return std::visit(Text{}, value); }
 
 std::string_view type_name(const ConfigValue& value) {
-    static constexpr std::string_view names[] = {"bool", "integer", "number", "string", "list"};
+    static constexpr std::string_view names[] = {"bool", "integer", "number", "string", "list", "integers"};
     return names[value.index()];
 }
 
@@ -81,11 +88,24 @@ std::vector<std::string> list_items(std::string_view text) {
     return items;
 }
 
+std::vector<std::int64_t> integers(std::string_view text) {
+    std::vector<std::int64_t> numbers;
+    for (const std::string& item : list_items(text))
+        numbers.push_back(std::stoll(item));
+    return numbers;
+}
+
 std::vector<ConfigEntry> Config::entries() const {
     std::vector<ConfigEntry> result;
     result.reserve(settings_.size());
     for (const auto& [key, setting] : settings_)
-        result.push_back({setting.info.name, toml_text(setting.value), setting.where});
+        result.push_back({key, toml_text(setting.value), setting.where});
+    for (const auto& [name, array] : arrays_)
+        for (std::size_t i = 0; i < array.items.size(); ++i)
+            for (const auto& [key, setting] : array.items[i].settings_)
+                if (setting.set)
+                    result.push_back({fmt::format("{}[{}].{}", name, i, key.substr(name.size() + 3)),
+                                      toml_text(setting.value), setting.where});
     return result;
 }
 
@@ -93,7 +113,8 @@ std::string Config::resolved() const { return tables_of(entries()); }
 
 std::string Config::in_use() const {
     std::vector<ConfigEntry> used = entries();
-    std::erase_if(used, [this](const ConfigEntry& entry) { return !read_.contains(entry.name); });
+    std::erase_if(
+        used, [this](const ConfigEntry& entry) { return !read_.contains(entry.name.substr(0, entry.name.find('['))); });
     return tables_of(used);
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPT: embeddings, pre-norm blocks, a final norm, a head. Weights start as in GPT-2 (Radford et al. 2019): normal
-// with a small deviation, the projections back into the residual stream scaled down by 1 / sqrt(2 layers).
+// Models by name, and the GPT: embeddings, pre-norm blocks, a final norm, a head. Weights start as in GPT-2 (Radford et
+// al. 2019): normal with a small deviation, the projections back into the residual stream scaled down by 1 / sqrt(2
+// layers).
 #include "core/model.hpp"
 
+#include "core/layered_model.hpp"
 #include "core/layers/layers.hpp"
 #include "core/ops/ops.hpp"
 #include "core/with_thousands.hpp"
@@ -87,7 +89,7 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
     const std::int64_t every = positive(config, model_moe_every);
     const std::int64_t width = block.attention.width;
     const layers::Embedded embedded =
-        layers::embedding(builder, {sizes.vocabulary, width, block.mlp.dropout, block.mlp.deviation}, tokens);
+        layers::embedding(builder, {sizes.sample.classes, width, block.mlp.dropout, block.mlp.deviation}, tokens);
     layers::ResidualStream stream{embedded.x, no_value};
     std::vector<layers::Mixture> mixtures;
     for (int layer = 0; layer < blocks; ++layer) {
@@ -99,24 +101,13 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
     const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
     const ValueId head = config.get(model_tied_head)
                              ? embedded.table
-                             : builder.table("head.weight", sizes.vocabulary, width, block.mlp.deviation);
+                             : builder.table("head.weight", sizes.sample.classes, width, block.mlp.deviation);
     return {ops::linear(builder.graph(), "head", x, head, no_value), std::move(mixtures)};
 }
 
 } // namespace
 
 namespace {
-
-// What the loss is multiplied by before its gradient is taken: the gradient is of the mean over the step's tokens.
-ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes) {
-    if (sizes.precision.compute == DType::f16) {
-        model.loss_scale = append_loss_scale(model.graph, config, sizes.tokens_per_step);
-        return model.loss_scale->of_gradient;
-    }
-    const float scale = 1.0f / static_cast<float>(sizes.tokens_per_step);
-    return model.graph.step_input("gradient_scale", {{}, DType::f32},
-                                  [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
-}
 
 // What keeps a mixture's experts at work is minimised beside the loss, as the mean over the same tokens.
 void take_losses_beside(Model& model, const Config& config, const std::vector<layers::Mixture>& mixtures,
@@ -131,26 +122,29 @@ void take_losses_beside(Model& model, const Config& config, const std::vector<la
 
 } // namespace
 
-Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
-    const std::string type = config.get(model_type);
-    if (type != "gpt") config.refuse(model_type.name, no_such_name("model", type, {"gpt"}));
+namespace {
+
+Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) {
+    if (!sizes.sample.is_text())
+        config.refuse(model_type.name, fmt::format("reads tokens, and samples here have '{}': "
+                                                   "model.type = \"layers\" reads them",
+                                                   sizes.sample.fields[0].name));
     Model model;
-    const TensorType ids{{sizes.batch, sizes.sequence_length}, DType::i32};
-    model.tokens = model.graph.input("tokens", ids);
-    if (purpose != Purpose::generate) model.targets = model.graph.input("targets", ids);
+    declare_inputs(model, sizes, purpose);
     Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
-    const auto [logits, mixtures] = gpt_logits(config, sizes, builder, model.tokens);
+    const auto [logits, mixtures] = gpt_logits(config, sizes, builder, model.inputs[0]);
     if (!mixtures.empty()) model.choices = config.get(model_choices);
+    const std::int64_t vocabulary = sizes.sample.classes;
     switch (purpose) {
     case Purpose::train: {
-        const ValueId scale = gradient_scale(model, config, sizes);
+        const ValueId scale = gradient_scale(model, config, sizes, "gradient_scale", 1);
         take_losses_beside(model, config, mixtures, scale);
-        model.loss = ops::cross_entropy(model.graph, "loss", logits, model.targets, scale, sizes.vocabulary);
+        model.losses = {{ops::cross_entropy(model.graph, "loss", logits, model.inputs[1], scale, vocabulary)}};
         break;
     }
     case Purpose::evaluate:
-        model.loss = ops::cross_entropy_loss(model.graph, "loss", logits, model.targets, sizes.vocabulary);
-        model.graph.accumulate(model.loss);
+        model.losses = {{ops::cross_entropy_loss(model.graph, "loss", logits, model.inputs[1], vocabulary)}};
+        model.graph.accumulate(model.loss());
         break;
     case Purpose::generate:
         model.logits = logits;
@@ -158,6 +152,37 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
         break;
     }
     return model;
+}
+
+} // namespace
+
+void declare_inputs(Model& model, const ModelSizes& sizes, Purpose purpose) {
+    for (const Field& field : sizes.sample.fields) {
+        Shape shape{sizes.batch};
+        for (int dim = 0; dim < field.shape.rank(); ++dim)
+            shape.append(field.shape[dim]);
+        model.inputs.push_back(model.graph.input(field.name, {shape, field.dtype}));
+        if (purpose == Purpose::generate) return;
+    }
+}
+
+ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes, const std::string& name,
+                       double weight) {
+    if (sizes.precision.compute == DType::f16) {
+        if (!model.loss_scale) model.loss_scale = append_loss_scale(model.graph, config, sizes.units_per_step);
+        if (weight == 1) return model.loss_scale->of_gradient;
+        return append_weighted_scale(model.graph, name, *model.loss_scale, weight);
+    }
+    const auto scale = static_cast<float>(weight / static_cast<double>(sizes.units_per_step));
+    return model.graph.step_input(name, {{}, DType::f32},
+                                  [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
+}
+
+Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
+    const std::string type = config.get(model_type);
+    if (type == "gpt") return build_gpt(config, sizes, purpose);
+    if (type == "layers") return build_layered_model(config, sizes, purpose);
+    config.refuse(model_type.name, no_such_name("model", type, {"gpt", "layers"}));
 }
 
 std::int64_t parameter_count(const Graph& graph) {

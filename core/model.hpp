@@ -3,13 +3,15 @@
 #pragma once
 
 #include "core/config.hpp"
+#include "core/data/sample_form.hpp"
 #include "core/graph/graph.hpp"
 #include "core/layers/builder.hpp"
 #include "core/optimizers/loss_scale.hpp"
 
 namespace tessera {
 
-inline constexpr Key<std::string> model_type{"model.type", "gpt", "which model: gpt"};
+inline constexpr Key<std::string> model_type{"model.type", "gpt",
+                                             "gpt, or layers: as the tables [[model.layers]] put it together"};
 inline constexpr Key<std::int64_t> model_layers{"model.n_layers", 4, "transformer blocks"};
 inline constexpr Key<std::int64_t> model_heads{"model.n_heads", 4, "attention heads per block"};
 inline constexpr Key<std::int64_t> model_dim{"model.dim", 128, "width of the residual stream"};
@@ -35,31 +37,50 @@ inline constexpr Key<double> model_z{"model.moe_z_coefficient", 0.001,
 
 enum class Purpose { train, evaluate, generate };
 
-// The sizes that come from elsewhere: the batch from [training], the vocabulary from the data.
+// What comes from elsewhere: the batch from [training], the form of a sample from the data.
 struct ModelSizes {
     std::int64_t batch = 1; // rows of one micro-batch
-    std::int64_t sequence_length = 0;
-    std::int64_t vocabulary = 0;
+    SampleForm sample;
     Precision precision;
-    std::int64_t tokens_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
+    std::int64_t units_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
+};
+
+// A number that is told of each step or evaluation: what a value holds, summed over units,.
+struct ToldValue {
+    std::string name; // "accuracy"; with several "NAME.accuracy", "NAME.loss"
+    ValueId value;
+};
+
+// A loss, summed over units, and its factor in what is minimised.
+struct WeightedLoss {
+    ValueId value;
+    double weight = 1;
 };
 
 struct Model {
     Graph graph;
-    ValueId tokens = no_value;             // (B, T) i32
-    ValueId targets = no_value;            // (B, T) i32; not for Purpose::generate
-    ValueId loss = no_value;               // scalar f32, summed over tokens; not for Purpose::generate
+    std::vector<ValueId> inputs;           // of the sample's fields, (B, …) each; Purpose::generate: the first alone
+    std::vector<WeightedLoss> losses;      // scalars f32; the last is what is differentiated. Not for generate
+    std::vector<ToldValue> told{};         // scalars f32, besides; the losses among them where there are several
     ValueId logits = no_value;             // (B, T, rows_in_memory(V)); Purpose::generate only
     std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
-    // Of mixtures of experts; Purpose::train only.
+    // Losses beside the last, and those that keep mixtures of experts at work; Purpose::train only.
     std::vector<LossBeside> losses_beside{};
     std::vector<ValueId> routings{}; // (3) each, summed over tokens: the losses of kernels/route.hpp
     std::int64_t choices = 0;        // of a token, in each of them
+
+    ValueId loss() const { return losses.back().value; }
 };
 
-// The forward graph. Parameters are the same, in the same order, for every purpose. ConfigError for values that make no
-// model, with the key's place.
+// The forward graph, whose inputs are the sample's fields, in their order. Parameters are the same, in the same order,
+// for every purpose. ConfigError for values that make no model, with the key's place.
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose);
+
+// Adds an input for each of the sample's fields; Purpose::generate: for the first alone.
+void declare_inputs(Model& model, const ModelSizes& sizes, Purpose purpose);
+// What the gradient of a loss of this weight is multiplied by. It is of the mean over the step's units.
+ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes, const std::string& name,
+                       double weight);
 
 std::int64_t parameter_count(const Graph& graph);
 // Of those that work on a token: of a mixture's experts the chosen ones.

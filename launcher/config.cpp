@@ -7,6 +7,7 @@
 #include "kernels/nearest_name.hpp"
 #include "launcher/commands.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
@@ -46,10 +47,17 @@ int diff(const std::vector<std::string>& words) {
     if (words.size() != 3) throw ConfigError("config diff: expected two config files");
     const std::vector<ConfigEntry> one = Config::load(words[1], {}, known_keys()).entries();
     const std::vector<ConfigEntry> two = Config::load(words[2], {}, known_keys()).entries();
-    for (std::size_t at = 0; at < one.size(); ++at) // both hold every known key, in the same order
-        if (one[at].value != two[at].value)
-            fmt::print("{}: {} -> {}   # {} -> {}\n", one[at].name, one[at].value, two[at].value, one[at].where,
-                       two[at].where);
+    const auto of = [](const std::vector<ConfigEntry>& entries, const std::string& name) { // a table may be in one only
+        const auto found = std::ranges::find(entries, name, &ConfigEntry::name);
+        return found == entries.end() ? ConfigEntry{name, "nothing", "nowhere"} : *found;
+    };
+    std::vector<std::string> names;
+    for (const std::vector<ConfigEntry>* entries : {&one, &two})
+        for (const ConfigEntry& entry : *entries)
+            if (std::ranges::find(names, entry.name) == names.end()) names.push_back(entry.name);
+    for (const std::string& name : names)
+        if (const ConfigEntry here = of(one, name), there = of(two, name); here.value != there.value)
+            fmt::print("{}: {} -> {}   # {} -> {}\n", name, here.value, there.value, here.where, there.where);
     return 0;
 }
 

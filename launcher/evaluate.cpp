@@ -26,9 +26,12 @@ int run_evaluate(const Arguments& arguments, Process& process) {
     restore_tensors(checkpoint, program, Executor(program.layout, program.plan, memory, groups, stream));
     const EvaluationRecord record =
         Evaluation({config, *dataset, groups, stream, host}, experiment, memory).run(checkpoint.step());
-    if (world.rank() == 0)
-        fmt::print("step: {}  validation loss: {:.6f}  perplexity: {:.4f}  tokens: {}\n", record.step, record.loss,
-                   std::exp(record.loss), record.tokens);
+    if (world.rank() != 0) return 0;
+    fmt::print("step: {}  validation loss: {:.6f}", record.step, record.loss);
+    for (const auto& [name, value] : record.told)
+        fmt::print("  {}: {:.6f}", name, value);
+    if (record.unit == "token") fmt::print("  perplexity: {:.4f}", std::exp(record.loss));
+    fmt::print("  {}s: {}\n", record.unit, record.units);
     return 0;
 }
 
@@ -39,8 +42,8 @@ Command evaluate_command() {
             "loss of a checkpoint on the validation split",
             {"evaluate CHECKPOINT|RUN [section.key=value …]",
              R"(Loads a checkpoint, or the newest one of a run's folder, with the config it was
-trained with, and prints the mean loss per token and the perplexity on the
-validation split. Runs on any number of ranks, with the same result.
+trained with, and prints the mean loss per token or sample, and the perplexity
+or accuracy, on the validation split. Runs on any number of ranks, with the same result.
 
 Examples
   tessera evaluate runs/quickstart

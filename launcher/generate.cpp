@@ -25,6 +25,7 @@ double number(const Arguments& arguments, const std::string& option, double fall
 int run_generate(const Arguments& arguments, Process&) {
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
     const Config config = config_of(checkpoint, {});
+    if (config.get(model_type) != "gpt") config.refuse(model_type.name, "writes no text, as a language model does");
     const std::string saved = metadata_of(checkpoint, "tokenizer");
     if (saved.empty())
         throw ConfigError(

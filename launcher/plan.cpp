@@ -58,7 +58,7 @@ void print(const SearchResult& result, const SearchOptions& options, const Machi
 }
 
 std::unique_ptr<Dataset> data_of(const Config& config) {
-    std::unique_ptr<Dataset> dataset = vocabulary_without_data(config) == 0 ? open_data(config, {}) : nullptr;
+    std::unique_ptr<Dataset> dataset = form_without_data(config, 1) ? nullptr : open_data(config, {});
     if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
     return dataset;
 }
@@ -77,6 +77,8 @@ void check_together(const Arguments& arguments) {
 int run_search(const Arguments& arguments, Config& config, int ranks) {
     if (!arguments.has("machine"))
         throw ConfigError("--search wants --machine FILE, a file of cluster/machines or of `tessera bench --save`");
+    if (config.get(model_type) != "gpt")
+        config.refuse(model_type.name, "a search knows only how models of equal blocks, \"gpt\", grow with them");
     const Machine machine = machine_for(config, *arguments.text("machine"));
     settle_for(machine, config);
     if (config.get(training_recompute) == "auto")
@@ -133,8 +135,9 @@ Command plan_command() {
             {"plan [OPTION…] CONFIG [section.key=value …]",
              R"(Prints the mesh, the parameters and where they live, the collectives with their
 bytes per step, and the memory of a rank by kind, to the byte: what `train`
-allocates. It needs no MPI; it opens the data only where the vocabulary cannot
-be known without (character tokenizer; data.vocab_size = 0).
+allocates. It needs no MPI; it opens the data only where the vocabulary, or the
+form of samples, cannot be known without (character tokenizer; data.vocab_size,
+data.classes, data.features or data.image_shape not said).
 
 Example
   tessera plan -n 4 configs/quickstart.toml training.global_batch_size=48

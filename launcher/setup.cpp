@@ -104,7 +104,7 @@ std::string thread_warning(const World& world, const Stream& stream) {
 }
 
 std::unique_ptr<Dataset> open_data(const Config& config, const std::string& tokenizer_json) {
-    return open_dataset(dataset_options(config, config.get(training_sequence),
+    return open_dataset(dataset_options(config, reads_text(config) ? config.get(training_sequence) : 1,
                                         static_cast<std::uint64_t>(config.get(training_seed)), tokenizer_json));
 }
 

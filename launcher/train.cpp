@@ -32,6 +32,11 @@ std::string memory_text(const MemoryNeed& planned, const MemoryNeed& allocated) 
                        with_thousands(allocated.total()), fmt::join(kinds, "; "));
 }
 
+std::string classes_text(const SampleForm& sample) {
+    if (sample.is_text()) return fmt::format(", vocabulary {}", sample.classes);
+    return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
+}
+
 int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
@@ -58,7 +63,7 @@ int run_train(const Arguments& arguments, Process& process) {
                          counted(world.size(), "rank"), world.local_size(),
                          std::visit([](const auto& s) { return s.text(); }, stream)));
     log.info(
-        fmt::format("model: {}, vocabulary {}", parameters_text(experiment.train.model), experiment.sizes.vocabulary));
+        fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
     const ShareSizes sizes = share_sizes(experiment.train.layout);
     log.info(experiment.batch.text(sizes.least, sizes.most));
     if (!recomputed.empty()) log.info(recomputed);

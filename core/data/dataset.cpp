@@ -16,13 +16,25 @@ constexpr std::int64_t sequence_limit = 1 << 30;
 
 struct Reader {
     std::string_view name;
-    TokenRuns (*read)(const DatasetOptions&);
+    std::unique_ptr<Dataset> (*open)(const DatasetOptions&);
 };
 
-constexpr std::array<Reader, 3> catalog = {{
-    {"synthetic", read_synthetic},
-    {"text", read_text},
-    {"tokens", read_token_files},
+template <TokenRuns (*read)(const DatasetOptions&)>
+std::unique_ptr<Dataset> open_windows(const DatasetOptions& options) {
+    if (options.sequence_length < 1 || options.sequence_length > sequence_limit)
+        throw ConfigError(
+            fmt::format("sequence_length is {}, expected from 1 to {}", options.sequence_length, sequence_limit));
+    TokenRuns runs = read(options);
+    if (runs.validation.empty()) split_by_fraction(runs, options.validation_fraction);
+    return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length);
+}
+
+constexpr std::array<Reader, 5> catalog = {{
+    {"csv", read_table},
+    {"idx", read_images},
+    {"synthetic", open_windows<read_synthetic>},
+    {"text", open_windows<read_text>},
+    {"tokens", open_windows<read_token_files>},
 }};
 
 const Reader& reader_named(std::string_view name) {
@@ -37,13 +49,7 @@ const Reader& reader_named(std::string_view name) {
 } // namespace
 
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options) {
-    const Reader& reader = reader_named(options.reader);
-    if (options.sequence_length < 1 || options.sequence_length > sequence_limit)
-        throw ConfigError(
-            fmt::format("sequence_length is {}, expected from 1 to {}", options.sequence_length, sequence_limit));
-    TokenRuns runs = reader.read(options);
-    if (runs.validation.empty()) split_by_fraction(runs, options.validation_fraction);
-    return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length);
+    return reader_named(options.reader).open(options);
 }
 
 } // namespace tessera

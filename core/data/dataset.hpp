@@ -2,6 +2,7 @@
 // Samples to train on. Says what there is and reads one by its number; the order is sample_order.hpp's.
 #pragma once
 
+#include "core/data/sample_form.hpp"
 #include "core/data/tokenizer.hpp"
 #include "kernels/tensor.hpp"
 
@@ -15,35 +16,29 @@ namespace tessera {
 
 enum class Split { train, validation };
 
-// One tensor of a sample: {"tokens", (T), i32}.
-struct Field {
-    std::string name;
-    Shape shape;
-    DType dtype = DType::f32;
-};
-
 // All calls are thread-safe. A language model's sample is a window: "tokens" (T) are T tokens from any start, "targets"
 // (T) the same one token later.
 class Dataset {
 public:
     virtual ~Dataset() = default;
 
-    virtual std::vector<Field> fields() const = 0;
+    virtual const SampleForm& form() const = 0;
     virtual std::int64_t samples(Split split) const = 0; // distinct samples that `read` takes; 0: no such split
 
     // Fills one view per field, of the field's shape and dtype. Throws ConfigError for content that cannot be right (a
     // token beyond the vocabulary), InternalError for a sample or a view that was never offered.
     virtual void read(Split split, std::int64_t sample, std::span<const View> views) const = 0;
 
-    virtual std::int64_t vocabulary_size() const = 0;
     virtual const Tokenizer* tokenizer() const = 0; // null when the data has none; lives as long as the dataset
 
-    // xxh3-128 (32 hex digits) of all tokens, the splits and the vocabulary: "has the data changed?". The first call
+    // xxh3-128 (32 hex digits) of all content, the splits and the vocabulary: "has the data changed?". The first call
     // reads everything (memory speed, or the disk's), the next ones remember.
     virtual std::string fingerprint() const = 0;
 };
 
 struct DatasetOptions {
+    // csv        tables of numbers, a sample on each line (table_reader.cpp)
+    // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
     // synthetic  a Markov chain drawn from `seed`, for tests and timings; the best possible loss is about 1.21 nats
     // text       files of text, tokenised into memory and joined: windows run across files
     // tokens     llm.c .bin files, mapped: windows do not cross files, and a file too small for one is refused
@@ -51,7 +46,8 @@ struct DatasetOptions {
     // Paths, or patterns with * ? [ ] (a pattern gives its files in the order of their names).
     std::vector<std::string> files;
     std::vector<std::string> validation_files;
-    double validation_fraction = 0.1; // without validation_files: this last part of all tokens; 0: no validation
+    // Without validation_files: this last part of all tokens or samples; 0: no validation.
+    double validation_fraction = 0.1;
     std::int64_t sequence_length = 64;
 
     TokenizerOptions tokenizer; // text: trained on all files, those for validation included
@@ -62,6 +58,18 @@ struct DatasetOptions {
     std::int64_t synthetic_vocabulary = 64;
     std::int64_t synthetic_tokens = 1 << 20;
     std::uint64_t seed = 1; // synthetic only
+
+    std::vector<std::string> label_files; // idx: of `files`, as many of each
+    std::vector<std::string> validation_label_files;
+    std::vector<std::int64_t> image_shape; // idx: (height, width, channels) to expect; empty: that of the files
+
+    std::string delimiter = ",";      // csv: one character
+    bool header = true;               // csv: the first line names the columns; else they are "1", "2", …
+    std::string label_column;         // csv: a category; or
+    std::vector<std::string> targets; // csv: columns of numbers. All others are features.
+    std::int64_t features = 0;        // csv: columns to expect; 0: any number
+
+    std::int64_t classes = 0; // idx, csv: to expect; 0: as many as the data to train on have
 };
 
 // Throws ConfigError for options or files that cannot be used, with the path.

@@ -40,7 +40,7 @@ void check(const LoaderOptions& options) {
 } // namespace
 
 Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options, Buffer slots)
-    : dataset_(dataset), order_(order), options_(options), fields_(dataset.fields()) {
+    : dataset_(dataset), order_(order), options_(options), fields_(dataset.form().fields) {
     check(options_);
     for (const Field& field : fields_) {
         field_offsets_.push_back(slot_bytes_);

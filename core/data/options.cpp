@@ -5,7 +5,58 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
+
 namespace tessera {
+
+namespace {
+
+std::int64_t at_least_0(const Config& config, const Key<std::int64_t>& key) {
+    const std::int64_t value = config.get(key);
+    if (value < 0) config.refuse(key.name, "must be at least 0");
+    return value;
+}
+
+void read_image_keys(const Config& config, DatasetOptions& options) {
+    options.label_files = config.get(data_label_files);
+    options.validation_label_files = config.get(data_validation_label_files);
+    if (options.label_files.empty()) config.refuse(data_label_files.name, "names no file of labels");
+    if (!options.validation_files.empty() && options.validation_label_files.empty())
+        config.refuse(data_validation_label_files.name, "names no file of labels");
+    options.image_shape = config.get(data_image_shape);
+    const bool positive = std::ranges::all_of(options.image_shape, [](std::int64_t size) { return size > 0; });
+    if (!options.image_shape.empty() && (options.image_shape.size() != 3 || !positive))
+        config.refuse(data_image_shape.name, "expected [height, width, channels], each at least 1");
+    options.classes = at_least_0(config, data_classes);
+}
+
+void read_table_keys(const Config& config, DatasetOptions& options) {
+    options.delimiter = config.get(data_delimiter);
+    options.header = config.get(data_header);
+    options.label_column = config.get(data_label_column);
+    options.targets = config.get(data_target_columns);
+    options.features = at_least_0(config, data_features);
+    if (options.label_column.empty() == options.targets.empty())
+        config.refuse(data_label_column.name, "say what is to be found: data.label_column, a category, or "
+                                              "data.target_columns, numbers");
+    if (!options.label_column.empty()) options.classes = at_least_0(config, data_classes);
+}
+
+void read_text_keys(const Config& config, DatasetOptions& options) {
+    if (options.reader == "text") {
+        options.tokenizer.kind = config.get(data_tokenizer);
+        options.tokenizer.vocabulary_size = config.get(data_vocabulary);
+    } else {
+        options.token_vocabulary = config.get(data_vocabulary);
+    }
+}
+
+} // namespace
+
+bool reads_text(const Config& config) {
+    const std::string reader = config.get(data_reader);
+    return reader != "csv" && reader != "idx";
+}
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
                                const std::string& tokenizer_json) {
@@ -17,7 +68,7 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     options.validation_fraction = config.get(data_validation_fraction);
     if (!(options.validation_fraction >= 0 && options.validation_fraction < 1))
         config.refuse(data_validation_fraction.name, "must be at least 0 and below 1");
-    if (config.get(data_vocabulary) < 0) config.refuse(data_vocabulary.name, "must be at least 0");
+    if (reads_text(config)) at_least_0(config, data_vocabulary);
     if (options.reader == "synthetic") {
         options.synthetic_tokens = config.get(data_synthetic_tokens);
         if (config.get(data_vocabulary) > 0) options.synthetic_vocabulary = config.get(data_vocabulary);
@@ -26,22 +77,39 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     options.files = config.get(data_files);
     options.validation_files = config.get(data_validation_files);
     if (options.files.empty()) config.refuse(data_files.name, "names no file to train on");
-    if (options.reader == "text") {
-        options.tokenizer.kind = config.get(data_tokenizer);
-        options.tokenizer.vocabulary_size = config.get(data_vocabulary);
-    } else {
-        options.token_vocabulary = config.get(data_vocabulary);
-    }
+    if (options.reader == "idx")
+        read_image_keys(config, options);
+    else if (options.reader == "csv")
+        read_table_keys(config, options);
+    else
+        read_text_keys(config, options);
     return options;
 }
 
-SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split,
-                                 std::int64_t sequence_length, std::uint64_t seed) {
+SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed) {
     const bool training = split == Split::train;
     return {.kind = training ? config.get(data_order) : "sequential",
             .seed = seed,
             .samples = dataset.samples(split),
-            .window = sequence_length};
+            .window = dataset.form().units};
+}
+
+std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
+    if (reads_text(config)) {
+        const std::int64_t vocabulary = vocabulary_without_data(config);
+        return vocabulary == 0 ? std::nullopt : std::optional(text_form(sequence_length, vocabulary));
+    }
+    const DatasetOptions options = dataset_options(config, 0, 0, {});
+    const Field label{"label", {}, DType::i32};
+    if (options.reader == "idx") {
+        if (options.image_shape.empty() || options.classes == 0) return std::nullopt;
+        const Shape shape{options.image_shape[0], options.image_shape[1], options.image_shape[2]};
+        return SampleForm{{{"image", shape, DType::f32}, label}, options.classes};
+    }
+    const bool numbers = !options.targets.empty();
+    if (options.features == 0 || (!numbers && options.classes == 0)) return std::nullopt;
+    const Field targets{"targets", {static_cast<std::int64_t>(options.targets.size())}, DType::f32};
+    return SampleForm{{{"features", {options.features}, DType::f32}, numbers ? targets : label}, options.classes};
 }
 
 std::int64_t vocabulary_without_data(const Config& config) {

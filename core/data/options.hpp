@@ -6,18 +6,21 @@
 #include "core/data/dataset.hpp"
 #include "core/data/sample_order.hpp"
 
-#include <filesystem>
+#include <optional>
 
 namespace tessera {
 
-inline constexpr Key<std::string> data_reader{"data.reader", "text",
-                                              "text, tokens (llm.c .bin files) or synthetic (a Markov chain)"};
+inline constexpr Key<std::string> data_reader{
+    "data.reader", "text",
+    "text, tokens (llm.c .bin files), synthetic (a Markov chain), idx (images "
+    "in MNIST's format, .gz or not) or csv"};
 inline constexpr Key<std::vector<std::string>> data_files{
     "data.files", "", "files to train on (patterns allowed), relative to the working directory"};
 inline constexpr Key<std::vector<std::string>> data_validation_files{
     "data.validation_files", "", "files to evaluate on; none: the last part of data.files"};
 inline constexpr Key<double> data_validation_fraction{
-    "data.validation_fraction", 0.1, "without validation_files: this last share of the tokens is for evaluation"};
+    "data.validation_fraction", 0.1,
+    "without validation_files: this last share of the tokens or samples is for evaluation"};
 inline constexpr Key<std::string> data_tokenizer{"data.tokenizer", "character", "text: byte, character or bpe"};
 inline constexpr Key<std::int64_t> data_vocabulary{"data.vocab_size", 0,
                                                    "bpe: tokens to train; tokens: ids in the files, 0: by their magic"};
@@ -26,14 +29,35 @@ inline constexpr Key<std::string> data_order{
 inline constexpr Key<std::int64_t> data_synthetic_tokens{"data.synthetic_tokens", 1048576,
                                                          "synthetic: tokens of the chain"};
 
-// `tokenizer_json`: the tokenizer of a checkpoint, or empty to train one.
+inline constexpr Key<std::vector<std::string>> data_label_files{"data.label_files", "",
+                                                                "idx: labels of the images of data.files"};
+inline constexpr Key<std::vector<std::string>> data_validation_label_files{
+    "data.validation_label_files", "", "idx: labels of the images of data.validation_files"};
+inline constexpr Key<std::int64_t> data_classes{
+    "data.classes", 0, "idx, csv: of labels; 0: as many as the data have, which a plan must read then"};
+inline constexpr Key<std::vector<std::int64_t>> data_image_shape{
+    "data.image_shape", "", "idx: [height, width, channels]; []: as the data are, which a plan must read then"};
+inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv: the character between fields"};
+inline constexpr Key<bool> data_header{"data.header", true,
+                                       "csv: the first line names the columns; else they are \"1\", \"2\", …"};
+inline constexpr Key<std::string> data_label_column{"data.label_column", "",
+                                                    "csv: the column of a category to be found"};
+inline constexpr Key<std::vector<std::string>> data_target_columns{
+    "data.target_columns", "", "csv: columns of numbers to be found; all others are features"};
+inline constexpr Key<std::int64_t> data_features{
+    "data.features", 0, "csv: columns that are features; 0: as the data are, which a plan must read then"};
+
+// Whether samples are windows of a text, so many tokens long, or come one by one.
+bool reads_text(const Config& config);
+
+// `sequence_length`: of text alone. `tokenizer_json`: the tokenizer of a checkpoint, or empty to train one.
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
                                const std::string& tokenizer_json);
-SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split,
-                                 std::int64_t sequence_length, std::uint64_t seed);
+SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed);
 
-// The vocabulary that the configuration alone tells (byte, bpe, synthetic, tokens with vocab_size); 0 when it takes the
-// data to know.
+// The form of samples that the configuration alone tells; nothing when it takes the data to know.
+std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length);
+// The vocabulary of text that the configuration alone tells (byte, bpe, synthetic, tokens with vocab_size), or 0.
 std::int64_t vocabulary_without_data(const Config& config);
 // Whether the data will have a part to evaluate on.
 bool has_validation(const Config& config);

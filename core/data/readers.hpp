@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each reader of the catalog in dataset.cpp does: turn options into runs of tokens.
+// What the readers of the catalog in dataset.cpp do: turn options into runs of tokens, or into separate samples.
 #pragma once
 
 #include "core/data/dataset.hpp"
@@ -7,7 +7,9 @@
 
 namespace tessera {
 
-// All throw ConfigError; `validation` is empty unless there are files for it.
+// All throw ConfigError. `validation` of runs is empty unless there are files for it.
+std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
+std::unique_ptr<Dataset> read_table(const DatasetOptions& options);
 TokenRuns read_synthetic(const DatasetOptions& options);
 TokenRuns read_text(const DatasetOptions& options);
 TokenRuns read_token_files(const DatasetOptions& options);

@@ -2,13 +2,13 @@
 // Reading a window is finding its run, widening its tokens to 32 bits twice, and one look at the largest of them.
 #include "core/data/token_windows.hpp"
 
+#include "core/data/content_hash.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <fmt/format.h>
-#include <xxhash.h>
 
 namespace tessera {
 namespace {
@@ -33,20 +33,6 @@ std::string names_of(const std::vector<TokenRun>& runs) {
     if (runs.size() < 2) return runs.empty() ? "the data" : runs[0].name;
     return fmt::format("{} and {} more", runs[0].name, runs.size() - 1);
 }
-
-class ContentHash {
-public:
-    ContentHash() : state_(XXH3_createState(), &XXH3_freeState) { XXH3_128bits_reset(state_.get()); }
-    void add(const void* data, std::size_t bytes) { XXH3_128bits_update(state_.get(), data, bytes); }
-    void add(std::int64_t number) { add(&number, sizeof number); }
-    std::string text() const {
-        const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
-        return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-    }
-
-private:
-    std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
-};
 
 } // namespace
 
@@ -84,7 +70,8 @@ void split_by_fraction(TokenRuns& runs, double fraction) {
 }
 
 TokenWindows::TokenWindows(TokenRuns runs, std::int64_t sequence_length)
-    : sequence_length_(sequence_length), vocabulary_size_(runs.vocabulary_size), tokenizer_(std::move(runs.tokenizer)),
+    : sequence_length_(sequence_length), vocabulary_size_(runs.vocabulary_size),
+      form_(text_form(sequence_length, runs.vocabulary_size)), tokenizer_(std::move(runs.tokenizer)),
       memory_(std::move(runs.memory)) {
     const bool has_validation = !runs.validation.empty();
     parts_[0] = make_part(std::move(runs.train), "training");
@@ -110,10 +97,6 @@ TokenWindows::Part TokenWindows::make_part(std::vector<TokenRun> runs, std::stri
                                       sequence_length_, sequence_length_ + 1));
     part.runs = std::move(runs);
     return part;
-}
-
-std::vector<Field> TokenWindows::fields() const {
-    return {{"tokens", Shape{sequence_length_}, DType::i32}, {"targets", Shape{sequence_length_}, DType::i32}};
 }
 
 void TokenWindows::read(Split split, std::int64_t sample, std::span<const View> views) const {

@@ -41,10 +41,9 @@ public:
     // has runs but no window.
     TokenWindows(TokenRuns runs, std::int64_t sequence_length);
 
-    std::vector<Field> fields() const override;
+    const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).first_samples.back(); }
     void read(Split split, std::int64_t sample, std::span<const View> views) const override;
-    std::int64_t vocabulary_size() const override { return vocabulary_size_; }
     const Tokenizer* tokenizer() const override { return tokenizer_.get(); }
     std::string fingerprint() const override;
 
@@ -61,6 +60,7 @@ private:
 
     std::int64_t sequence_length_;
     std::int64_t vocabulary_size_;
+    SampleForm form_;
     std::unique_ptr<Tokenizer> tokenizer_;
     std::vector<std::shared_ptr<const void>> memory_;
     std::array<Part, 2> parts_; // by Split

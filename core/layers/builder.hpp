@@ -30,9 +30,9 @@ public:
 
     Graph& graph() { return graph_; }
     DType compute() const { return precision_.compute; }
-    bool training() const { return training_; } // dropout is active
-    std::string path(std::string_view name) const {
-        return scope_.empty() ? std::string(name) : fmt::format("{}.{}", scope_, name);
+    bool training() const { return training_; }     // dropout is active
+    std::string path(std::string_view name) const { // "": the scope itself
+        return scope_.empty() || name.empty() ? scope_ + std::string(name) : fmt::format("{}.{}", scope_, name);
     }
 
     // A matrix or table, normal(0, deviation), kept in f32 and handed out in the compute type. It decays.

@@ -7,6 +7,7 @@ namespace tessera {
 std::vector<OpPointer> op_catalog() {
     const Window window{{.size = 3, .stride = 2, .before = 1}, {.size = 2, .dilation = 2, .before = 1, .after = 2}};
     return {
+        make_accuracy(),
         make_activation(Activation::gelu),
         make_activation(Activation::gelu_tanh),
         make_activation(Activation::relu),
@@ -30,10 +31,13 @@ std::vector<OpPointer> op_catalog() {
         make_embedding(11),
         make_embedding(9), // and padding
         make_expert_linear(),
+        make_flatten(),
         make_layer_norm(1e-5),
         make_linear(1),
         make_linear(2),
         make_max_pool(window),
+        make_mean_squared_error(),
+        make_mean_squared_error_loss(),
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),

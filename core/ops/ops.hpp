@@ -20,6 +20,8 @@ struct RouteOptions {
 
 namespace ops {
 
+// How many of the logits' rows are largest at their target (kernels/accuracy.hpp): (..., V), (...) i32 -> scalar f32
+ValueId accuracy(Graph&, std::string name, ValueId logits, ValueId targets);
 // y = f(x), element by element.
 ValueId activation(Graph&, std::string name, Activation function, ValueId x);
 // y = a + b, equal shapes and dtypes.
@@ -50,6 +52,8 @@ ValueId dropout(Graph&, std::string name, ValueId x, double probability);
 ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table, std::int64_t vocabulary);
 // y[e] = x[e] w[e]^T + bias[e]   x: (E, ..., C)   w: (E, H, C)   bias: (E, H) f32, may be no_value   y: (E, ..., H)
 ValueId expert_linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias);
+// x: (B, ...) -> (B, N), the elements of each sample in a row
+ValueId flatten(Graph&, std::string name, ValueId x);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
@@ -64,6 +68,11 @@ ValueId linear_f8(Graph&, std::string name, const InEightBits& x, const InEightB
                   int contracted = 1);
 // y = the largest over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId max_pool(Graph&, std::string name, ValueId x, const Window& window);
+// loss = sum over samples of the mean of (y - targets)^2; the gradient is taken of scale * loss.
+// y, targets: (B, ...)   scale, loss: scalar f32
+ValueId mean_squared_error(Graph&, std::string name, ValueId y, ValueId targets, ValueId scale);
+// The same loss for evaluation.
+ValueId mean_squared_error_loss(Graph&, std::string name, ValueId y, ValueId targets);
 // x, f32 or bf16, in f8e4m3 or f8e5m2; the last `column_dims` dims are columns. The scale maps the largest magnitude of
 // this tensor to the largest number of the dtype (kernels/quantize.hpp).
 InEightBits quantize(Graph&, std::string name, ValueId x, DType dtype, int column_dims);
@@ -90,6 +99,7 @@ ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
 } // namespace ops
 
 // The ops themselves, with example attributes where they need some, for the catalog.
+OpPointer make_accuracy();
 OpPointer make_activation(Activation function);
 OpPointer make_add();
 OpPointer make_add_rows();
@@ -104,9 +114,12 @@ OpPointer make_dispatch(std::int64_t experts, std::int64_t capacity);
 OpPointer make_dropout(double probability, std::string_view stream_name);
 OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_expert_linear();
+OpPointer make_flatten();
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_linear(int contracted);
 OpPointer make_max_pool(const Window& window);
+OpPointer make_mean_squared_error();
+OpPointer make_mean_squared_error_loss();
 OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
 OpPointer make_route(const RouteOptions& options);

@@ -54,7 +54,7 @@ float power_of_two(const Config& config, const Key<double>& key, double least, d
 
 } // namespace
 
-LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t tokens_per_step) {
+LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t units_per_step) {
     constexpr std::int64_t most_steps = 1 << 24; // a float counts no further
     LossScale made;
     made.settings = {.growth = power_of_two(config, loss_scale_growth, 1, 65536),
@@ -67,9 +67,15 @@ LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t tok
     made.good_steps = graph.optimizer_state("optimizer.good_steps", {}, 0);
     made.skipped_steps = graph.optimizer_state("optimizer.skipped_steps", {}, 0);
     const Graph::PhaseGuard prepare(graph, Phase::prepare);
-    const float factor = 1.0f / static_cast<float>(tokens_per_step);
+    const float factor = 1.0f / static_cast<float>(units_per_step);
     made.of_gradient = graph.apply_one(std::make_shared<GradientScale>(factor), "gradient_scale", {made.scale});
     return made;
+}
+
+ValueId append_weighted_scale(Graph& graph, std::string name, const LossScale& loss_scale, double weight) {
+    const Graph::PhaseGuard prepare(graph, Phase::prepare);
+    return graph.apply_one(std::make_shared<GradientScale>(static_cast<float>(weight)), std::move(name),
+                           {loss_scale.of_gradient});
 }
 
 std::vector<ValueId> append_unscale(Graph& graph, const LossScale& loss_scale, ValueId square_sum, double max_norm) {

@@ -21,12 +21,14 @@ inline constexpr Key<std::int64_t> loss_scale_interval{"training.loss_scale_inte
 struct LossScale {
     kernels::LossScaling settings;
     ValueId scale = no_value, good_steps = no_value, skipped_steps = no_value; // states, scalars
-    ValueId of_gradient = no_value; // scale / tokens of a step: what cross_entropy is given
+    ValueId of_gradient = no_value; // scale / units of a step: what a loss is given
 };
 
 // Appends the states, and what makes of_gradient before each step. ConfigError for settings that are no power of two:
 // only those leave every bit of a gradient's mantissa as it is.
-LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t tokens_per_step);
+LossScale append_loss_scale(Graph& graph, const Config& config, std::int64_t units_per_step);
+// Appends what of_gradient is times a factor, for a loss that weighs so much.
+ValueId append_weighted_scale(Graph& graph, std::string name, const LossScale& loss_scale, double weight);
 
 // Appends the node that unscales and clips, and changes the states; returns norm and factor.
 std::vector<ValueId> append_unscale(Graph& graph, const LossScale& loss_scale, ValueId square_sum, double max_norm);

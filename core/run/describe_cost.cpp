@@ -82,8 +82,9 @@ std::string describe_cost(const StepCost& cost, const Experiment& experiment, co
         line(part.name, part.seconds);
     line("step", cost.total());
     if (cost.hidden > 0) fmt::format_to(out, "  {:<24}{:>12.4f}  beside the work\n", "collectives", cost.hidden * 1e3);
-    fmt::format_to(out, "  {:.4g} TFLOP/s per rank, {} tokens/s\n", cost.flops_per_second / 1e12,
-                   with_thousands(std::llround(static_cast<double>(experiment.sizes.tokens_per_step) / cost.total())));
+    fmt::format_to(out, "  {:.4g} TFLOP/s per rank, {} {}s/s\n", cost.flops_per_second / 1e12,
+                   with_thousands(std::llround(static_cast<double>(experiment.sizes.units_per_step) / cost.total())),
+                   experiment.sizes.sample.unit);
     return text;
 }
 

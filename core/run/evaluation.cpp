@@ -24,25 +24,32 @@ bool Evaluation::due(std::int64_t steps_done, bool last) const {
 }
 
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
+    const SampleForm& sample = experiment_.sizes.sample;
     Loader loader(ground_.dataset,
-                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation,
-                                            experiment_.sizes.sequence_length, experiment_.seed)),
+                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed)),
                   experiment_.evaluation_loader(),
-                  loader_memory(ground_.stream, experiment_.fields, experiment_.evaluation_loader()));
+                  loader_memory(ground_.stream, sample.fields, experiment_.evaluation_loader()));
     const StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
     executor_->run_micro_batches(state, experiment_.sizes.batch,
                                  [&] { loader.next(ground_.stream, executor_->batch()); });
     executor_->update(state);
-    const std::int64_t tokens =
-        experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.sizes.sequence_length;
-    const float loss = number(ground_.stream, executor_->view(experiment_.evaluate.model.loss));
-    return {.step = steps_done, .loss = static_cast<double>(loss) / static_cast<double>(tokens), .tokens = tokens};
+    const Model& model = experiment_.evaluate.model;
+    const std::int64_t units = experiment_.evaluation_batches * experiment_.sizes.batch * sample.units;
+    const auto mean = [&](ValueId id) {
+        return number(ground_.stream, executor_->view(id)) / static_cast<double>(units);
+    };
+    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = units};
+    for (const WeightedLoss& loss : model.losses)
+        record.loss += loss.weight * mean(loss.value);
+    for (const ToldValue& told : model.told)
+        record.told.emplace_back(told.name, mean(told.value));
+    return record;
 }
 
 std::int64_t Evaluation::allocated_bytes() const {
     if (executor_ == nullptr) return 0;
-    return Loader::buffer_bytes(experiment_.fields, experiment_.evaluation_loader());
+    return Loader::buffer_bytes(experiment_.sizes.sample.fields, experiment_.evaluation_loader());
 }
 
 } // namespace tessera

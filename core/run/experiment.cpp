@@ -51,13 +51,13 @@ Precision precision_of(const Config& config, const Stream& stream) {
     return precision;
 }
 
-Experiment common(const Config& config, std::int64_t vocabulary, const Stream& stream) {
+Experiment common(const Config& config, SampleForm sample, const Stream& stream) {
     Experiment experiment;
     const std::int64_t seed = config.get(training_seed);
     if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
     experiment.seed = static_cast<std::uint64_t>(seed);
-    experiment.sizes.sequence_length = at_least_one(config, training_sequence);
-    experiment.sizes.vocabulary = vocabulary;
+    if (sample.is_text()) at_least_one(config, training_sequence);
+    experiment.sizes.sample = std::move(sample);
     experiment.sizes.precision = precision_of(config, stream);
     return experiment;
 }
@@ -148,8 +148,13 @@ void check_context(const Config& config, int ranks, bool ring) {
 }
 
 void check_modes(const Config& config, const Mesh& mesh) {
+    const bool text = reads_text(config);
+    if (!text && config.get(parallelism_sequence))
+        config.refuse(parallelism_sequence.name, "shares out a sequence, and samples here have none");
     for (int index = 0; index < mesh.axis_count(); ++index) {
         const MeshAxis& axis = mesh.axis(index);
+        if (axis.name == "context" && !text)
+            config.refuse(parallelism_context.name, "shares out a sequence, and samples here have none");
         if (axis.name == "context") check_context(config, axis.size, takes_ring(config, mesh));
         if (cuts_products(axis) && config.get(training_linear_dtype) == "f8")
             config.refuse(training_linear_dtype.name, fmt::format("\"f8\" has one scale for a whole tensor: no part of "
@@ -218,14 +223,14 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
     const std::int64_t most = config.get(evaluate_batches);
     const std::int64_t samples = dataset.samples(Split::validation);
     if (samples == 0) return 0;
-    const std::int64_t windows = (samples - 1) / sizes.sequence_length + 1;
+    const std::int64_t windows = (samples - 1) / sizes.sample.units + 1;
     std::int64_t batches = windows / sizes.batch;
     if (most > 0) batches = std::min(batches, most);
     if (batches < ranks)
         throw ConfigError(
-            fmt::format("the validation split has {} windows of {} tokens: {} ranks with micro-batches of "
-                        "{} need at least {}",
-                        windows, sizes.sequence_length, ranks, sizes.batch, ranks * sizes.batch));
+            fmt::format("the validation split has {} {}: {} ranks with micro-batches of {} need at least {}", windows,
+                        sizes.sample.is_text() ? fmt::format("windows of {} tokens", sizes.sample.units) : "samples",
+                        ranks, sizes.batch, ranks * sizes.batch));
     return batches;
 }
 
@@ -250,21 +255,18 @@ void plan_evaluation_program(const Config& config, const RankView& view, const S
     MemoryNeed need = program.plan.memory; // for any number of micro-batches: it is not known without the data
     need[MemoryKind::gradients] = program.plan.slot_bytes * slots_needed(std::int64_t{1} << 40);
     experiment.memory.grow_to(need);
-    if (!experiment.fields.empty())
-        experiment.memory[MemoryKind::data] += Loader::buffer_bytes(experiment.fields, experiment.evaluation_loader());
+    experiment.memory[MemoryKind::data] +=
+        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.evaluation_loader());
 }
 
-// Without data: the fields that every language model's dataset has.
-std::vector<Field> language_fields(std::int64_t sequence_length) {
-    return {{"tokens", {sequence_length}, DType::i32}, {"targets", {sequence_length}, DType::i32}};
-}
-
-std::int64_t vocabulary_of(const Config& config, const Dataset* dataset) {
-    if (dataset != nullptr) return dataset->vocabulary_size();
-    const std::int64_t vocabulary = vocabulary_without_data(config);
-    if (vocabulary == 0)
+SampleForm form_of(const Config& config, const Dataset* dataset) {
+    if (dataset != nullptr) return dataset->form();
+    if (auto form = form_without_data(config, reads_text(config) ? at_least_one(config, training_sequence) : 1))
+        return *std::move(form);
+    if (reads_text(config))
         config.refuse(data_vocabulary.name, "without its data the vocabulary is not known: say how many tokens it has");
-    return vocabulary;
+    config.refuse(data_reader.name, "without the data the form of its samples is not known: say data.classes and "
+                                    "data.image_shape or data.features");
 }
 
 } // namespace
@@ -321,9 +323,8 @@ LoaderOptions Experiment::evaluation_loader() const {
 }
 
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
-    Experiment experiment = common(config, vocabulary_of(config, dataset), stream);
+    Experiment experiment = common(config, form_of(config, dataset), stream);
     experiment.steps = at_least_one(config, training_steps);
-    experiment.fields = dataset != nullptr ? dataset->fields() : language_fields(experiment.sizes.sequence_length);
     Program& program = experiment.train;
     program.layout = make_layout(config, view, 1, stream);
     program.layout.rounds =
@@ -332,17 +333,18 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
-    experiment.sizes.tokens_per_step = experiment.batch.global * experiment.sizes.sequence_length;
+    experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
     program.model = build_model(config, experiment.sizes, Purpose::train);
     const std::vector<ValueId> gradients =
-        differentiate(program.model.graph, program.model.loss, program.model.losses_beside);
+        differentiate(program.model.graph, program.model.loss(), program.model.losses_beside);
     experiment.gradient_norm = append_optimizer(program.model.graph, gradients, *make_optimizer(config),
                                                 config.get(training_max_norm), program.model.loss_scale);
     recompute(program.model.graph, recomputation(config));
     program.plan = make_plan(program.model.graph, program.layout, view.rank, stream);
     experiment.memory = program.plan.memory;
-    experiment.memory[MemoryKind::data] = Loader::buffer_bytes(experiment.fields, experiment.train_loader(0));
+    experiment.memory[MemoryKind::data] =
+        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
     if (dataset != nullptr)
         experiment.evaluation_batches =
             count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
@@ -354,8 +356,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 }
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
-    Experiment experiment = common(config, dataset.vocabulary_size(), stream);
-    experiment.fields = dataset.fields();
+    Experiment experiment = common(config, dataset.form(), stream);
     experiment.sizes.batch = evaluation_rows(config);
     const Layout layout = make_layout(config, view, 1, stream);
     check_rows(config, layout.mesh, experiment.sizes.batch);
@@ -366,7 +367,8 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
 }
 
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream) {
-    Experiment experiment = common(config, vocabulary, stream);
+    const std::int64_t tokens = at_least_one(config, training_sequence);
+    Experiment experiment = common(config, text_form(tokens, vocabulary), stream);
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);
     program.layout.mesh = Mesh({{"data", 1}});

@@ -14,7 +14,7 @@
 namespace tessera {
 
 inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "optimizer steps of the whole run"};
-inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample"};
+inline constexpr Key<std::int64_t> training_sequence{"training.seq_len", 64, "tokens of one sample of text"};
 inline constexpr Key<std::string> training_dtype{
     "training.dtype", "f32",
     "type of activations and weights in use: f32, bf16, f16, or tf32: f32 whose products a GPU rounds to 10 bits"};
@@ -93,7 +93,6 @@ struct Experiment {
     std::uint64_t seed = 0;
     ModelSizes sizes; // batch: rows of a micro-batch
     Batch batch;
-    std::vector<Field> fields; // of a sample
 
     Program train;
     ValueId gradient_norm = no_value;
@@ -114,8 +113,8 @@ struct RankView {
     bool one_host = true; // all ranks are on one host
 };
 
-// `dataset` may be null for a plan without data; then the config must tell the vocabulary. Throws ConfigError with the
-// key's place for whatever does not fit.
+// `dataset` may be null for a plan without data; then the config must tell the form of samples. Throws ConfigError with
+// the key's place for whatever does not fit.
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream);

@@ -31,7 +31,8 @@ std::vector<std::vector<Change>> possible_changes(const Experiment& experiment) 
         ways[2].push_back({training_local_batch.name, rows});
     if (experiment.sizes.precision.compute == DType::f32) ways[3].push_back({training_dtype.name, std::string("bf16")});
     if (experiment.train.plan.slots > 2) ways[4].push_back({run_reproducible.name, false});
-    for (std::int64_t tokens = experiment.sizes.sequence_length / 2; tokens >= 16; tokens /= 2)
+    const SampleForm& sample = experiment.sizes.sample;
+    for (std::int64_t tokens = sample.units / 2; sample.is_text() && tokens >= 16; tokens /= 2)
         ways[5].push_back({training_sequence.name, tokens});
     return ways;
 }

@@ -38,9 +38,9 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take) {
     if (prompt.empty()) throw ConfigError("the prompt is empty: generation continues at least one token");
     const Model& model = experiment.generate.model;
-    const auto window = static_cast<std::size_t>(experiment.sizes.sequence_length);
-    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.vocabulary);
-    HostCopy tokens(executor.stream(), executor.view(model.tokens));
+    const auto window = static_cast<std::size_t>(experiment.sizes.sample.units);
+    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.sample.classes);
+    HostCopy tokens(executor.stream(), executor.view(model.inputs[0]));
     const View logits = executor.view(model.logits);
     std::vector<float> row(vocabulary);
     const RandomKey key = random_key(options.seed, "generate");
@@ -58,7 +58,7 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
         const std::size_t last = std::min(window, prompt.size()) - 1;
         auto* from = static_cast<std::byte*>(logits.memory()) +
                      last * static_cast<std::size_t>(logits.shape[-1] * bytes_of(logits.dtype));
-        const Shape shape{experiment.sizes.vocabulary};
+        const Shape shape{experiment.sizes.sample.classes};
         HostCopy last_row(executor.stream(), View(from, shape, logits.dtype));
         last_row.load();
         kernels::cast(host, last_row.view(), View(row.data(), shape, DType::f32));

@@ -378,7 +378,7 @@ void Search::finish(const Candidate& candidate) {
     const Layout& layout = experiment.train.layout;
     result_.best.push_back({candidate.choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
                             prediction.memory,
-                            static_cast<double>(experiment.sizes.tokens_per_step) / prediction.cost.total()});
+                            static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
 }
 
 } // namespace

@@ -53,10 +53,23 @@ std::filesystem::path cut_file(const std::filesystem::path& path, std::int64_t l
     return path;
 }
 
+std::string text_of(const ToldNumbers& told) {
+    std::string text;
+    for (const auto& [name, value] : told)
+        text += fmt::format("  {}: {:.4f}", name, value);
+    return text;
+}
+
+void put(Json& json, const ToldNumbers& told) {
+    for (const auto& [name, value] : told)
+        json[name] = number(value);
+}
+
 } // namespace
 
 std::string console_line(const StepRecord& record, double eta_seconds) {
     std::string line = fmt::format("step: {}/{}  loss: {:.4f}", record.step, record.steps, record.loss);
+    line += text_of(record.told);
     if (!std::isfinite(record.grad_norm))
         line += "  grad_norm: not finite"; // a skipped step
     else if (record.grad_norm >= 0)
@@ -67,7 +80,8 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
     line += fmt::format("  lr: {:.2e}", record.learning_rate);
     if (!(record.loss_scale < 0)) line += fmt::format("  loss_scale: {}", record.loss_scale);
     if (record.skipped_steps > 0) line += fmt::format("  skipped: {}", record.skipped_steps);
-    line += fmt::format("  tok/s: {}", with_thousands(std::llround(record.tokens_per_second)));
+    line += fmt::format("  {}/s: {}", record.unit == "token" ? "tok" : "samples",
+                        with_thousands(std::llround(record.units_per_second)));
     if (!(record.tflops < 0)) line += fmt::format("  tflops: {:.2f}", record.tflops);
     if (!(record.mfu < 0)) line += fmt::format("  mfu: {:.1f}%", 100 * record.mfu);
     if (!(record.bubble < 0)) line += fmt::format("  bubble: {:.1f}%", 100 * record.bubble);
@@ -76,12 +90,15 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
 }
 
 std::string console_line(const EvaluationRecord& record) {
-    return fmt::format("evaluation: step: {}  loss: {:.4f}  perplexity: {:.2f}  tokens: {}", record.step, record.loss,
-                       std::exp(record.loss), with_thousands(record.tokens));
+    const std::string perplexity =
+        record.unit == "token" ? fmt::format("  perplexity: {:.2f}", std::exp(record.loss)) : "";
+    return fmt::format("evaluation: step: {}  loss: {:.4f}{}{}  {}s: {}", record.step, record.loss,
+                       text_of(record.told), perplexity, record.unit, with_thousands(record.units));
 }
 
 std::string json_line(const StepRecord& record) {
     Json json{{"kind", "step"}, {"step", record.step}, {"steps", record.steps}, {"loss", number(record.loss)}};
+    put(json, record.told);
     if (!(record.grad_norm < 0)) json["grad_norm"] = number(record.grad_norm);
     if (!(record.dropped_fraction < 0)) {
         json["balance_loss"] = number(record.balance_loss);
@@ -91,20 +108,22 @@ std::string json_line(const StepRecord& record) {
     json["learning_rate"] = number(record.learning_rate);
     if (!(record.loss_scale < 0)) json["loss_scale"] = number(record.loss_scale);
     if (record.skipped_steps >= 0) json["skipped_steps"] = record.skipped_steps;
-    json["tokens_per_second"] = number(record.tokens_per_second);
+    json[fmt::format("{}s_per_second", record.unit)] = number(record.units_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
     if (!(record.weights_wait < 0)) json["weights_wait"] = number(record.weights_wait);
     if (!(record.bubble < 0)) json["bubble"] = number(record.bubble);
     json["seconds"] = number(record.seconds);
     json["input_wait"] = number(record.input_wait);
-    json["tokens"] = record.tokens;
+    json[fmt::format("{}s", record.unit)] = record.units;
     return json.dump();
 }
 
 std::string json_line(const EvaluationRecord& record) {
-    return Json{{"kind", "evaluation"}, {"step", record.step}, {"loss", number(record.loss)}, {"tokens", record.tokens}}
-        .dump();
+    Json json{{"kind", "evaluation"}, {"step", record.step}, {"loss", number(record.loss)}};
+    put(json, record.told);
+    json[fmt::format("{}s", record.unit)] = record.units;
+    return json.dump();
 }
 
 Metrics::Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step)

@@ -9,10 +9,16 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace tessera {
 
 inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "steps between two lines in the log"};
+
+// Numbers by name, "accuracy" say, in their order.
+using ToldNumbers = std::vector<std::pair<std::string, double>>;
 
 // Below zero means unknown for grad_norm, what mixtures of experts tell, loss_scale, skipped_steps, tflops, mfu,
 // weights_wait and bubble: the field is left out.
@@ -20,6 +26,7 @@ struct StepRecord {
     std::int64_t step = 0;  // 1 is the first
     std::int64_t steps = 0; // of the whole run
     double loss = 0;
+    ToldNumbers told{};
     double grad_norm = -1;
     double balance_loss = -1;     // of mixtures of experts, the mean over them: 1 where the load is even
     double z_loss = -1;           // likewise, the mean square of the log of the sum of exp(logits)
@@ -27,20 +34,23 @@ struct StepRecord {
     double learning_rate = 0;
     double loss_scale = -1;          // f16: of this step
     std::int64_t skipped_steps = -1; // f16: since the start of the run, this step included
-    double tokens_per_second = 0;    // of all ranks
+    double units_per_second = 0;     // of all ranks
     double tflops = -1;              // of all ranks, 1e12 operations per second
     double mfu = -1;                 // 1 is the machine's peak
     double seconds = 0;              // of this step
     double weights_wait = -1;        // ZeRO on CPUs: seconds in which this rank gathered weights and did nothing else
     double bubble = -1;              // of a pipeline: share of the stages' time spent waiting for each other
     double input_wait = 0;           // seconds of it spent waiting for data
-    std::int64_t tokens = 0;         // since the start of the run
+    std::string_view unit = "token"; // or "sample"
+    std::int64_t units = 0;          // since the start of the run
 };
 
 struct EvaluationRecord {
     std::int64_t step = 0;
     double loss = 0;
-    std::int64_t tokens = 0; // that the loss is the mean of
+    ToldNumbers told{};
+    std::string_view unit = "token";
+    std::int64_t units = 0; // that the loss is the mean of
 };
 
 // "step: 100/2000  loss: 2.3456  grad_norm: 0.512  lr: 1.00e-03  tok/s: 45,123  …  eta: 0:01:23"; eta < 0: left out.

@@ -63,7 +63,8 @@ void Recording::compare(Stream& stream, ValueId twin, const View& whole) {
 double Recording::tolerance(const Entry& entry) const {
     const DType dtype = many_.plan.value(entry.value).local.dtype;
     if (entry.place.phase == Phase::prepare || dtype == DType::i32) return 0;
-    return twins_.of(entry.value) == many_.model.loss ? tolerances_.loss : tolerances_.value;
+    const auto is_it = [&](const WeightedLoss& loss) { return loss.value == twins_.of(entry.value); };
+    return std::ranges::any_of(many_.model.losses, is_it) ? tolerances_.loss : tolerances_.value;
 }
 
 const Recording::Entry* Recording::first_wrong() const {

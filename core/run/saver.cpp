@@ -38,7 +38,7 @@ void Saver::save(std::int64_t steps_done) {
         const Tokenizer* tokenizer = ground_.dataset.tokenizer();
         content.metadata = {{"config", ground_.config.resolved()},
                             {"data.fingerprint", ground_.dataset.fingerprint()},
-                            {"data.vocabulary", fmt::format("{}", ground_.dataset.vocabulary_size())},
+                            {"data.vocabulary", fmt::format("{}", ground_.dataset.form().classes)},
                             {"data.next_sample", fmt::format("{}", steps_done * experiment_.batch.global)},
                             {"mesh", experiment_.train.layout.mesh.text()},
                             {"seed", fmt::format("{}", experiment_.seed)}};

@@ -25,7 +25,7 @@ void StepNumbers::read_loss_scale() {
     skipped_steps_ = static_cast<std::int64_t>(number_of(loss_scale->skipped_steps));
 }
 
-void StepNumbers::read_routing(StepRecord& record, double tokens) const {
+void StepNumbers::read_routing(StepRecord& record, double units) const {
     const Model& model = experiment_.train.model;
     if (model.routings.empty()) return;
     std::array<double, 3> sums{};
@@ -35,16 +35,20 @@ void StepNumbers::read_routing(StepRecord& record, double tokens) const {
         for (std::size_t i = 0; i < sums.size(); ++i)
             sums[i] += losses.view().as<float>()[i];
     }
-    const double seen = tokens * static_cast<double>(model.routings.size());
+    const double seen = units * static_cast<double>(model.routings.size());
     record.balance_loss = sums[0] / seen;
     record.z_loss = sums[1] / seen;
     record.dropped_fraction = sums[2] / seen / static_cast<double>(model.choices);
 }
 
 void StepNumbers::read(StepRecord& record) {
-    const double tokens = static_cast<double>(experiment_.batch.global * experiment_.sizes.sequence_length);
-    record.loss = number_of(experiment_.train.model.loss) / tokens;
-    read_routing(record, tokens);
+    const Model& model = experiment_.train.model;
+    const auto units = static_cast<double>(experiment_.sizes.units_per_step);
+    for (const WeightedLoss& loss : model.losses)
+        record.loss += loss.weight * (number_of(loss.value) / units);
+    for (const ToldValue& told : model.told)
+        record.told.emplace_back(told.name, number_of(told.value) / units);
+    read_routing(record, units);
     record.grad_norm = number_of(experiment_.gradient_norm);
     record.loss_scale = loss_scale_;
     const std::int64_t skipped_before = skipped_steps_;

@@ -12,8 +12,7 @@ namespace tessera {
 Throughput::Throughput(const Experiment& experiment, const Ground& ground)
     : flops_per_step_(experiment.train.plan.flops_per_micro_batch *
                       static_cast<double>(experiment.batch.micro_batches)),
-      tokens_per_step_(static_cast<double>(experiment.batch.global * experiment.sizes.sequence_length)),
-      ground_(ground),
+      units_per_step_(static_cast<double>(experiment.sizes.units_per_step)), ground_(ground),
       waits_for_stages_(experiment.train.layout.stages() > 1 && std::holds_alternative<CpuStream>(ground.stream)) {
     ground.groups.all().barrier(ground.host); // all ranks measure at once, as they will run
     auto peak = static_cast<float>(std::visit([](auto& s) { return kernels::peak_flops(s); }, ground.stream));
@@ -28,7 +27,7 @@ void Throughput::restart() { before_ = Clock::now(); }
 void Throughput::measure(StepRecord& record, Waited so_far) {
     const Clock::time_point now = Clock::now();
     record.seconds = std::chrono::duration<double>(now - before_).count();
-    record.tokens_per_second = tokens_per_step_ / record.seconds;
+    record.units_per_second = units_per_step_ / record.seconds;
     record.tflops = flops_per_step_ / record.seconds / 1e12;
     if (!std::isnan(peak_flops_)) record.mfu = flops_per_step_ / record.seconds / peak_flops_;
     record.input_wait = so_far.for_input - waited_.for_input;

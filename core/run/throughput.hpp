@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How fast the steps go: tokens and operations per second of all ranks, and their share of the machine's peak.
+// How fast the steps go: tokens or samples and operations per second of all ranks, and their share of the machine's
+// peak.
 #pragma once
 
 #include "core/run/experiment.hpp"
@@ -30,7 +31,7 @@ private:
     using Clock = std::chrono::steady_clock;
 
     double flops_per_step_; // of the model, over all ranks
-    double tokens_per_step_;
+    double units_per_step_;
     double peak_flops_; // kernels/peak.hpp, of all ranks; NaN: unknown
     Ground ground_;
     bool waits_for_stages_; // and not its GPU

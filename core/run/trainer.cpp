@@ -37,7 +37,8 @@ void Trainer::record_step(std::int64_t step, double rate) {
     StepRecord record{.step = step + 1,
                       .steps = experiment_.steps,
                       .learning_rate = rate,
-                      .tokens = (step + 1) * experiment_.batch.global * experiment_.sizes.sequence_length};
+                      .unit = experiment_.sizes.sample.unit,
+                      .units = (step + 1) * experiment_.sizes.units_per_step};
     numbers_.read(record);
     throughput_.measure(record,
                         {loader_.seconds_waited(), executor_.seconds_waited(), executor_.seconds_waited_for_weights()});
@@ -74,11 +75,9 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_),
-      loader_(ground.dataset,
-              SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.sizes.sequence_length,
-                                        experiment.seed)),
+      loader_(ground.dataset, SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.seed)),
               experiment.train_loader(first_step_),
-              loader_memory(ground.stream, experiment.fields, experiment.train_loader(first_step_))),
+              loader_memory(ground.stream, experiment.sizes.sample.fields, experiment.train_loader(first_step_))),
       throughput_(experiment, ground), allocated_(memory_.allocated()) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();

@@ -43,8 +43,7 @@ struct Verification::Run {
 };
 
 Verification::Verification(const Ground& ground, const Experiment& one, const Experiment& many)
-    : ground_(ground),
-      order_(order_options(ground.config, ground.dataset, Split::train, many.sizes.sequence_length, many.seed)),
+    : ground_(ground), order_(order_options(ground.config, ground.dataset, Split::train, many.seed)),
       schedule_(ground.config, ground.config.get(optimizer_rate), many.steps),
       tolerances_(tolerances_of(many.train.layout, ground.config.get(training_dtype))), alone_(one.train.layout.mesh),
       one_(std::make_unique<Run>(ground, alone_, one)), many_(std::make_unique<Run>(ground, ground.groups, many)),
@@ -73,7 +72,8 @@ void Verification::run_micro_batches(Run& run, const StepState& state,
                                      const std::function<void(std::int64_t)>& on_batch) {
     LoaderOptions options = run.experiment.train_loader(state.step);
     options.end_step = state.step + 1;
-    Loader loader(ground_.dataset, order_, options, loader_memory(ground_.stream, run.experiment.fields, options));
+    Loader loader(ground_.dataset, order_, options,
+                  loader_memory(ground_.stream, run.experiment.sizes.sample.fields, options));
     std::int64_t place = 0;
     run.executor.prepare(state);
     run.executor.run_micro_batches(state, run.experiment.batch.micro_batch, [&] {
@@ -93,9 +93,10 @@ Verification::Step Verification::step(std::int64_t number) {
     const std::string when = fmt::format("step {}, sum over micro-batches and ranks", number + 1);
     const Compared loss = compare(losses_, tolerances_.loss, when);
     const Compared gradients = compare(gradients_, tolerances_.sum, when);
-    const auto tokens = one_->experiment.batch.global * one_->experiment.sizes.sequence_length;
+    const auto units = static_cast<double>(one_->experiment.sizes.units_per_step);
     Step step;
-    step.loss = tessera::number(ground_.stream, one_->executor.view(model.loss)) / static_cast<double>(tokens);
+    for (const WeightedLoss& one : model.losses)
+        step.loss += one.weight * (tessera::number(ground_.stream, one_->executor.view(one.value)) / units);
     step.loss_difference = loss.distance;
     step.gradient_difference = gradients.distance;
     step.fault = loss.fault.empty() ? gradients.fault : loss.fault;
@@ -183,10 +184,9 @@ void Verification::record(const StepState& state, std::int64_t place) {
     });
     run_micro_batches(*many_, state, [&](std::int64_t number) {
         if (number != place) return;
-        const std::vector<ValueId> inputs{model.tokens, model.targets};
-        for (std::size_t i = 0; i < inputs.size(); ++i)
+        for (std::size_t i = 0; i < model.inputs.size(); ++i)
             if (const View& view = many_->executor.batch()[i]; view.memory() != nullptr)
-                recording_.keep_input(ground_.stream, inputs[i], view);
+                recording_.keep_input(ground_.stream, model.inputs[i], view);
     });
     many_->executor.watch({});
 }
@@ -202,7 +202,7 @@ void Verification::compare_record(const StepState& state, std::int64_t micro_bat
     });
     run_micro_batches(*one_, state, [&](std::int64_t number) {
         if (number != micro_batch) return;
-        for (const ValueId input : {program.model.tokens, program.model.targets})
+        for (const ValueId input : program.model.inputs)
             recording_.compare(ground_.stream, input, one_->executor.view(input));
     });
     one_->executor.watch({});

@@ -11,22 +11,27 @@
 namespace tessera {
 namespace {
 
+enum class Shares { evenly, unevenly, if_even }; // refused where not even, taken as they are, or whole on every rank
+
 struct Role {
     std::string_view name;
     int dim;
     std::string_view shares; // what a rank has some of
-    bool even;
+    Shares how;
 };
 
 // Weights of norms and biases that are added to sums are whole on every rank.
 constexpr std::array roles = {
-    Role{"column", 0, "hidden units", true},
-    Role{"expert_column", 1, "hidden units", true}, // (E, H, C) and (E, H)
-    Role{"expert_row", 2, "hidden units", true},    // (E, C, H)
-    Role{"head", 1, "heads", true},                 // (3, H, D, C) and (3, H, D)
-    Role{"head_output", 1, "heads", true},          // (C, H, D)
-    Role{"row", 1, "hidden units", true},
-    Role{"vocabulary", 0, "tokens of the vocabulary", false},
+    Role{"channels_if_even", 3, "channels", Shares::if_even}, // (K, R, S, C) and (N, H, W, C)
+    Role{"column", 0, "hidden units", Shares::evenly},
+    Role{"column_if_even", 0, "hidden units", Shares::if_even},
+    Role{"expert_column", 1, "hidden units", Shares::evenly}, // (E, H, C) and (E, H)
+    Role{"expert_row", 2, "hidden units", Shares::evenly},    // (E, C, H)
+    Role{"head", 1, "heads", Shares::evenly},                 // (3, H, D, C) and (3, H, D)
+    Role{"head_output", 1, "heads", Shares::evenly},          // (C, H, D)
+    Role{"row", 1, "hidden units", Shares::evenly},
+    Role{"row_if_even", 1, "hidden units", Shares::if_even},
+    Role{"vocabulary", 0, "tokens of the vocabulary", Shares::unevenly},
 };
 
 std::optional<Role> role_named(std::string_view name) {
@@ -42,7 +47,9 @@ ParameterPlacement TensorParallel::place(const ParameterDescription& parameter) 
     Placement there = role ? Placement::shard(role->dim) : Placement::replicate();
     if (role) {
         const std::int64_t size = parameter.shape[role->dim];
-        if (size < ranks_ || (role->even && size % ranks_ != 0))
+        const bool even = size % ranks_ == 0;
+        if (!even && role->how == Shares::if_even) return {};
+        if (size < ranks_ || (!even && role->how == Shares::evenly))
             throw ConfigError(fmt::format("'{}' has {} {}: they cannot be shared out evenly over the {} ranks of mesh "
                                           "axis '{}'",
                                           parameter.name, size, role->shares, ranks_, axis_));

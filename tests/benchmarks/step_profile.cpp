@@ -69,12 +69,12 @@ struct Setting {
         : experiment(std::move(planned)), stream(where), groups(mesh),
           memory(experiment.memory, experiment.train.layout, groups, stream),
           executor(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks),
-          inputs({executor.view(experiment.train.model.tokens), executor.view(experiment.train.model.targets)}),
+          inputs({executor.view(experiment.train.model.inputs[0]), executor.view(experiment.train.model.inputs[1])}),
           tokens(std::visit([&](const auto& s) { return allocate_host(s, align_up(inputs[0].bytes())); }, stream)) {
         initialize_weights(experiment.train, executor, experiment.seed);
         const View host(tokens.data(), inputs[0].shape, DType::i32);
         std::generate_n(host.as<std::int32_t>(), host.count(), [&] {
-            return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(experiment.sizes.vocabulary));
+            return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(experiment.sizes.sample.classes));
         });
     }
 
@@ -234,7 +234,7 @@ int profile(const std::vector<std::string>& words) {
     fmt::print("{}, {}: {} parameters, {} micro-batches of {} x {} tokens\n", words[0],
                std::visit([](const auto& s) { return s.text(); }, stream),
                parameter_count(setting.experiment.train.model.graph), setting.experiment.batch.micro_batches,
-               setting.experiment.batch.micro_batch, setting.experiment.sizes.sequence_length);
+               setting.experiment.batch.micro_batch, setting.experiment.sizes.sample.units);
 
     const double step = time_steps(setting);
     std::vector<TimedCall> calls = calls_of(setting);

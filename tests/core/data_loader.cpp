@@ -17,9 +17,7 @@ class NumberedSamples final : public Dataset {
 public:
     explicit NumberedSamples(std::int64_t samples) : samples_(samples) {}
 
-    std::vector<Field> fields() const override {
-        return {{"number", Shape{}, DType::f32}, {"pair", Shape{2}, DType::i32}};
-    }
+    const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return split == Split::train ? samples_ : 0; }
     void read(Split, std::int64_t sample, std::span<const View> views) const override {
         if (sample == refused) throw ConfigError("sample " + std::to_string(sample) + " is damaged");
@@ -28,7 +26,6 @@ public:
         views[1].as<std::int32_t>()[0] = static_cast<std::int32_t>(sample);
         views[1].as<std::int32_t>()[1] = static_cast<std::int32_t>(-sample);
     }
-    std::int64_t vocabulary_size() const override { return samples_; }
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::string fingerprint() const override { return ""; }
 
@@ -37,6 +34,7 @@ public:
 
 private:
     std::int64_t samples_;
+    SampleForm form_{{{"number", Shape{}, DType::f32}, {"pair", Shape{2}, DType::i32}}};
 };
 
 // Takes one micro-batch and gives its samples' numbers.

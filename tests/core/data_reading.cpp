@@ -20,7 +20,7 @@ struct Window {
 };
 
 Window read(const Dataset& dataset, Split split, std::int64_t sample) {
-    const std::int64_t length = dataset.fields()[0].shape[0];
+    const std::int64_t length = dataset.form().fields[0].shape[0];
     Window window{std::vector<std::int32_t>(static_cast<std::size_t>(length), -1),
                   std::vector<std::int32_t>(static_cast<std::size_t>(length), -1)};
     dataset.read(split, sample,
@@ -49,11 +49,11 @@ std::vector<std::uint32_t> counting(std::uint32_t begin, std::uint32_t end) {
 TEST(TextReader, WindowsAndTargetsOfCharacters) {
     const TestFolder folder;
     const auto dataset = open_dataset(files("text", {folder.write("a.txt", "cabbed")}, 3));
-    ASSERT_EQ(dataset->fields().size(), 2u);
-    EXPECT_EQ(dataset->fields()[0].name, "tokens");
-    EXPECT_EQ(dataset->fields()[1].name, "targets");
-    EXPECT_EQ(dataset->fields()[1].shape, Shape{3});
-    EXPECT_EQ(dataset->vocabulary_size(), 5); // a b c d e
+    ASSERT_EQ(dataset->form().fields.size(), 2u);
+    EXPECT_EQ(dataset->form().fields[0].name, "tokens");
+    EXPECT_EQ(dataset->form().fields[1].name, "targets");
+    EXPECT_EQ(dataset->form().fields[1].shape, Shape{3});
+    EXPECT_EQ(dataset->form().classes, 5); // a b c d e
     EXPECT_EQ(dataset->samples(Split::train), 3);
     EXPECT_EQ(dataset->samples(Split::validation), 0);
     EXPECT_EQ(read(*dataset, Split::train, 0).tokens, (std::vector<std::int32_t>{2, 0, 1}));
@@ -97,7 +97,7 @@ TEST(TextReader, TakesTheTokenizerOfACheckpoint) {
     const TestFolder folder;
     DatasetOptions options = files("text", {folder.write("a.txt", "abcabc")}, 2);
     options.tokenizer_json = train_tokenizer({}, "abcdefgh")->save();
-    EXPECT_EQ(open_dataset(options)->vocabulary_size(), 8);
+    EXPECT_EQ(open_dataset(options)->form().classes, 8);
     const std::string path = folder.write("b.txt", "ab\xc3\xa9");
     options.files = {path};
     expect_refusal([&] { open_dataset(options); },
@@ -112,7 +112,7 @@ TEST(TextReader, WideVocabulariesKeepTheirTokens) {
              {0xf0u | point >> 18, 0x80u | (point >> 12 & 63), 0x80u | (point >> 6 & 63), 0x80u | (point & 63)})
             text.push_back(static_cast<char>(byte));
     const auto dataset = open_dataset(files("text", {folder.write("wide.txt", text)}, 2));
-    EXPECT_EQ(dataset->vocabulary_size(), 66000);
+    EXPECT_EQ(dataset->form().classes, 66000);
     EXPECT_EQ(read(*dataset, Split::train, 65997).targets, (std::vector<std::int32_t>{65998, 65999}));
 }
 
@@ -122,7 +122,7 @@ TEST(TokenFiles, BothFormatsAreReadAndWindowsStayInTheirFile) {
     const std::string gpt2 = folder.write("a.bin", token_file(tokens));
     const std::string more = folder.write("b.bin", token_file({100, 200, 300, 400}));
     const auto dataset = open_dataset(files("tokens", {gpt2, more}, 3));
-    EXPECT_EQ(dataset->vocabulary_size(), 50257);
+    EXPECT_EQ(dataset->form().classes, 50257);
     EXPECT_EQ(dataset->tokenizer(), nullptr);
     ASSERT_EQ(dataset->samples(Split::train), 2 + 1);
     EXPECT_EQ(read(*dataset, Split::train, 0).tokens, (std::vector<std::int32_t>{7, 50256, 0}));
@@ -132,7 +132,7 @@ TEST(TokenFiles, BothFormatsAreReadAndWindowsStayInTheirFile) {
 
     const std::string llama = folder.write("c.bin", token_file({128000, 70000, 5}, 20240801, 7));
     const auto wide = open_dataset(files("tokens", {llama}, 2));
-    EXPECT_EQ(wide->vocabulary_size(), 128256);
+    EXPECT_EQ(wide->form().classes, 128256);
     EXPECT_EQ(read(*wide, Split::train, 0).tokens, (std::vector<std::int32_t>{128000, 70000}));
     expect_refusal(
         [&] {
@@ -186,7 +186,7 @@ TEST(TokenFiles, ATokenBeyondTheVocabularyIsNamed) {
     options.tokenizer_json = R"({"kind":"byte"})";
     expect_refusal([&] { open_dataset(options); }, "token_vocabulary is 60001, but the tokenizer has 256 tokens");
     options.token_vocabulary = 0;
-    EXPECT_EQ(open_dataset(options)->vocabulary_size(), 256);
+    EXPECT_EQ(open_dataset(options)->form().classes, 256);
 }
 
 TEST(TokenFiles, DamagedHeadersAreRefused) {

@@ -54,7 +54,7 @@ void plain_step(TinyTraining& training, Loader& loader, GraphRun& run, std::int6
         if (graph.values()[i].accumulated) sums.push_back(static_cast<ValueId>(i));
     std::vector<std::vector<std::vector<float>>> leaves(sums.size()); // by value and micro-batch
     for (std::int64_t batch = 0; batch < training.experiment.batch.micro_batches; ++batch) {
-        loader.next(training.stream, std::vector<View>{run[model.tokens].view(), run[model.targets].view()});
+        loader.next(training.stream, std::vector<View>{run[model.inputs[0]].view(), run[model.inputs[1]].view()});
         state.first_sample = batch * training.experiment.batch.micro_batch;
         run.run(state, {}, {Phase::forward, Phase::backward});
         for (std::size_t i = 0; i < sums.size(); ++i)
@@ -79,10 +79,10 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
     run_as_threads(1, [&](Communicator& communicator) {
         TinyTraining training(GetParam().overrides, communicator);
         const Graph& graph = training.program.model.graph;
-        Loader loader(*training.dataset,
-                      SampleOrder(order_options(training.config, *training.dataset, Split::train,
-                                                training.experiment.sizes.sequence_length, training.experiment.seed)),
-                      training.experiment.train_loader(0));
+        Loader loader(
+            *training.dataset,
+            SampleOrder(order_options(training.config, *training.dataset, Split::train, training.experiment.seed)),
+            training.experiment.train_loader(0));
         GraphRun run(graph);
         std::vector<ValueId> kept = graph.of_kind(ValueKind::parameter);
         const std::vector<ValueId> states = graph.of_kind(ValueKind::optimizer_state);
@@ -93,7 +93,7 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
         for (int step = 0; step < 3; ++step) {
             training.step(step);
             plain_step(training, loader, run, step);
-            EXPECT_EQ(training.loss(), bits_of(run[training.program.model.loss].view())[0]) << "step " << step;
+            EXPECT_EQ(training.loss(), bits_of(run[training.program.model.loss()].view())[0]) << "step " << step;
             EXPECT_EQ(training.norm(), bits_of(run[training.experiment.gradient_norm].view())[0]) << "step " << step;
             for (const ValueId id : kept)
                 EXPECT_TRUE(bits_of(training.executor.view(id)) == bits_of(run[id].view()))

@@ -69,11 +69,11 @@ struct Generator {
             std::memcpy(run[id].view().memory(), executor.view(id).data, static_cast<std::size_t>(run[id].bytes()));
         const std::size_t window = std::min<std::size_t>(text.size(), 12);
         for (std::size_t i = 0; i < window; ++i)
-            run[model.tokens].set(static_cast<std::int64_t>(i), text[text.size() - window + i]);
+            run[model.inputs[0]].set(static_cast<std::int64_t>(i), text[text.size() - window + i]);
         run.run({});
         std::int32_t best = 0;
         const auto row = static_cast<std::int64_t>(window - 1) * model.graph.value(model.logits).type.shape[-1];
-        for (std::int32_t token = 1; token < experiment.sizes.vocabulary; ++token)
+        for (std::int32_t token = 1; token < experiment.sizes.sample.classes; ++token)
             if (run[model.logits][row + token] > run[model.logits][row + best]) best = token;
         return best;
     }

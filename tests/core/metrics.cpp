@@ -30,11 +30,11 @@ StepRecord record(std::int64_t step) {
     result.loss = 2.34561;
     result.grad_norm = 0.512;
     result.learning_rate = 1e-3;
-    result.tokens_per_second = 45123.4;
+    result.units_per_second = 45123.4;
     result.tflops = 0.42;
     result.mfu = 0.812;
     result.seconds = 0.5;
-    result.tokens = 1024 * step;
+    result.units = 1024 * step;
     return result;
 }
 
@@ -44,9 +44,9 @@ TEST(Metrics, ConsoleLineHasThePairsInOrder) {
               "eta: 0:01:23");
     StepRecord unknown = record(1);
     unknown.grad_norm = unknown.tflops = unknown.mfu = -1;
-    unknown.tokens_per_second = 1234567890;
+    unknown.units_per_second = 1234567890;
     EXPECT_EQ(console_line(unknown, -1), "step: 1/2000  loss: 2.3456  lr: 1.00e-03  tok/s: 1,234,567,890");
-    EXPECT_EQ(console_line(EvaluationRecord{500, 1.5, 65536}),
+    EXPECT_EQ(console_line(EvaluationRecord{.step = 500, .loss = 1.5, .units = 65536}),
               "evaluation: step: 500  loss: 1.5000  perplexity: 4.48  tokens: 65,536");
     EXPECT_NE(console_line(record(1), 100 * 3600 + 59).find("eta: 100:00:59"), std::string::npos);
 }
@@ -65,13 +65,13 @@ TEST(Metrics, JsonReadsBackToTheSameBits) {
         RC_ASSERT(std::bit_cast<std::uint64_t>(read["loss"].get<double>()) == std::bit_cast<std::uint64_t>(loss));
         RC_ASSERT(read["grad_norm"].get<float>() == std::abs(norm));
         RC_ASSERT(read["learning_rate"].get<double>() == rate);
-        RC_ASSERT(read["tokens_per_second"].get<double>() == written.tokens_per_second);
+        RC_ASSERT(read["tokens_per_second"].get<double>() == written.units_per_second);
         RC_ASSERT(read["tflops"].get<double>() == written.tflops);
         RC_ASSERT(read["mfu"].get<double>() == written.mfu);
         RC_ASSERT(read["seconds"].get<double>() == written.seconds);
         RC_ASSERT(read["input_wait"].get<double>() == written.input_wait);
         RC_ASSERT(read["weights_wait"].get<double>() == written.weights_wait);
-        RC_ASSERT(read["tokens"].get<std::int64_t>() == written.tokens);
+        RC_ASSERT(read["tokens"].get<std::int64_t>() == written.units);
     });
     EXPECT_TRUE(right);
 }
@@ -98,7 +98,8 @@ TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {
     EXPECT_TRUE(read["loss"].is_null());
     for (const char* name : {"grad_norm", "tflops", "mfu", "weights_wait"})
         EXPECT_FALSE(read.contains(name)) << name;
-    const nlohmann::json evaluation = nlohmann::json::parse(json_line(EvaluationRecord{7, 1.25, 99}));
+    const nlohmann::json evaluation =
+        nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 1.25, .units = 99}));
     EXPECT_EQ(evaluation, nlohmann::json::parse(R"({"kind":"evaluation","step":7,"loss":1.25,"tokens":99})"));
 }
 
@@ -117,7 +118,7 @@ protected:
         Metrics metrics(*log_, config_, folder_, resumed_step);
         for (std::int64_t step = resumed_step + 1; step <= last_step; ++step) {
             metrics.step(record(step));
-            if (step % 5 == 0) metrics.evaluation({step, 1.0, 10});
+            if (step % 5 == 0) metrics.evaluation({.step = step, .loss = 1.0, .units = 10});
         }
     }
     std::vector<std::string> lines() const {

@@ -54,7 +54,7 @@ OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16, DType na
     }
     made.outputs = graph.apply(op, "example", inputs);
     if (made.parameters.empty()) return made;
-    if (op->name() == "cross_entropy") {
+    if (op->name() == "cross_entropy" || op->name() == "mean_squared_error") {
         made.loss = made.outputs[1];
     } else {
         made.coefficients = graph.input("coefficients", {graph.value(made.outputs[0]).type.shape, DType::f32});

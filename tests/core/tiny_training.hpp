@@ -30,11 +30,9 @@ public:
           memory(experiment.memory, program.layout, groups, stream),
           executor(program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
-          loader(*dataset,
-                 SampleOrder(
-                     order_options(config, *dataset, Split::train, experiment.sizes.sequence_length, experiment.seed)),
+          loader(*dataset, SampleOrder(order_options(config, *dataset, Split::train, experiment.seed)),
                  experiment.train_loader(0)),
-          inputs({executor.view(program.model.tokens), executor.view(program.model.targets)}) {
+          inputs({executor.view(program.model.inputs[0]), executor.view(program.model.inputs[1])}) {
         initialize_weights(program, executor, experiment.seed);
         initialize_states(program, executor);
     }
@@ -42,9 +40,7 @@ public:
     StepState state_of(std::int64_t step) {
         return {experiment.seed, step, 0, schedule.rate(step), StepNumbers(experiment, executor).skipped_steps()};
     }
-    float scale() const {
-        return 1.0f / static_cast<float>(experiment.batch.global * experiment.sizes.sequence_length);
-    }
+    float scale() const { return 1.0f / static_cast<float>(experiment.sizes.units_per_step); }
 
     void step(std::int64_t step) {
         const StepState state = state_of(step);
@@ -76,7 +72,7 @@ public:
         copy.load();
         return bits_of(copy.view());
     }
-    std::uint32_t loss() { return bits(program.model.loss)[0]; }
+    std::uint32_t loss() { return bits(program.model.loss())[0]; }
     std::uint32_t norm() { return bits(experiment.gradient_norm)[0]; }
     // Of all weights and optimizer states.
     std::vector<std::uint32_t> weights() {

@@ -144,7 +144,7 @@ class Result(typing.NamedTuple):
 
     losses: dict  # by step
     grad_norms: dict  # by step
-    evaluations: dict  # by step: loss and tokens
+    evaluations: dict  # by step: loss, accuracies, and tokens or samples
     tensors: dict  # of the last checkpoint: weights and optimizer states
 
 
@@ -156,7 +156,7 @@ def read(run_folder):
     return Result(
         {record["step"]: record["loss"] for record in steps},
         {record["step"]: record["grad_norm"] for record in steps},
-        {record["step"]: (record["loss"], record["tokens"]) for record in evaluations},
+        {record["step"]: tuple(value for name, value in record.items() if name not in ("kind", "step")) for record in evaluations},
         read_tensors(checkpoints(run_folder)[-1]),
     )
 

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Statistics are sums in the order of the samples, the same on every rank.
+#include "core/data/array_samples.hpp"
+
+#include "core/data/content_hash.hpp"
+#include "kernels/error.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fmt/format.h>
+
+namespace tessera {
+namespace {
+
+// Moves elements [begin, …) to a vector of its own.
+template <class T> std::vector<T> cut_off(std::vector<T>& values, std::int64_t begin) {
+    std::vector<T> rest(values.begin() + begin, values.end());
+    values.resize(static_cast<std::size_t>(begin));
+    return rest;
+}
+
+// floor((1 - fraction) * count) samples stay.
+SampleArrays split_by_fraction(SampleArrays& all, double fraction) {
+    if (!(fraction >= 0 && fraction < 1))
+        throw ConfigError(fmt::format("validation_fraction is {}, expected from 0 to less than 1", fraction));
+    const auto kept = static_cast<std::int64_t>(std::floor((1 - fraction) * static_cast<double>(all.count)));
+    SampleArrays rest;
+    rest.count = all.count - kept;
+    const auto cut = [&](auto& values) {
+        const std::int64_t each = static_cast<std::int64_t>(values.size()) / std::max<std::int64_t>(all.count, 1);
+        return cut_off(values, kept * each);
+    };
+    std::visit([&](auto& values) { rest.inputs = cut(values); }, all.inputs);
+    std::visit([&](auto& values) { rest.targets = cut(values); }, all.targets);
+    all.count = kept;
+    return rest;
+}
+
+double factor_of(double variance) { return variance > 0 ? 1 / std::sqrt(variance) : 0; }
+
+} // namespace
+
+ArraySamples::ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation,
+                           double fraction)
+    : form_(std::move(form)), parts_{std::move(train), std::move(validation)} {
+    if (parts_[1].count == 0) parts_[1] = split_by_fraction(parts_[0], fraction);
+    if (parts_[0].count == 0)
+        throw ConfigError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,
+                                      parts_[1].count, parts_[1].count));
+    find_statistics();
+}
+
+void ArraySamples::find_statistics() {
+    if (const auto* bytes = std::get_if<std::vector<std::uint8_t>>(&parts_[0].inputs)) {
+        std::int64_t sum = 0, squares = 0; // exact
+        for (const std::int64_t value : *bytes) {
+            sum += value;
+            squares += value * value;
+        }
+        const auto count = static_cast<double>(bytes->size());
+        const double mean = static_cast<double>(sum) / count;
+        means_ = {mean};
+        factors_ = {factor_of(static_cast<double>(squares) / count - mean * mean)};
+        return;
+    }
+    const auto& values = std::get<std::vector<float>>(parts_[0].inputs);
+    const auto features = static_cast<std::size_t>(form_.fields[0].shape.count());
+    std::vector<double> squares(features);
+    means_.assign(features, 0);
+    const auto count = static_cast<double>(parts_[0].count);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        means_[i % features] += static_cast<double>(values[i]) / count;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const double distance = static_cast<double>(values[i]) - means_[i % features];
+        squares[i % features] += distance * distance / count;
+    }
+    for (const double square : squares)
+        factors_.push_back(factor_of(square));
+}
+
+void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> views) const {
+    const SampleArrays& from = part(split);
+    if (sample < 0 || sample >= from.count)
+        throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count));
+    for (std::size_t i = 0; i < form_.fields.size(); ++i)
+        if (views.size() != form_.fields.size() || views[i].shape != form_.fields[i].shape ||
+            views[i].dtype != form_.fields[i].dtype)
+            throw InternalError("dataset: a view that no field asks for");
+    const std::int64_t elements = form_.fields[0].shape.count(), wanted = form_.fields[1].shape.count();
+    const std::size_t several = means_.size() > 1 ? 1 : 0;
+    std::visit(
+        [&](const auto& values) {
+            for (std::int64_t i = 0; i < elements; ++i) {
+                const std::size_t of = static_cast<std::size_t>(i) * several;
+                const auto value = static_cast<double>(values[static_cast<std::size_t>(sample * elements + i)]);
+                views[0].as<float>()[i] = static_cast<float>((value - means_[of]) * factors_[of]);
+            }
+        },
+        from.inputs);
+    std::visit(
+        [&](const auto& values) {
+            std::memcpy(views[1].memory(), values.data() + sample * wanted,
+                        static_cast<std::size_t>(wanted) * sizeof values[0]);
+        },
+        from.targets);
+}
+
+std::string ArraySamples::fingerprint() const {
+    std::call_once(hashed_, [&] {
+        ContentHash hash;
+        hash.add(form_.classes);
+        for (const SampleArrays& part : parts_) {
+            hash.add(part.count);
+            std::visit([&](const auto& values) { hash.add(std::span(values)); }, part.inputs);
+            std::visit([&](const auto& values) { hash.add(std::span(values)); }, part.targets);
+        }
+        fingerprint_ = hash.text();
+    });
+    return fingerprint_;
+}
+
+} // namespace tessera

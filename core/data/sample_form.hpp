@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a sample looks like: all that a model has to know of its data.
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tessera {
+
+// One tensor of a sample: {"tokens", (T), i32}, {"image", (H, W, C), f32}.
+struct Field {
+    std::string name;
+    Shape shape;
+    DType dtype = DType::f32;
+    bool operator==(const Field&) const = default;
+};
+
+// The first field is what a model looks at, the last what it is to find. The loss is the mean over units: the tokens of
+// a text, else whole samples.
+struct SampleForm {
+    std::vector<Field> fields;
+    std::int64_t classes = 0; // tokens or labels are numbers below; 0: numbers are to be found
+    std::int64_t units = 1;   // of a sample
+    std::string_view unit = "sample";
+
+    bool is_text() const { return unit == "token"; }
+};
+
+// Windows of so many tokens: "tokens" (T) and "targets" (T), i32.
+inline SampleForm text_form(std::int64_t tokens, std::int64_t vocabulary) {
+    return {{{"tokens", {tokens}, DType::i32}, {"targets", {tokens}, DType::i32}}, vocabulary, tokens, "token"};
+}
+
+} // namespace tessera

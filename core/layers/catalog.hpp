@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layers that a config can put together, [[model.layers]], with the keys of each.
+#pragma once
+
+#include "core/config.hpp"
+#include "core/layers/builder.hpp"
+
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace tessera {
+
+inline constexpr Key<std::string> layer_name{"model.layers[].name", "",
+                                             "what other layers call it; its type and number"};
+inline constexpr Key<std::string> layer_type{
+    "model.layers[].type", "",
+    "what it does: linear, convolution, relu, max_pool, add, cross_entropy, …; \"?\" lists them"};
+inline constexpr Key<std::vector<std::string>> layer_inputs{"model.layers[].inputs", "",
+                                                            "layers further up, or fields of the data; none: the layer "
+                                                            "before, at first the data; of a loss also what is wanted"};
+inline constexpr Key<bool> layer_bias{"model.layers[].bias", true, "convolution, linear, layer_norm: with a bias"};
+inline constexpr Key<bool> layer_count_padding{"model.layers[].count_padding", true,
+                                               "average_pool: padding counts in the mean"};
+inline constexpr Key<std::vector<std::int64_t>> layer_dilation{
+    "model.layers[].dilation", "1", "convolution, max_pool: distance of the taps, in height and width"};
+inline constexpr Key<std::int64_t> layer_filters{"model.layers[].filters", 0, "convolution: channels of the result"};
+inline constexpr Key<bool> layer_global{"model.layers[].global", false,
+                                        "average_pool, max_pool: one window, the whole image"};
+inline constexpr Key<std::int64_t> layer_groups{"model.layers[].groups", 1,
+                                                "convolution: groups of channels, each with filters of its own"};
+inline constexpr Key<double> layer_deviation{
+    "model.layers[].init_std", 0,
+    "convolution, linear: standard deviation of initial weights; 0: sqrt(2 / inputs of a number) (He et al. 2015)"};
+inline constexpr Key<std::vector<std::int64_t>> layer_kernel{
+    "model.layers[].kernel", "", "convolution, average_pool, max_pool: height and width of the window"};
+inline constexpr Key<std::int64_t> layer_outputs{"model.layers[].outputs", 0, "linear: width of the result"};
+inline constexpr Key<std::vector<std::int64_t>> layer_padding{
+    "model.layers[].padding", "0", "convolution, average_pool, max_pool: on each side, in height and width"};
+inline constexpr Key<double> layer_probability{"model.layers[].probability", 0.5,
+                                               "dropout: of dropping an activation in training"};
+inline constexpr Key<std::vector<std::int64_t>> layer_stride{
+    "model.layers[].stride", "",
+    "convolution, average_pool, max_pool: in height and width; none: 1, of a pool its kernel"};
+inline constexpr Key<double> layer_weight{"model.layers[].weight", 1, "losses: its factor in what is minimised"};
+
+namespace layers {
+
+// What comes out of a layer: (B, …), each sample in one row where it is flat, whatever its shape in memory.
+struct LayerValue {
+    ValueId id = no_value;
+    bool flat = false;
+};
+// The value in memory as it is seen: (B, N) where it is flat.
+ValueId as_seen(Builder&, const LayerValue&);
+std::string text_of(const Graph&, const LayerValue&); // the shape of a sample, as it is seen
+
+// Of two products with nothing but element-wise layers in between, the first's results may be shared out, as the
+// second's inputs are: Megatron's pair. A product that is no part of one is whole.
+enum class Sharing { whole, first, second };
+
+struct LayerPlace {
+    Builder& builder; // in the layer's scope
+    std::vector<LayerValue> inputs;
+    std::int64_t classes = 0; // of the data
+    Sharing sharing = Sharing::whole;
+    ValueId scale = no_value; // of a loss, whose gradient is taken of scale * loss; no_value: only evaluated
+};
+
+// Builds the layer; what it says of its inputs names none: who calls it adds the names. A loss is summed over samples.
+using BuildLayer = std::function<LayerValue(const LayerPlace&)>;
+
+enum class LayerKind {
+    elementwise, // and what treats channels each on their own
+    product,     // multiplies by weights
+    loss,
+    other,
+};
+
+struct LayerType {
+    std::string_view name;
+    LayerKind kind;
+    std::size_t fewest_inputs, most_inputs;
+    std::vector<std::string_view> keys;       // beside name, type and inputs
+    BuildLayer (*read)(const ConfigItem&);    // ConfigError for values that make no layer, with their place
+    bool (*can_pair)(const ConfigItem&) = {}; // of a product; null: always
+    bool has_classes = false;                 // of a loss: an accuracy can be told beside it
+};
+
+// Alphabetical.
+std::span<const LayerType> layer_catalog();
+// ConfigError, with the place, for no type, an unknown one, or a key that is none of the type's.
+const LayerType& type_of(const ConfigItem&);
+
+BuildLayer read_activation(const ConfigItem&);
+BuildLayer read_add(const ConfigItem&);
+BuildLayer read_average_pool(const ConfigItem&);
+BuildLayer read_convolution(const ConfigItem&);
+BuildLayer read_cross_entropy(const ConfigItem&);
+BuildLayer read_dropout(const ConfigItem&);
+BuildLayer read_flatten(const ConfigItem&);
+BuildLayer read_layer_norm(const ConfigItem&);
+BuildLayer read_linear(const ConfigItem&);
+BuildLayer read_max_pool(const ConfigItem&);
+BuildLayer read_mean_squared_error(const ConfigItem&);
+BuildLayer read_rms_norm(const ConfigItem&);
+
+} // namespace layers
+} // namespace tessera
