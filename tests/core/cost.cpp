@@ -161,7 +161,7 @@ TEST(StepCost, GpusHideSumsBehindTheBackwardPass) {
     EXPECT_NEAR(hiding.waits[0], at_the_end ? seconds_of(last.collective, last.bytes, {4, 4}, machine()) : 0, 1e-12);
 }
 
-// But those of the first layer, for which nothing is left to do meanwhile.
+// All, or all but those of the first layer, where nothing is left to do meanwhile.
 TEST(StepCost, GpusHideWeightsThatAreGatheredAhead) {
     const auto plan = [](int ahead) {
         return plan_tiny({"parallelism.zero_stage=3", "parallelism.shared_memory=false", "model.n_layers=6",
@@ -183,7 +183,7 @@ TEST(StepCost, GpusHideWeightsThatAreGatheredAhead) {
     gpu.call_seconds = 1;
     const StepCost hiding = cost_of(ahead.plan, ahead.layout, gpu);
     EXPECT_GT(hiding.hidden, 0.7 * gathered);
-    EXPECT_LT(hiding.hidden, gathered);
+    EXPECT_LE(hiding.hidden, gathered + 1e-12);
     EXPECT_NEAR(hiding.hidden + sum(hiding.waits), sum(waiting.waits), 1e-9);
     EXPECT_EQ(cost_of(at_use.plan, at_use.layout, gpu).hidden, 0);
 }
