@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 namespace tessera {
 
@@ -105,12 +106,15 @@ double add_call(const OnMachine& on, const Node& node, PhaseCost& cost) {
     return moving + seconds;
 }
 
-// Sums over the data axis are scattered one by one, all others go as one.
+// Sums over the data axis are scattered one by one, all others go as neighbours.
 double seconds_of(const Exchange& exchange, const OnMachine& on) {
     const AxisPlace& place = on.places[static_cast<std::size_t>(exchange.axis)];
-    if (exchange.collective != Collective::reduce_scatter)
-        return seconds_of(exchange.collective, exchange.bytes, place, on.machine);
     double seconds = 0;
+    if (exchange.collective != Collective::reduce_scatter) {
+        for (const SlotPiece& piece : pieces_of(exchange, on.plan))
+            seconds += seconds_of(exchange.collective, piece.bytes, place, on.machine);
+        return seconds;
+    }
     for (const ValueId id : exchange.values)
         seconds += seconds_of(exchange.collective, on.plan.value(id).local.bytes(), place, on.machine);
     return seconds;
@@ -140,7 +144,7 @@ std::vector<double> times_of_last_backward(const Plan& plan, const CallSeconds& 
     return done;
 }
 
-// The last backward pass with its exchanges, as the executor runs it: those over the data axis follow each other on a
+// The last backward pass with its exchanges, as the executor runs it: those over the data ranks follow each other on a
 // stream of their own, where the machine has such streams, and those over other axes wait for them.
 void add_exchanges(const OnMachine& on, const std::vector<double>& done, const std::vector<int>& beside,
                    RankCost& cost) {
@@ -152,7 +156,7 @@ void add_exchanges(const OnMachine& on, const std::vector<double>& done, const s
         const double seconds = seconds_of(exchange, on);
         const auto axis = static_cast<std::size_t>(exchange.axis);
         cost.exchanges[axis] += seconds;
-        if ((axis == data && on.machine.gpu) || contains(beside, exchange.axis)) {
+        if ((on.layout.shares_micro_batches(exchange.axis) && on.machine.gpu) || contains(beside, exchange.axis)) {
             then = std::max(now, then) + seconds;
             continue;
         }
@@ -162,6 +166,34 @@ void add_exchanges(const OnMachine& on, const std::vector<double>& done, const s
         late += waits + seconds;
     }
     cost.exchanges_after[data] += std::max(then - done.back() - late, 0.0);
+}
+
+// Weights that are gathered ahead travel beside the work, on a stream of their own where the machine has such streams:
+// a call that needs them, or is of the same axis, waits for what is left. Returns what is hidden of a run of the phase,
+// which then stands neither in `seconds` nor in `cost`.
+double gather_beside(const OnMachine& on, const std::vector<Call>& calls, std::vector<double>& seconds,
+                     PhaseCost& cost) {
+    if (!on.machine.gpu) return 0;
+    const auto data = static_cast<std::size_t>(on.layout.data_axis);
+    std::vector<double> arrives(calls.size(), 0); // before a call
+    double now = 0, then = 0, hidden = 0;         // on the two streams
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+        const std::optional<Op::Transfer> transfer = on.node(calls[i]).op->transfer();
+        const double there = transfer && transfer->axis == on.layout.data_axis ? then : arrives[i];
+        if (calls[i].ahead_of >= 0) {
+            then = std::max(now, then) + seconds[i];
+            arrives[static_cast<std::size_t>(calls[i].ahead_of)] = then;
+            cost.transfers[data] -= seconds[i];
+            hidden += std::exchange(seconds[i], 0);
+            continue;
+        }
+        const double waits = std::max(there - now, 0.0);
+        now += waits + seconds[i];
+        seconds[i] += waits;
+        cost.transfers[data] += waits;
+        hidden -= waits;
+    }
+    return hidden;
 }
 
 // Moves what an axis waits for in a phase behind the work of the phase, as far as that reaches.
@@ -235,9 +267,14 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
         for (const Call& call : plan.calls(phase)) {
             const double seconds = add_call(on, on.node(call), phase_cost);
             calls[static_cast<std::size_t>(phase)].push_back(seconds);
-            const std::optional<Op::Transfer> transfer = on.node(call).op->transfer();
+        }
+        const double ahead = gather_beside(on, plan.calls(phase), calls[static_cast<std::size_t>(phase)], phase_cost);
+        const bool in_micro_batch = phase == Phase::forward || phase == Phase::backward;
+        cost.hidden += in_micro_batch ? rounds_of(layout) * ahead : ahead;
+        for (std::size_t i = 0; i < plan.calls(phase).size(); ++i) {
+            const std::optional<Op::Transfer> transfer = on.node(plan.calls(phase)[i]).op->transfer();
             const bool hides = transfer && contains(beside, transfer->axis);
-            on_stream[static_cast<std::size_t>(phase)].push_back(hides ? 0 : seconds);
+            on_stream[static_cast<std::size_t>(phase)].push_back(hides ? 0 : calls[static_cast<std::size_t>(phase)][i]);
         }
     }
     // Whatever the order of the summation tree: n sums are made one by n - 1 merges, each of which reads two.
@@ -246,7 +283,7 @@ RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& mac
     cost.exchanges.resize(on.axes());
     cost.exchanges_after.resize(on.axes());
     add_exchanges(on, times_of_last_backward(plan, on_stream), beside, cost);
-    cost.hidden = sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, rounds_of(layout), cost);
+    cost.hidden += sum(cost.exchanges) - sum(cost.exchanges_after) + hide(beside, rounds_of(layout), cost);
     add_parts(on, calls, cost);
     return cost;
 }

@@ -52,8 +52,8 @@ struct StepCost {
 };
 
 // `beside`: axes whose collectives would go on beside the work of their phase, and the gathering of weights beside the
-// first forward pass. This program's executor lets only sums of gradients over the data axis do so; others have more
-// (Megatron-LM's --tp-comm-overlap and --overlap-param-gather).
+// first forward pass. This program's executor lets sums of gradients over the data ranks do so, and weights that are
+// gathered ahead (Call::ahead_of); others have more (Megatron-LM's --tp-comm-overlap and --overlap-param-gather).
 RankCost cost_of_rank(const Plan& plan, const Layout& layout, const Machine& machine,
                       const std::vector<int>& beside = {});
 

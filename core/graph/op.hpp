@@ -164,6 +164,11 @@ public:
     virtual std::optional<Transfer> transfer() const { return std::nullopt; }
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
+    // Of a collective that need not end yet: begins it. Returns what its axis's communicator calls the ticket.
+    virtual std::int64_t begin(Stream& stream, const Operands& operands) const {
+        run(stream, operands);
+        return -1;
+    }
 
     // Empty when the op needs no example of its own because it is another op's gradient or an optimizer's update.
     virtual std::vector<ExampleInput> example() const { return {}; }

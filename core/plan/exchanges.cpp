@@ -19,12 +19,14 @@ std::size_t calls_before(const Value& value, const Plan& plan) {
     return 0; // made by the forward phase
 }
 
-// The sum over the data axis goes on with the tree of the micro-batches. Were another axis summed before it, the bits
-// would depend on how many ranks share the micro-batches. A pipeline's stages come last: they spread what is finished.
+// The sums over the data axis, and then over the replicas, go on with the tree of the micro-batches. Were another axis
+// summed before them, the bits would depend on how many ranks share the micro-batches. A pipeline's stages come last:
+// they spread what is finished.
 std::vector<int> in_order_of_sums(const Layout& layout) {
     std::vector<int> axes{layout.data_axis};
+    if (layout.replica_axis >= 0) axes.push_back(layout.replica_axis);
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        if (axis != layout.data_axis && axis != layout.pipeline_axis) axes.push_back(axis);
+        if (!layout.shares_micro_batches(axis) && axis != layout.pipeline_axis) axes.push_back(axis);
     if (layout.pipeline_axis >= 0) axes.push_back(layout.pipeline_axis);
     return axes;
 }
@@ -36,6 +38,24 @@ bool is_made_here(const Value& value, const Plan& plan) {
 }
 
 } // namespace
+
+// After a sum that was scattered, a rank has no more than its run.
+std::vector<SlotPiece> pieces_of(const Exchange& exchange, const Plan& plan) {
+    std::vector<SlotPiece> pieces;
+    for (const ValueId id : exchange.values) {
+        if (exchange.bytes == 0) continue; // a planted fault
+        const PlannedValue& value = plan.value(id);
+        const TensorType seen = plan.seen(id, Phase::update);
+        SlotPiece piece{value.offset, align_up(value.local.bytes())};
+        if (seen != value.local) piece = {value.offset + value.run.begin * bytes_of(seen.dtype), seen.bytes()};
+        if (piece.bytes == 0) continue;
+        if (!pieces.empty() && pieces.back().offset + pieces.back().bytes == piece.offset)
+            pieces.back().bytes += piece.bytes;
+        else
+            pieces.push_back(piece);
+    }
+    return pieces;
+}
 
 std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan) {
     const Graph& graph = placed.graph;
@@ -67,9 +87,9 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
             bucket.bytes += bytes;
             bucket.values.push_back(static_cast<ValueId>(i));
             // Over the other axes at the end: between two sums they would make the backward pass wait for the data
-            // axis.
-            const std::size_t there =
-                axis == layout.data_axis ? calls_before(graph.values()[i], plan) : plan.calls(Phase::backward).size();
+            // ranks.
+            const std::size_t there = layout.shares_micro_batches(axis) ? calls_before(graph.values()[i], plan)
+                                                                        : plan.calls(Phase::backward).size();
             bucket.after = std::max(bucket.after, there);
         }
     std::stable_sort(exchanges.begin(), exchanges.end(),

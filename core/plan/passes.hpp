@@ -46,10 +46,20 @@ std::vector<std::int32_t> live_nodes(const Graph& graph);
 std::vector<std::int32_t> plan_parts(const Graph& graph, const Stages& stages, const Layout& layout, int stage,
                                      Plan& plan);
 
-// 4. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
+// The same, and for each node Call::ahead_of.
+struct Order {
+    std::vector<std::int32_t> nodes;
+    std::vector<std::int64_t> ahead_of;
+};
+
+// 4. Weights that are gathered where a layer computes are so `layout.prefetch` layers before.
+Order gather_ahead(const Graph& graph, const Layout& layout, const std::vector<Part>& parts,
+                   const std::vector<std::int32_t>& nodes);
+
+// 5. Gives every value an offset in the memory of its kind. plan.values holds local types and kinds already.
 void assign_memory(const Graph& graph, const std::vector<std::int32_t>& order, Plan& plan);
 
-// 5. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
+// 6. The collectives on accumulated values, neighbours joined into buckets. plan.phases holds all calls already.
 std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& layout, const Plan& plan);
 
 } // namespace tessera

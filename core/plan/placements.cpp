@@ -53,7 +53,7 @@ private:
     Placement of_leaf(const Value& value) const {
         switch (value.kind) {
         case ValueKind::input: // what a micro-batch does not bring along is the same everywhere
-            return is_of_samples(value) && axis_ == layout_.data_axis ? of_input(value) : Placement::replicate();
+            return is_of_samples(value) && of_data_ranks() ? of_input(value) : Placement::replicate();
         case ValueKind::optimizer_state:
             return value.parameter ? of_parameter(value).state : Placement::replicate();
         default:
@@ -68,9 +68,12 @@ private:
     }
     static bool is_read(const Value& value) { return is_of_samples(value) && !value.of_step; }
 
-    // All ranks of an axis but the data axis read the same samples. Where they share them out, each takes its part.
+    // Of what the ranks of the axis compute in a micro-batch, each has its own.
+    bool of_data_ranks() const { return layout_.shares_micro_batches(axis_); }
+
+    // All ranks of an axis but data ranks read the same samples. Where they share them out, each takes its part.
     bool is_shared_input(const Value& value) const {
-        return is_read(value) && axis_ != layout_.data_axis && of_input(value) != Placement::replicate();
+        return is_read(value) && !of_data_ranks() && of_input(value) != Placement::replicate();
     }
 
     void share_input(ValueId id) { parts_.emplace(id, moved(id, of_input(graph_.value(id)), Phase::forward)); }
@@ -228,12 +231,11 @@ private:
         if (is_weight(id) && from == Placement::flat() && to == Placement::replicate())
             return static_cast<double>(value.type.bytes());
         if (is_weight(id) && from == Placement::replicate() && to == uses_[static_cast<std::size_t>(id)]) return 1e-3;
-        // Weights stay where their strategy has them, and along the data axis a value is another one on each rank.
+        // Weights stay where their strategy has them, and of a value each data rank has another one.
         if (is_weight(id)) return impossible;
         if (from.kind == Kind::replicate && to.kind == Kind::shard)
             return to.value < value.type.shape.rank() ? 1e-3 : impossible;
-        if (value.kind != ValueKind::computed || (axis_ == layout_.data_axis && value.phase != Phase::update))
-            return impossible;
+        if (value.kind != ValueKind::computed || (of_data_ranks() && value.phase != Phase::update)) return impossible;
         const auto bytes = static_cast<double>(value.type.bytes());
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;

@@ -43,13 +43,15 @@ MemoryKind memory_of(const Value& value) {
     return MemoryKind::activations;
 }
 
-// A Shard over the data axis cuts a parameter, but not a value of a micro-batch: there the axis shares out the
+// A Shard over the data ranks cuts a parameter, but not a value of a micro-batch: there they share out the
 // micro-batches of a step, and the graph sees one of them. A gradient may be summed whole and used in part.
 PlannedValue plan_value(const Value& value, const Placements& produced, const Placements& used, const Layout& layout,
                         const std::vector<int>& coordinate) {
     Placements cutting = produced;
-    Placement& data = cutting[static_cast<std::size_t>(layout.data_axis)];
-    if (of_micro_batch(value) && data.kind == Placement::Kind::shard) data = Placement::replicate();
+    for (std::size_t axis = 0; axis < cutting.size(); ++axis)
+        if (of_micro_batch(value) && layout.shares_micro_batches(static_cast<int>(axis)) &&
+            cutting[axis].kind == Placement::Kind::shard)
+            cutting[axis] = Placement::replicate();
     const Box box = local_box(value.type.shape, cutting, layout.mesh, coordinate);
     const Range held = run_of(box, produced, layout.mesh, coordinate);
     const bool whole = held == Range{0, box.count()};
@@ -108,16 +110,17 @@ std::vector<TensorType> whole_types(const Graph& graph, const std::vector<ValueI
     return types;
 }
 
-void append_calls(const PlacedGraph& placed, const std::vector<std::int32_t>& order, const Stream& stream,
-                  const Layout& layout, const std::vector<int>& coordinate, Plan& plan) {
-    for (const std::int32_t index : order) {
+void append_calls(const PlacedGraph& placed, const Order& order, const Stream& stream, const Layout& layout,
+                  const std::vector<int>& coordinate, Plan& plan) {
+    for (std::size_t i = 0; i < order.nodes.size(); ++i) {
+        const std::int32_t index = order.nodes[i];
         const Node& node = placed.graph.nodes()[static_cast<std::size_t>(index)];
         const std::vector<TensorType> inputs = seen_types(plan, node.inputs, node.phase);
         const std::vector<TensorType> outputs = seen_types(plan, node.outputs, node.phase);
         const std::int64_t workspace = align_up(node.op->workspace_bytes(stream, inputs, outputs));
         plan.memory[MemoryKind::workspace] = std::max(plan.memory[MemoryKind::workspace], workspace);
         plan.phases[static_cast<std::size_t>(node.phase)].push_back(
-            {index, workspace, locality_of(node, placed, plan, layout, coordinate)});
+            {index, workspace, locality_of(node, placed, plan, layout, coordinate), order.ahead_of[i]});
     }
 }
 
@@ -139,7 +142,11 @@ std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const
                                                                    back_end_for(stream, layout.one_host))));
     };
     for (const Exchange& exchange : plan.exchanges)
-        reduced(exchange.axis, exchange.bytes);
+        if (exchange.collective == Collective::reduce_scatter)
+            reduced(exchange.axis, exchange.bytes);
+        else
+            for (const SlotPiece& piece : pieces_of(exchange, plan))
+                reduced(exchange.axis, piece.bytes);
     for (const auto& phase : plan.phases)
         for (const Call& call : phase) {
             const Node& node = graph.nodes()[static_cast<std::size_t>(call.node)];
@@ -151,37 +158,38 @@ std::int64_t communication_bytes(const Graph& graph, const Layout& layout, const
     return most * layout.mesh.shared_axes();
 }
 
-// Whole subtrees of the summation tree, or every data_ranks-th micro-batch. The latter sums a round of neighbours
-// first, which are a subtree when the ranks are a power of two.
+// Whole subtrees of the summation tree; or of its replica's, every shard_ranks-th micro-batch. The latter sums a round
+// of neighbours first, which are a subtree when the ranks are a power of two.
 void share_out(const Layout& layout, int place, Plan& plan) {
-    const int ranks = layout.data_ranks();
+    const int ranks = layout.shard_ranks();
     plan.share = share_of(layout, place);
     if (!layout.rounds || ranks == 1) return;
-    if (layout.micro_batches % ranks != 0)
-        throw ConfigError(
-            fmt::format("parallelism.zero_stage 2 and 3 sum the gradients of each micro-batch over the {} "
-                        "ranks of mesh axis '{}': the {} micro-batches of a step must be a multiple of "
-                        "that",
-                        ranks, layout.mesh.axis(layout.data_axis).name, layout.micro_batches));
+    const std::string& axis = layout.mesh.axis(layout.data_axis).name;
+    for (int replica = 0; replica < layout.replicas(); ++replica)
+        if (const Range share = share_of_replica(layout, replica); share.size() % ranks != 0)
+            throw ConfigError(
+                fmt::format("parallelism.zero_stage 2 and 3 sum the gradients of each micro-batch over the {} "
+                            "ranks of mesh axis '{}': the {} micro-batches of a {} must be a multiple of that",
+                            ranks, axis, share.size(), layout.replicas() == 1 ? "step" : "replica"));
     if (layout.reproducible && !std::has_single_bit(static_cast<unsigned>(ranks)))
         throw ConfigError(fmt::format("parallelism.zero_stage 2 and 3 sum in another order on {} ranks of mesh axis "
                                       "'{}' than on one: take a power of two of them, stage 1, or set "
                                       "run.reproducible = false",
-                                      ranks, layout.mesh.axis(layout.data_axis).name));
-    plan.share = {place, place + layout.micro_batches / ranks};
+                                      ranks, axis));
     plan.stride = ranks;
 }
 
 // Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same.
 // Only in evaluations: ZeRO 3 trains with equal shares.
-std::int64_t idle_rounds(const Graph& graph, const Layout& layout, const Plan& plan) {
+std::int64_t idle_rounds(const Graph& graph, const Layout& layout, int place, const Plan& plan) {
+    const int first = place / layout.shard_ranks() * layout.shard_ranks(); // of its replica
     for (const std::int32_t index : live_nodes(graph)) {
         const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
         const auto transfer = node.op->transfer();
         if (node.phase != Phase::forward || !transfer || transfer->axis != layout.data_axis) continue;
         std::int64_t most = plan.share.size();
-        for (int rank = 0; rank < layout.data_ranks() && plan.stride == 1; ++rank)
-            most = std::max(most, share_of(layout, rank).size());
+        for (int rank = 0; rank < layout.shard_ranks() && plan.stride == 1; ++rank)
+            most = std::max(most, share_of(layout, first + rank).size());
         return most - plan.share.size();
     }
     return 0;
@@ -221,7 +229,8 @@ Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stre
     const std::vector<int> coordinate = layout.mesh.coordinate(rank);
     Plan plan;
     plan.coordinate = coordinate;
-    share_out(layout, coordinate[static_cast<std::size_t>(layout.data_axis)], plan);
+    const int place = data_place(layout, coordinate);
+    share_out(layout, place, plan);
     plan.slots =
         layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
     const ValuePlacements& placements = placed.placements;
@@ -229,11 +238,12 @@ Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stre
         plan.values.push_back(
             plan_value(placed.graph.values()[i], placements.produced[i], placements.used[i], layout, coordinate));
     const int stage = layout.pipeline_axis < 0 ? 0 : coordinate[static_cast<std::size_t>(layout.pipeline_axis)];
-    plan.idle_rounds = idle_rounds(placed.graph, layout, plan);
-    const std::vector<std::int32_t> order = plan_parts(placed.graph, stages, layout, stage, plan);
+    plan.idle_rounds = idle_rounds(placed.graph, layout, place, plan);
+    const Order order =
+        gather_ahead(placed.graph, layout, plan.parts, plan_parts(placed.graph, stages, layout, stage, plan));
     plan.chunk_flops = stages.chunk_flops;
     plan.flops_per_micro_batch = flops_per_micro_batch(placed.graph);
-    assign_memory(placed.graph, order, plan);
+    assign_memory(placed.graph, order.nodes, plan);
     append_calls(placed, order, stream, layout, coordinate, plan);
     plan.exchanges = plan_exchanges(placed, layout, plan);
     plan.memory[MemoryKind::communication] = communication_bytes(placed.graph, layout, stream, plan);

@@ -31,28 +31,33 @@ struct MemoryNeed {
     void grow_to(const MemoryNeed& other);
 };
 
-// Where the mesh lives and how the batch is cut. `data_axis` is the axis whose ranks share out the micro-batches,
-// `pipeline_axis` the one whose ranks share out the layers.
+// Where the mesh lives and how the batch is cut. `data_axis` is the axis whose ranks share out the micro-batches, and
+// what ZeRO shares out; of `replica_axis` they do so, too, and hold copies of it (hybrid sharding). The ranks of
+// `pipeline_axis` share out the layers.
 struct Layout {
     Mesh mesh{{}};
     std::vector<std::shared_ptr<const Strategy>> strategies; // one per axis of the mesh
     int data_axis = 0;
-    int pipeline_axis = -1; // -1: there is none
+    int replica_axis = -1;  // outside the data axis; -1: there is none
+    int pipeline_axis = -1; // likewise
     ScheduleKind schedule = ScheduleKind::one_f_one_b;
     int chunks_per_stage = 1;
-    std::int64_t micro_batches = 1;                                       // of a step, over all ranks of the data axis
+    std::int64_t micro_batches = 1;                                       // of a step, over all data ranks
     bool rounds = false;                                                  // see Strategy::sums_every_micro_batch
+    int prefetch = 0;                                                     // see plan/prefetch.cpp
     bool one_host = true;                                                 // all ranks can share memory
     bool reproducible = true;                                             // sums in the order of the summation tree
     std::int64_t bucket_bytes = std::numeric_limits<std::int64_t>::max(); // a bucket is closed once it holds as much
 
-    int data_ranks() const { return mesh.axis(data_axis).size; }
+    int shard_ranks() const { return mesh.axis(data_axis).size; }
+    int replicas() const { return replica_axis < 0 ? 1 : mesh.axis(replica_axis).size; }
+    int data_ranks() const { return replicas() * shard_ranks(); }
+    bool shares_micro_batches(int axis) const { return axis == data_axis || axis == replica_axis; }
     int stages() const { return pipeline_axis < 0 ? 1 : mesh.axis(pipeline_axis).size; }
     Pipeline pipeline(std::int64_t of_micro_batches, bool trains) const {
         if (stages() == 1) return {ScheduleKind::one_f_one_b, 1, 1, of_micro_batches, trains};
         return {schedule, stages(), chunks_per_stage, of_micro_batches, trains};
     }
-    SummationTree tree() const { return {micro_batches, data_ranks()}; }
 };
 
 // A value on this rank.
@@ -70,6 +75,7 @@ struct Call { // of a node of the plan's graph
     std::int32_t node = 0;
     std::int64_t workspace_bytes = 0;
     Locality locality;
+    std::int64_t ahead_of = -1; // it only begins here, and ends before this call of its phase; -1: it ends here
 };
 
 // A value that a pipeline's chunk makes and another stage takes.
@@ -123,7 +129,7 @@ struct Frames {
 };
 
 // A collective on neighbouring tensors of the gradients' memory: one bucket. It starts in the backward phase of the
-// last micro-batch, when `after` of its calls are done: over the data axis as soon as its tensors are there.
+// last micro-batch, when `after` of its calls are done: over the data ranks as soon as its tensors are there.
 struct Exchange {
     Collective collective = Collective::none;
     int axis = 0;
@@ -159,6 +165,13 @@ struct Plan {
 
     const PlannedValue& value(ValueId id) const { return values[static_cast<std::size_t>(id)]; }
 };
+
+// What an all-reduce works on: neighbours joined, and of what this rank updates a part of, that part alone.
+struct SlotPiece { // of a slot of the gradients' memory
+    std::int64_t offset;
+    std::int64_t bytes;
+};
+std::vector<SlotPiece> pieces_of(const Exchange& exchange, const Plan& plan);
 
 // The share of their time in which the stages wait for each other, as the chunks' operations have it. 0: no pipeline.
 double bubble(const Plan& plan, const Layout& layout);

@@ -115,6 +115,11 @@ void Redistribute::run(Stream& stream, const Operands& a) const {
     }
 }
 
+std::int64_t Redistribute::begin(Stream& stream, const Operands& a) const {
+    if (collective_ != Collective::all_gather || from_dim_ >= 0) return Op::begin(stream, a);
+    return a.groups->axis(axis_).begin_all_gather(stream, in_a_row(a.inputs[0]), in_a_row(a.outputs[0]), runs);
+}
+
 void Redistribute::gather(Stream& stream, const Operands& a) const {
     const View &part = a.inputs[0], &whole = a.outputs[0];
     if (from_dim_ < 0) return a.groups->axis(axis_).all_gather(stream, in_a_row(part), in_a_row(whole), runs);

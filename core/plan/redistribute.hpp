@@ -30,6 +30,7 @@ public:
                                  std::span<const TensorType> out) const override;
     int in_place_input() const override { return collective_ == Collective::all_reduce ? 0 : -1; }
     void run(Stream& stream, const Operands& operands) const override;
+    std::int64_t begin(Stream& stream, const Operands& operands) const override; // of runs of elements
 
 private:
     std::vector<Range> ranges_of(std::int64_t size, int rank) const;

@@ -74,12 +74,15 @@ std::vector<Transfers> transfers_of(const Plan& plan, const Layout& layout) {
     return found;
 }
 
-// Sums are scattered one by one, all others are reduced as one.
+// Sums are scattered one by one, all others are reduced as neighbours.
 std::int64_t bytes_sent(const Exchange& exchange, const Plan& plan, const Layout& layout) {
     const int ranks = layout.mesh.axis(exchange.axis).size;
-    if (exchange.collective != Collective::reduce_scatter)
-        return bytes_sent(exchange.collective, exchange.bytes, ranks);
     std::int64_t total = 0;
+    if (exchange.collective != Collective::reduce_scatter) {
+        for (const SlotPiece& piece : pieces_of(exchange, plan))
+            total += bytes_sent(exchange.collective, piece.bytes, ranks);
+        return total;
+    }
     for (const ValueId id : exchange.values)
         total += bytes_sent(exchange.collective, plan.value(id).local.bytes(), ranks);
     return total;

@@ -52,6 +52,7 @@ std::vector<int> axes_named(const std::string& names, const Mesh& mesh) {
     for (const KeyInfo& key : known_keys())
         if (key.name.starts_with("parallelism.") && key.name.ends_with("_parallel_degree"))
             known.push_back(key.name.substr(12, key.name.size() - 12 - std::string_view("_parallel_degree").size()));
+    known.emplace_back("replica");
     std::vector<int> axes;
     for (const std::string& name : list_items(names)) {
         if (std::ranges::find(known, name) == known.end()) throw ConfigError(no_such_name("mesh axis", name, known));

@@ -172,7 +172,7 @@ void memory(const Experiment& experiment, Lines out) {
 std::vector<std::string> axes_within_micro_batches(const Layout& layout) {
     std::vector<std::string> names;
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
-        if (axis != layout.data_axis && axis != layout.pipeline_axis && layout.mesh.axis(axis).size > 1)
+        if (!layout.shares_micro_batches(axis) && axis != layout.pipeline_axis && layout.mesh.axis(axis).size > 1)
             names.push_back(fmt::format("{} {}", layout.mesh.axis(axis).name, layout.mesh.axis(axis).size));
     return names;
 }

@@ -2,6 +2,7 @@
 // The executor: all views are bound to memory once; a step then walks lists.
 #include "core/run/executor.hpp"
 
+#include "core/plan/shares.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/error.hpp"
@@ -28,7 +29,9 @@ void follow(const Stream& later, const Stream& earlier) {
 Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
                    bool replay)
     : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
-      exchange_stream_(sibling(stream)), message_stream_(sibling(stream)), tree_(layout.tree()),
+      exchange_stream_(sibling(stream)), message_stream_(sibling(stream)), gather_stream_(sibling(stream)),
+      tree_(tree_of_replica(layout, layout.replica_axis < 0 ? 0 : groups.axis(layout.replica_axis).rank())),
+      tree_of_replicas_(tree_of_replicas(layout)),
       accumulation_(accumulation_of(plan.share.size(), layout.reproducible)),
       sums_(sums_of(plan, layout.pipeline_axis)),
       transmissions_(by_messages()
@@ -51,6 +54,13 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
     batch_.resize(read_.size());
     bind_batch(0);
     find_step_inputs();
+    for (const Exchange& exchange : plan.exchanges) {
+        Sum& sum = exchanged_.emplace_back(Sum{{}, nullptr});
+        for (const SlotPiece& piece : pieces_of(exchange, plan))
+            sum.pieces.push_back(slot_view(0, {piece.offset, piece.bytes}));
+        if (layout.reproducible && layout.shares_micro_batches(exchange.axis))
+            sum.tree = exchange.axis == layout.data_axis ? &tree_ : &tree_of_replicas_;
+    }
 }
 
 View Executor::bind(ValueId id, Place place, Phase phase) const {
@@ -68,7 +78,9 @@ View Executor::bind(ValueId id, Place place, Phase phase) const {
 
 Executor::BoundCall Executor::bind(const Call& call, Place place) const {
     const Node& node = graph().nodes()[static_cast<std::size_t>(call.node)];
-    BoundCall bound{&node, {}, {}, memory_.workspace(call.workspace_bytes), &call.locality};
+    BoundCall bound{&node, {}, {}, memory_.workspace(call.workspace_bytes), &call.locality, call.ahead_of >= 0};
+    const auto transfer = node.op->transfer();
+    bound.gathers = transfer && transfer->collective == Collective::all_gather && transfer->axis == layout_.data_axis;
     for (const ValueId input : node.inputs)
         bound.inputs.push_back(bind(input, place, node.phase));
     for (const ValueId output : node.outputs)
@@ -80,8 +92,15 @@ void Executor::bind_part(int index, Place place) {
     const auto [bound, is_new] = bound_.try_emplace({index, place});
     if (!is_new) return;
     const std::vector<Call>& calls = plan_.calls(part(index).phase);
+    std::size_t begun = 0;
     for (std::int64_t i = part(index).calls.begin; i < part(index).calls.end; ++i)
         bound->second.push_back(bind(calls[static_cast<std::size_t>(i)], place));
+    for (std::int64_t i = part(index).calls.begin; i < part(index).calls.end; ++i)
+        if (const std::int64_t later = calls[static_cast<std::size_t>(i)].ahead_of; later >= 0) {
+            ++bound->second[static_cast<std::size_t>(later - part(index).calls.begin)].awaited;
+            ++begun;
+        }
+    begun_.reserve(std::max(begun, begun_.capacity()));
 }
 
 void Executor::bind_batch(int frame) {
@@ -156,35 +175,76 @@ void Executor::merge(const Turn& turn, const std::vector<SlotPiece>& pieces) {
         }
 }
 
-// The data axis has a stream of its own; on the others the micro-batches' own collectives are under way.
-void Executor::reduce(const Exchange& exchange) {
-    const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
+// Sums over the data ranks have a stream of their own; on the other axes the micro-batches' own collectives are under
+// way.
+void Executor::reduce(std::size_t index) {
+    const Exchange& exchange = plan_.exchanges[index];
+    const Sum& sum = exchanged_[index];
     Communicator& communicator = groups_.axis(exchange.axis);
+    const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
     if (exchange.absent) std::visit([&](auto& s) { kernels::fill(s, buffer, 0); }, stream_);
-    if (exchange.axis != layout_.data_axis) {
-        follow(exchange_stream_, stream_); // so that it is recorded, too
-        follow(stream_, exchange_stream_); // which may be at the same sums
-        return communicator.all_reduce(stream_, buffer, Reduction::sum);
-    }
-    follow(exchange_stream_, stream_);
-    const SummationTree* tree = layout_.reproducible ? &tree_ : nullptr;
+    follow(exchange_stream_, stream_); // so that it is recorded, too
+    const bool beside = layout_.shares_micro_batches(exchange.axis);
+    if (!beside) follow(stream_, exchange_stream_); // which may be at the same sums
+    Stream& stream = beside ? exchange_stream_ : stream_;
     if (exchange.collective == Collective::reduce_scatter)
         for (const ValueId id : exchange.values) {
             const View whole = bind(id, {}), part = bind(id, {}, Phase::update);
-            communicator.reduce_scatter(exchange_stream_, View(whole.memory(), {whole.count()}, whole.dtype),
-                                        View(part.memory(), {part.count()}, part.dtype), {flat_block, tree});
+            communicator.reduce_scatter(stream, View(whole.memory(), {whole.count()}, whole.dtype),
+                                        View(part.memory(), {part.count()}, part.dtype), {flat_block, sum.tree});
         }
-    else if (tree != nullptr)
-        communicator.tree_reduce(exchange_stream_, buffer, tree_);
     else
-        communicator.all_reduce(exchange_stream_, buffer, Reduction::sum);
+        for (const View& piece : sum.pieces)
+            if (sum.tree != nullptr)
+                communicator.tree_reduce(stream, piece, *sum.tree);
+            else
+                communicator.all_reduce(stream, piece, Reduction::sum);
 }
 
 void Executor::run(Calls calls) {
     for (const BoundCall& call : calls) {
-        call.node->op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
-        if (watcher_) watcher_(*call.node, micro_batch_, call.outputs);
+        if (call.awaited > 0) end_begun(call.awaited);
+        if (call.begins)
+            begin(call);
+        else
+            run(call);
+        if (!begun_.empty()) groups_.axis(layout_.data_axis).progress();
     }
+}
+
+// Weights that are still on their way have the data axis's communicator, one thing after the other.
+void Executor::run(const BoundCall& call) {
+    const auto start = call.gathers ? Clock::now() : Clock::time_point();
+    const auto transfer = begun_.empty() ? std::nullopt : call.node->op->transfer();
+    if (transfer && transfer->axis == layout_.data_axis) follow(stream_, gather_stream_);
+    call.node->op->run(stream_, {call.inputs, call.outputs, call.workspace, call.locality, &groups_});
+    if (call.gathers) waited_for_weights_since(start);
+    if (watcher_) watcher_(*call.node, micro_batch_, call.outputs);
+}
+
+// What lay in its memory before has been used: on a GPU it goes on beside what follows.
+void Executor::begin(const BoundCall& call) {
+    const auto start = Clock::now();
+    follow(gather_stream_, stream_);
+    const Operands operands{call.inputs, call.outputs, call.workspace, call.locality, &groups_};
+    begun_.push_back({&call, call.node->op->begin(gather_stream_, operands)});
+    waited_for_weights_since(start);
+}
+
+void Executor::end_begun(std::size_t count) {
+    const auto start = Clock::now();
+    const auto end = begun_.begin() + static_cast<std::ptrdiff_t>(count);
+    for (auto one = begun_.begin(); one != end; ++one)
+        groups_.axis(layout_.data_axis).finish(one->ticket);
+    follow(stream_, gather_stream_);
+    waited_for_weights_since(start);
+    for (auto one = begun_.begin(); watcher_ && one != end; ++one)
+        watcher_(*one->call->node, micro_batch_, one->call->outputs);
+    begun_.erase(begun_.begin(), end);
+}
+
+void Executor::waited_for_weights_since(Clock::time_point start) {
+    if (by_messages()) seconds_waited_for_weights_ += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 // In the last micro-batch the exchanges start between the calls. What other stages wait for goes before those at the
@@ -202,7 +262,7 @@ void Executor::run_part(int index, const Turn& turn) {
         run(calls.subspan(done, after - done));
         done = after;
         merge(turn, one.pieces);
-        if (!is_late(index, one)) reduce(plan_.exchanges[one.exchange]);
+        if (!is_late(index, one)) reduce(one.exchange);
     }
     run(calls.subspan(done));
     merge(turn, sums.rest);
@@ -216,7 +276,7 @@ bool Executor::is_late(int index, const Sums::OfExchange& one) const {
 void Executor::run_late_exchanges(const Turn& turn) {
     for (const int index : turn.parts)
         for (const Sums::OfExchange& one : sums_[static_cast<std::size_t>(index)].exchanges)
-            if (turn.last && is_late(index, one)) reduce(plan_.exchanges[one.exchange]);
+            if (turn.last && is_late(index, one)) reduce(one.exchange);
 }
 
 // On a GPU, what comes before the task: in the one order, on a queue of its own, behind the work so far.
@@ -281,10 +341,10 @@ void Executor::receive(const Turn& turn) {
         if (first.work == Work::forward || !first.receives.empty()) follow(stream_, message_stream_);
         return;
     }
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     if (part(turn.parts.front()).work == Work::forward) begin_micro_batch(turn);
     finish(expected_[{turn.parts.front(), turn.place.frame}]);
-    seconds_waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seconds_waited_ += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 void Executor::send(const Turn& turn) {
@@ -337,8 +397,8 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         transmitted_ = 0;
     }
     if (layout_.stages() > 1) follow(stream_, exchange_stream_);
-    for (const Exchange& exchange : plan_.exchanges)
-        if (exchange.axis == layout_.pipeline_axis) reduce(exchange);
+    for (std::size_t i = 0; i < plan_.exchanges.size(); ++i)
+        if (plan_.exchanges[i].axis == layout_.pipeline_axis) reduce(i);
 }
 
 } // namespace tessera

@@ -8,6 +8,7 @@
 #include "kernels/replay.hpp"
 #include "parallel/communication/groups.hpp"
 
+#include <chrono>
 #include <functional>
 #include <map>
 
@@ -42,6 +43,8 @@ public:
 
     // Spent waiting for other stages of a pipeline since the executor was made.
     double seconds_waited() const { return seconds_waited_; }
+    // Spent gathering weights where their layer computes, and waiting for those that were gathered ahead. On CPUs.
+    double seconds_waited_for_weights() const { return seconds_waited_for_weights_; }
     // Looks on: called when a node's kernels have been handed to the stream, with where its outputs lie, and with the
     // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake); and when a value
     // has come from another stage, with the node that makes it there, outputs of which it has not having no memory.
@@ -56,6 +59,9 @@ private:
         std::vector<View> outputs;
         View workspace;
         const Locality* locality;
+        bool begins = false;     // ends later
+        bool gathers = false;    // weights, and no call computes meanwhile
+        std::size_t awaited = 0; // so many of those that have begun end before it
     };
     using Calls = std::span<const BoundCall>;
     struct StepInput {
@@ -76,6 +82,11 @@ private:
     void bind_batch(int frame);
 
     void run(Calls calls);
+    void run(const BoundCall& call);
+    void begin(const BoundCall& call);
+    void end_begun(std::size_t count);
+    using Clock = std::chrono::steady_clock;
+    void waited_for_weights_since(Clock::time_point start);
     void clear_batch();
     void run_turn(const Turn& turn);
     void run_part(int part, const Turn& turn);
@@ -91,7 +102,7 @@ private:
     void finish(std::vector<Communicator::Ticket>& tickets);
     template <class Work> void replay(Replay& part, const Work& work);
     void merge(const Turn& turn, const std::vector<SlotPiece>& pieces);
-    void reduce(const Exchange& exchange);
+    void reduce(std::size_t exchange);
     const Graph& graph() const { return plan_.graph; }
     View slot_view(std::size_t slot, SlotPiece piece) const;
     Communicator& stages() { return groups_.axis(layout_.pipeline_axis); }
@@ -103,7 +114,13 @@ private:
     Stream& stream_;
     Stream exchange_stream_; // on a GPU a queue of its own
     Stream message_stream_;  // likewise
-    SummationTree tree_;
+    Stream gather_stream_;   // likewise
+    struct Sum {             // of an exchange
+        std::vector<View> pieces;
+        const SummationTree* tree; // null: in any order
+    };
+    SummationTree tree_, tree_of_replicas_;                         // of the data ranks
+    std::vector<Sum> exchanged_;                                    // by exchange
     std::map<std::pair<int, Place>, std::vector<BoundCall>> bound_; // of the parts
     std::vector<BoundCall> prepare_, update_;
     std::vector<Accumulation> accumulation_;  // by micro-batch of this rank's share
@@ -117,11 +134,17 @@ private:
     Tickets expected_; // by part and frame
     Buffer staging_;   // of the step inputs, on their way to a GPU
     std::vector<StepInput> step_inputs_;
+    struct Begun {
+        const BoundCall* call;
+        std::int64_t ticket;
+    };
+    std::vector<Begun> begun_;      // and not ended, in their order
     Watcher watcher_;               // none: nobody looks on
     std::int64_t micro_batch_ = -1; // under way
     bool records_;
     std::vector<Replay> replays_; // prepare, update, and what turns need
     double seconds_waited_ = 0;
+    double seconds_waited_for_weights_ = 0;
     std::size_t transmitted_ = 0; // in this step
 };
 

@@ -6,9 +6,11 @@
 #include "core/graph/recompute.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/plan/passes.hpp"
+#include "core/run/tolerances.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/nearest_name.hpp"
+#include "parallel/communication/communicator.hpp"
 #include "parallel/strategies/catalog.hpp"
 
 #include <algorithm>
@@ -68,9 +70,13 @@ struct AxisDegree {
 
 // The axes of the mesh from the outside in: neighbouring ranks exchange most.
 constexpr std::array mesh_axes = {
-    AxisDegree{"pipeline", &parallelism_pipeline}, AxisDegree{"data", &parallelism_data},
-    AxisDegree{"expert", &parallelism_expert},     AxisDegree{"context", &parallelism_context},
-    AxisDegree{"spatial", &parallelism_spatial},   AxisDegree{"spatial_width", &parallelism_spatial_width},
+    AxisDegree{"pipeline", &parallelism_pipeline},
+    AxisDegree{"replica", &parallelism_replicate},
+    AxisDegree{"data", &parallelism_data},
+    AxisDegree{"expert", &parallelism_expert},
+    AxisDegree{"context", &parallelism_context},
+    AxisDegree{"spatial", &parallelism_spatial},
+    AxisDegree{"spatial_width", &parallelism_spatial_width},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -95,6 +101,26 @@ int zero_stage(const Config& config) {
     const std::int64_t stage = config.get(parallelism_zero);
     if (stage < 0 || stage > 3) config.refuse(parallelism_zero.name, "must be 0, 1, 2 or 3");
     return static_cast<int>(stage);
+}
+
+// Where weights are gathered from other ranks while this one computes. In shared memory it copies them itself.
+int prefetch(const Config& config, const Layout& layout, const Stream& stream) {
+    const std::int64_t layers = config.get(parallelism_prefetch);
+    if (layers < 0 || layers > 64) config.refuse(parallelism_prefetch.name, "must be from 0 to 64");
+    return back_end_for(stream, layout.one_host) == BackEnd::shared_memory ? 0 : static_cast<int>(layers);
+}
+
+// Replicas of what is not shared out would be plain data parallelism by another name.
+void check_replicas(const Config& config, const Layout& layout) {
+    if (layout.replicas() == 1) return;
+    if (zero_stage(config) == 0)
+        config.refuse(parallelism_replicate.name, "replicas are of what ZeRO shares out: say parallelism.zero_stage, "
+                                                  "or more of parallelism.data_parallel_degree instead");
+    if (layout.shard_ranks() == 1)
+        config.refuse(parallelism_replicate.name,
+                      fmt::format("parallelism.zero_stage = {} would share out nothing: no ranks are left for "
+                                  "parallelism.data_parallel_degree",
+                                  zero_stage(config)));
 }
 
 // Whether context parallelism sends keys and values around a ring.
@@ -136,7 +162,7 @@ void check_modes(const Config& config, const Mesh& mesh) {
         if (axis.name == "context" && !text)
             config.refuse(parallelism_context.name, "shares out a sequence, and samples here have none");
         if (axis.name == "context") check_context(config, axis.size, takes_ring(config, mesh));
-        if (axis.name != "data" && axis.name != "pipeline" && config.get(training_linear_dtype) == "f8")
+        if (cuts_products(axis) && config.get(training_linear_dtype) == "f8")
             config.refuse(training_linear_dtype.name, fmt::format("\"f8\" has one scale for a whole tensor: no part of "
                                                                   "it can be rounded on the ranks of mesh axis '{}'",
                                                                   axis.name));
@@ -191,6 +217,9 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     layout.mesh = make_mesh(config, view.ranks);
     layout.data_axis = layout.mesh.axis_named("data");
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
+        if (layout.mesh.axis(axis).name == "replica") layout.replica_axis = axis;
+    check_replicas(config, layout);
+    for (int axis = 0; axis < layout.mesh.axis_count(); ++axis)
         layout.strategies.push_back(make_strategy(layout.mesh.axis(axis).name, layout.mesh.axis(axis),
                                                   {.zero_stage = zero_stage(config),
                                                    .sequence_parallel = config.get(parallelism_sequence),
@@ -199,6 +228,7 @@ Layout make_layout(const Config& config, const RankView& view, std::int64_t micr
     add_pipeline(config, layout);
     check_modes(config, layout.mesh);
     layout.one_host = view.one_host && config.get(parallelism_shared_memory);
+    layout.prefetch = prefetch(config, layout, stream);
     layout.reproducible = config.get(run_reproducible);
     layout.bucket_bytes = bucket_bytes(config, stream);
     return layout;
@@ -210,7 +240,7 @@ void check_tensor(const Config& config, const Program& program, const PlacedGrap
     for (int axis = 0; axis < mesh.axis_count(); ++axis) {
         if (mesh.axis(axis).name != "tensor") continue;
         const auto is_shared = [&](ValueId id) {
-            return placed.placements[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] !=
+            return placed.placements.produced[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] !=
                    Placement::replicate();
         };
         if (std::ranges::none_of(program.model.graph.of_kind(ValueKind::parameter), is_shared))
@@ -387,10 +417,9 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
     Experiment experiment = common(config, dataset.form(), stream);
     experiment.sizes.batch = evaluation_rows(config);
-    const Mesh mesh = make_mesh(config, view.ranks);
-    check_rows(config, mesh, experiment.sizes.batch);
-    experiment.evaluation_batches =
-        count_evaluation_batches(config, dataset, experiment.sizes, mesh.axis(mesh.axis_named("data")).size);
+    const Layout layout = make_layout(config, view, 1, stream);
+    check_rows(config, layout.mesh, experiment.sizes.batch);
+    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, layout.data_ranks());
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     add_evaluation(cut_evaluation(config, view, stream, experiment), view.rank, stream, experiment);
     return experiment;

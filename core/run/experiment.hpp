@@ -32,6 +32,10 @@ inline constexpr Key<std::string> training_weight_rounding{
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
 inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
                                                     "ranks that share out the samples; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_replicate{
+    "parallelism.data_parallel_replicate_degree", 1,
+    "hybrid sharding (HSDP): so many times the data ranks, each time with all that zero_stage shares out; -1: what is "
+    "left"};
 inline constexpr Key<std::int64_t> parallelism_pipeline{
     "parallelism.pipeline_parallel_degree", 1, "ranks that share out the layers, one stage each; -1: what is left"};
 inline constexpr Key<std::string> parallelism_schedule{
@@ -64,6 +68,9 @@ inline constexpr Key<bool> parallelism_sequence{
 inline constexpr Key<std::int64_t> parallelism_zero{"parallelism.zero_stage", 0,
                                                     "the ranks of the data axis share out: 0 nothing, 1 the "
                                                     "optimizer's state, 2 also gradients, 3 also weights at rest"};
+inline constexpr Key<std::int64_t> parallelism_prefetch{
+    "parallelism.zero_prefetch", 1,
+    "zero_stage 3, on GPUs and by messages: weights are gathered so many layers before their own; 0: when it begins"};
 inline constexpr Key<bool> parallelism_shared_memory{
     "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
 inline constexpr Key<double> parallelism_bucket{

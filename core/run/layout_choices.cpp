@@ -35,7 +35,15 @@ void add_meshes(const std::vector<std::string_view>& keys, std::size_t at, std::
     }
 }
 
-bool is_outer(std::string_view key) { return key == parallelism_data.name || key == parallelism_pipeline.name; }
+bool is_outer(std::string_view key) {
+    return key == parallelism_data.name || key == parallelism_replicate.name || key == parallelism_pipeline.name;
+}
+
+// Axes that the search leaves as they are.
+bool is_searched(std::string_view key) {
+    return key != parallelism_replicate.name && key != parallelism_spatial.name &&
+           key != parallelism_spatial_width.name;
+}
 
 } // namespace
 
@@ -45,13 +53,17 @@ std::int64_t degree_in(const Choices& choices, std::string_view key) {
     return 1;
 }
 
+std::int64_t data_ranks_in(const Choices& choices) {
+    return degree_in(choices, parallelism_data.name) * degree_in(choices, parallelism_replicate.name);
+}
+
 std::vector<Choices> LayoutChoices::meshes() const {
     std::vector<std::string_view> free;
     std::int64_t ranks = options_.ranks;
     Choices chosen;
     for (const std::string_view key : degree_keys()) {
         const std::int64_t degree = config_.get(Key<std::int64_t>{key, 1, {}});
-        if (!is_given(key) || degree < 1) {
+        if (is_searched(key) && (!is_given(key) || degree < 1)) {
             free.push_back(key);
             continue;
         }
@@ -96,7 +108,7 @@ std::vector<ScheduleChoice> LayoutChoices::schedules(std::int64_t stages) const 
 }
 
 std::vector<std::int64_t> LayoutChoices::zero_stages(const Choices& outer) const {
-    return values(parallelism_zero, degree_in(outer, parallelism_data.name) > 1, {0, 1, 2, 3});
+    return values(parallelism_zero, data_ranks_in(outer) > 1, {0, 1, 2, 3});
 }
 
 std::vector<std::string> LayoutChoices::recomputations() const {
@@ -132,7 +144,7 @@ std::vector<LayoutGroup> LayoutChoices::groups() const {
 std::int64_t LayoutChoices::count(const LayoutGroup& group, std::int64_t rows) const {
     std::int64_t sum = 0;
     for (const Choices& outer : group.outer)
-        if (rows <= config_.get(training_global_batch) / degree_in(outer, parallelism_data.name))
+        if (rows <= config_.get(training_global_batch) / data_ranks_in(outer))
             sum += static_cast<std::int64_t>(schedules(degree_in(outer, parallelism_pipeline.name)).size() *
                                              zero_stages(outer).size() * recomputations().size());
     return sum;

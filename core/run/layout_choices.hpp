@@ -21,6 +21,7 @@ struct LayoutGroup {
 
 // The degree of a key "parallelism.…_degree"; 1 where it is not among the choices.
 std::int64_t degree_in(const Choices& choices, std::string_view key);
+std::int64_t data_ranks_in(const Choices& choices); // of all replicas
 
 // What the command line says of a key stays as it is.
 class LayoutChoices {

@@ -168,6 +168,7 @@ const InnerCost* Search::cost_of(std::size_t group, std::int64_t rows, std::size
         for (const auto& [key, value] : groups_[group].inner)
             set(key, value);
         set(parallelism_data.name, std::int64_t{1});
+        set(parallelism_replicate.name, std::int64_t{1});
         set(parallelism_pipeline.name, std::int64_t{1});
         set(parallelism_zero.name, std::int64_t{0});
         set(training_global_batch.name, rows);
@@ -212,7 +213,7 @@ void Search::open_layouts(const Open& one) {
     const LayoutGroup& group = groups_[one.group];
     if (cost_of(one.group, one.rows, 0) == nullptr) return refuse(result_.refusal, choices_.count(group, one.rows));
     for (const Choices& outer : group.outer) {
-        if (one.rows > asked_.get(training_global_batch) / degree_in(outer, parallelism_data.name)) continue;
+        if (one.rows > asked_.get(training_global_batch) / data_ranks_in(outer)) continue;
         for (const ScheduleChoice& schedule : choices_.schedules(degree_in(outer, parallelism_pipeline.name))) {
             Open layout = one;
             layout.level = Open::Level::layout;
@@ -245,7 +246,7 @@ bool Search::can_take_turns(const Open& one) {
 }
 
 Outer Search::outer_of(const Open& one) const {
-    const auto data = static_cast<int>(degree_in(one.outer, parallelism_data.name));
+    const auto data = static_cast<int>(data_ranks_in(one.outer));
     const auto stages = static_cast<int>(degree_in(one.outer, parallelism_pipeline.name));
     const std::int64_t micro_batches = asked_.get(training_global_batch) / one.rows;
     const auto chunks = static_cast<int>(stages > 1 && one.schedule.name == "interleaved" ? one.schedule.chunks : 1);
@@ -350,9 +351,7 @@ Planned Search::plan(const Choices& choices, std::int64_t layers, bool evaluates
     const Layout& layout = experiment.train.layout;
     const int busiest = busiest_place(layout); // keeps most sums of gradients at once
     if (busiest != 0) {
-        std::vector<int> coordinate = layout.mesh.coordinate(0);
-        coordinate[static_cast<std::size_t>(layout.data_axis)] = busiest;
-        rank = layout.mesh.rank(coordinate);
+        rank = layout.mesh.rank(at_data_place(layout, layout.mesh.coordinate(0), busiest));
         experiment = plans.of(rank);
     }
     const std::int64_t memory = memory_of(experiment, machine_);
@@ -398,7 +397,7 @@ void Search::finish(const Choices& choices) {
     const Layout& layout = experiment.train.layout;
     result_.best.push_back({choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
                             prediction.memory,
-                             static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
+                            static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
     ++found_;
 }
 

@@ -9,6 +9,20 @@
 
 namespace tessera {
 
+namespace {
+
+// What each rank has: communicators want as much on all, but stages of a pipeline, and ranks that hold parts of uneven
+// size, plan for sums of their own.
+std::int64_t common_bytes(std::int64_t bytes, const Mesh& mesh, Groups& groups) {
+    if (mesh.size() == 1) return bytes;
+    auto units = static_cast<std::int32_t>(bytes / alignment_bytes);
+    Stream host = CpuStream(1);
+    groups.all().all_reduce(host, View(&units, {}, DType::i32), Reduction::min);
+    return units * std::int64_t{alignment_bytes};
+}
+
+} // namespace
+
 Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, const Stream& stream) {
     Communicator& data_axis = groups.axis(layout.data_axis);
     for (std::size_t i = 0; i < memory_kinds; ++i) {
@@ -19,7 +33,8 @@ Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, con
                           : std::visit([&](const auto& s) { return tessera::allocate(s, need[kind]); }, stream);
         allocated_[kind] = buffers_[i].bytes();
     }
-    const std::int64_t bytes = need[MemoryKind::communication] / std::max(layout.mesh.shared_axes(), 1);
+    const std::int64_t bytes =
+        common_bytes(need[MemoryKind::communication] / std::max(layout.mesh.shared_axes(), 1), layout.mesh, groups);
     std::int64_t offset = 0;
     for (int axis = 0; axis < layout.mesh.axis_count(); ++axis) {
         if (layout.mesh.axis(axis).size == 1) continue;

@@ -26,9 +26,9 @@ struct Needed {
 };
 
 // One rank for each stage of the pipeline.
-std::vector<int> ranks_of_stages(const Layout& layout, int data_place) {
+std::vector<int> ranks_of_stages(const Layout& layout, int place) {
     std::vector<int> coordinate(static_cast<std::size_t>(layout.mesh.axis_count()), 0);
-    coordinate[static_cast<std::size_t>(layout.data_axis)] = data_place;
+    coordinate = at_data_place(layout, coordinate, place);
     std::vector<int> ranks;
     for (int stage = 0; stage < layout.stages(); ++stage) {
         if (layout.pipeline_axis >= 0) coordinate[static_cast<std::size_t>(layout.pipeline_axis)] = stage;

@@ -112,6 +112,7 @@ std::string json_line(const StepRecord& record) {
     json[fmt::format("{}s_per_second", record.unit)] = number(record.units_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
+    if (!(record.weights_wait < 0)) json["weights_wait"] = number(record.weights_wait);
     if (!(record.bubble < 0)) json["bubble"] = number(record.bubble);
     json["seconds"] = number(record.seconds);
     json["input_wait"] = number(record.input_wait);

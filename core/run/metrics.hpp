@@ -20,8 +20,8 @@ inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "s
 // Numbers by name, "accuracy" say, in their order.
 using ToldNumbers = std::vector<std::pair<std::string, double>>;
 
-// Below zero means unknown for grad_norm, what mixtures of experts tell, loss_scale, skipped_steps, tflops, mfu and
-// bubble: the field is left out.
+// Below zero means unknown for grad_norm, what mixtures of experts tell, loss_scale, skipped_steps, tflops, mfu,
+// weights_wait and bubble: the field is left out.
 struct StepRecord {
     std::int64_t step = 0;  // 1 is the first
     std::int64_t steps = 0; // of the whole run
@@ -39,6 +39,7 @@ struct StepRecord {
     double tflops = -1;              // of all ranks, 1e12 operations per second
     double mfu = -1;                 // 1 is the machine's peak
     double seconds = 0;              // of this step
+    double weights_wait = -1;        // ZeRO on CPUs: seconds in which this rank gathered weights and did nothing else
     double bubble = -1;              // of a pipeline: share of the stages' time spent waiting for each other
     double input_wait = 0;           // seconds of it spent waiting for data
     std::string_view unit = "token"; // or "sample"

@@ -31,6 +31,7 @@ void Throughput::measure(StepRecord& record, Waited so_far) {
     record.tflops = flops_per_step_ / record.seconds / 1e12;
     if (!std::isnan(peak_flops_)) record.mfu = flops_per_step_ / record.seconds / peak_flops_;
     record.input_wait = so_far.for_input - waited_.for_input;
+    if (so_far.for_weights > 0) record.weights_wait = so_far.for_weights - waited_.for_weights;
     if (waits_for_stages_) { // the mean over all ranks
         auto share = static_cast<float>((so_far.for_stages - waited_.for_stages) / record.seconds);
         ground_.groups.all().all_reduce(ground_.host, View(&share, {}, DType::f32), Reduction::sum);

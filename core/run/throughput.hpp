@@ -21,6 +21,7 @@ public:
     struct Waited {
         double for_input = 0;
         double for_stages = 0;
+        double for_weights = 0;
     };
     // Fills the fields of time and speed for the step that just ended. Called by all ranks together.
     void measure(StepRecord& record, Waited so_far);

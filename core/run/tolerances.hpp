@@ -19,7 +19,7 @@ struct Tolerances {
 
 // Whether the axis cuts the products of a micro-batch; the others promise its bits.
 inline bool cuts_products(const MeshAxis& axis) {
-    return axis.size > 1 && axis.name != "data" && axis.name != "pipeline";
+    return axis.size > 1 && axis.name != "data" && axis.name != "replica" && axis.name != "pipeline";
 }
 
 // `dtype` as training.dtype has it. Where an axis cuts products their sums have another order. Measured with 2 tensor

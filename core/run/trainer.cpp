@@ -42,7 +42,8 @@ void Trainer::record_step(std::int64_t step, double rate) {
                       .unit = experiment_.sizes.sample.unit,
                       .units = (step + 1) * experiment_.sizes.units_per_step};
     numbers_.read(record);
-    throughput_.measure(record, {loader_.seconds_waited(), executor_.seconds_waited()});
+    throughput_.measure(record,
+                        {loader_.seconds_waited(), executor_.seconds_waited(), executor_.seconds_waited_for_weights()});
     if (metrics_ != nullptr) metrics_->step(record);
     if (!record.divergence.empty() && experiment_.guard->policy == GuardPolicy::rollback) roll_back(record);
 }

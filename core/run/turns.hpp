@@ -27,11 +27,6 @@ struct Accumulation {
 // the promise of equal bits, two slots do: a running sum and the newcomer. By micro-batch.
 std::vector<Accumulation> accumulation_of(std::int64_t micro_batches, bool reproducible);
 
-struct SlotPiece { // of a slot
-    std::int64_t offset;
-    std::int64_t bytes;
-};
-
 // What a part leaves in a slot. In the last micro-batch the pieces of an exchange are merged before it.
 struct Sums {
     struct OfExchange {

@@ -67,12 +67,12 @@ void Twins::find_sums() {
         const bool sums =
             transfer->collective == Collective::all_reduce || transfer->collective == Collective::reduce_scatter;
         over_data_axis_[static_cast<std::size_t>(node.outputs[0])] =
-            (sums && transfer->axis == many_.layout.data_axis) ||
+            (sums && many_.layout.shares_micro_batches(transfer->axis)) ||
             over_data_axis_[static_cast<std::size_t>(node.inputs[0])];
     }
     for (const Exchange& exchange : many_.plan.exchanges)
         for (const ValueId id : exchange.values)
-            if (exchange.axis != many_.layout.data_axis) owed_[static_cast<std::size_t>(id)] = true;
+            if (!many_.layout.shares_micro_batches(exchange.axis)) owed_[static_cast<std::size_t>(id)] = true;
 }
 
 bool Twins::in_micro_batch(ValueId id) const {
@@ -81,7 +81,8 @@ bool Twins::in_micro_batch(ValueId id) const {
     if (of(id) == no_value || value.offset < 0 || !value.box.held || over_data_axis_[index] || owed_[index])
         return false;
     for (std::size_t axis = 0; axis < value.placements.size(); ++axis) // each data rank has micro-batches of its own
-        if (static_cast<int>(axis) != many_.layout.data_axis && value.placements[axis] == Placement::partial())
+        if (!many_.layout.shares_micro_batches(static_cast<int>(axis)) &&
+            value.placements[axis] == Placement::partial())
             return false;
     return true;
 }

@@ -28,6 +28,11 @@ Communicator::Ticket Communicator::expect(Stream&, View, int, int) {
     throw InternalError("these ranks have no messages that do not wait");
 }
 
+Communicator::Ticket Communicator::begin_all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) {
+    all_gather(stream, part, whole, parts);
+    return -1; // nobody's
+}
+
 Buffer Communicator::allocate(const Stream& stream, std::int64_t bytes) {
     return std::visit([&](const auto& s) { return tessera::allocate(s, bytes); }, stream);
 }

@@ -94,6 +94,13 @@ public:
     virtual Ticket expect(Stream& stream, View view, int from, int channel);
     virtual void finish(Ticket) {}
 
+    // all_gather that need not have ended when this returns: `part` must not change, and `whole` neither be read nor
+    // written, before finish() of the ticket, which all ranks call in the order in which they have begun. On back ends
+    // that have nothing to wait for meanwhile it is all_gather; a GPU's stream has an order of its own.
+    virtual Ticket begin_all_gather(Stream& stream, ConstView part, View whole, const Parts& parts = {});
+    // Lets what has begun go on: who works meanwhile without a call to any communicator calls it now and then.
+    virtual void progress() {}
+
     // Returns when the stream's work so far is done. A host that waits for work with collectives in it waits here: on a
     // GPU, where a rank that is gone would mean to wait for ever, the wait ends with SystemError, which names axis and
     // call, as soon as NCCL knows or `patience` is over. The communicators of the rank are unusable from then on.

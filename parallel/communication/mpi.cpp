@@ -41,14 +41,7 @@ public:
 
     void all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
         cpu_stream(stream);
-        check_part("all_gather", whole, part, parts.unit, size_, rank_);
-        const Range own = part_bytes(whole, parts.unit, size_, rank_);
-        copy_bytes(bytes_at(whole) + own.begin, bytes_at(part), own.size());
-        for (const int peer : peers()) {
-            const Range theirs = part_bytes(whole, parts.unit, size_, peer);
-            send_later(bytes_at(whole) + own.begin, own.size(), peer);
-            receive_later(bytes_at(whole) + theirs.begin, theirs.size(), peer);
-        }
+        lay_out_gather(part, whole, parts);
         exchange();
     }
 
@@ -132,6 +125,17 @@ public:
 
     void finish(Ticket ticket) override { group_.finish(ticket); }
 
+    Ticket begin_all_gather(Stream& stream, ConstView part, View whole, const Parts& parts) override {
+        cpu_stream(stream);
+        lay_out_gather(part, whole, parts);
+        const Ticket ticket = group_.begin_exchange(sends_, receives_);
+        sends_.clear();
+        receives_.clear();
+        return ticket;
+    }
+
+    void progress() override { group_.progress(); }
+
     void shift(Stream& stream, ConstView send, View receive) override {
         cpu_stream(stream);
         check_shift(send, receive);
@@ -199,6 +203,17 @@ private:
                 receive_later(piece + theirs.begin, theirs.size(), peer);
             }
             exchange();
+        }
+    }
+
+    void lay_out_gather(ConstView part, const View& whole, const Parts& parts) {
+        check_part("all_gather", whole, part, parts.unit, size_, rank_);
+        const Range own = part_bytes(whole, parts.unit, size_, rank_);
+        copy_bytes(bytes_at(whole) + own.begin, bytes_at(part), own.size());
+        for (const int peer : peers()) {
+            const Range theirs = part_bytes(whole, parts.unit, size_, peer);
+            send_later(bytes_at(whole) + own.begin, own.size(), peer);
+            receive_later(bytes_at(whole) + theirs.begin, theirs.size(), peer);
         }
     }
 

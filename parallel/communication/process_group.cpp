@@ -105,42 +105,60 @@ void ProcessGroup::exchange(std::span<const Message> sends, std::span<const Mess
           rank_);
 }
 
-// exchange() has tag 0.
+// exchange() has tag 0, and messages for finish() those from here on.
+namespace {
+constexpr int tag_of_exchanges = 1, tag_of_channels = 2;
+}
+
 template <class Begin>
-std::int64_t ProcessGroup::begin(const Message& message, const char* call, const Begin& begin) const {
-    const std::int64_t ticket = state_->tickets++;
+void ProcessGroup::begin(std::int64_t ticket, const Message& message, const char* call, const Begin& begin) const {
     for (std::int64_t at = 0; at < message.bytes; at += largest_message) {
         const int count = static_cast<int>(std::min(largest_message, message.bytes - at));
         MPI_Request request = MPI_REQUEST_NULL;
         check(begin(static_cast<char*>(message.data) + at, count, &request), call, message.bytes, rank_);
         state_->begun.push_back({ticket, request});
     }
-    return ticket;
+}
+
+void ProcessGroup::begin_send(std::int64_t ticket, const Message& send, int tag) const {
+    begin(ticket, send, "MPI_Isend", [&](char* data, int count, MPI_Request* request) {
+        return MPI_Isend(data, count, MPI_BYTE, send.peer, tag, state_->communicator, request);
+    });
+}
+
+void ProcessGroup::begin_receive(std::int64_t ticket, const Message& receive, int tag) const {
+    begin(ticket, receive, "MPI_Irecv", [&](char* data, int count, MPI_Request* request) {
+        return MPI_Irecv(data, count, MPI_BYTE, receive.peer, tag, state_->communicator, request);
+    });
 }
 
 int ProcessGroup::tag_of(int channel) const {
     const int* most = nullptr; // at least 32,767
     int known = 0;
     MPI_Comm_get_attr(state_->communicator, MPI_TAG_UB, &most, &known);
-    if (known != 0 && channel >= *most)
+    if (known != 0 && channel > *most - tag_of_channels)
         throw SystemError(fmt::format("this MPI has tags up to {}, too few for channel {} between the stages of a "
                                       "pipeline: take fewer chunks, or GPUs",
                                       *most, channel));
-    return 1 + channel;
+    return tag_of_channels + channel;
 }
 
 std::int64_t ProcessGroup::post(const Message& send, int channel) const {
-    const int tag = tag_of(channel);
-    return begin(send, "MPI_Isend", [&](char* data, int count, MPI_Request* request) {
-        return MPI_Isend(data, count, MPI_BYTE, send.peer, tag, state_->communicator, request);
-    });
+    begin_send(state_->tickets, send, tag_of(channel));
+    return state_->tickets++;
 }
 
 std::int64_t ProcessGroup::expect(const Message& receive, int channel) const {
-    const int tag = tag_of(channel);
-    return begin(receive, "MPI_Irecv", [&](char* data, int count, MPI_Request* request) {
-        return MPI_Irecv(data, count, MPI_BYTE, receive.peer, tag, state_->communicator, request);
-    });
+    begin_receive(state_->tickets, receive, tag_of(channel));
+    return state_->tickets++;
+}
+
+std::int64_t ProcessGroup::begin_exchange(std::span<const Message> sends, std::span<const Message> receives) const {
+    for (const Message& receive : receives)
+        begin_receive(state_->tickets, receive, tag_of_exchanges);
+    for (const Message& send : sends)
+        begin_send(state_->tickets, send, tag_of_exchanges);
+    return state_->tickets++;
 }
 
 void ProcessGroup::finish(std::int64_t ticket) const {

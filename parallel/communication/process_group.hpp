@@ -33,6 +33,8 @@ public:
 
     // Sends and receives everything at once and waits for all of it. Between two ranks messages keep their order.
     void exchange(std::span<const Message> sends, std::span<const Message> receives) const;
+    // The same without waiting, for finish(). All that is begun so between two ranks keeps its order.
+    std::int64_t begin_exchange(std::span<const Message> sends, std::span<const Message> receives) const;
     // Communicator::post and expect. Channels count from 0.
     std::int64_t post(const Message& send, int channel) const;
     std::int64_t expect(const Message& receive, int channel) const;
@@ -49,7 +51,10 @@ private:
     int tag_of(int channel) const;
     struct State;
     explicit ProcessGroup(std::unique_ptr<State> state);
-    template <class Begin> std::int64_t begin(const Message& message, const char* call, const Begin& begin) const;
+    template <class Begin>
+    void begin(std::int64_t ticket, const Message& message, const char* call, const Begin& begin) const;
+    void begin_send(std::int64_t ticket, const Message& send, int tag) const;
+    void begin_receive(std::int64_t ticket, const Message& receive, int tag) const;
 
     std::unique_ptr<State> state_;
     int rank_ = 0;

@@ -34,6 +34,11 @@ std::unique_ptr<Strategy> make_pipeline_parallel(const MeshAxis& axis, const Str
     return std::make_unique<PipelineParallel>(axis.name);
 }
 
+// What data parallelism shares out, each replica has.
+std::unique_ptr<Strategy> make_replica(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<DataParallel>(axis.name, 0);
+}
+
 std::unique_ptr<Strategy> make_spatial_parallel(const MeshAxis& axis, const StrategyOptions&) {
     return std::make_unique<SpatialParallel>(axis.name, 1);
 }
@@ -52,9 +57,13 @@ struct Entry {
 };
 
 constexpr std::array catalog = {
-    Entry{"context", make_context_parallel}, Entry{"data", make_data_parallel},
-    Entry{"expert", make_expert_parallel},   Entry{"pipeline", make_pipeline_parallel},
-    Entry{"spatial", make_spatial_parallel}, Entry{"spatial_width", make_spatial_width_parallel},
+    Entry{"context", make_context_parallel},
+    Entry{"data", make_data_parallel},
+    Entry{"expert", make_expert_parallel},
+    Entry{"pipeline", make_pipeline_parallel},
+    Entry{"replica", make_replica},
+    Entry{"spatial", make_spatial_parallel},
+    Entry{"spatial_width", make_spatial_width_parallel},
     Entry{"tensor", make_tensor_parallel},
 };
 

@@ -164,6 +164,33 @@ TEST(StepCost, GpusHideSumsBehindTheBackwardPass) {
     EXPECT_NEAR(hiding.waits[0], at_the_end ? seconds_of(last.collective, last.bytes, {4, 4}, machine()) : 0, 1e-12);
 }
 
+// All, or all but those of the first layer, where nothing is left to do meanwhile.
+TEST(StepCost, GpusHideWeightsThatAreGatheredAhead) {
+    const auto plan = [](int ahead) {
+        return plan_tiny({"parallelism.zero_stage=3", "parallelism.shared_memory=false", "model.n_layers=6",
+                          fmt::format("parallelism.zero_prefetch={}", ahead)},
+                         0, 4)
+            .train;
+    };
+    const Program ahead = plan(1), at_use = plan(0);
+    double gathered = 0;
+    for (const Transfers& transfers : transfers_of(ahead.plan, ahead.layout))
+        if (transfers.collective == Collective::all_gather)
+            gathered +=
+                static_cast<double>(transfers.runs * transfers.calls) * 3e-6 +
+                static_cast<double>(transfers.bytes_sent) / machine().within_node.of(Collective::all_gather).beta;
+    Machine gpu = machine();
+    const StepCost waiting = cost_of(ahead.plan, ahead.layout, gpu);
+    EXPECT_EQ(waiting.hidden, 0);
+    gpu.gpu = true;
+    gpu.call_seconds = 1;
+    const StepCost hiding = cost_of(ahead.plan, ahead.layout, gpu);
+    EXPECT_GT(hiding.hidden, 0.7 * gathered);
+    EXPECT_LE(hiding.hidden, gathered + 1e-12);
+    EXPECT_NEAR(hiding.hidden + sum(hiding.waits), sum(waiting.waits), 1e-9);
+    EXPECT_EQ(cost_of(at_use.plan, at_use.layout, gpu).hidden, 0);
+}
+
 TEST(StepCost, WhatGoesOnBesideTheWorkIsNotWaitedFor) {
     const Experiment experiment = plan_tiny(
         {"parallelism.tensor_parallel_degree=2", "parallelism.zero_stage=1", "parallelism.bucket_cap_mb=0.001"}, 0, 4);

@@ -58,6 +58,7 @@ TEST(Metrics, JsonReadsBackToTheSameBits) {
         written.loss = loss;
         written.grad_norm = std::abs(norm);
         written.learning_rate = rate;
+        written.weights_wait = 0.125;
         const nlohmann::json read = nlohmann::json::parse(json_line(written));
         RC_ASSERT(read["kind"] == "step");
         RC_ASSERT(read["step"].get<std::int64_t>() == step);
@@ -69,6 +70,7 @@ TEST(Metrics, JsonReadsBackToTheSameBits) {
         RC_ASSERT(read["mfu"].get<double>() == written.mfu);
         RC_ASSERT(read["seconds"].get<double>() == written.seconds);
         RC_ASSERT(read["input_wait"].get<double>() == written.input_wait);
+        RC_ASSERT(read["weights_wait"].get<double>() == written.weights_wait);
         RC_ASSERT(read["tokens"].get<std::int64_t>() == written.units);
     });
     EXPECT_TRUE(right);
@@ -94,7 +96,7 @@ TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {
     unknown.loss = std::numeric_limits<double>::quiet_NaN();
     const nlohmann::json read = nlohmann::json::parse(json_line(unknown));
     EXPECT_TRUE(read["loss"].is_null());
-    for (const char* name : {"grad_norm", "tflops", "mfu"})
+    for (const char* name : {"grad_norm", "tflops", "mfu", "weights_wait"})
         EXPECT_FALSE(read.contains(name)) << name;
     const nlohmann::json evaluation =
         nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 1.25, .units = 99}));

@@ -249,6 +249,8 @@ TEST(Plan, KeepsItsPromisesOnEveryMesh) {
                                                    fmt::format("parallelism.context_parallel_degree={}", context),
                                                    fmt::format("parallelism.tensor_parallel_degree={}", tensor),
                                                    fmt::format("parallelism.sequence_parallel={}", stage % 2 == 0),
+                                                   fmt::format("parallelism.shared_memory={}", tensor == 1),
+                                                   fmt::format("parallelism.zero_prefetch={}", context),
                                                    fmt::format("parallelism.zero_stage={}", stage)});
                         const Plan plan = plan_tiny(words, ranks - 1, ranks).train.plan;
                         EXPECT_GT(expect_memory_is_safe(plan.graph, plan), 0);

@@ -198,6 +198,37 @@ inline void check_all_gather(const Arrangement& ranks) {
     check_all_gather_of<float>(ranks, large_size / 3, true);
 }
 
+// Two gatherings under way, and another collective meanwhile.
+inline void check_begun_gatherings(const Arrangement& ranks, std::int64_t rows) {
+    Communicator& all = ranks.communicator;
+    std::vector<Tensor<float>> parts, wholes;
+    parts.reserve(2);
+    wholes.reserve(2);
+    Tensor<float> sum(ranks, Shape{rows});
+    sum.fill(rows, all.rank());
+    std::vector<Communicator::Ticket> tickets;
+    for (std::int64_t seed = 0; seed < 2; ++seed) {
+        const Range own = shard_range(rows, all.size(), all.rank());
+        Tensor<float>& part = parts.emplace_back(ranks, Shape{own.size()});
+        for (std::int64_t i = 0; i < own.size(); ++i)
+            part.data[i] = value<float>(rows + seed, 0, own.begin + i);
+        tickets.push_back(
+            all.begin_all_gather(ranks.stream, part.hand_over(), wholes.emplace_back(ranks, Shape{rows}).hand_over()));
+        all.progress();
+    }
+    all.all_reduce(ranks.stream, sum.hand_over(), Reduction::sum);
+    for (std::size_t i = 0; i < tickets.size(); ++i) {
+        all.finish(tickets[i]);
+        const auto seed = rows + static_cast<std::int64_t>(i);
+        EXPECT_EQ(wholes[i].wrong([&](std::int64_t at) { return value<float>(seed, 0, at); }), 0)
+            << ranks.name << ", rank " << all.rank() << ", gathering " << i << " of " << rows << " rows";
+    }
+    const auto expected = [&](std::int64_t i) {
+        return expected_reduction<float>(Reduction::sum, rows, all.size(), i);
+    };
+    EXPECT_EQ(sum.wrong(expected), 0) << ranks.name;
+}
+
 template <class T> void check_reduce_scatter_of(const Arrangement& ranks, std::int64_t rows, bool in_place) {
     Communicator& all = ranks.communicator;
     const Range own = shard_range(rows, all.size(), all.rank());
@@ -387,6 +418,8 @@ inline void check_bytes_sent(const Arrangement& ranks) {
     EXPECT_EQ(sent([&] { all.tree_reduce(stream, whole.view(), SummationTree(all.size(), all.size())); }),
               bytes_sent(Collective::all_reduce, bytes, all.size()))
         << ranks.name;
+    EXPECT_EQ(sent([&] { all.finish(all.begin_all_gather(stream, part.view(), whole.view())); }),
+              bytes_sent(Collective::all_gather, bytes, all.size()));
     EXPECT_EQ(sent([&] { all.all_gather(stream, part.view(), whole.view()); }),
               bytes_sent(Collective::all_gather, bytes, all.size()))
         << ranks.name;
@@ -424,6 +457,8 @@ inline void check_all(const Arrangement& ranks) {
     check_all_reduce(ranks);
     check_tree_reduce(ranks);
     check_all_gather(ranks);
+    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{1000}, large_size})
+        check_begun_gatherings(ranks, rows);
     check_reduce_scatter(ranks);
     check_all_to_all(ranks);
     check_all_to_allv(ranks);

@@ -70,6 +70,9 @@ def check_layouts():
         if ranks in RANKS:
             words = ["parallelism.pipeline_parallel_degree=2", f"parallelism.pipeline_schedule={schedule}", *words]
             runs.expect_same(one, run(f"pipeline-{ranks}", "model.dropout=0", *words, ranks=ranks), f"{schedule} on {ranks} GPUs")
+    if 4 in RANKS:  # weights on a stream of their own, replicas' sums beside the backward pass
+        words = ["parallelism.data_parallel_replicate_degree=2", "parallelism.zero_stage=3"]
+        runs.expect_same(one, run("replicas", "model.dropout=0", *words, ranks=4), "2 replicas of 2 GPUs")
 
 
 def check_resume():

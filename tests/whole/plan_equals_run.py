@@ -29,6 +29,8 @@ CASES = [
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
     (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
+    (["parallelism.zero_stage=1", "parallelism.data_parallel_replicate_degree=2"], 4),
+    (["parallelism.zero_stage=3", "parallelism.data_parallel_replicate_degree=2", "parallelism.shared_memory=false"], 4),
     (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
     (["parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring", "parallelism.zero_stage=1", "training.dtype=bf16"], 3),

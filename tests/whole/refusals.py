@@ -76,6 +76,13 @@ CONFIG = [
     (["plan", "gpt.toml", "--beside", "data"], "--beside changes a prediction: say --machine FILE, too"),
     (["plan", "--search", "--rank", "0", "gpt.toml"], "--rank says nothing in a --search, which looks at all ranks"),
     (["plan", "gpt.toml", "parallelism.zero_stage=4"], "command line: parallelism.zero_stage = 4: must be 0, 1, 2 or 3"),
+    (["plan", "gpt.toml", "parallelism.zero_prefetch=-1"], "command line: parallelism.zero_prefetch = -1: must be from 0 to 64"),
+    (["plan", "-n", "4", "gpt.toml", "parallelism.data_parallel_replicate_degree=2"],
+     "command line: parallelism.data_parallel_replicate_degree = 2: replicas are of what ZeRO shares out"),
+    (["plan", "-n", "4", "gpt.toml", "parallelism.data_parallel_replicate_degree=4", "parallelism.zero_stage=1"],
+     "parallelism.zero_stage = 1 would share out nothing"),
+    (["plan", "-n", "4", "gpt.toml", "parallelism.data_parallel_replicate_degree=3", "parallelism.zero_stage=1"],
+     "data_parallel_replicate_degree 3"),
     (["plan", "gpt.toml", "training.recompute=ful"], "no recomputation named 'ful'; did you mean 'full'?"),
 ]
 DATA = [

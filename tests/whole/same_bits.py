@@ -55,6 +55,10 @@ def stages(degree, schedule):
     return [f"parallelism.pipeline_parallel_degree={degree}", f"parallelism.pipeline_schedule={schedule}"]
 
 
+def replicas(degree):
+    return [f"parallelism.data_parallel_replicate_degree={degree}"]
+
+
 def check_padding():
     """A vocabulary of 4100 has 4224 rows in memory, which nobody sees."""
     keys = {name: value for name, value in KEYS.items() if name != "data.files"}
@@ -111,6 +115,8 @@ with runs.folder():
         ("2-ranks-zero-3-recompute", ["parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 2}),
         ("3-ranks-recompute", ["training.recompute=selective"], {"ranks": 3}),
         ("4-ranks-zero-3", ["parallelism.zero_stage=3"], {"ranks": 4}), # evaluates 2, 2, 2 and 1 of 7 micro-batches
+        ("2-replicas-of-2-zero-2", [*replicas(2), "parallelism.zero_stage=2"], {"ranks": 4}),
+        ("3-replicas-of-2-zero-3-messages", [*replicas(3), "parallelism.zero_stage=3", "parallelism.shared_memory=false", "parallelism.zero_prefetch=2"], {"ranks": 6}),  # of 2, 2 and 4 micro-batches
     ])
     bf16 = check_spread("bf16", [
         ("2-ranks-2-threads", ["run.threads=2"], {"ranks": 2}),
@@ -118,6 +124,7 @@ with runs.folder():
         ("4-ranks-messages", ["parallelism.shared_memory=false"], {"ranks": 4}),
         ("4-ranks-zero-2", ["parallelism.zero_stage=2"], {"ranks": 4}),
         ("2-ranks-zero-3-messages", ["parallelism.zero_stage=3", "parallelism.shared_memory=false"], {"ranks": 2}),
+        ("2-replicas-of-2-zero-1-messages", [*replicas(2), "parallelism.zero_stage=1", "parallelism.shared_memory=false", "parallelism.bucket_cap_mb=0.02"], {"ranks": 4}),
     ])
     f16 = check_spread("f16", [
         ("3-ranks", [], {"ranks": 3}),
@@ -136,6 +143,7 @@ with runs.folder():
         ("2-stages-interleaved", stages(2, "interleaved"), {"ranks": 2}),
         ("2-stages-2-ranks-zero-1", [*stages(2, "1f1b"), "parallelism.zero_stage=1"], {"ranks": 4}),
         ("2-stages-2-ranks-zero-3", [*stages(2, "zero_bubble"), "parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 4}),
+        ("2-stages-2-replicas-of-2-zero-3", [*stages(2, "1f1b"), *replicas(2), "parallelism.zero_stage=3", "parallelism.shared_memory=false"], {"ranks": 8}),
     ], ["model.n_layers=5"])
     check_spread("bf16-pipeline", [
         ("3-stages-messages", [*stages(3, "1f1b"), "parallelism.shared_memory=false", "training.recompute=selective"], {"ranks": 3}),

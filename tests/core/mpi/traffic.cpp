@@ -87,6 +87,8 @@ const std::vector<Variant> layouts = {
     {"zero 3",
      {"parallelism.zero_stage=3", "parallelism.sequence_parallel=true", "parallelism.bucket_cap_mb=0.01",
       "model.bias=true", "training.recompute=full"}},
+    {"messages, zero 3", // gathered ahead
+     {"parallelism.zero_stage=3", "parallelism.shared_memory=false", "training.dtype=bf16", "model.bias=true"}},
     {"ring", {"parallelism.context_parallel_method=ring", "training.dtype=bf16", "model.dropout=0.1"}},
     {"ring of sequences",
      {"parallelism.context_parallel_method=ring", "parallelism.sequence_parallel=true", "parallelism.zero_stage=1",
@@ -139,6 +141,20 @@ TEST(Traffic, IsWhatThePlanSays) {
                 if (!refused(variant, ranks / (context * tensor)))
                     expect_traffic(words_of(context, tensor, variant.overrides));
             }
+        }
+}
+
+// Replicas of what ZeRO shares out: within one and between them, in shared memory and by messages.
+TEST(Traffic, OfReplicasIsWhatThePlanSays) {
+    if (test::world().size() != 4) return;
+    for (const int stage : {1, 2, 3})
+        for (const bool shared : {true, false}) {
+            SCOPED_TRACE(fmt::format("zero {}, shared memory {}", stage, shared));
+            expect_traffic(words_of(1, 1,
+                                    {"parallelism.data_parallel_replicate_degree=2", "parallelism.bucket_cap_mb=0.01",
+                                     "data.vocab_size=3001", // more than one block of elements
+                                     fmt::format("parallelism.zero_stage={}", stage),
+                                     fmt::format("parallelism.shared_memory={}", shared)}));
         }
 }
 
