@@ -48,21 +48,35 @@ std::vector<int> at_data_place(const Layout& layout, std::vector<int> coordinate
     return coordinate;
 }
 
-ShareSizes share_sizes(const Layout& layout) {
-    ShareSizes sizes{layout.micro_batches, 0};
-    const SummationTree tree = layout.tree(); // made once: it takes as long as there are micro-batches
-    for (int place = 0; place < layout.data_ranks(); ++place) {
-        const std::int64_t size = layout.reproducible ? tree.share(place).size() : share_of(layout, place).size();
-        sizes = {std::min(sizes.least, size), std::max(sizes.most, size)};
+namespace {
+
+// Of all places. A tree is made once for each replica: that takes as long as there are micro-batches.
+std::vector<std::int64_t> sizes_of(const Layout& layout) {
+    const int ranks = layout.shard_ranks();
+    std::vector<std::int64_t> sizes;
+    for (int replica = 0; replica < layout.replicas(); ++replica) {
+        const std::int64_t whole = share_of_replica(layout, replica).size();
+        const bool by_tree = layout.reproducible && !layout.rounds;
+        const SummationTree tree = by_tree ? tree_of_replica(layout, replica) : SummationTree(1, 1);
+        for (int place = 0; place < ranks; ++place)
+            sizes.push_back(layout.rounds ? whole / ranks
+                            : by_tree     ? tree.share(place).size()
+                                          : shard_range(whole, ranks, place).size());
     }
     return sizes;
 }
 
+} // namespace
+
+ShareSizes share_sizes(const Layout& layout) {
+    const std::vector<std::int64_t> sizes = sizes_of(layout);
+    const auto [least, most] = std::ranges::minmax(sizes);
+    return {least, most};
+}
+
 int busiest_place(const Layout& layout) {
-    int busiest = 0;
-    for (int place = 1; place < layout.data_ranks(); ++place)
-        if (share_of(layout, place).size() > share_of(layout, busiest).size()) busiest = place;
-    return busiest;
+    const std::vector<std::int64_t> sizes = sizes_of(layout);
+    return static_cast<int>(std::ranges::max_element(sizes) - sizes.begin());
 }
 
 } // namespace tessera

@@ -3,6 +3,7 @@
 // and what the ranks send.
 #include "parallel/layout/halo.hpp"
 #include "core/ops/ops.hpp"
+#include "parallel/communication/groups.hpp"
 #include "tests/core/sharded_run.hpp"
 
 #include <fmt/format.h>

@@ -64,7 +64,7 @@ public:
         loss = ops::cross_entropy(graph_, "loss", logits, labels, scale, classes);
         const Config config = Config::parse("[optimizer]\nlr = 0.01\n", "test.toml", {}, known_keys());
         const std::vector<ValueId> gradients = differentiate(graph_, loss);
-        norm = append_optimizer(graph_, gradients, *make_optimizer(config), 1);
+        norm = append_optimizer(graph_, gradients, *make_optimizer(config), {.max_norm = 1});
         recompute(graph_, settings.again);
     }
 
@@ -149,7 +149,7 @@ inline Record train_rank(const Settings& settings, int rank, Groups& groups) {
             std::make_unique<WatchedHalos>(groups.axis(axis), rank == mesh.size() - 1 ? settings.lost : 0));
         axes.push_back(watched.back().get());
     }
-    Groups all(axes, groups.all());
+    Groups all(groups.all(), axes);
     const Memory memory(program.plan.memory, program.layout, all, stream);
     Executor executor(program.layout, program.plan, memory, all, stream);
     initialize_weights(program, executor, 3);

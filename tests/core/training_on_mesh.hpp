@@ -84,12 +84,12 @@ private:
 
     // What a checkpoint would have of the rank.
     void keep(const TinyTraining& training, const WholeRecord& mine, int rank) {
-        const SavedState state = state_to_save(training.program, training.executor, rank);
+        const std::vector<TensorPart> parts = parts_to_save(training.program, memory_of(training.executor), rank);
         const std::lock_guard lock(mutex_);
         record_.losses = mine.losses;
         record_.norms = mine.norms;
         record_.evaluation = mine.evaluation;
-        for (const TensorPart& part : state.parts) {
+        for (const TensorPart& part : parts) {
             std::vector<float>& whole = record_.tensors[part.name];
             whole.resize(static_cast<std::size_t>(part.whole.count()));
             Box box;
