@@ -167,7 +167,7 @@ std::string Saver::checkpoint_to_resume(std::int64_t before, std::vector<std::st
     if (resume == "never") return {};
     if (resume != "auto") return resume;
     const std::string newest = team_.rank == 0 ? newest_here(before, skipped) : "";
-    if (newest.empty() && !skipped.empty())
+    if (team_.rank == 0 && newest.empty() && !skipped.empty())
         throw ConfigError(fmt::format("{} holds checkpoints, but none that can be resumed: {}; set "
                                       "checkpoint.resume = \"never\" to start again",
                                       folder_, fmt::join(skipped, "; ")));

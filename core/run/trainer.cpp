@@ -41,11 +41,21 @@ void Trainer::record_step(std::int64_t step, double rate) {
                       .learning_rate = rate,
                       .unit = experiment_.sizes.sample.unit,
                       .units = (step + 1) * experiment_.sizes.units_per_step};
-    numbers_.read(record);
+    read_numbers(record);
     throughput_.measure(record,
                         {loader_.seconds_waited(), executor_.seconds_waited(), executor_.seconds_waited_for_weights()});
     if (metrics_ != nullptr) metrics_->step(record);
     if (!record.divergence.empty() && experiment_.guard->policy == GuardPolicy::rollback) roll_back(record);
+}
+
+// Where a run diverges, all ranks throw together, and what is still being saved was good.
+void Trainer::read_numbers(StepRecord& record) {
+    try {
+        numbers_.read(record);
+    } catch (const SystemError&) {
+        saver_.settle(true);
+        throw;
+    }
 }
 
 void Trainer::roll_back(const StepRecord& record) {

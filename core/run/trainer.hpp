@@ -39,6 +39,7 @@ public:
 private:
     void train_step(std::int64_t step);
     void record_step(std::int64_t step, double rate);
+    void read_numbers(StepRecord& record);
     void roll_back(const StepRecord& record);
     void evaluate(std::int64_t steps_done);
     void save(std::int64_t steps_done, bool last);
