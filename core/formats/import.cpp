@@ -45,7 +45,9 @@ Graph graph_of(const Config& config, const SampleForm& form) {
     if (config.get(training_dtype) == "f16") sizes.precision.compute = DType::f16; // it has a loss scale
     Model model = build_model(config, sizes, Purpose::train);
     const std::vector<ValueId> gradients = differentiate(model.graph, model.loss(), model.losses_beside);
-    append_optimizer(model.graph, gradients, *make_optimizer(config), {.loss_scale = model.loss_scale});
+    std::optional<Guard> guard = append_guard(model.graph, config, model.loss_scale.has_value());
+    append_optimizer(model.graph, gradients, *make_optimizer(config),
+                     {.loss_scale = model.loss_scale, .guard = guard ? &*guard : nullptr, .loss = model.loss()});
     return std::move(model.graph);
 }
 

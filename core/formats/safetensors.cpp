@@ -87,7 +87,9 @@ public:
     SafetensorsHeader finish() {
         std::vector<StoredTensor>& tensors = header_.tensors;
         std::sort(tensors.begin(), tensors.end(),
-                  [](const auto& a, const auto& b) { return a.first_byte < b.first_byte; });
+                  [](const auto& a, const auto& b) { // of two that begin together, one is empty
+                      return std::pair(a.first_byte, a.shape.count()) < std::pair(b.first_byte, b.shape.count());
+                  });
         std::int64_t end = 0;
         for (const StoredTensor& tensor : tensors) {
             if (tensor.first_byte != end)

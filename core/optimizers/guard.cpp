@@ -56,10 +56,14 @@ std::optional<Guard> append_guard(Graph& graph, const Config& config, bool scale
     guard.window = within(config, guard_window, 8, 65536);
     guard.most_in_a_row = within(config, guard_most, 1, 1'000'000);
     if (guard.policy == GuardPolicy::stop && z_score == 0) return std::nullopt;
-    guard.losses = graph.optimizer_state("guard.losses", {guard.window}, 0);
-    guard.norms = graph.optimizer_state("guard.norms", {guard.window}, 0);
-    guard.good_steps = graph.optimizer_state("guard.good_steps", {}, 0);
-    guard.skipped_steps = graph.optimizer_state("guard.skipped_steps", {}, 0);
+    // A run that is resumed with another window fills a new one.
+    const auto of_window = [&](std::string_view what) {
+        return fmt::format("optimizer.guard_{}.{}", what, guard.window);
+    };
+    guard.losses = graph.optimizer_state(of_window("losses"), {guard.window}, 0);
+    guard.norms = graph.optimizer_state(of_window("norms"), {guard.window}, 0);
+    guard.good_steps = graph.optimizer_state(of_window("good_steps"), {}, 0);
+    guard.skipped_steps = graph.optimizer_state(std::string(guard_skipped_steps), {}, 0);
     return guard;
 }
 

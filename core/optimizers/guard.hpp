@@ -23,6 +23,9 @@ inline constexpr Key<std::int64_t> guard_most{"guard.max_in_a_row", 10,
 
 enum class GuardPolicy { stop, skip, rollback };
 
+// The state that counts steps without an update.
+inline constexpr std::string_view guard_skipped_steps = "optimizer.guard_skipped_steps";
+
 struct Guard {
     GuardPolicy policy = GuardPolicy::stop;
     kernels::DivergenceLimits limits;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <map>
 
 namespace tessera {
 
@@ -35,6 +36,18 @@ bool is_made_here(const Value& value, const Plan& plan) {
     const auto makes = [&](const Call& call) { return call.node == value.producer; };
     return std::ranges::any_of(plan.calls(Phase::forward), makes) ||
            std::ranges::any_of(plan.calls(Phase::backward), makes);
+}
+
+// A value is summed over the replicas once its sum over the data axis is there, whatever buckets the two are in.
+void let_replicas_follow(const Layout& layout, std::vector<Exchange>& exchanges) {
+    std::map<ValueId, std::size_t> summed; // after how many calls
+    for (const Exchange& exchange : exchanges)
+        for (const ValueId id : exchange.values)
+            if (exchange.axis == layout.data_axis) summed[id] = exchange.after;
+    for (Exchange& exchange : exchanges)
+        for (const ValueId id : exchange.values)
+            if (exchange.axis == layout.replica_axis && summed.contains(id))
+                exchange.after = std::max(exchange.after, summed[id]);
 }
 
 } // namespace
@@ -92,6 +105,7 @@ std::vector<Exchange> plan_exchanges(const PlacedGraph& placed, const Layout& la
                                                                         : plan.calls(Phase::backward).size();
             bucket.after = std::max(bucket.after, there);
         }
+    let_replicas_follow(layout, exchanges);
     std::stable_sort(exchanges.begin(), exchanges.end(),
                      [](const Exchange& a, const Exchange& b) { return a.after < b.after; });
     return exchanges;

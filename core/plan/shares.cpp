@@ -22,7 +22,7 @@ Range share_of_replica(const Layout& layout, int replica) {
     if (share.size() < layout.shard_ranks())
         throw ConfigError(fmt::format("{} micro-batches are shared out to {} replicas (parallelism.data_parallel_"
                                       "replicate_degree), of which one gets {} for its {} ranks: take a larger batch, "
-                                      "or a power of two of micro-batches",
+                                      "or a power of two of micro-batches (of an evaluation: metrics.evaluate_batches)",
                                       layout.micro_batches, layout.replicas(), share.size(), layout.shard_ranks()));
     return share;
 }

@@ -33,9 +33,12 @@ std::map<std::string, std::string> settings_of(std::string_view text) {
 } // namespace
 
 std::vector<ChangedKey> changed_keys(std::string_view before, std::string_view now) {
-    const std::map<std::string, std::string> old_settings = settings_of(before);
+    std::map<std::string, std::string> old_settings = settings_of(before), settings = settings_of(now);
+    for (const auto& [name, value] : old_settings) // a table has no more keys than were said
+        if (name.find('[') != std::string::npos) settings.try_emplace(name, "(not said)");
     std::vector<ChangedKey> changed;
-    for (const auto& [name, value] : settings_of(now)) {
+    for (const auto& [name, value] : settings) {
+        if (name.find('[') != std::string::npos) old_settings.try_emplace(name, "(not said)");
         const auto found = old_settings.find(name);
         if (found != old_settings.end() && found->second != value) changed.push_back({name, found->second, value});
     }

@@ -9,6 +9,7 @@
 #include "core/optimizers/guard.hpp"
 #include "core/plan/plan.hpp"
 #include "core/run/batch.hpp"
+#include "core/run/parallelism.hpp"
 
 #include <memory>
 
@@ -30,54 +31,6 @@ inline constexpr Key<std::string> training_weight_rounding{
     "training.weight_rounding", "nearest",
     "bf16: how weights in use are rounded from f32, at each step: nearest, or stochastic: by chance, without bias"};
 inline constexpr Key<std::int64_t> training_seed{"training.seed", 1, "seed of weights, sample order and dropout"};
-inline constexpr Key<std::int64_t> parallelism_data{"parallelism.data_parallel_degree", -1,
-                                                    "ranks that share out the samples; -1: what is left"};
-inline constexpr Key<std::int64_t> parallelism_replicate{
-    "parallelism.data_parallel_replicate_degree", 1,
-    "hybrid sharding (HSDP): so many times the data ranks, each time with all that zero_stage shares out; -1: what is "
-    "left"};
-inline constexpr Key<std::int64_t> parallelism_pipeline{
-    "parallelism.pipeline_parallel_degree", 1, "ranks that share out the layers, one stage each; -1: what is left"};
-inline constexpr Key<std::string> parallelism_schedule{
-    "parallelism.pipeline_schedule", "1f1b",
-    "order of a stage's micro-batches: gpipe, 1f1b, interleaved (several chunks a stage), or zero_bubble"};
-inline constexpr Key<std::int64_t> parallelism_chunks{"parallelism.pipeline_chunks", 2,
-                                                      "chunks of layers for each stage of an interleaved pipeline"};
-inline constexpr Key<std::int64_t> parallelism_context{
-    "parallelism.context_parallel_degree", 1,
-    "ranks that share out the sequence, and in attention the heads or the keys; -1: what is left"};
-inline constexpr Key<std::string> parallelism_context_method{
-    "parallelism.context_parallel_method", "ulysses",
-    "attention of context parallelism: ulysses (its ranks share out the heads) or ring (keys and values travel)"};
-inline constexpr Key<std::int64_t> parallelism_expert{
-    "parallelism.expert_parallel_degree", 1,
-    "ranks that share out the samples of a micro-batch and, in mixtures of experts, the experts; -1: what is left"};
-inline constexpr Key<std::int64_t> parallelism_spatial{
-    "parallelism.spatial_parallel_degree", 1,
-    "ranks that share out the height of images, which convolutions and poolings exchange the edges of; -1: what is "
-    "left"};
-inline constexpr Key<std::int64_t> parallelism_spatial_width{
-    "parallelism.spatial_parallel_width_degree", 1,
-    "ranks that share out the width of images in the same way; -1: what is left"};
-inline constexpr Key<std::int64_t> parallelism_tensor{
-    "parallelism.tensor_parallel_degree", 1,
-    "ranks that share out heads, hidden units and vocabulary; -1: what is left"};
-inline constexpr Key<bool> parallelism_sequence{
-    "parallelism.sequence_parallel", false,
-    "the ranks of tensor parallelism share out the sequence, too, between the layers that they share"};
-inline constexpr Key<std::int64_t> parallelism_zero{"parallelism.zero_stage", 0,
-                                                    "the ranks of the data axis share out: 0 nothing, 1 the "
-                                                    "optimizer's state, 2 also gradients, 3 also weights at rest"};
-inline constexpr Key<std::int64_t> parallelism_prefetch{
-    "parallelism.zero_prefetch", 1,
-    "zero_stage 3, on GPUs and by messages: weights are gathered so many layers before their own; 0: when it begins"};
-inline constexpr Key<bool> parallelism_shared_memory{
-    "parallelism.shared_memory", true, "ranks of one host reduce gradients in shared memory instead of by messages"};
-inline constexpr Key<double> parallelism_bucket{
-    "parallelism.bucket_cap_mb", 0,
-    "MiB of gradients reduced at a time, during the backward pass; 0: 25 on GPUs, all at once on CPUs"};
-inline constexpr Key<bool> run_reproducible{
-    "run.reproducible", true, "the same bits on any number of ranks; costs log2(micro-batches per rank) gradient sums"};
 inline constexpr Key<std::string> run_device{
     "run.device", "auto", "cpu, cuda (a GPU for each rank of a host), or auto: cuda where there are as many GPUs"};
 inline constexpr Key<bool> run_share_gpus{"run.share_gpus", false,
@@ -115,13 +68,6 @@ struct Experiment {
     LoaderOptions evaluation_loader() const;
 };
 
-// What a run looks like from one of its ranks.
-struct RankView {
-    int rank = 0;
-    int ranks = 1;
-    bool one_host = true; // all ranks are on one host
-};
-
 // `dataset` may be null for a plan without data; then the config must tell the form of samples. Throws ConfigError with
 // the key's place for whatever does not fit.
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
@@ -142,8 +88,5 @@ private:
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream);
-
-// The mesh of the [parallelism] section. ConfigError when its product is not the number of ranks, naming every factor.
-Mesh make_mesh(const Config& config, int ranks);
 
 } // namespace tessera

@@ -63,7 +63,8 @@ std::vector<Choices> LayoutChoices::meshes() const {
     Choices chosen;
     for (const std::string_view key : degree_keys()) {
         const std::int64_t degree = config_.get(Key<std::int64_t>{key, 1, {}});
-        if (is_searched(key) && (!is_given(key) || degree < 1)) {
+        if (degree < 1 && degree != -1) config_.refuse(key, "must be at least 1, or -1 for what is left");
+        if (degree == -1 || (is_searched(key) && !is_given(key))) {
             free.push_back(key);
             continue;
         }

@@ -388,7 +388,8 @@ Estimate Search::estimate(const Choices& choices) {
             at_depth(static_cast<double>(shallow.prediction.memory), static_cast<double>(deeper.prediction.memory))};
 }
 
-void Search::finish(const Choices& choices) {
+// With its evaluation, too, which may ask for more than training.
+void Search::finish(const Choices& choices) try {
     const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
     if (prediction.memory > options_.memory) {
         --result_.fit;
@@ -399,13 +400,16 @@ void Search::finish(const Choices& choices) {
                             prediction.memory,
                             static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
     ++found_;
+} catch (const ConfigError& error) {
+    --result_.fit;
+    refuse(error.what(), 1);
 }
 
 // Of the layouts that seem to need least, by bound and by estimate, as they are.
 void Search::find_least_memory() {
     for (const auto& [choices, memory] : {least_bound_, least_planned_}) {
         if (choices.empty()) continue;
-        const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
+        const auto [experiment, prediction] = plan(choices, asked_.get(model_layers));
         if (result_.least_memory > 0 && prediction.memory >= result_.least_memory) continue;
         result_.least_memory = prediction.memory;
         result_.least_mesh = experiment.train.layout.mesh.text();

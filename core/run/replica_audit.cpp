@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <cstring>
 #include <fmt/ranges.h>
+#include <functional>
 #include <map>
 #include <sstream>
-#include <xxhash.h>
 
 namespace tessera {
 namespace {
@@ -26,7 +26,8 @@ std::uint64_t part_of(const PlannedValue& planned) {
         numbers.push_back(range.begin);
         numbers.push_back(range.end);
     }
-    return XXH3_64bits(numbers.data(), numbers.size() * sizeof(std::int64_t)) | 1;
+    const auto* bytes = reinterpret_cast<const char*>(numbers.data());
+    return std::hash<std::string_view>()({bytes, numbers.size() * sizeof(std::int64_t)}) | 1;
 }
 
 struct Mark {
@@ -132,7 +133,7 @@ void ReplicaAudit::repair(const Difference& difference) {
         all.send(ground_.host, copy.view(), rank);
 }
 
-void ReplicaAudit::run(std::int64_t steps_done) {
+bool ReplicaAudit::run(std::int64_t steps_done) {
     const Team team = team_of(ground_.groups.all(), ground_.host);
     const std::vector<std::string> all_marks = team.gather(marks());
     std::ostringstream found; // a line for each difference: tensor, how many ranks of most, all ranks
@@ -150,7 +151,7 @@ void ReplicaAudit::run(std::int64_t steps_done) {
         for (int rank = 0; words >> rank;)
             (one.most.size() < most ? one.most : one.other).push_back(rank);
     }
-    if (differences.empty()) return;
+    if (differences.empty()) return false;
     const auto no_majority = [](const Difference& one) { return one.most.size() <= one.other.size(); };
     const auto hopeless = std::ranges::find_if(differences, no_majority);
     const std::string rest =
@@ -167,6 +168,7 @@ void ReplicaAudit::run(std::int64_t steps_done) {
         if (team.rank == 0)
             log_.warning(fmt::format("replicas differ after step {}: {}: repaired", steps_done, sentence(one)));
     }
+    return true;
 }
 
 } // namespace tessera

@@ -32,7 +32,8 @@ public:
     // part of the same tensor; under ZeRO a part of the data axis has one holder, and what is gathered from it for use
     // lives for a step. All ranks throw SystemError, which names tensors and ranks, when some differ and the
     // policy is to stop, or there is no majority to repair from.
-    void run(std::int64_t steps_done);
+    // Whether it has repaired something.
+    bool run(std::int64_t steps_done);
 
 private:
     struct Difference {

@@ -97,6 +97,18 @@ void Saver::make_snapshot() {
                               with_thousands(bytes)));
 }
 
+// Of what lies on a GPU a copy is written, in any case. SystemError on all ranks where one has no memory for it.
+void Saver::make_room(const CheckpointContent& content) {
+    std::string failure;
+    if (snapshot_ == nullptr) try {
+            snapshot_ = std::make_unique<Snapshot>(ground_.stream, Buffer(Snapshot::bytes_for(content.tensors)));
+        } catch (const SystemError& error) {
+            failure = error.what();
+        }
+    if (!team_.all(failure.empty()))
+        throw SystemError(failure.empty() ? "another rank has no memory for a copy to save" : failure);
+}
+
 void Saver::save(std::int64_t steps_done, bool last) {
     const Clock::time_point begin = Clock::now();
     take_further(true, false); // the save before
@@ -105,10 +117,9 @@ void Saver::save(std::int64_t steps_done, bool last) {
     begun_ = Clock::now();
     CheckpointContent content = content_of(steps_done);
     const bool in_host_memory = std::holds_alternative<CpuStream>(ground_.stream);
-    if (!in_host_memory && snapshot_ == nullptr)
-        snapshot_ = std::make_unique<Snapshot>(ground_.stream, Buffer(Snapshot::bytes_for(content.tensors)));
-    if (beside || !in_host_memory) snapshot_->take(content.tensors);
     try {
+        if (!in_host_memory) make_room(content);
+        if (beside || !in_host_memory) snapshot_->take(content.tensors);
         writer_.begin(std::move(content));
     } catch (const SystemError& failure) {
         go_on_after(failure, last);
@@ -236,7 +247,8 @@ void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
 void Saver::set_aside_after(std::int64_t step) {
     if (team_.rank != 0) return;
     for (const std::string& path : set_aside_checkpoints_after(folder_, step))
-        log_.info(fmt::format("this run starts from step {}: a checkpoint of a later step is now {}", step, path));
+        log_.info(fmt::format("this run starts from step {}: a checkpoint of another course is now {}",
+                              std::max<std::int64_t>(step, 0), path));
 }
 
 // Of those that open; empty when there is none.
@@ -304,7 +316,7 @@ std::int64_t Saver::start_or_resume() {
     }
     initialize_weights(experiment_.train, executor_, experiment_.seed);
     initialize_states(experiment_.train, executor_);
-    set_aside_after(0);
+    set_aside_after(-1); // of step 0, too: it may be of somewhere else
     make_snapshot();
     return 0;
 }

@@ -73,6 +73,7 @@ private:
     void compare_config(const Checkpoint& checkpoint) const;
     bool may_change(std::string_view key) const;
     void make_snapshot();
+    void make_room(const CheckpointContent& content);
     CheckpointContent content_of(std::int64_t steps_done);
     void go_on_after(const std::exception& failure, bool last);
     void take_further(bool wait, bool last);

@@ -27,6 +27,11 @@ void StepNumbers::restart() {
     if (guard) skipped_steps_ += static_cast<std::int64_t>(number_of(guard->skipped_steps));
 }
 
+void StepNumbers::end(const std::string& why) {
+    diverged_ = true;
+    throw SystemError(why);
+}
+
 // What the guard found, as a sentence; and whether training may go on.
 void StepNumbers::judge(StepRecord& record) {
     const Guard& guard = *experiment_.guard;
@@ -53,11 +58,10 @@ void StepNumbers::judge(StepRecord& record) {
     const std::int64_t samples = experiment_.batch.global;
     record.divergence = fmt::format("{}; its samples are numbers {} to {} of the order", fmt::join(what, ", "),
                                     (record.step - 1) * samples, record.step * samples - 1);
-    if (guard.policy == GuardPolicy::stop)
-        throw SystemError(fmt::format("diverged at step {}: {}", record.step, record.divergence));
+    if (guard.policy == GuardPolicy::stop) end(fmt::format("diverged at step {}: {}", record.step, record.divergence));
     if (++odd_in_a_row_ >= guard.most_in_a_row)
-        throw SystemError(fmt::format("diverged at step {}, odd steps in a row: {} ({}): {}", record.step,
-                                      odd_in_a_row_, guard_most.name, record.divergence));
+        end(fmt::format("diverged at step {}, odd steps in a row: {} ({}): {}", record.step, odd_in_a_row_,
+                        guard_most.name, record.divergence));
 }
 
 void StepNumbers::read_routing(StepRecord& record, double units) const {
@@ -90,14 +94,13 @@ void StepNumbers::read(StepRecord& record) {
     restart();
     if (loss_scale_ >= 0 || experiment_.guard) record.skipped_steps = skipped_steps_;
     if (loss_scale_ >= 0 && loss_scale_ < 1)
-        throw SystemError(fmt::format("diverged at step {}: in f16 the gradients are not finite at any loss scale down "
-                                      "to 1 (skipped steps: {}); use a lower learning rate, or bf16",
-                                      record.step, skipped_steps_));
+        end(fmt::format("diverged at step {}: in f16 the gradients are not finite at any loss scale down "
+                        "to 1 (skipped steps: {}); use a lower learning rate, or bf16",
+                        record.step, skipped_steps_));
     if (experiment_.guard) return judge(record);
     if (skipped_steps_ > skipped_before) return;
     if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))
-        throw SystemError(
-            fmt::format("diverged at step {}: loss {}, gradient norm {}", record.step, record.loss, record.grad_norm));
+        end(fmt::format("diverged at step {}: loss {}, gradient norm {}", record.step, record.loss, record.grad_norm));
 }
 
 } // namespace tessera

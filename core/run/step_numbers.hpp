@@ -23,11 +23,15 @@ public:
     // it found the step odd and its policy is to stop, or too many were odd in a row.
     void read(StepRecord& record);
 
+    // Whether read() has thrown because training diverged: then all ranks have.
+    bool diverged() const { return diverged_; }
+
     // To be called when states have been restored.
     void restart();
 
 private:
     float number_of(ValueId id) const;
+    [[noreturn]] void end(const std::string& why);
     void judge(StepRecord& record);
     void read_routing(StepRecord& record, double tokens) const;
 
@@ -36,6 +40,7 @@ private:
     float loss_scale_ = -1; // of the next step
     std::int64_t skipped_steps_ = 0;
     std::int64_t odd_in_a_row_ = 0;
+    bool diverged_ = false;
 };
 
 } // namespace tessera

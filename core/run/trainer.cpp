@@ -15,7 +15,7 @@ bool Trainer::train() {
         train_step(step);
         const std::int64_t done = step + 1;
         const bool last = done == experiment_.steps;
-        if (audit_.due(done)) audit_.run(done);
+        if (audit_.due(done) && audit_.run(done)) numbers_.restart();
         const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
         if (!stop && evaluation_.due(done, last)) evaluate(done);
         if (stop || saver_.due(done, last)) save(done, stop || last);
@@ -53,7 +53,7 @@ void Trainer::read_numbers(StepRecord& record) {
     try {
         numbers_.read(record);
     } catch (const SystemError&) {
-        saver_.settle(true);
+        if (numbers_.diverged()) saver_.settle(true);
         throw;
     }
 }

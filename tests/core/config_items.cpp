@@ -26,9 +26,12 @@ constexpr Key<std::vector<std::string>> inputs{"model.layers[].inputs", "", "nam
 constexpr std::string_view text = "[model]\ndim = 3\n[[model.layers]]\nname = 'a'\nkernel = [3, 5]\n\n"
                                   "[[model.layers]]\nname = 'b'\nwidth = 9\nkernel = 4\ninputs = ['a']\n";
 
+std::vector<KeyInfo> catalog() {
+    return {key_info(dim), key_info(name), key_info(width), key_info(kernel), key_info(inputs)};
+}
+
 Config parse(std::string_view toml, const std::vector<std::string>& overrides = {}) {
-    return Config::parse(toml, "m.toml", overrides,
-                         {key_info(dim), key_info(name), key_info(width), key_info(kernel), key_info(inputs)});
+    return Config::parse(toml, "m.toml", overrides, catalog());
 }
 
 std::string refusal_of(std::string_view toml, const std::vector<std::string>& overrides = {}) {
@@ -79,7 +82,9 @@ TEST(ConfigItems, OfAFileReplaceThoseOfItsBase) {
     fs::create_directories(folder);
     std::ofstream(folder / "base.toml") << text;
     const auto load = [&](std::string_view own) {
-        return parse(fmt::format("base = '{}'\n{}", (folder / "base.toml").string(), own));
+        const fs::path file = folder / "m.toml";
+        std::ofstream(file) << "base = 'base.toml'\n" << own;
+        return Config::load(file.string(), {}, catalog());
     };
     expect_the_two(load("[model]\ndim = 1\n"));
     const std::vector<ConfigItem> items = load("[[model.layers]]\nname = 'c'\n").items("model.layers");

@@ -47,7 +47,7 @@ struct Training : Alone, TinyTraining {
     std::vector<std::uint32_t> without_guard() {
         std::vector<std::uint32_t> all;
         for (const ValueId id : persistent_values(program.model.graph)) {
-            if (program.model.graph.value(id).name.starts_with("guard.")) continue;
+            if (program.model.graph.value(id).name.starts_with("optimizer.guard_")) continue;
             const std::vector<std::uint32_t> some = bits(id);
             all.insert(all.end(), some.begin(), some.end());
         }

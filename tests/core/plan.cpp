@@ -348,3 +348,26 @@ TEST(Plan, RefusesMoreRanksThanMicroBatches) {
     const Stream stream = CpuStream(1);
     EXPECT_THROW(make_plan(graph, data_layout(3, 2), 0, stream), ConfigError);
 }
+
+// Whatever buckets the sums of the two axes are in: over the replicas a value is summed after the data axis.
+TEST(Exchanges, OfReplicasFollowThoseOfTheDataAxis) {
+    for (const int stage : {1, 2, 3})
+        for (int cap = 1; cap <= 60; ++cap) { // of 512 bytes
+            const Experiment experiment = plan_tiny({fmt::format("parallelism.zero_stage={}", stage),
+                                                     "parallelism.data_parallel_replicate_degree=2",
+                                                     fmt::format("parallelism.bucket_cap_mb={}", cap / 2048.0)},
+                                                    0, 4);
+            const Program& program = experiment.train;
+            std::set<ValueId> summed;
+            std::size_t followed = 0;
+            for (const Exchange& exchange : program.plan.exchanges)
+                for (const ValueId id : exchange.values) {
+                    if (exchange.axis == program.layout.data_axis) summed.insert(id);
+                    if (exchange.axis != program.layout.replica_axis) continue;
+                    followed += summed.count(id);
+                    EXPECT_TRUE(summed.contains(id) || stage > 1)
+                        << program.plan.graph.value(id).name << ", cap " << cap;
+                }
+            EXPECT_TRUE(stage > 1 || followed > 10);
+        }
+}

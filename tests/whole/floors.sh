@@ -35,7 +35,7 @@ check_includes() {
     problem 'communication includes a strategy' "$(includes_of 'parallel/strategies/' parallel/communication)"
     problem 'layout includes more than layout and the words of the kernels floor' "$(
         includes_of '(kernels|parallel|core|launcher)/|mpi\.h' parallel/layout |
-            grep -vE '"(parallel/layout/|kernels/(error|nearest_name|random|tensor)\.hpp)' || true)"
+            grep -vE '"(parallel/layout/|kernels/(error|nearest_name|random|tensor|window)\.hpp)' || true)"
     problem 'an include is not a path from the root' "$(
         sources "${floors[@]}" | xargs grep -nE '^ *# *include "' | grep -vE '"(kernels|parallel|core|launcher)/' || true)"
     problem 'MPI is included outside parallel/communication' "$(
