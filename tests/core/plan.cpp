@@ -352,10 +352,10 @@ TEST(Plan, RefusesMoreRanksThanMicroBatches) {
 // Whatever buckets the sums of the two axes are in: over the replicas a value is summed after the data axis.
 TEST(Exchanges, OfReplicasFollowThoseOfTheDataAxis) {
     for (const int stage : {1, 2, 3})
-        for (int cap = 1; cap <= 60; ++cap) { // of 512 bytes
+        for (int cap = 1; cap <= 400; ++cap) { // of 64 bytes, as values are
             const Experiment experiment = plan_tiny({fmt::format("parallelism.zero_stage={}", stage),
                                                      "parallelism.data_parallel_replicate_degree=2",
-                                                     fmt::format("parallelism.bucket_cap_mb={}", cap / 2048.0)},
+                                                     fmt::format("parallelism.bucket_cap_mb={}", cap / 16384.0)},
                                                     0, 4);
             const Program& program = experiment.train;
             std::set<ValueId> summed;
