@@ -174,7 +174,7 @@ std::vector<float> floats_of(Stream& stream, const View& view) {
     return {first, first + copy.view().count()};
 }
 
-void train(const Config& config, Communicator& communicator, std::mutex& mutex, Outcome& outcome) {
+void train(Config config, Communicator& communicator, std::mutex& mutex, Outcome& outcome) {
     Stream stream = CpuStream(1);
     const std::unique_ptr<Dataset> dataset = some_images();
     const Experiment experiment =
