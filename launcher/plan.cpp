@@ -151,10 +151,11 @@ allocates. It needs no MPI; it opens the data only where the vocabulary, or the
 form of samples, cannot be known without (character tokenizer; data.vocab_size,
 data.classes, data.features or data.image_shape not said).
 
---search looks through all degrees of the mesh's axes, micro-batches of a power of
-two rows, or of training.local_batch_size, that divide the global batch, 1f1b,
-zero_bubble and interleaved pipelines of 2 or 4 chunks, sequence parallelism, stages
-of ZeRO and recomputation; what the command line says of a key stays. Layouts are
+--search looks through all degrees of the mesh's axes (of replicas and spatial ranks
+where their degree is -1), micro-batches of a power of two rows, or of
+training.local_batch_size, that divide the global batch, 1f1b, zero_bubble and
+interleaved pipelines of 2 or 4 chunks, sequence parallelism, stages of ZeRO and
+recomputation; what the command line says of a key stays. Layouts are
 planned in the order of a lower bound of their time, until no other can be among
 the fastest, and none is whose bound of memory does not fit. By rule are left out:
 gpipe (as slow as 1f1b, and larger), and ZeRO 2 and 3 or more recomputation where

@@ -100,11 +100,12 @@ void Saver::make_snapshot() {
 // Of what lies on a GPU a copy is written, in any case. SystemError on all ranks where one has no memory for it.
 void Saver::make_room(const CheckpointContent& content) {
     std::string failure;
-    if (snapshot_ == nullptr) try {
+    try {
+        if (snapshot_ == nullptr)
             snapshot_ = std::make_unique<Snapshot>(ground_.stream, Buffer(Snapshot::bytes_for(content.tensors)));
-        } catch (const SystemError& error) {
-            failure = error.what();
-        }
+    } catch (const SystemError& error) {
+        failure = error.what();
+    }
     if (!team_.all(failure.empty()))
         throw SystemError(failure.empty() ? "another rank has no memory for a copy to save" : failure);
 }
@@ -292,6 +293,18 @@ void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
                              path, step + 1, steps_done));
 }
 
+// Without a guard nobody goes on counting them: Adam takes them for updates.
+void Saver::tell_of_skipped_steps(const Checkpoint& checkpoint) const {
+    const std::string name(guard_skipped_steps);
+    if (team_.rank != 0 || experiment_.guard || !checkpoint.has(name)) return;
+    float skipped = 0;
+    checkpoint.read(name, {}, View(&skipped, {}, DType::f32));
+    if (skipped > 0)
+        log_.warning(fmt::format("{} steps that changed nothing count as updates from here on: there is no guard now "
+                                 "({})",
+                                 skipped, guard_policy.name));
+}
+
 std::int64_t Saver::start_or_resume() {
     std::vector<std::string> skipped;
     std::string path = checkpoint_to_resume(INT64_MAX, skipped);
@@ -306,6 +319,7 @@ std::int64_t Saver::start_or_resume() {
             path = checkpoint_to_resume(step, skipped);
             continue;
         }
+        tell_of_skipped_steps(checkpoint);
         if (step >= experiment_.steps)
             log_.info(fmt::format("nothing is left to train: training.steps = {}", experiment_.steps));
         log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, step, checkpoint.ranks(),

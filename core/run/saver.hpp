@@ -72,6 +72,7 @@ private:
     void check_same_experiment(const Checkpoint& checkpoint) const;
     void compare_config(const Checkpoint& checkpoint) const;
     bool may_change(std::string_view key) const;
+    void tell_of_skipped_steps(const Checkpoint& checkpoint) const;
     void make_snapshot();
     void make_room(const CheckpointContent& content);
     CheckpointContent content_of(std::int64_t steps_done);

@@ -187,6 +187,9 @@ TEST(StepCost, GpusHideWeightsThatAreGatheredAhead) {
     const StepCost hiding = cost_of(ahead.plan, ahead.layout, gpu);
     EXPECT_GT(hiding.hidden, 0.7 * gathered);
     EXPECT_LE(hiding.hidden, gathered + 1e-12);
+    gpu.call_seconds = 0; // and no more than there is work to hide it behind
+    EXPECT_LT(cost_of(ahead.plan, ahead.layout, gpu).hidden, 0.7 * gathered);
+    gpu.call_seconds = 1;
     EXPECT_NEAR(hiding.hidden + sum(hiding.waits), sum(waiting.waits), 1e-9);
     EXPECT_EQ(cost_of(at_use.plan, at_use.layout, gpu).hidden, 0);
 }

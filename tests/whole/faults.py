@@ -45,8 +45,8 @@ def weights(run_folder):
 
 
 def end_of(process):
-    """The exit code. Where mpirun waits on although no rank is left (Open MPI 4.1, for one killed while it starts), it
-    goes too; a rank that is left is our fault."""
+    """The exit code. mpirun was once seen to wait on after a kill, why is not known: where no rank is left it goes, too;
+    a rank that is left is our fault."""
     try:
         return process.wait(30)
     except subprocess.TimeoutExpired:

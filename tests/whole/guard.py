@@ -48,6 +48,8 @@ def check_roll_back():
     parts = runs.read("parts")
     runs.expect_same(whole._replace(evaluations={}), parts._replace(evaluations={}), "stopped after it was rolled back")
     assert numbers("parts") == numbers("alone")
+    run = runs.train("guard.toml", "run.folder=parts", "guard.z_score=0", "training.steps=51")
+    assert "steps that changed nothing count as updates from here on: there is no guard now" in run.out, run.out
 
 
 def check_nowhere_to_go():
