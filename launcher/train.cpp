@@ -4,6 +4,7 @@
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/job_folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
@@ -11,6 +12,7 @@
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace tessera {
 namespace {
@@ -37,12 +39,23 @@ std::string classes_text(const SampleForm& sample) {
     return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
 }
 
+// Called by all ranks together.
+void tell_where_ranks_run(const std::filesystem::path& folder, const World& world, const Team& team) {
+    std::vector<RankPlace> ranks;
+    for (const std::string& place : team.gather(fmt::format("{} {}", ::getpid(), world.host()))) {
+        const std::size_t space = place.find(' ');
+        ranks.push_back({static_cast<int>(ranks.size()), place.substr(space + 1), std::stoll(place)});
+    }
+    if (world.rank() == 0) write_ranks(folder, ranks);
+}
+
 int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
+    process.run_folder = folder;
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
@@ -57,6 +70,7 @@ int run_train(const Arguments& arguments, Process& process) {
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
+    tell_where_ranks_run(folder, world, team_of(groups.all(), host));
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
