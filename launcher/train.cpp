@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/exit_codes.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
@@ -16,8 +17,6 @@
 
 namespace tessera {
 namespace {
-
-constexpr int saved_before_the_end = 75; // EX_TEMPFAIL: a checkpoint is there, run me again
 
 void keep_config(const Config& config, const std::filesystem::path& folder) {
     replace_file(folder / "config.toml", config.in_use());
@@ -90,7 +89,7 @@ int run_train(const Arguments& arguments, Process& process) {
     const bool finished = trainer.train();
     log.print_gathered(team.gather(log.take_warnings()));
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
-    return finished ? 0 : saved_before_the_end;
+    return finished ? exit_code::done : exit_code::run_again;
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 // name is taken, on network file systems, too.
 #include "core/run/job_folder.hpp"
 
+#include "core/exit_codes.hpp"
 #include "core/json.hpp"
 #include "core/run/text_file.hpp"
 #include "kernels/error.hpp"
