@@ -17,8 +17,10 @@ struct Supervision {
     std::int64_t min_ranks = 0;                    // 0: never on fewer ranks than at first
     std::chrono::seconds grace{120};
     std::filesystem::path run_folder;
-    // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot.
-    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks)> fit;
+    std::vector<std::string> once; // options of `train` for the first attempt only
+    // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot, and then
+    // why not.
+    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks, std::string& refusal)> fit;
 };
 
 // Runs the job, restarts it as `supervision` allows, and returns the exit code of the last attempt. Holds the run's

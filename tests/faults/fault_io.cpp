@@ -5,7 +5,9 @@
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
 //   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, or a name as ENOSPC, EIO,
-//   EDQUOT FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
+//   EDQUOT
+//   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
+//   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -16,6 +18,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
@@ -28,6 +31,7 @@ long act_at = 0;
 Kind kind = kill_process;
 int number = 0;
 std::size_t refused_bytes = 0;
+const char* once = nullptr;
 
 // The system's own function behind ours.
 template <class Function> Function* real(Function*, const char* name) {
@@ -55,6 +59,7 @@ bool is_ours(int descriptor) {
 // Counts the call; whether it is the one.
 bool due() {
     if (++calls != act_at) return false;
+    if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
     return true;
 }
@@ -87,6 +92,7 @@ struct ArmedByEnvironment {
         std::strncpy(folder, where, sizeof folder - 1);
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
+        if (const char* file = getenv("FAULT_ONCE")) once = file;
         if (const char* bytes = getenv("FAULT_MEMORY")) refused_bytes = static_cast<std::size_t>(atoll(bytes));
     }
 } armed;
