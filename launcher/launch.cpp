@@ -49,7 +49,9 @@ int run_launch(const Arguments& arguments, Process&) {
                 throw ConfigError(fmt::format("--{} is of restarts: say --max-restarts, too", option));
     supervision.restart_delay = std::chrono::seconds(arguments.integer("restart-delay", 0, most_delay).value_or(1));
     supervision.min_ranks = arguments.integer("min-ranks", 1, most_ranks).value_or(0);
-    supervision.grace = grace_of(arguments);
+    supervision.patience.grace = grace_of(arguments);
+    supervision.patience.start = std::chrono::seconds(
+        arguments.integer("start-timeout", 1, most_delay).value_or(supervision.patience.start.count()));
     supervision.run_folder = folder;
     if (const std::optional<std::string> fault = arguments.text("plant")) supervision.once = {"--plant", *fault};
     supervision.fit = [&words](std::int64_t ranks, std::string& refusal) {
@@ -73,6 +75,7 @@ Command launch_command() {
                    {{"max-restarts", "N", "start again after a lost rank, at most N times (default: 0)"},
                     {"restart-delay", "SECONDS", "wait before it, twice as long each time (default: 1)"},
                     {"min-ranks", "M", "go on with fewer ranks when hosts are lost, but at least M"},
+                    {"start-timeout", "SECONDS", "within which all ranks must be there (default: 300)"},
                     {"plant", "FAULT", "a fault for the first attempt, as `tessera train` has it"}});
     return {"launch",
             "train on several ranks and hosts, with mpirun or srun",

@@ -122,7 +122,7 @@ Attempt Supervisor::attempt(const Job& job) {
         clear_job_folder(supervision_.run_folder);
     else
         set_job_folder_aside(supervision_.run_folder);
-    return run_attempt(job, wish_, supervision_.run_folder, supervision_.grace, signals_, voice_);
+    return run_attempt(job, wish_, supervision_.run_folder, supervision_.patience, signals_, voice_);
 }
 
 bool Supervisor::wait() {
