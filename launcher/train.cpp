@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/exit_codes.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/job_folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
@@ -11,11 +13,10 @@
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace tessera {
 namespace {
-
-constexpr int saved_before_the_end = 75; // EX_TEMPFAIL: a checkpoint is there, run me again
 
 void keep_config(const Config& config, const std::filesystem::path& folder) {
     replace_file(folder / "config.toml", config.in_use());
@@ -37,12 +38,23 @@ std::string classes_text(const SampleForm& sample) {
     return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
 }
 
+// Called by all ranks together.
+void tell_where_ranks_run(const std::filesystem::path& folder, const World& world, const Team& team) {
+    std::vector<RankPlace> ranks;
+    for (const std::string& place : team.gather(fmt::format("{} {}", ::getpid(), world.host()))) {
+        const std::size_t space = place.find(' ');
+        ranks.push_back({static_cast<int>(ranks.size()), place.substr(space + 1), std::stoll(place)});
+    }
+    if (world.rank() == 0) write_ranks(folder, ranks);
+}
+
 int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
+    process.run_folder = folder;
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
@@ -57,6 +69,7 @@ int run_train(const Arguments& arguments, Process& process) {
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
+    tell_where_ranks_run(folder, world, team_of(groups.all(), host));
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
@@ -76,7 +89,7 @@ int run_train(const Arguments& arguments, Process& process) {
     const bool finished = trainer.train();
     log.print_gathered(team.gather(log.take_warnings()));
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
-    return finished ? 0 : saved_before_the_end;
+    return finished ? exit_code::done : exit_code::run_again;
 }
 
 } // namespace

@@ -4,6 +4,7 @@
 #include "core/run/saver.hpp"
 
 #include "core/run/changed_keys.hpp"
+#include "core/run/diverged_error.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
@@ -275,7 +276,7 @@ void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
     std::int64_t step = 0;
     for (;;) {
         if (path.empty())
-            throw SystemError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
+            throw DivergedError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
         const Checkpoint checkpoint(path);
         step = checkpoint.step();
         const std::string damage = damage_met_in(checkpoint);

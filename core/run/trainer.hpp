@@ -30,7 +30,7 @@ public:
             const std::filesystem::path& folder);
 
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
-    // SystemError when training has diverged.
+    // DivergedError when training has diverged.
     bool train();
 
     const MemoryNeed& allocated() const { return allocated_; }
