@@ -112,6 +112,7 @@ void Saver::make_room(const CheckpointContent& content) {
 }
 
 void Saver::save(std::int64_t steps_done, bool last) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     const Clock::time_point begin = Clock::now();
     take_further(true, false); // the save before
     const bool beside = asynchronous_ && !last;
@@ -135,6 +136,7 @@ void Saver::save(std::int64_t steps_done, bool last) {
 }
 
 std::vector<CheckpointRecord> Saver::settle(bool wait) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     take_further(wait, wait);
     return std::exchange(ended_, {});
 }

@@ -26,6 +26,7 @@ bool Trainer::train() {
 }
 
 void Trainer::train_step(std::int64_t step) {
+    const FlightRecorder::StepScope recorded(ground_.groups.recorder(), step);
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch,
