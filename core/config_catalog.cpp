@@ -124,6 +124,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_share_gpus),
         key_info(run_step_timeout),
         key_info(run_threads),
+        key_info(run_trace_steps),
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),
