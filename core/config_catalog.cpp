@@ -8,6 +8,7 @@
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
+#include "core/run/deadlines.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
@@ -113,6 +114,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_tensor),
         key_info(parallelism_prefetch),
         key_info(parallelism_zero),
+        key_info(run_check_collectives),
         key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),
@@ -120,7 +122,9 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_name),
         key_info(run_reproducible),
         key_info(run_share_gpus),
+        key_info(run_step_timeout),
         key_info(run_threads),
+        key_info(run_trace_steps),
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),

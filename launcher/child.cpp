@@ -2,6 +2,7 @@
 // fork, exec, signals and wait. Signals are blocked and waited for, so that no handler runs.
 #include "launcher/child.hpp"
 
+#include "core/exit_codes.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -72,7 +73,7 @@ class BlockedSignals {
 public:
     BlockedSignals() {
         sigemptyset(&set_);
-        for (const int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGUSR1})
+        for (const int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2})
             sigaddset(&set_, signal);
         sigprocmask(SIG_BLOCK, &set_, &before_);
     }
@@ -158,12 +159,17 @@ int run_child(const std::vector<std::string>& command, const std::map<std::strin
     const BlockedSignals signals;
     const pid_t child = start(command, &signals, nullptr);
     std::optional<Clock::time_point> deadline;
-    int asked = 0;    // 1: to save and stop, 2: to end at once
-    int insisted = 0; // SIGINT and SIGTERM: who sends a second one means it; a closed terminal sends two SIGHUP
+    int asked = 0;            // 1: to save and stop, 2: to end at once
+    bool interrupted = false; // by the second signal of a terminal
+    int insisted = 0;         // SIGINT and SIGTERM: who sends a second one means it; a closed terminal sends two SIGHUP
     for (;;) {
-        if (const std::optional<int> code = ended(child, WNOHANG)) return *code;
+        if (const std::optional<int> code = ended(child, WNOHANG)) return interrupted ? exit_code::interrupted : *code;
         const int signal = signals.wait(deadline);
         if (signal == SIGCHLD) continue;
+        if (signal == SIGUSR2) { // to save and go on
+            ::kill(child, SIGUSR2);
+            continue;
+        }
         if (signal == SIGINT || signal == SIGTERM) ++insisted;
         if (asked == 0 || signal == SIGUSR1) {
             ::kill(child, SIGUSR1);
@@ -171,6 +177,7 @@ int run_child(const std::vector<std::string>& command, const std::map<std::strin
             asked = std::max(asked, 1);
         } else if (asked == 1 && (signal == 0 || insisted > 1)) {
             asked = 2;
+            interrupted = signal == SIGINT;
             ::kill(child, SIGTERM);
             deadline = Clock::now() + kill_after;
         } else if (asked == 2 && signal == 0) {

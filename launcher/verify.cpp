@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera verify`: runs a config on one rank and on many at once, and says which value is the first that differs.
 #include "core/config_catalog.hpp"
+#include "core/exit_codes.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
@@ -18,7 +19,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t usual_steps = 3, most_steps = 1'000'000;
-constexpr int differs = 1; // exit code
+constexpr int differs = exit_code::failure;
 
 std::optional<std::int64_t> steps_said(const Arguments& arguments) { return arguments.integer("steps", 1, most_steps); }
 

@@ -2,6 +2,7 @@
 // CSV (RFC 4180, a record to a line): features are numbers; what is to be found is one column of categories, or columns
 // of numbers. Categories are numbered in the order of their bytes.
 #include "core/data/array_samples.hpp"
+#include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
@@ -39,7 +40,7 @@ public:
     }
 
     std::string place() const { return fmt::format("{}:{}", file_.path(), number_); }
-    [[noreturn]] void refuse(const std::string& why) const { throw ConfigError(place() + ": " + why); }
+    [[noreturn]] void refuse(const std::string& why) const { throw DataError(place() + ": " + why); }
 
 private:
     void cut(std::string_view line, std::vector<std::string>& fields) const {
@@ -121,7 +122,7 @@ private:
         const MappedFile file(path);
         Lines lines(file, options_.delimiter[0]);
         std::vector<std::string> fields;
-        if (!lines.next(fields)) throw ConfigError(fmt::format("{}: the file has no line", path));
+        if (!lines.next(fields)) throw DataError(fmt::format("{}: the file has no line", path));
         if (columns_.names.empty())
             find_columns(lines, fields);
         else if (options_.header && names_of(fields) != columns_.names)
@@ -198,8 +199,8 @@ void number_labels(Table& table, const std::map<std::string, std::int32_t>& numb
     for (const std::string& label : table.labels) {
         const auto found = numbers.find(label);
         if (found == numbers.end())
-            throw ConfigError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
-                                          table.first_seen.at(label), label, numbers.size()));
+            throw DataError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
+                                        table.first_seen.at(label), label, numbers.size()));
         targets.push_back(found->second);
     }
 }

@@ -4,6 +4,7 @@
 #include "core/run/saver.hpp"
 
 #include "core/run/changed_keys.hpp"
+#include "core/run/diverged_error.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
@@ -111,6 +112,7 @@ void Saver::make_room(const CheckpointContent& content) {
 }
 
 void Saver::save(std::int64_t steps_done, bool last) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     const Clock::time_point begin = Clock::now();
     take_further(true, false); // the save before
     const bool beside = asynchronous_ && !last;
@@ -134,6 +136,7 @@ void Saver::save(std::int64_t steps_done, bool last) {
 }
 
 std::vector<CheckpointRecord> Saver::settle(bool wait) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     take_further(wait, wait);
     return std::exchange(ended_, {});
 }
@@ -275,7 +278,7 @@ void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
     std::int64_t step = 0;
     for (;;) {
         if (path.empty())
-            throw SystemError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
+            throw DivergedError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
         const Checkpoint checkpoint(path);
         step = checkpoint.step();
         const std::string damage = damage_met_in(checkpoint);

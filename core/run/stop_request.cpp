@@ -2,7 +2,10 @@
 // The signal handlers. A handler may touch nothing but a flag of its own, so the flag has static storage.
 #include "core/run/stop_request.hpp"
 
+#include "core/exit_codes.hpp"
+
 #include <csignal>
+#include <cstdlib>
 
 namespace tessera {
 namespace {
@@ -10,10 +13,7 @@ namespace {
 volatile std::sig_atomic_t asked = 0;
 
 void ask(int signal) {
-    if (asked != 0 && signal == SIGINT) {
-        std::signal(SIGINT, SIG_DFL);
-        std::raise(SIGINT);
-    }
+    if (asked != 0 && signal == SIGINT) std::_Exit(exit_code::interrupted);
     asked = 1;
 }
 

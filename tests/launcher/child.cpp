@@ -2,6 +2,7 @@
 // run_child: exit codes, environment and input of the child, and what becomes of signals to the launcher.
 #include "launcher/child.hpp"
 
+#include "core/exit_codes.hpp"
 #include "kernels/error.hpp"
 
 #include <chrono>
@@ -100,11 +101,23 @@ void send(pid_t launcher, const std::vector<int>& signals) {
 }
 
 TEST(Child, ASecondSignalEndsIt) {
-    for (const std::vector<int>& signals : {std::vector<int>{SIGINT, SIGINT}, {SIGINT, SIGTERM}, {SIGTERM, SIGTERM}}) {
+    struct Case {
+        std::vector<int> signals;
+        int code;
+    };
+    for (const auto& [signals, expected] :
+         {Case{{SIGINT, SIGINT}, exit_code::interrupted}, {{SIGINT, SIGTERM}, 9}, {{SIGTERM, SIGTERM}, 9}}) {
         const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
                                        long_grace, [&](pid_t launcher) { send(launcher, signals); });
-        EXPECT_EQ(code, 9) << signals[1];
+        EXPECT_EQ(code, expected) << signals[1];
     }
+}
+
+TEST(Child, IsToldToSaveAndGoOn) {
+    const int code = while_it_runs("trap 'saved=1' USR2; trap 'exit 75' USR1; trap 'exit 9' TERM; touch $READY; "
+                                   "until [ \"$saved\" ]; do sleep 0.02; done; sleep 1; exit 0",
+                                   0s, [](pid_t launcher) { kill(launcher, SIGUSR2); });
+    EXPECT_EQ(code, 0);
 }
 
 // A closed terminal sends SIGHUP twice, and a batch system SIGTERM some time after SIGUSR1: the run is saving by then.
