@@ -96,6 +96,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_norm),
         key_info(model_tied_head),
         key_info(model_type),
+        key_info(optimizer_alpha),
         key_info(optimizer_beta1),
         key_info(optimizer_beta2),
         key_info(optimizer_epsilon),
