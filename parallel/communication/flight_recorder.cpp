@@ -192,6 +192,9 @@ FlightView FlightRecorder::of_neighbour(int local_rank) const {
 
 void FlightRecorder::plant(std::unique_ptr<Fault> fault) { fault_ = std::move(fault); }
 
+void FlightRecorder::add(Listener& listener) { listeners_.push_back(&listener); }
+void FlightRecorder::remove(const Listener& listener) { std::erase(listeners_, &listener); }
+
 void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
     const std::int64_t now = monotonic_now();
     page_->sequence.begin();
@@ -203,6 +206,8 @@ void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
     put(page_->doing_begun, now);
     page_->work.put(std::string_view());
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(activity, Doing::nothing_told, {}, now);
     if (fault_ != nullptr) skips_ = fault_->at(activity, Doing::nothing_told, get(page_->step)) || skips_;
 }
 
@@ -219,6 +224,8 @@ void FlightRecorder::does(Doing doing, std::string_view work) {
     put(page_->doing_begun, now);
     page_->work.put(work);
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(static_cast<Activity>(get(page_->activity)), doing, work, now);
     if (fault_ != nullptr)
         skips_ = fault_->at(static_cast<Activity>(get(page_->activity)), doing, get(page_->step)) || skips_;
 }
@@ -249,8 +256,13 @@ void FlightRecorder::ended(std::size_t call, CallState state) {
     Slot& slot = page_->slots[call];
     slot.sequence.begin();
     put(slot.what, (get(slot.what) & ~std::int64_t{0xff00}) | static_cast<std::int64_t>(state) << 8);
-    put(slot.ended, monotonic_now());
+    const std::int64_t now = monotonic_now();
+    put(slot.ended, now);
     slot.sequence.end();
+    const std::int64_t what = get(slot.what);
+    for (Listener* const listener : listeners_)
+        listener->called(static_cast<int>(what >> 24 & 0xff), static_cast<CallKind>(what & 0xff), get(slot.bytes),
+                         get(slot.begun), now);
 }
 
 void FlightRecorder::end_step(bool keep) {
@@ -267,6 +279,8 @@ void FlightRecorder::end_step(bool keep) {
     put(page_->doing_begun, now);
     page_->work.put(std::string_view());
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(static_cast<Activity>(get(page_->activity)), Doing::nothing_told, {}, now);
 }
 
 FlightRecorder::Scope::Scope(FlightRecorder& recorder, Activity activity, std::int64_t micro_batches)
