@@ -105,6 +105,7 @@ int run_train(const Arguments& arguments, Process& process) {
     const Team team = team_of(groups.all(), host);
     log.print_gathered(team.gather(log.take_warnings()));
     const bool finished = trainer.train();
+    trainer.report(log);
     recorder->begin(Activity::finishing);
     log.print_gathered(team.gather(log.take_warnings()));
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));

@@ -7,15 +7,17 @@
 #include "parallel/communication/shared_region.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <exception>
-#include <new>
+#include <thread>
 
 namespace tessera {
 namespace {
 
-constexpr int tries = 64; // of a reader, before it takes what is there
+// Of a reader, before it takes what is there; after the first it waits a little: the writer may have lost its core.
+constexpr int tries = 80, tries_at_once = 64;
 
 using Word = std::atomic<std::uint64_t>;
 static_assert(Word::is_always_lock_free && sizeof(Word) == 8);
@@ -65,6 +67,7 @@ struct Sequence {
             found = what();
             std::atomic_thread_fence(std::memory_order_acquire);
             if (before % 2 == 0 && count.load(std::memory_order_relaxed) == before) break;
+            if (i >= tries_at_once) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
         return found;
     }
@@ -189,6 +192,9 @@ FlightView FlightRecorder::of_neighbour(int local_rank) const {
 
 void FlightRecorder::plant(std::unique_ptr<Fault> fault) { fault_ = std::move(fault); }
 
+void FlightRecorder::add(Listener& listener) { listeners_.push_back(&listener); }
+void FlightRecorder::remove(const Listener& listener) { std::erase(listeners_, &listener); }
+
 void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
     const std::int64_t now = monotonic_now();
     page_->sequence.begin();
@@ -200,6 +206,8 @@ void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
     put(page_->doing_begun, now);
     page_->work.put(std::string_view());
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(activity, Doing::nothing_told, {}, now);
     if (fault_ != nullptr) skips_ = fault_->at(activity, Doing::nothing_told, get(page_->step)) || skips_;
 }
 
@@ -216,6 +224,8 @@ void FlightRecorder::does(Doing doing, std::string_view work) {
     put(page_->doing_begun, now);
     page_->work.put(work);
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(static_cast<Activity>(get(page_->activity)), doing, work, now);
     if (fault_ != nullptr)
         skips_ = fault_->at(static_cast<Activity>(get(page_->activity)), doing, get(page_->step)) || skips_;
 }
@@ -246,8 +256,13 @@ void FlightRecorder::ended(std::size_t call, CallState state) {
     Slot& slot = page_->slots[call];
     slot.sequence.begin();
     put(slot.what, (get(slot.what) & ~std::int64_t{0xff00}) | static_cast<std::int64_t>(state) << 8);
-    put(slot.ended, monotonic_now());
+    const std::int64_t now = monotonic_now();
+    put(slot.ended, now);
     slot.sequence.end();
+    const std::int64_t what = get(slot.what);
+    for (Listener* const listener : listeners_)
+        listener->called(static_cast<int>(what >> 24 & 0xff), static_cast<CallKind>(what & 0xff), get(slot.bytes),
+                         get(slot.begun), now);
 }
 
 void FlightRecorder::end_step(bool keep) {
@@ -264,6 +279,8 @@ void FlightRecorder::end_step(bool keep) {
     put(page_->doing_begun, now);
     page_->work.put(std::string_view());
     page_->sequence.end();
+    for (Listener* const listener : listeners_)
+        listener->at(static_cast<Activity>(get(page_->activity)), Doing::nothing_told, {}, now);
 }
 
 FlightRecorder::Scope::Scope(FlightRecorder& recorder, Activity activity, std::int64_t micro_batches)

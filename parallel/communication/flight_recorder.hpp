@@ -122,6 +122,16 @@ public:
     void plant(std::unique_ptr<Fault> fault);
     bool skips_next() { return std::exchange(skips_, false); }
 
+    // Hears of all that the recorder is told, with the time of it (monotonic_now), on the thread that trains.
+    class Listener {
+    public:
+        virtual ~Listener() = default;
+        virtual void at(Activity activity, Doing doing, std::string_view work, std::int64_t now) = 0; // from now on
+        virtual void called(int axis, CallKind kind, std::int64_t bytes, std::int64_t begun, std::int64_t ended) = 0;
+    };
+    void add(Listener& listener);
+    void remove(const Listener& listener);
+
     // A scope in which the rank is at something else than before, for so many micro-batches; 0: none or unknown.
     class Scope {
     public:
@@ -168,6 +178,7 @@ private:
     std::array<std::int64_t, 16> numbers_{}; // of the last collective, by axis
     std::unique_ptr<Fault> fault_;
     bool skips_ = false;
+    std::vector<Listener*> listeners_;
 };
 
 } // namespace tessera

@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "parallel/communication/local.hpp"
+#include "parallel/communication/make_communicator.hpp"
 #include "parallel/communication/mpi.hpp"
 #include "parallel/communication/nccl.hpp"
 #include "parallel/communication/shared_memory.hpp"
@@ -38,6 +39,22 @@ std::vector<std::unique_ptr<Communicator>> along_axes(const AnyStream& stream, c
 }
 
 } // namespace
+
+std::unique_ptr<Communicator> make_communicator(ProcessGroup group, const std::string& name, const Stream& stream,
+                                                bool shared_memory) {
+    return std::visit(
+        [&](const auto& s) -> std::unique_ptr<Communicator> {
+            if constexpr (std::is_same_v<std::remove_cvref_t<decltype(s)>, CpuStream>) {
+                return on_host(std::move(group), shared_memory);
+            } else {
+                if (group.size() == 1) return make_local_communicator();
+                std::vector<AxisRanks> ranks;
+                ranks.push_back({name, std::move(group)});
+                return std::move(make_nccl_communicators(s, ranks, SumOrder::tree).front());
+            }
+        },
+        stream);
+}
 
 Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory, SumOrder order,
                bool shared_gpus, std::optional<Watch> watch) {
