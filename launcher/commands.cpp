@@ -11,13 +11,14 @@ Command evaluate_command();
 Command generate_command();
 Command launch_command();
 Command plan_command();
+Command submit_command();
 Command train_command();
 Command verify_command();
 
 std::vector<Command> commands() {
     return {
         bench_command(),  checkpoint_command(), config_command(), evaluate_command(), generate_command(),
-        launch_command(), plan_command(),       train_command(),  verify_command(),
+        launch_command(), plan_command(),       submit_command(), train_command(),    verify_command(),
     };
 }
 

@@ -55,6 +55,8 @@ void start_with_mpirun(Job& job, const Host& host, bool one_host) {
     if (one_host && host.environment("OMPI_MCA_btl").empty()) job.environment["OMPI_MCA_btl"] = "self,vader";
 }
 
+} // namespace
+
 std::string quoted(const std::string& word) {
     const char* const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%^";
     if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
@@ -63,8 +65,6 @@ std::string quoted(const std::string& word) {
         result += character == '\'' ? std::string("'\\''") : std::string(1, character);
     return result + "'";
 }
-
-} // namespace
 
 Job plan_job(const std::vector<std::string>& program, std::int64_t ranks, std::int64_t threads, const Host& host) {
     Job job;

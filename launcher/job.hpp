@@ -39,4 +39,7 @@ Job plan_job(const std::vector<std::string>& program, std::int64_t ranks, std::i
 // For people: the command, the environment and the cores of each rank.
 std::string job_text(const Job& job, const Host& host);
 
+// As a shell reads it back.
+std::string quoted(const std::string& word);
+
 } // namespace tessera

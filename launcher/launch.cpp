@@ -28,8 +28,9 @@ inside a Slurm allocation, with mpirun otherwise. Each rank is bound to as many
 cores of its own as it has threads; when there are not enough, the ranks share
 the cores unbound, and a line says so.
 
-SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask the run to save and stop. Whatever still
-runs after the grace time, or at a second SIGINT or SIGTERM, is ended.
+SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask the run to save and stop, SIGUSR2 to save
+and go on. Whatever still runs after the grace time, or at a second SIGINT or
+SIGTERM, is ended.
 The exit code is that of the run.
 
 Examples
