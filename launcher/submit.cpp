@@ -61,7 +61,7 @@ Submission read_submission(const Arguments& arguments) {
     job.gpus_per_node = arguments.integer("gpus-per-node", 1, most_per_node).value_or(0);
     job.ranks_per_node =
         arguments.integer("ranks-per-node", 1, most_per_node).value_or(std::max<std::int64_t>(job.gpus_per_node, 1));
-    job.cpus_per_rank = arguments.integer("cpus-per-rank", 1, most_per_node).value_or(0);
+    job.cpus_per_rank = arguments.integer("cpus-per-rank", 1, most_per_node).value_or(1);
     job.signal_before = arguments.integer("signal-before", 1, most_seconds).value_or(job.signal_before);
     job.most_starts = arguments.integer("max-starts", 1, 1'000'000).value_or(job.most_starts);
     job.time = arguments.text("time").value_or("");
@@ -130,7 +130,7 @@ It ends when training is done, diverged, or has an error that a person must mend
 )",
              {{"nodes,N", "N", "nodes, or the fewest and the most: 2-4 (default 1)"},
               {"ranks-per-node", "R", "ranks on each (default: its GPUs, or 1)"},
-              {"cpus-per-rank", "C", "cores, and threads, of each rank"},
+              {"cpus-per-rank", "C", "cores, and threads, of each rank (default 1)"},
               {"gpus-per-node", "G", "GPUs of each node"},
               {"time,t", "LIMIT", "time limit: MINUTES, HH:MM:SS or D-HH:MM:SS"},
               {"partition,p", "NAME", ""},

@@ -52,7 +52,7 @@ std::string directives(const Submission& job) {
     add(job.least_nodes == job.most_nodes ? fmt::format("--nodes={}", job.least_nodes)
                                           : fmt::format("--nodes={}-{}", job.least_nodes, job.most_nodes));
     add(fmt::format("--ntasks-per-node={}", job.ranks_per_node));
-    if (job.cpus_per_rank > 0) add(fmt::format("--cpus-per-task={}", job.cpus_per_rank));
+    add(fmt::format("--cpus-per-task={}", job.cpus_per_rank));
     if (job.gpus_per_node > 0) add(fmt::format("--gpus-per-node={}", job.gpus_per_node));
     if (!job.time.empty()) add("--time=" + job.time);
     if (!job.partition.empty()) add("--partition=" + checked_name("partition", job.partition));
@@ -151,9 +151,8 @@ std::string submit_script(const Submission& job) {
     refuse_line_breaks("the path of tessera", job.program);
     Words words{job.config};
     words.insert(words.end(), job.overrides.begin(), job.overrides.end());
-    std::string options = fmt::format("-n \"$((SLURM_JOB_NUM_NODES * {}))\"", job.ranks_per_node);
-    if (job.cpus_per_rank > 0) options += fmt::format(" --threads {}", job.cpus_per_rank);
-    options += fmt::format(" --grace {}", job.signal_before);
+    const std::string options = fmt::format("-n \"$((SLURM_JOB_NUM_NODES * {}))\" --threads {} --grace {}",
+                                            job.ranks_per_node, job.cpus_per_rank, job.signal_before);
     std::string text = "#!/bin/bash\n# tessera " + array_of(job.said, " ") + "\n" + directives(job);
     text += "\nset -u\ntessera=" + quoted(job.program) + "\noptions=(" + options + ")\nwords=(" + array_of(words, " ") +
             ")\n";

@@ -19,10 +19,11 @@ struct Submission {
     std::string job_name;
     std::int64_t least_nodes = 1, most_nodes = 1;
     std::int64_t ranks_per_node = 1;
-    std::int64_t cpus_per_rank = 0, gpus_per_node = 0; // 0: not said
-    std::string time;                                  // as Slurm writes it; "": the partition's limit
-    std::string partition, account, qos;               // "": Slurm's default
-    std::int64_t signal_before = 120;                  // seconds from the signal to the time limit
+    std::int64_t cpus_per_rank = 1;
+    std::int64_t gpus_per_node = 0;      // 0: none asked for
+    std::string time;                    // as Slurm writes it; "": the partition's limit
+    std::string partition, account, qos; // "": Slurm's default
+    std::int64_t signal_before = 120;    // seconds from the signal to the time limit
     std::int64_t most_starts = 20; // a job that lost a rank is put into the queue again until it has started so often
     bool chained = false;          // one of several jobs of this name, one after the other: none goes back to the queue
     Words options;                 // more options of sbatch, each a whole "--name=value"

@@ -130,7 +130,7 @@ TEST(SubmitScript, GivesEveryWordToTheRunAsItIs) {
     job.said = job.overrides;
     job.ranks_per_node = 3;
     const Ran ran = run(job, "exit 0");
-    EXPECT_EQ(ran.words, "launch\n-n\n6\n--grace\n120\nmy config.toml\nrun.name=a;touch x\n"
+    EXPECT_EQ(ran.words, "launch\n-n\n6\n--threads\n1\n--grace\n120\nmy config.toml\nrun.name=a;touch x\n"
                          "data.files=[\"$(id)\", '`id`']\nrun.folder=it's\n#\nmodel.type=\\\n");
     EXPECT_EQ(ran.code, 0);
 }
@@ -222,9 +222,11 @@ TEST(SubmitScript, GivesEachTaskOfASweepItsCombinationAndFolder) {
     const char* const expected[] = {"1e-3\nrun.name=a b", "1e-3\nrun.name=$(id)", "1e-4\nrun.name=a b",
                                     "1e-4\nrun.name=$(id)"};
     for (int task = 0; task < 4; ++task)
-        EXPECT_EQ(run(job, "exit 0", fmt::format("SLURM_ARRAY_TASK_ID={}", task)).words,
-                  fmt::format("launch\n-n\n2\n--grace\n120\ngpt.toml\noptimizer.lr={}\nrun.folder=runs/50% of it/{}\n",
-                              expected[task], task));
+        EXPECT_EQ(
+            run(job, "exit 0", fmt::format("SLURM_ARRAY_TASK_ID={}", task)).words,
+            fmt::format(
+                "launch\n-n\n2\n--threads\n1\n--grace\n120\ngpt.toml\noptimizer.lr={}\nrun.folder=runs/50% of it/{}\n",
+                expected[task], task));
 }
 
 TEST(Sweep, IsEveryCombination) {
