@@ -72,8 +72,8 @@ std::string verify(Verification& verification, std::int64_t steps, bool speaks) 
 }
 
 int run_verify(const Arguments& arguments, Process& process) {
-    if (arguments.has("ranks")) return start_many(arguments);
-    for (const char* option : {"threads", "grace", "dry-run"})
+    if (arguments.has("ranks") || arguments.has("hosts") || arguments.has("hostfile")) return start_many(arguments);
+    for (const char* option : {"threads", "interface", "remote-shell", "grace", "dry-run"})
         if (arguments.has(option))
             throw ConfigError(fmt::format("--{} is of ranks to start: say --ranks, too", option));
     World& world = start_world(process);

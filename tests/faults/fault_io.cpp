@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A library to load before all others (LD_PRELOAD): it counts the calls that change files below one folder, and at the
-// k-th of them kills the process or lets the call fail. Armed by environment variables, or by a program through
-// fault_arm (dlsym), which so tries all k without starting anew.
+// k-th of them kills the process, lets the call fail or lets it wait. Armed by environment variables, or by a program
+// through fault_arm (dlsym), which so tries all k without starting anew.
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
-//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, or a name as ENOSPC, EIO,
-//   EDQUOT
+//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits two seconds), or a
+//                                                                          name as ENOSPC, EIO, EDQUOT
+//   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 //   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
 //   FAULT_FREE    so many bytes are free wherever somebody asks
@@ -23,11 +24,12 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
 
-enum Kind { kill_process, short_write, error_number };
+enum Kind { kill_process, short_write, slow, error_number };
 
 char folder[4096];
 std::atomic<long> calls{0};
@@ -35,6 +37,7 @@ long act_at = 0;
 Kind kind = kill_process;
 int number = 0;
 std::size_t refused_bytes = 0;
+const char* once = nullptr;
 char unreadable[4096];
 long free_bytes = -1;
 
@@ -91,7 +94,11 @@ void note(const char* call, int descriptor) {
 // Counts the call; whether it is the one.
 bool due() {
     if (++calls != act_at) return false;
+    if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
+    if (kind == slow)
+        for (unsigned left = 2; left > 0;) // a signal interrupts it
+            left = sleep(left);
     return true;
 }
 
@@ -107,7 +114,7 @@ void choose(const char* text) {
         const char* name;
         int value;
     } errors[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"EDQUOT", EDQUOT}, {"EACCES", EACCES}};
-    kind = std::strcmp(text, "short") == 0 ? short_write : kill_process;
+    kind = std::strcmp(text, "short") == 0 ? short_write : std::strcmp(text, "slow") == 0 ? slow : kill_process;
     for (const auto& error : errors)
         if (std::strcmp(text, error.name) == 0) {
             kind = error_number;
@@ -125,6 +132,7 @@ struct ArmedByEnvironment {
         if (const char* bytes = getenv("FAULT_FREE")) free_bytes = atol(bytes);
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
+        if (const char* file = getenv("FAULT_ONCE")) once = file;
         if (const char* bytes = getenv("FAULT_MEMORY")) refused_bytes = static_cast<std::size_t>(atoll(bytes));
     }
 } armed;
