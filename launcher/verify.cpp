@@ -32,7 +32,9 @@ int start_many(const Arguments& arguments) {
         if (const std::optional<std::string> text = arguments.text(option))
             program.insert(program.end(), {fmt::format("--{}", option), *text});
     program.insert(program.end(), words.begin(), words.end());
-    return start_ranks("verify", program, arguments);
+    const Wish wish = wish_of(arguments);
+    if (arguments.has("dry-run")) return show_job("verify", program, wish);
+    return start_ranks("verify", program, wish, grace_of(arguments));
 }
 
 // Both runs are in the memory of every rank.
@@ -72,8 +74,8 @@ std::string verify(Verification& verification, std::int64_t steps, bool speaks) 
 }
 
 int run_verify(const Arguments& arguments, Process& process) {
-    if (arguments.has("ranks")) return start_many(arguments);
-    for (const char* option : {"threads", "grace", "dry-run"})
+    if (arguments.has("ranks") || arguments.has("hosts") || arguments.has("hostfile")) return start_many(arguments);
+    for (const char* option : {"threads", "interface", "remote-shell", "grace", "dry-run"})
         if (arguments.has(option))
             throw ConfigError(fmt::format("--{} is of ranks to start: say --ranks, too", option));
     World& world = start_world(process);
