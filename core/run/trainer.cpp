@@ -111,6 +111,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
       throughput_(experiment, ground), trace_(ground, experiment, log, folder), allocated_(memory_.allocated()) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
+    allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes();
 }
 
 } // namespace tessera
