@@ -39,6 +39,7 @@ std::string call_text(const CallRecord& call, const Mesh& mesh) {
     if (!call.name.empty()) text += fmt::format(" of '{}'", call.name);
     const std::string bytes = fmt::format("{} bytes of {}", with_thousands(call.bytes), name_of(call.dtype));
     if (call.kind >= CallKind::send) return fmt::format("{} ({})", text, bytes);
+    if (call.bytes == 0) return fmt::format("{} (call {} of {})", text, call.number, axis_text(mesh, call.axis));
     return fmt::format("{} ({}, call {} of {})", text, bytes, call.number, axis_text(mesh, call.axis));
 }
 

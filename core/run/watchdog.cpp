@@ -365,13 +365,13 @@ std::vector<RankReport> Watchdog::Watch::all_reports() const {
         if (rank == self_ || is_neighbour(rank)) {
             const RankReport seen = of_neighbour(rank, calls_in_full);
             const bool stopped = seen.process == 'T' || seen.process == 't';
-            if (rank == self_ || stopped || is_silent) {
+            if (rank == self_ || stopped || is_silent || !peer.full) { // what it said last may be a second old
                 const bool overdue = report.overdue;
                 const double deadline = report.deadline;
                 report = seen;
                 report.overdue = overdue;
                 report.deadline = deadline;
-                report.contact = rank == self_ ? Contact::answers : Contact::silent;
+                report.contact = stopped || is_silent ? Contact::silent : Contact::answers;
             }
         }
         if (is_silent) report.contact = peer.unreachable ? Contact::unreachable : Contact::silent;

@@ -7,15 +7,17 @@
 #include "parallel/communication/shared_region.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <exception>
-#include <new>
+#include <thread>
 
 namespace tessera {
 namespace {
 
-constexpr int tries = 64; // of a reader, before it takes what is there
+// Of a reader, before it takes what is there; after the first it waits a little: the writer may have lost its core.
+constexpr int tries = 80, tries_at_once = 64;
 
 using Word = std::atomic<std::uint64_t>;
 static_assert(Word::is_always_lock_free && sizeof(Word) == 8);
@@ -65,6 +67,7 @@ struct Sequence {
             found = what();
             std::atomic_thread_fence(std::memory_order_acquire);
             if (before % 2 == 0 && count.load(std::memory_order_relaxed) == before) break;
+            if (i >= tries_at_once) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
         return found;
     }

@@ -81,7 +81,7 @@ public:
         run(CallKind::shift, stream, send, [&] { of_->shift(stream, send, receive); });
     }
     void barrier(Stream& stream) override {
-        run(CallKind::barrier, stream, View(), [&] { of_->barrier(stream); });
+        run(CallKind::barrier, stream, View(nullptr, {0}, DType::f32), [&] { of_->barrier(stream); });
     }
 
     // What is posted and expected is noted as a call when somebody waits for it.
