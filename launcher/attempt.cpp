@@ -59,11 +59,14 @@ private:
     bool inside_ = false;
 };
 
-void show_verdict(const std::filesystem::path& path, Voice& voice) {
+// Unless the rank that wrote it is rank 0, which says it here itself.
+void show_verdict(const std::filesystem::path& path, const std::string& said, Voice& voice) {
     std::ifstream file(path);
     std::string line, text;
-    for (int i = 0; i < lines_of_verdict && std::getline(file, line); ++i)
+    for (int i = 0; i < lines_of_verdict && std::getline(file, line); ++i) {
+        if (!line.empty() && said.find(line) != std::string::npos) return;
         text += "  " + line + '\n';
+    }
     if (text.empty()) return;
     voice.pass_on(text);
     voice.say(fmt::format("all of it: {}", path.string()));
@@ -117,8 +120,8 @@ void Voice::write_down(const std::string& text) {
     std::ofstream(log_, std::ios::app) << text;
 }
 
-Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::path& run_folder,
-                    std::chrono::seconds grace, const SignalInbox& signals, Voice& voice) {
+Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::path& run_folder, const Patience& patience,
+                    const SignalInbox& signals, Voice& voice) {
     using Clock = RunProgress::Clock;
     const bool with_folder = !run_folder.empty();
     RunProgress progress(run_folder, with_folder ? job.ranks : 0);
@@ -132,6 +135,8 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         words.insert(words.end(), logged.begin(), logged.end());
         return classify(end, failure, listener.blocks(), words, with_folder ? progress.last_step() : -1, host_of);
     };
+    const Clock::time_point started = Clock::now();
+    bool late = false;
     Watch watch;
     watch.said = [&](std::string_view text) { listener.hear(text); };
     watch.must_end = [&] {
@@ -141,18 +146,22 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
             noticed = Clock::now();
             voice.say(classified({failure->code, Asked::nothing, false}).sentence);
         }
-        return noticed && Clock::now() - *noticed > abort_within;
+        // Before MPI has started no rank watches another.
+        late = late || (!failure && !progress.ranks_known() && Clock::now() - started > patience.start);
+        return late || (noticed && Clock::now() - *noticed > abort_within);
     };
-    const Clock::time_point started = Clock::now();
-    const ChildEnd child = run_child(job.command, job.environment, grace, signals, watch);
+    const ChildEnd child = run_child(job.command, job.environment, patience.grace, signals, watch);
     if (!noticed) noticed = Clock::now();
     listener.finish();
     if (with_folder && !failure) failure = read_failure(run_folder);
     clean_all(job, wish, voice);
-    const Ending ending = classified(child);
+    Ending ending = classified(child);
+    if (late && ending.may_restart)
+        ending = {exit_code::lost, true, -1, -1,
+                  fmt::format("the ranks have not come together in {} s", patience.start.count())};
     if (ending.code != exit_code::done && !failure && ending.rank < 0 && !listener.blocks().empty())
         voice.pass_on(listener.blocks()); // nobody else says why
-    if (with_folder) show_verdict(job_folder(run_folder) / "verdict.txt", voice);
+    if (with_folder) show_verdict(job_folder(run_folder) / "verdict.txt", listener.others(), voice);
     return {ending, child, progress, started, *noticed, Clock::now()};
 }
 

@@ -31,10 +31,16 @@ struct Attempt {
     RunProgress::Clock::time_point started, noticed, cleaned; // `noticed`: that it has failed, or ended
 };
 
-// Runs the job until it ends, or until a failure that a rank has noted has not ended it after ten seconds. The first
-// word of a failure is said at once. Then nothing of it is left on any of its hosts, or that is said. `run_folder` may
-// be empty: then no rank notes anything.
-Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::path& run_folder,
-                    std::chrono::seconds grace, const SignalInbox& signals, Voice& voice);
+// How long what may be waited for.
+struct Patience {
+    std::chrono::seconds grace{120}; // to save and stop, when asked
+    std::chrono::seconds start{300}; // from the start of mpirun or srun until the ranks know each other
+};
+
+// Runs the job until it ends, or until a failure that a rank has noted has not ended it after ten seconds, or until its
+// ranks have not come together in time. The first word of a failure is said at once. Then nothing of it is left on any
+// of its hosts, or that is said. `run_folder` may be empty: then no rank notes anything.
+Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::path& run_folder, const Patience& patience,
+                    const SignalInbox& signals, Voice& voice);
 
 } // namespace tessera

@@ -114,9 +114,13 @@ Ending classify(const ChildEnd& end, const std::optional<JobFailure>& failure, c
     } else if (failure) {
         result.rank = failure->place.rank;
         result.code = failure->code;
-        const std::string host = failure->place.host.empty() ? host_of(result.rank) : failure->place.host;
-        result.sentence =
-            fmt::format("{}: {}", who(result.rank, host), with_others(failure->message, result.rank, ranks));
+        const std::string name =
+            who(result.rank, failure->place.host.empty() ? host_of(result.rank) : failure->place.host);
+        const std::string message = with_others(failure->message, result.rank, ranks);
+        const bool killed = word && word->signal > 0 && word->rank == result.rank && failure->kind == "lost";
+        result.sentence = killed                            ? fmt::format("{} {}: {}", name, text_of(*word), message)
+                          : message.starts_with(name + " ") ? message
+                                                            : fmt::format("{}: {}", name, message);
     } else if (!ranks.empty()) {
         result.rank = ranks[0].rank;
         result.code = end.code == exit_code::failure || is_final(end.code) ? end.code : exit_code::lost;
@@ -135,7 +139,7 @@ Ending classify(const ChildEnd& end, const std::optional<JobFailure>& failure, c
 
 bool RestartPolicy::again(const Ending& ending) {
     why_not_.clear();
-    if (ending.step != failed_step_) failed_on_.clear();
+    if (ending.step != failed_step_ || ending.step < 0) failed_on_.clear();
     failed_step_ = ending.step;
     failed_on_.push_back(ending.rank);
     if (!ending.may_restart) return false;

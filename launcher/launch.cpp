@@ -20,13 +20,16 @@ constexpr std::chrono::seconds plan_within{120};
 
 // Asks the planning code, in a process of its own, whether the config runs on so many ranks: as it is, or with what is
 // left for the samples (which changes no bit of the result).
-std::optional<std::vector<std::string>> words_to_fit(const std::vector<std::string>& words, std::int64_t ranks) {
+std::optional<std::vector<std::string>> words_to_fit(const std::vector<std::string>& words, std::int64_t ranks,
+                                                     std::string& refusal) {
     const std::string rest = fmt::format("{}=-1", parallelism_data.name);
     for (const std::vector<std::string>& more : {std::vector<std::string>{}, {rest}}) {
         std::vector<std::string> command{this_program(), "plan", "-n", std::to_string(ranks)};
         command.insert(command.end(), words.begin(), words.end());
         command.insert(command.end(), more.begin(), more.end());
-        if (ask_hosts({"localhost"}, "", command, plan_within)[0].came) return more;
+        const Answer answer = ask_hosts({"localhost"}, "", command, plan_within)[0];
+        if (answer.came) return more;
+        refusal = answer.text.substr(0, answer.text.find('\n'));
     }
     return std::nullopt;
 }
@@ -46,9 +49,14 @@ int run_launch(const Arguments& arguments, Process&) {
                 throw ConfigError(fmt::format("--{} is of restarts: say --max-restarts, too", option));
     supervision.restart_delay = std::chrono::seconds(arguments.integer("restart-delay", 0, most_delay).value_or(1));
     supervision.min_ranks = arguments.integer("min-ranks", 1, most_ranks).value_or(0);
-    supervision.grace = grace_of(arguments);
+    supervision.patience.grace = grace_of(arguments);
+    supervision.patience.start = std::chrono::seconds(
+        arguments.integer("start-timeout", 1, most_delay).value_or(supervision.patience.start.count()));
     supervision.run_folder = folder;
-    supervision.fit = [&words](std::int64_t ranks) { return words_to_fit(words, ranks); };
+    if (const std::optional<std::string> fault = arguments.text("plant")) supervision.once = {"--plant", *fault};
+    supervision.fit = [&words](std::int64_t ranks, std::string& refusal) {
+        return words_to_fit(words, ranks, refusal);
+    };
 
     Wish wish = wish_of(arguments);
     wish.output = folder;
@@ -66,7 +74,9 @@ Command launch_command() {
     options.insert(options.end() - 2,
                    {{"max-restarts", "N", "start again after a lost rank, at most N times (default: 0)"},
                     {"restart-delay", "SECONDS", "wait before it, twice as long each time (default: 1)"},
-                    {"min-ranks", "M", "go on with fewer ranks when hosts are lost, but at least M"}});
+                    {"min-ranks", "M", "go on with fewer ranks when hosts are lost, but at least M"},
+                    {"start-timeout", "SECONDS", "within which all ranks must be there (default: 300)"},
+                    {"plant", "FAULT", "a fault for the first attempt, as `tessera train` has it"}});
     return {"launch",
             "train on several ranks and hosts, with mpirun or srun",
             {"launch [OPTION…] CONFIG [section.key=value …]",

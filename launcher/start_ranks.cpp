@@ -45,7 +45,7 @@ int start_ranks(const std::string& name, const std::vector<std::string>& words, 
     for (const std::string& note : job.notes)
         voice.say(note);
     const SignalInbox signals;
-    const Attempt attempt = run_attempt(job, wish, {}, grace, signals, voice);
+    const Attempt attempt = run_attempt(job, wish, {}, {.grace = grace}, signals, voice);
     if (attempt.ending.rank >= 0) voice.say(attempt.ending.sentence);
     return attempt.child.code;
 }

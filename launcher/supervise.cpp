@@ -82,14 +82,17 @@ private:
 
 std::pair<std::int64_t, std::vector<std::string>> Supervisor::layout_on(std::int64_t room) {
     const std::int64_t least = supervision_.min_ranks;
+    std::string refusal;
     for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_tried); --ranks)
-        if (const std::optional<std::vector<std::string>> words = supervision_.fit(ranks)) return {ranks, *words};
-    throw LostError(fmt::format("the config fits none of {} to {} ranks, for which there is room", least, room));
+        if (const auto words = supervision_.fit(ranks, refusal)) return {ranks, *words};
+    throw LostError(fmt::format("there is room for {} ranks, and the config runs on none of {} to {}: {}", room, least,
+                                room, refusal));
 }
 
 Job Supervisor::plan() {
     Wish wish = wish_;
     std::vector<std::string> program = program_, silent;
+    if (number_ == 1) program.insert(program.begin() + 2, supervision_.once.begin(), supervision_.once.end());
     if (!wish.hosts.empty()) {
         here_.others.clear();
         wish.hosts = ask_shapes(program_[0], wish_, here_, silent);
@@ -119,7 +122,7 @@ Attempt Supervisor::attempt(const Job& job) {
         clear_job_folder(supervision_.run_folder);
     else
         set_job_folder_aside(supervision_.run_folder);
-    return run_attempt(job, wish_, supervision_.run_folder, supervision_.grace, signals_, voice_);
+    return run_attempt(job, wish_, supervision_.run_folder, supervision_.patience, signals_, voice_);
 }
 
 bool Supervisor::wait() {

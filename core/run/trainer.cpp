@@ -4,6 +4,7 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/run/deadlines.hpp"
 #include "kernels/error.hpp"
 
 #include <fmt/core.h>
@@ -92,6 +93,8 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Metrics::log_every(config);
     StepTrace::check_keys(config);
     config.get(run_cuda_graph);
+    config.get(run_step_timeout); // the watchdog's
+    config.get(run_check_collectives);
     Log::wants_color(config);
 }
 

@@ -6,6 +6,7 @@
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
 //   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, or a name as ENOSPC, EIO,
 //   EDQUOT
+//   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 //   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
 //   FAULT_FREE    so many bytes are free wherever somebody asks
@@ -23,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
@@ -35,6 +37,7 @@ long act_at = 0;
 Kind kind = kill_process;
 int number = 0;
 std::size_t refused_bytes = 0;
+const char* once = nullptr;
 char unreadable[4096];
 long free_bytes = -1;
 
@@ -91,6 +94,7 @@ void note(const char* call, int descriptor) {
 // Counts the call; whether it is the one.
 bool due() {
     if (++calls != act_at) return false;
+    if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
     return true;
 }
@@ -125,6 +129,7 @@ struct ArmedByEnvironment {
         if (const char* bytes = getenv("FAULT_FREE")) free_bytes = atol(bytes);
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
+        if (const char* file = getenv("FAULT_ONCE")) once = file;
         if (const char* bytes = getenv("FAULT_MEMORY")) refused_bytes = static_cast<std::size_t>(atoll(bytes));
     }
 } armed;

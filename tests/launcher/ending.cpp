@@ -144,6 +144,14 @@ TEST(RestartPolicy, StopsWhereTheSameStepFailsThreeTimes) {
     EXPECT_EQ(other.why_not(), "step 5 failed 3 times on ranks 0, 2");
 }
 
+TEST(RestartPolicy, CountsNoStepWhereNoneWasUnderWay) {
+    RestartPolicy policy(5, 0ms); // hosts that do not answer
+    for (int i = 0; i < 5; ++i)
+        EXPECT_TRUE(policy.again(lost(-1, -1)));
+    EXPECT_FALSE(policy.again(lost(-1, -1)));
+    EXPECT_EQ(policy.why_not(), "no restart is left of 5 (--max-restarts)");
+}
+
 TEST(RestartPolicy, NeverStartsWhatCannotBeMendedSo) {
     RestartPolicy policy(100, 0ms);
     EXPECT_FALSE(policy.again({exit_code::usage, false, 0, 1, "no such key"}));
