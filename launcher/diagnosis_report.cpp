@@ -133,7 +133,7 @@ std::string report_json(const Survey& survey, const std::vector<Finding>& findin
         return fmt::format(R"({{"wrong": {}, "hosts": {}, "what": {}, "remedy": {}}})", finding.wrong,
                            list_json(finding.of), json_string(finding.what), json_string(finding.remedy));
     };
-    const auto rank_text = [](const RankFacts& rank) { return text_of(rank); };
+    const auto rank_text = [](const RankFacts& rank) { return json_of(rank); };
     std::string room = "null";
     if (survey.room)
         room = fmt::format(R"({{"folder": {}, "checkpoints": {}, "bytes": {}, "free": {}}})",

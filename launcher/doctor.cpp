@@ -60,7 +60,9 @@ int start_many(const Arguments& arguments) {
             program.insert(program.end(), {fmt::format("--{}", option), *text});
     if (arguments.has("json")) program.push_back("--json");
     program.insert(program.end(), arguments.words().begin(), arguments.words().end());
-    return start_ranks("doctor", program, arguments);
+    const Wish wish = wish_of(arguments);
+    if (arguments.has("dry-run")) return show_job("doctor", program, wish);
+    return start_ranks("doctor", program, wish, grace_of(arguments));
 }
 
 // A message of MPI to itself, from a GPU's memory to a GPU's memory: what it arrives as, or the process dies of it.
@@ -91,7 +93,7 @@ std::string device_memory_text(const Stream& stream, bool& fails) {
     }
     command.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
     command.insert(command.end(), {"doctor", "--try-device-memory", "run.device=cuda"});
-    const std::string text = output_of(command);
+    const std::string text = output_of(command, std::chrono::seconds(60)); // MPI starts in it, and may hang
     fails = text.find("works\n") == std::string::npos;
     return fails ? "fails: this MPI is not CUDA-aware" : "works: this MPI is CUDA-aware";
 }

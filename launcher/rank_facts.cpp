@@ -2,14 +2,16 @@
 // Facts of a process and its host, from the system; and as JSON.
 #include "launcher/rank_facts.hpp"
 
+#include "core/json.hpp"
+#include "kernels/error.hpp"
 #include "launcher/library_versions.hpp"
 
 #include <algorithm>
 #include <array>
 #include <filesystem>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <sched.h>
 #include <sstream>
 #include <sys/resource.h>
@@ -19,8 +21,6 @@
 
 namespace tessera {
 namespace {
-
-using Json = nlohmann::json;
 
 // The value of the first line that opens so, as /proc/cpuinfo and /proc/meminfo have them.
 std::string line_of(const char* path, const std::string& opening) {
@@ -64,6 +64,69 @@ std::vector<int> allowed_cpus() {
     return cpus;
 }
 
+constexpr char end_of_item = '\x1e'; // of a list packed; in no version's text
+
+template <class Facts, class Each> void each_field(Facts& facts, const Each& each) {
+    each("rank", facts.rank);
+    each("host", facts.host);
+    each("versions", facts.versions);
+    each("kernel", facts.kernel);
+    each("processor", facts.processor);
+    each("instructions", facts.instructions);
+    each("device", facts.device);
+    each("threads", facts.threads);
+    each("cpus", facts.cpus);
+    each("host_cpus", facts.host_cpus);
+    each("infiniband", facts.infiniband);
+    each("memory", facts.memory);
+    each("shared_memory_free", facts.shared_memory_free);
+    each("locked_memory", facts.locked_memory);
+    each("open_files", facts.open_files);
+    each("processes", facts.processes);
+    each("clock_ahead", facts.clock_ahead);
+    each("clock_error", facts.clock_error);
+    each("flops", facts.flops);
+    each("memory_bandwidth", facts.memory_bandwidth);
+    each("folder_problem", facts.folder_problem);
+}
+
+using Texts = std::map<std::string, std::string>;
+
+template <class T> std::string json_value(const T& value) { return fmt::format("{}", value); }
+std::string json_value(const std::string& value) { return json_string(value); }
+std::string json_value(const std::vector<int>& value) { return fmt::format("[{}]", fmt::join(value, ", ")); }
+std::string json_value(const Texts& value) {
+    std::string text;
+    for (const auto& [name, item] : value)
+        text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", json_string(name), json_string(item));
+    return '{' + text + '}';
+}
+
+template <class T> std::string pack(const T& value) { return fmt::format("{}", value); } // to the same bits
+std::string pack(const std::vector<int>& value) { return fmt::format("{}", fmt::join(value, " ")); }
+std::string pack(const Texts& value) {
+    std::string text;
+    for (const auto& [name, item] : value)
+        text += name + end_of_item + item + end_of_item;
+    return text;
+}
+
+void unpack(const std::string& text, std::string& value) { value = text; }
+void unpack(const std::string& text, bool& value) { value = text == "true"; }
+void unpack(const std::string& text, int& value) { value = std::stoi(text); }
+void unpack(const std::string& text, std::int64_t& value) { value = std::stoll(text); }
+void unpack(const std::string& text, double& value) { value = std::stod(text); }
+void unpack(const std::string& text, std::vector<int>& value) {
+    std::istringstream words(text);
+    for (int one = 0; words >> one;)
+        value.push_back(one);
+}
+void unpack(const std::string& text, Texts& value) {
+    std::istringstream items(text);
+    for (std::string name, item; std::getline(items, name, end_of_item) && std::getline(items, item, end_of_item);)
+        value[name] = item;
+}
+
 } // namespace
 
 RankFacts facts_of_this_process() {
@@ -90,55 +153,34 @@ RankFacts facts_of_this_process() {
     return facts;
 }
 
+std::string json_of(const RankFacts& facts) {
+    std::string text;
+    each_field(facts, [&](const char* name, const auto& value) {
+        text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", json_string(name), json_value(value));
+    });
+    return '{' + text + '}';
+}
+
+// Each value behind the number of its bytes.
 std::string text_of(const RankFacts& facts) {
-    return Json{{"rank", facts.rank},
-                {"host", facts.host},
-                {"versions", facts.versions},
-                {"kernel", facts.kernel},
-                {"processor", facts.processor},
-                {"instructions", facts.instructions},
-                {"device", facts.device},
-                {"threads", facts.threads},
-                {"cpus", facts.cpus},
-                {"host_cpus", facts.host_cpus},
-                {"infiniband", facts.infiniband},
-                {"memory", facts.memory},
-                {"shared_memory_free", facts.shared_memory_free},
-                {"locked_memory", facts.locked_memory},
-                {"open_files", facts.open_files},
-                {"processes", facts.processes},
-                {"clock_ahead", facts.clock_ahead},
-                {"clock_error", facts.clock_error},
-                {"flops", facts.flops},
-                {"memory_bandwidth", facts.memory_bandwidth},
-                {"folder_problem", facts.folder_problem}}
-        .dump(-1, ' ', false, Json::error_handler_t::replace); // a host may tell what is no UTF-8
+    std::string text;
+    each_field(facts, [&](const char*, const auto& value) {
+        const std::string packed = pack(value);
+        text += fmt::format("{}:{}", packed.size(), packed);
+    });
+    return text;
 }
 
 RankFacts facts_from(const std::string& text) {
-    const Json json = Json::parse(text);
     RankFacts facts;
-    json.at("rank").get_to(facts.rank);
-    json.at("host").get_to(facts.host);
-    json.at("versions").get_to(facts.versions);
-    json.at("kernel").get_to(facts.kernel);
-    json.at("processor").get_to(facts.processor);
-    json.at("instructions").get_to(facts.instructions);
-    json.at("device").get_to(facts.device);
-    json.at("threads").get_to(facts.threads);
-    json.at("cpus").get_to(facts.cpus);
-    json.at("host_cpus").get_to(facts.host_cpus);
-    json.at("infiniband").get_to(facts.infiniband);
-    json.at("memory").get_to(facts.memory);
-    json.at("shared_memory_free").get_to(facts.shared_memory_free);
-    json.at("locked_memory").get_to(facts.locked_memory);
-    json.at("open_files").get_to(facts.open_files);
-    json.at("processes").get_to(facts.processes);
-    json.at("clock_ahead").get_to(facts.clock_ahead);
-    json.at("clock_error").get_to(facts.clock_error);
-    json.at("flops").get_to(facts.flops);
-    json.at("memory_bandwidth").get_to(facts.memory_bandwidth);
-    json.at("folder_problem").get_to(facts.folder_problem);
+    std::size_t at = 0;
+    each_field(facts, [&](const char*, auto& value) {
+        const std::size_t colon = text.find(':', at);
+        if (colon == std::string::npos) throw InternalError("the facts of a rank end early");
+        const std::size_t bytes = std::stoull(text.substr(at, colon - at));
+        unpack(text.substr(colon + 1, bytes), value);
+        at = colon + 1 + bytes;
+    });
     return facts;
 }
 

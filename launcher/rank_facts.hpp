@@ -40,6 +40,8 @@ RankFacts facts_of_this_process();
 std::string text_of(const RankFacts& facts);
 RankFacts facts_from(const std::string& text);
 
+std::string json_of(const RankFacts& facts); // one object on one line
+
 // An interface of rank 0's host, and from which other hosts a connection to it came through.
 struct Interface {
     std::string name, address;

@@ -12,6 +12,7 @@
 #include "core/run/trainer.hpp"
 #include "core/run/watchdog.hpp"
 #include "core/with_thousands.hpp"
+#include "launcher/environment.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
@@ -93,6 +94,8 @@ int run_train(const Arguments& arguments, Process& process) {
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
                          std::visit([](const auto& s) { return s.text(); }, stream)));
+    if (const std::string told = environment_text(environment_here()); !told.empty())
+        log.info(fmt::format("environment: {}", told));
     log.info(
         fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
     const ShareSizes sizes = share_sizes(experiment.train.layout);
