@@ -75,7 +75,13 @@ void show_verdict(const std::filesystem::path& path, const std::string& said, Vo
 void clean_elsewhere(const Job& job, const Wish& wish, Voice& voice) {
     const std::vector<std::string> command{this_program(), "host", "--clean", job.id};
     if (job.slurm) { // its step is over: another one, once on each node
-        std::vector<std::string> words{"srun", "--mpi=none", "--ntasks-per-node=1", "--input=none"};
+        std::vector<std::string> words{"srun",
+                                       "--mpi=none",
+                                       "--overlap",
+                                       "--input=none",
+                                       "--ntasks-per-node=1",
+                                       fmt::format("--nodes={}", job.nodes),
+                                       fmt::format("--ntasks={}", job.nodes)};
         words.insert(words.end(), command.begin(), command.end());
         ask_hosts({"localhost"}, "", words, clean_answer_within);
         return;

@@ -56,6 +56,6 @@ ChildEnd run_child(const std::vector<std::string>& command, const std::map<std::
 
 // What `command` writes to its standard output and error within so many seconds; empty when it cannot be started, fails
 // or takes longer.
-std::string output_of(const std::vector<std::string>& command, std::chrono::seconds at_most);
+std::string output_of(const std::vector<std::string>& command, std::chrono::seconds at_most = std::chrono::seconds(60));
 
 } // namespace tessera

@@ -14,6 +14,7 @@ Command host_command();
 Command launch_command();
 Command plan_command();
 Command rank_command();
+Command submit_command();
 Command trace_command();
 Command train_command();
 Command verify_command();
@@ -22,7 +23,7 @@ std::vector<Command> commands() {
     return {
         bench_command(),    checkpoint_command(), config_command(), doctor_command(), evaluate_command(),
         generate_command(), host_command(),       launch_command(), plan_command(),   rank_command(),
-        trace_command(),    train_command(),      verify_command(),
+        submit_command(),   trace_command(),      train_command(),  verify_command(),
     };
 }
 

@@ -100,12 +100,11 @@ Ending classify(const ChildEnd& end, const std::optional<JobFailure>& failure, c
     const std::optional<MpirunWord> word = read_mpirun(mpirun);
     if (mpirun_knows_better(failure, word)) {
         result.rank = word->rank;
-        result.code = word->code > 0 && is_final(word->code) ? word->code : exit_code::lost;
+        result.code = word->code == exit_code::failure || is_final(word->code) ? word->code : exit_code::lost;
         const auto own =
             std::find_if(ranks.begin(), ranks.end(), [&](const RankWord& w) { return w.rank == word->rank; });
         const std::string host = host_of(word->rank).empty() ? word->host : host_of(word->rank);
         if (own != ranks.end() && word->code > 0) { // it said why
-            result.code = word->code == exit_code::failure ? exit_code::failure : result.code;
             result.sentence =
                 fmt::format("{}: {}", who(word->rank, host), with_others(own->message, word->rank, ranks));
         } else {

@@ -179,6 +179,7 @@ Job plan_job(const std::vector<std::string>& program, const Wish& wish, const Su
     job.id = id;
     const bool slurm = wish.hosts.empty() && in_allocation(here);
     const std::int64_t nodes = slurm ? variable(here, "SLURM_JOB_NUM_NODES", most_ranks, 1) : 1;
+    job.nodes = nodes;
     job.ranks = wish.ranks;
     if (job.ranks == 0 && !wish.hosts.empty()) job.ranks = slots_of(wish.hosts);
     if (job.ranks == 0) job.ranks = slurm ? variable(here, "SLURM_NTASKS", most_ranks, 1) : 1;
@@ -222,6 +223,8 @@ bool looks_like_a_secret(const std::string& name) {
             if (word == sign) return true;
     return false;
 }
+
+} // namespace
 
 std::string quoted(const std::string& word) {
     const char* const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%^";

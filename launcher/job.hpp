@@ -47,6 +47,7 @@ struct Job {
     std::int64_t threads = 1;                       // of each rank
     bool bound = true;                              // each rank has cores of its own
     bool slurm = false;                             // started by srun
+    std::int64_t nodes = 1;                         // of Slurm's allocation
     std::vector<HostSlots> hosts;                   // by rank: the first has the first ones; empty: Slurm's
     std::vector<std::string> command;               // the program and its arguments
     std::map<std::string, std::string> environment; // in addition to the launcher's own

@@ -60,9 +60,9 @@ struct Survey {
     std::vector<RankFacts> ranks; // by rank
     std::vector<PairRate> pairs;
     std::vector<Interface> routes; // none on one host
-    std::string folder;        // that all ranks should see
-    std::optional<Room> room;  // with a config
-    std::string device_memory; // what MPI made of a GPU's memory: "works", "not tried: …", or what went wrong
+    std::string folder;            // that all ranks should see
+    std::optional<Room> room;      // with a config
+    std::string device_memory;     // what MPI made of a GPU's memory: "works", "not tried: …", or what went wrong
     bool device_memory_fails = false;
 
     std::vector<std::string> hosts() const; // each once, by their first rank

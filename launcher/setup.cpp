@@ -126,6 +126,12 @@ std::unique_ptr<Dataset> open_data(const Config& config, const std::string& toke
                                         static_cast<std::uint64_t>(config.get(training_seed)), tokenizer_json));
 }
 
+std::unique_ptr<Dataset> data_of(const Config& config) {
+    std::unique_ptr<Dataset> dataset = form_without_data(config, 1) ? nullptr : open_data(config, {});
+    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
+    return dataset;
+}
+
 Checkpoint open_checkpoint(const std::string& path) {
     namespace fs = std::filesystem;
     const fs::path checkpoints = fs::path(path) / "checkpoints";

@@ -34,8 +34,9 @@ int show_job(const std::string& name, const std::vector<std::string>& words, con
     return silent.empty() ? exit_code::done : exit_code::lost;
 }
 
-int start_ranks(const std::string& name, const std::vector<std::string>& words, const Wish& wish,
-                std::chrono::seconds grace) {
+int start_ranks(const std::string& name, const std::vector<std::string>& words, const Arguments& arguments) {
+    const Wish wish = wish_of(arguments);
+    if (arguments.has("dry-run")) return show_job(name, words, wish);
     Surroundings here = this_host();
     std::vector<std::string> silent;
     if (!wish.hosts.empty()) ask_shapes(this_program(), wish, here, silent);
@@ -45,8 +46,8 @@ int start_ranks(const std::string& name, const std::vector<std::string>& words, 
     for (const std::string& note : job.notes)
         voice.say(note);
     const SignalInbox signals;
-    const Attempt attempt = run_attempt(job, wish, {}, {.grace = grace}, signals, voice);
-    if (attempt.ending.rank >= 0) voice.say(attempt.ending.sentence);
+    const Attempt attempt = run_attempt(job, wish, {}, {.grace = grace_of(arguments)}, signals, voice);
+    if (attempt.ending.code == exit_code::lost) voice.say(attempt.ending.sentence);
     return attempt.child.code;
 }
 

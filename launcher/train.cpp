@@ -60,8 +60,8 @@ void tell_where_ranks_run(const std::filesystem::path& folder, const World& worl
 }
 
 int run_train(const Arguments& arguments, Process& process) {
+    StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     World& world = start_world(process);
-    const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
@@ -111,6 +111,7 @@ int run_train(const Arguments& arguments, Process& process) {
     trainer.report(log);
     recorder->begin(Activity::finishing);
     log.print_gathered(team.gather(log.take_warnings()));
+    world.group().barrier(); // a launcher ends the others when one has left with another code than 0
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
     return finished ? exit_code::done : exit_code::run_again;
 }
@@ -129,7 +130,7 @@ The run's folder (run.folder, or runs/NAME) receives config.toml with every
 value it read, config_origins.txt with the place each came from, metrics.jsonl,
 logs/rank-NNNN.log and checkpoints/. A run whose folder holds a checkpoint goes
 on from there (checkpoint.resume), on any number of ranks. SIGUSR1, SIGTERM or
-Ctrl-C: save, then exit code 75.
+Ctrl-C: save, then exit code 75. SIGUSR2: save and go on. Ctrl-C twice: end now.
 
 Examples
   mpirun -n 2 tessera train configs/quickstart.toml

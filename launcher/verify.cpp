@@ -32,9 +32,7 @@ int start_many(const Arguments& arguments) {
         if (const std::optional<std::string> text = arguments.text(option))
             program.insert(program.end(), {fmt::format("--{}", option), *text});
     program.insert(program.end(), words.begin(), words.end());
-    const Wish wish = wish_of(arguments);
-    if (arguments.has("dry-run")) return show_job("verify", program, wish);
-    return start_ranks("verify", program, wish, grace_of(arguments));
+    return start_ranks("verify", program, arguments);
 }
 
 // Both runs are in the memory of every rank.

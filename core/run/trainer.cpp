@@ -7,6 +7,7 @@
 #include "core/run/deadlines.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/core.h>
 
 namespace tessera {
@@ -18,9 +19,13 @@ bool Trainer::train() {
         train_step(step);
         const bool last = done == experiment_.steps;
         if (audit_.due(done) && audit_.run(done)) numbers_.restart();
-        const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
-        if (!stop && evaluation_.due(done, last)) evaluate(done);
-        if (stop || saver_.due(done, last)) save(done, stop || last);
+        Request request = stop_.anywhere(ground_.groups.all(), ground_.host);
+        if ((request != Request::stop || last) && evaluation_.due(done, last)) {
+            evaluate(done); // which may take long
+            request = std::max(request, stop_.anywhere(ground_.groups.all(), ground_.host));
+        }
+        const bool stop = request == Request::stop && !last;
+        if (request != Request::none || saver_.due(done, last)) save(done, stop || last);
         settle_saves(stop || last);
         trace_.end(done, stop || last);
         if (stop) return false;
@@ -98,7 +103,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Log::wants_color(config);
 }
 
-Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest& stop, Log& log,
                  const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment),
       memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),

@@ -27,7 +27,7 @@ public:
 
     // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all
     // ranks together; all arguments outlive the trainer.
-    Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+    Trainer(const Ground& ground, const Experiment& experiment, StopRequest& stop, Log& log,
             const std::filesystem::path& folder);
 
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
@@ -57,7 +57,7 @@ private:
     Saver saver_;
     ReplicaAudit audit_;
     Schedule schedule_;
-    const StopRequest& stop_;
+    StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off
     StepNumbers numbers_;
     std::unique_ptr<Metrics> metrics_; // rank 0 only

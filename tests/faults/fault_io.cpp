@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A library to load before all others (LD_PRELOAD): it counts the calls that change files below one folder, and at the
-// k-th of them kills the process or lets the call fail. Armed by environment variables, or by a program through
-// fault_arm (dlsym), which so tries all k without starting anew.
+// k-th of them kills the process, lets the call fail or lets it wait. Armed by environment variables, or by a program
+// through fault_arm (dlsym), which so tries all k without starting anew.
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
-//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, or a name as ENOSPC, EIO,
-//   EDQUOT
+//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits two seconds), or a
+//                                                                          name as ENOSPC, EIO, EDQUOT
 //   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 //   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
@@ -29,7 +29,7 @@
 
 namespace {
 
-enum Kind { kill_process, short_write, error_number };
+enum Kind { kill_process, short_write, slow, error_number };
 
 char folder[4096];
 std::atomic<long> calls{0};
@@ -96,6 +96,9 @@ bool due() {
     if (++calls != act_at) return false;
     if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
+    if (kind == slow)
+        for (unsigned left = 2; left > 0;) // a signal interrupts it
+            left = sleep(left);
     return true;
 }
 
@@ -111,7 +114,7 @@ void choose(const char* text) {
         const char* name;
         int value;
     } errors[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"EDQUOT", EDQUOT}, {"EACCES", EACCES}};
-    kind = std::strcmp(text, "short") == 0 ? short_write : kill_process;
+    kind = std::strcmp(text, "short") == 0 ? short_write : std::strcmp(text, "slow") == 0 ? slow : kill_process;
     for (const auto& error : errors)
         if (std::strcmp(text, error.name) == 0) {
             kind = error_number;
