@@ -4,6 +4,7 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/run/deadlines.hpp"
 #include "kernels/error.hpp"
 
 #include <fmt/core.h>
@@ -90,6 +91,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Evaluation::check_keys(config);
     ReplicaAudit::check_keys(config);
     Metrics::log_every(config);
+    Deadlines::check_keys(config);
     StepTrace::check_keys(config);
     config.get(run_cuda_graph);
     Log::wants_color(config);
