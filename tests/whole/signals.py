@@ -140,10 +140,14 @@ with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     reached = {"starts": while_it_starts(), "goes-on": save_and_go_on(), "evaluates": while_it_evaluates(),
                "saves-true": while_it_saves("true"), "saves-false": while_it_saves("false"), "interrupted": interrupted()}
-    last_step = max(reached.values()) + 5
-    runs.train("gpt.toml", "run.folder=whole", f"training.steps={last_step}")
+    for name, step in reached.items():
+        runs.train("gpt.toml", f"run.folder={name}", f"training.steps={step + 5}", ranks=2)
+    longest = max(reached, key=reached.get)
+    runs.train("gpt.toml", "run.folder=whole", f"training.steps={reached[longest] + 5}")
     whole = runs.read("whole")._replace(evaluations={})
-    for name in reached:
-        runs.train("gpt.toml", f"run.folder={name}", f"training.steps={last_step}", ranks=2)
-        runs.expect_same(whole, runs.read(name)._replace(evaluations={}), name)
+    runs.expect_same(whole, runs.read(longest)._replace(evaluations={}), longest)
+    for name, step in reached.items():
+        losses = runs.read(name).losses
+        assert list(losses) == list(range(1, step + 6)), f"{name}: {list(losses)}"
+        assert all(losses[at] == whole.losses[at] for at in losses), f"{name}: other losses after step {step}"
 print(f"runs that were signalled at steps {reached} end with the bits of one that was left alone")
