@@ -4,19 +4,24 @@
 #include "core/data/data_error.hpp"
 #include "core/exit_codes.hpp"
 #include "core/run/diverged_error.hpp"
+#include "core/run/job_folder.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "launcher/commands.hpp"
 #include "parallel/communication/lost_error.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <fmt/format.h>
 #include <new>
+#include <system_error>
 #include <thread>
+#include <unistd.h>
 
 namespace {
 
@@ -70,9 +75,23 @@ int rank_of(const Process& process) {
     return -1;
 }
 
+// Where the run has a folder: a config that is refused leaves none behind.
+void note(const Process& process, int code, const std::string& message) {
+    std::error_code ignored;
+    if (process.run_folder.empty() || !std::filesystem::is_directory(process.run_folder, ignored)) return;
+    char host[256] = "";
+    ::gethostname(host, sizeof host - 1);
+    note_failure(process.run_folder, {.kind = std::string(failure_kind(code)),
+                                      .code = code,
+                                      .place = {std::max(rank_of(process), 0), host, ::getpid()},
+                                      .step = process.step ? process.step() : -1,
+                                      .message = visible(message)});
+}
+
 int fail(const Process& process, int code, const std::string& message) {
     const int rank = rank_of(process);
     if ((code == exit_code::usage || code == exit_code::data) && rank > 0) std::this_thread::sleep_for(others_wait);
+    note(process, code, message);
     std::fflush(stdout);
     const std::string line = rank < 0 ? fmt::format("tessera: {}\n", visible(message))
                                       : fmt::format("tessera: rank {}: {}\n", rank, visible(message));

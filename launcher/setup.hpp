@@ -11,7 +11,7 @@
 
 namespace tessera {
 
-// Starts MPI and tells main how to end all ranks.
+// Starts MPI and tells main how to end all ranks. A rank that mpirun or srun has started ends when they do.
 World& start_world(Process& process);
 
 RankView view_of(const World& world);

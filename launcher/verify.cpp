@@ -38,8 +38,8 @@ int start_many(const Arguments& arguments) {
 // Both runs are in the memory of every rank.
 void check_room(const Experiment& one, const Experiment& many, int rank, const Stream& stream) {
     const std::int64_t free = std::visit([](const auto& s) { return free_bytes(s); }, stream);
-    const std::int64_t alone = one.memory.total() - one.memory[MemoryKind::data];
-    const std::int64_t part = many.memory.total() - many.memory[MemoryKind::data];
+    const std::int64_t alone = one.memory.where_the_stream_works();
+    const std::int64_t part = many.memory.where_the_stream_works();
     if (alone + part <= free) return;
     throw ConfigError(fmt::format("rank {} has {} bytes free for the run on one rank, {}, and its part of the run on "
                                   "many, {}: verify a smaller model (model.n_layers, model.dim, "

@@ -14,7 +14,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t most_bytes = std::int64_t{1} << 40;
-constexpr std::size_t piece = 1 << 24; // bytes are believed to be there when they are
+constexpr std::size_t first_piece = 1 << 16; // what follows is believed to be there when it is: twice as much each time
 
 struct IdxFile {
     Shape shape; // (N, …)
@@ -60,7 +60,8 @@ IdxFile read_idx(const std::string& path, std::string_view what, int fewest, int
     IdxFile found{read_header(file, what, fewest, most), {}};
     const auto expected = static_cast<std::size_t>(found.shape.count());
     while (found.bytes.size() < expected) {
-        const std::size_t before = found.bytes.size(), wanted = std::min(piece, expected - before);
+        const std::size_t before = found.bytes.size(),
+                          wanted = std::min(std::max(first_piece, before), expected - before);
         found.bytes.resize(before + wanted);
         const std::size_t count = file.read(std::as_writable_bytes(std::span(found.bytes).subspan(before)));
         if (count < wanted)

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <map>
+#include <set>
 
 namespace tessera {
 namespace {
@@ -148,9 +149,9 @@ private:
 
     void find_columns(const Lines& lines, const std::vector<std::string>& first_line) {
         columns_.names = names_of(first_line);
-        for (std::size_t i = 0; i < columns_.names.size(); ++i)
-            if (std::ranges::count(columns_.names, columns_.names[i]) > 1)
-                lines.refuse(fmt::format("two columns are named '{}'", columns_.names[i]));
+        std::set<std::string_view> seen;
+        for (const std::string& name : columns_.names)
+            if (!seen.insert(name).second) lines.refuse(fmt::format("two columns are named '{}'", name));
         for (const std::string& name : options_.targets)
             columns_.targets.push_back(column_named(name, lines));
         std::vector<std::size_t> taken = columns_.targets;

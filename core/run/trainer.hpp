@@ -11,6 +11,7 @@
 #include "core/run/replica_audit.hpp"
 #include "core/run/saver.hpp"
 #include "core/run/step_numbers.hpp"
+#include "core/run/step_trace.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
 
@@ -32,6 +33,9 @@ public:
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
     // DivergedError when training has diverged.
     bool train();
+
+    // Logs where the time of the steps went, and who was slow. Called by all ranks together.
+    void report(Log& log) { throughput_.report(log); }
 
     const MemoryNeed& allocated() const { return allocated_; }
     std::int64_t first_step() const { return first_step_; }
@@ -59,6 +63,7 @@ private:
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;
+    StepTrace trace_;
     MemoryNeed allocated_;
 };
 
