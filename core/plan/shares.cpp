@@ -37,6 +37,10 @@ Range share_of_replica(const Layout& layout, int replica) {
 }
 
 void check_shares(const Layout& layout) {
+    if (layout.replicas() == 1 && layout.micro_batches < layout.shard_ranks())
+        throw ConfigError(fmt::format("a step of {} micro-batches leaves some of {} data ranks without work: use a "
+                                      "larger batch, smaller micro-batches, or fewer ranks",
+                                      layout.micro_batches, layout.shard_ranks()));
     for (int replica = 0; replica < layout.replicas(); ++replica)
         if (const Range share = share_of_replica(layout, replica); share.size() < layout.shard_ranks())
             throw ConfigError(
