@@ -8,6 +8,7 @@
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
+#include "core/run/deadlines.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
@@ -49,7 +50,14 @@ std::vector<KeyInfo> known_keys() {
         key_info(guard_z_score),
         key_info(schedule_decay_ratio),
         key_info(schedule_decay_steps),
+        key_info(schedule_gamma),
         key_info(schedule_min_factor),
+        key_info(schedule_power),
+        key_info(schedule_restart_factor),
+        key_info(schedule_restart_interval),
+        key_info(schedule_start_factor),
+        key_info(schedule_step_size),
+        key_info(schedule_timescale),
         key_info(schedule_type),
         key_info(schedule_warmup),
         key_info(metrics_color),
@@ -89,6 +97,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_norm),
         key_info(model_tied_head),
         key_info(model_type),
+        key_info(optimizer_alpha),
         key_info(optimizer_beta1),
         key_info(optimizer_beta2),
         key_info(optimizer_epsilon),
@@ -113,6 +122,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_tensor),
         key_info(parallelism_prefetch),
         key_info(parallelism_zero),
+        key_info(run_check_collectives),
         key_info(run_cuda_graph),
         key_info(run_device),
         key_info(run_folder),
@@ -120,7 +130,9 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_name),
         key_info(run_reproducible),
         key_info(run_share_gpus),
+        key_info(run_step_timeout),
         key_info(run_threads),
+        key_info(run_trace_steps),
         key_info(training_dtype),
         key_info(training_global_batch),
         key_info(training_accumulation),

@@ -4,6 +4,7 @@
 #include "core/checkpoint/damage.hpp"
 #include "core/checkpoint/describe.hpp"
 #include "core/checkpoint/difference.hpp"
+#include "core/exit_codes.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -19,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int differs = 1, damaged = 1; // exit codes
+constexpr int differs = exit_code::failure, damaged = exit_code::failure;
 
 // The words after "checkpoint NAME", of which there must be from `least` to `most`.
 std::vector<std::string> words_of(const Arguments& arguments, std::size_t least, std::size_t most,

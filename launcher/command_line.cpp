@@ -24,7 +24,8 @@ po::options_description described(const Usage& usage) {
         if (option.argument.empty())
             result.add_options()(option.names.c_str(), option.help.c_str());
         else
-            result.add_options()(option.names.c_str(), po::value<std::string>()->value_name(option.argument),
+            result.add_options()(option.names.c_str(),
+                                 po::value<std::vector<std::string>>()->value_name(option.argument),
                                  option.help.c_str());
     }
     result.add_options()("help,h", "show this text");
@@ -48,7 +49,7 @@ std::string help_text(const Usage& usage) {
     return fmt::format("usage: tessera {}\n\n{}\n{}", usage.synopsis, usage.text, options.str());
 }
 
-Arguments::Arguments(const Usage& usage, const std::vector<std::string>& words) {
+Arguments::Arguments(const Usage& usage, const std::vector<std::string>& words) : all_(words) {
     po::options_description all = described(usage);
     all.add_options()(words_name, po::value<std::vector<std::string>>());
     po::positional_options_description positions;
@@ -69,7 +70,12 @@ Arguments::Arguments(const Usage& usage, const std::vector<std::string>& words) 
     for (const Option& option : usage.options) {
         const auto found = parsed.find(long_name(option));
         if (found == parsed.end()) continue;
-        options_[found->first] = option.argument.empty() ? "" : found->second.as<std::string>();
+        if (option.argument.empty())
+            options_[found->first] = {""};
+        else
+            options_[found->first] = found->second.as<std::vector<std::string>>();
+        if (options_[found->first].size() > 1 && !option.repeats)
+            throw ConfigError(fmt::format("--{} is said {} times", found->first, options_[found->first].size()));
     }
     if (parsed.count(words_name) > 0) words_ = parsed[words_name].as<std::vector<std::string>>();
     if (words_.size() < usage.least || words_.size() > usage.most)
@@ -82,7 +88,12 @@ Arguments::Arguments(const Usage& usage, const std::vector<std::string>& words) 
 std::optional<std::string> Arguments::text(const std::string& option) const {
     const auto found = options_.find(option);
     if (found == options_.end()) return std::nullopt;
-    return found->second;
+    return found->second.front();
+}
+
+std::vector<std::string> Arguments::texts(const std::string& option) const {
+    const auto found = options_.find(option);
+    return found == options_.end() ? std::vector<std::string>() : found->second;
 }
 
 std::optional<std::int64_t> Arguments::integer(const std::string& option, std::int64_t least, std::int64_t most) const {

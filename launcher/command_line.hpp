@@ -14,6 +14,7 @@ struct Option {
     std::string names;    // "ranks,n": long, then short where there is one
     std::string argument; // "N"; empty for a switch
     std::string help;
+    bool repeats = false; // may be said several times
 };
 
 struct Usage {
@@ -36,14 +37,16 @@ public:
     bool wants_help() const { return wants_help_; }
     bool has(const std::string& option) const { return options_.contains(option); } // by its long name
     std::optional<std::string> text(const std::string& option) const;
+    std::vector<std::string> texts(const std::string& option) const; // of one that repeats, in the order of the line
     // Throws ConfigError unless the argument is a whole number from `least` to `most`.
     std::optional<std::int64_t> integer(const std::string& option, std::int64_t least, std::int64_t most) const;
     const std::vector<std::string>& words() const { return words_; } // those that are no options
+    const std::vector<std::string>& all() const { return all_; }     // as they were typed
 
 private:
     bool wants_help_ = false;
-    std::map<std::string, std::string> options_;
-    std::vector<std::string> words_;
+    std::map<std::string, std::vector<std::string>> options_;
+    std::vector<std::string> words_, all_;
 };
 
 // A whole number from `least` to `most`, or ConfigError opening with `what`.

@@ -4,6 +4,8 @@
 
 #include "launcher/command_line.hpp"
 
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -15,8 +17,10 @@ namespace tessera {
 // outlives the exception, with the rank and the way to end all ranks.
 struct Process {
     std::shared_ptr<void> world;
-    int rank = -1;                  // below 0: not known yet, or the only one
-    std::function<void(int)> abort; // ends all ranks with this exit code; does not return
+    int rank = -1;                      // below 0: not known yet, or the only one
+    std::function<void(int)> abort;     // ends all ranks with this exit code; does not return
+    std::filesystem::path run_folder;   // of training: where a failure is noted (core/run/job_folder.hpp)
+    std::function<std::int64_t()> step; // under way, from 1; -1: none
 };
 
 struct Command {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera plan`: what a run will hold and send, without MPI, and without data where the config tells the vocabulary.
 #include "core/config_catalog.hpp"
-#include "core/data/options.hpp"
 #include "core/run/describe_cost.hpp"
 #include "core/run/describe_plan.hpp"
 #include "core/run/folder.hpp"
@@ -65,12 +64,6 @@ void print(const SearchResult& result, const SearchOptions& options, const Machi
                                   counted(options.ranks, "rank"), in_binary_units(options.memory),
                                   in_binary_units(result.least_memory), result.least_mesh,
                                   keys_of(result.least, config)));
-}
-
-std::unique_ptr<Dataset> data_of(const Config& config) {
-    std::unique_ptr<Dataset> dataset = form_without_data(config, 1) ? nullptr : open_data(config, {});
-    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
-    return dataset;
 }
 
 // Options that only others give a meaning are refused without them.

@@ -9,14 +9,32 @@
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fmt/format.h>
 #include <sched.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 namespace tessera {
 
+namespace {
+
+// Ranks that outlive their launcher would compute on for nobody. mpirun and srun end theirs, but for those that have
+// been killed themselves.
+void end_with_launcher() {
+    const bool launched = std::getenv("OMPI_COMM_WORLD_RANK") != nullptr || std::getenv("PMIX_RANK") != nullptr;
+    if (!launched) return;
+    const pid_t parent = ::getppid();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::raise(SIGKILL); // it went just before
+}
+
+} // namespace
+
 World& start_world(Process& process) {
+    end_with_launcher();
     auto world = std::make_shared<World>();
     process.world = world;
     if (world->size() == 1) return *world;
@@ -106,6 +124,12 @@ std::string thread_warning(const World& world, const Stream& stream) {
 std::unique_ptr<Dataset> open_data(const Config& config, const std::string& tokenizer_json) {
     return open_dataset(dataset_options(config, reads_text(config) ? config.get(training_sequence) : 1,
                                         static_cast<std::uint64_t>(config.get(training_seed)), tokenizer_json));
+}
+
+std::unique_ptr<Dataset> data_of(const Config& config) {
+    std::unique_ptr<Dataset> dataset = form_without_data(config, 1) ? nullptr : open_data(config, {});
+    if (dataset == nullptr) dataset_options(config, 1, 0, {}); // reads, and so checks, the keys of the data
+    return dataset;
 }
 
 Checkpoint open_checkpoint(const std::string& path) {

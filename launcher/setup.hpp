@@ -11,7 +11,7 @@
 
 namespace tessera {
 
-// Starts MPI and tells main how to end all ranks.
+// Starts MPI and tells main how to end all ranks. A rank that mpirun or srun has started ends when they do.
 World& start_world(Process& process);
 
 RankView view_of(const World& world);
@@ -27,6 +27,8 @@ Stream make_host_stream(const Stream& stream);
 std::string thread_warning(const World& world, const Stream& stream);
 
 std::unique_ptr<Dataset> open_data(const Config& config, const std::string& tokenizer_json);
+// The same as a plan wants it: null where sizes are known without.
+std::unique_ptr<Dataset> data_of(const Config& config);
 
 // The newest checkpoint of a run's folder, or the checkpoint itself. ConfigError when there is none.
 Checkpoint open_checkpoint(const std::string& path);

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
+#include "core/exit_codes.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
+#include "core/run/job_folder.hpp"
 #include "core/run/memory_limit.hpp"
+#include "core/run/planted_stall.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
+#include "core/run/watchdog.hpp"
 #include "core/with_thousands.hpp"
+#include "launcher/environment.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace tessera {
 namespace {
-
-constexpr int saved_before_the_end = 75; // EX_TEMPFAIL: a checkpoint is there, run me again
 
 void keep_config(const Config& config, const std::filesystem::path& folder) {
     replace_file(folder / "config.toml", config.in_use());
@@ -37,16 +41,43 @@ std::string classes_text(const SampleForm& sample) {
     return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
 }
 
+double checked_step_timeout(const Config& config) {
+    const double seconds = config.get(run_step_timeout);
+    constexpr double a_year = 366.0 * 86'400;
+    if (!(seconds >= 0 && seconds <= a_year))
+        config.refuse(run_step_timeout.name, "expected seconds from 0 (by itself) to a year");
+    return seconds;
+}
+
+// Called by all ranks together.
+void tell_where_ranks_run(const std::filesystem::path& folder, const World& world, const Team& team) {
+    std::vector<RankPlace> ranks;
+    for (const std::string& place : team.gather(fmt::format("{} {}", ::getpid(), world.host()))) {
+        const std::size_t space = place.find(' ');
+        ranks.push_back({static_cast<int>(ranks.size()), place.substr(space + 1), std::stoll(place)});
+    }
+    if (world.rank() == 0) write_ranks(folder, ranks);
+}
+
 int run_train(const Arguments& arguments, Process& process) {
+    StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     World& world = start_world(process);
-    const StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
+    process.run_folder = folder;
+    const double step_timeout = checked_step_timeout(config);
+    const auto neighbours = world.group().on_this_host();
+    const auto recorder = std::make_shared<FlightRecorder>(neighbours);
+    process.step = [recorder] { return recorder->own().state().step + 1; };
+    if (const std::optional<std::string> fault = arguments.text("plant"))
+        recorder->plant(planted_stall(*fault, world.rank()));
+    const Watchdog watchdog(world, neighbours, *recorder, {folder, make_mesh(config, world.size()), step_timeout});
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
-                  config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus));
+                  config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus),
+                  Groups::Watch{*recorder, config.get(run_check_collectives)});
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const std::string recomputed = settle_recompute(config, view_of(world), dataset.get(), stream);
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
@@ -57,11 +88,14 @@ int run_train(const Arguments& arguments, Process& process) {
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
     Log log(config, folder, world.rank());
+    tell_where_ranks_run(folder, world, team_of(groups.all(), host));
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
                          counted(world.size(), "rank"), world.local_size(),
                          std::visit([](const auto& s) { return s.text(); }, stream)));
+    if (const std::string told = environment_text(environment_here()); !told.empty())
+        log.info(fmt::format("environment: {}", told));
     log.info(
         fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
     const ShareSizes sizes = share_sizes(experiment.train.layout);
@@ -74,9 +108,12 @@ int run_train(const Arguments& arguments, Process& process) {
     const Team team = team_of(groups.all(), host);
     log.print_gathered(team.gather(log.take_warnings()));
     const bool finished = trainer.train();
+    trainer.report(log);
+    recorder->begin(Activity::finishing);
     log.print_gathered(team.gather(log.take_warnings()));
+    world.group().barrier(); // a launcher ends the others when one has left with another code than 0
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
-    return finished ? 0 : saved_before_the_end;
+    return finished ? exit_code::done : exit_code::run_again;
 }
 
 } // namespace
@@ -93,13 +130,13 @@ The run's folder (run.folder, or runs/NAME) receives config.toml with every
 value it read, config_origins.txt with the place each came from, metrics.jsonl,
 logs/rank-NNNN.log and checkpoints/. A run whose folder holds a checkpoint goes
 on from there (checkpoint.resume), on any number of ranks. SIGUSR1, SIGTERM or
-Ctrl-C: save, then exit code 75.
+Ctrl-C: save, then exit code 75. SIGUSR2: save and go on. Ctrl-C twice: end now.
 
 Examples
   mpirun -n 2 tessera train configs/quickstart.toml
   srun --mpi=pmix tessera train configs/gpt_char.toml training.steps=500
 )",
-             {},
+             {{"plant", "FAULT", "to see it noticed: 'RANK STEP WHERE WHAT', as in '1 5 reading sleep:30'"}},
              1,
              1000},
             run_train};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera verify`: runs a config on one rank and on many at once, and says which value is the first that differs.
 #include "core/config_catalog.hpp"
+#include "core/exit_codes.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
@@ -18,7 +19,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t usual_steps = 3, most_steps = 1'000'000;
-constexpr int differs = 1; // exit code
+constexpr int differs = exit_code::failure;
 
 std::optional<std::int64_t> steps_said(const Arguments& arguments) { return arguments.integer("steps", 1, most_steps); }
 
@@ -37,8 +38,8 @@ int start_many(const Arguments& arguments) {
 // Both runs are in the memory of every rank.
 void check_room(const Experiment& one, const Experiment& many, int rank, const Stream& stream) {
     const std::int64_t free = std::visit([](const auto& s) { return free_bytes(s); }, stream);
-    const std::int64_t alone = one.memory.total() - one.memory[MemoryKind::data];
-    const std::int64_t part = many.memory.total() - many.memory[MemoryKind::data];
+    const std::int64_t alone = one.memory.where_the_stream_works();
+    const std::int64_t part = many.memory.where_the_stream_works();
     if (alone + part <= free) return;
     throw ConfigError(fmt::format("rank {} has {} bytes free for the run on one rank, {}, and its part of the run on "
                                   "many, {}: verify a smaller model (model.n_layers, model.dim, "
@@ -71,8 +72,8 @@ std::string verify(Verification& verification, std::int64_t steps, bool speaks) 
 }
 
 int run_verify(const Arguments& arguments, Process& process) {
-    if (arguments.has("ranks")) return start_many(arguments);
-    for (const char* option : {"threads", "grace", "dry-run"})
+    if (arguments.has("ranks") || arguments.has("hosts") || arguments.has("hostfile")) return start_many(arguments);
+    for (const char* option : {"threads", "interface", "remote-shell", "grace", "dry-run"})
         if (arguments.has(option))
             throw ConfigError(fmt::format("--{} is of ranks to start: say --ranks, too", option));
     World& world = start_world(process);

@@ -107,6 +107,9 @@ private:
 std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector<std::string>* skipped = nullptr,
                               std::int64_t before = INT64_MAX);
 
+// How many step-… folders there are, whatever they hold. Throws SystemError when the folder cannot be listed.
+std::int64_t count_checkpoints(const std::string& checkpoints_folder);
+
 // Which checkpoints of a run stay.
 struct Retention {
     std::int64_t latest = 0; // the newest so many (at least one); 0: all

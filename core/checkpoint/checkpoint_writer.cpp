@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every rank writes its file into a hidden folder; rank 0 adds index and manifest and publishes it.
+// Every rank writes its file into a hidden folder, rank 0 the index; rank 0 adds the manifest and publishes it.
 #include "core/checkpoint/checkpoint_writer.hpp"
 
 #include "core/checkpoint/durable_files.hpp"
@@ -176,6 +176,8 @@ struct CheckpointWriter::Save {
     bool ready() const { return !work.valid() || work.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
 
     void lay_out();
+    std::string write();
+    void write_index() const;
     std::string publish(const std::vector<std::string>& slabs);
     bool advance();
     void end();
@@ -213,12 +215,25 @@ void CheckpointWriter::Save::lay_out() {
     });
 }
 
-std::string CheckpointWriter::Save::publish(const std::vector<std::string>& slabs) {
-    Manifest manifest = merge(slabs, content);
+void CheckpointWriter::Save::write_index() const {
     File file = File::create((fs::path(hidden_path) / index_name).string());
     index.write(file);
     file.sync();
     file.close();
+}
+
+// Of the index nothing depends on what is saved: it is written beside the first file, which a small save would feel.
+std::string CheckpointWriter::Save::write() {
+    std::future<void> beside;
+    if (first()) beside = std::async(std::launch::async, [this] { write_index(); });
+    const Manifest manifest =
+        write_rank_file(fmt::format("{}/rank-{:05d}.h5", hidden_path, team.rank), image, content, given_up);
+    if (first()) beside.get();
+    return text_of(manifest);
+}
+
+std::string CheckpointWriter::Save::publish(const std::vector<std::string>& slabs) {
+    Manifest manifest = merge(slabs, content);
     manifest.index = {std::string(index_name), index.bytes, index.hash()};
     write_synced((fs::path(hidden_path) / manifest_name).string(), text_of(manifest));
     unfinished->publish(final_path);
@@ -280,10 +295,7 @@ void CheckpointWriter::begin(CheckpointContent content) {
         save.lay_out();
         save.stage = Save::Stage::writing;
         together(save.team, save.final_path, [&] { // a thread may be refused on one rank
-            save.work = std::async(std::launch::async, [&save] {
-                return text_of(write_rank_file(fmt::format("{}/rank-{:05d}.h5", save.hidden_path, save.team.rank),
-                                               save.image, save.content, save.given_up));
-            });
+            save.work = std::async(std::launch::async, [&save] { return save.write(); });
             return "";
         });
     } catch (...) { // on all ranks alike; the next time all of them lay out anew

@@ -9,10 +9,11 @@
 
 namespace tessera {
 
-// A save passes through two stages. In the first each rank's thread writes its file. When all have ended, rank 0 is
-// given the hashes, and in the second its thread adds index and manifest and publishes the folder. Threads call neither
-// the team nor libhdf5: what ranks tell each other they tell in the calls below, which all ranks make in the same order
-// from the threads that own the team. So no rank ever settles a save alone, and a failure is thrown on all alike.
+// A save passes through two stages. In the first each rank's thread writes its file, rank 0's the index, too. When all
+// have ended, rank 0 is given the hashes, and in the second its thread adds the manifest and publishes the folder.
+// Threads call neither the team nor libhdf5: what ranks tell each other they tell in the calls below, which all ranks
+// make in the same order from the threads that own the team. So no rank ever settles a save alone, and a failure is
+// thrown on all alike.
 class CheckpointWriter {
 public:
     CheckpointWriter(Team team, std::string checkpoints_folder, const Retention& retention);

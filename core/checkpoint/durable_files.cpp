@@ -84,6 +84,8 @@ void File::read_at(std::int64_t position, void* memory, std::int64_t bytes) cons
     while (bytes > 0) {
         const ssize_t got = ::pread(descriptor_, place, static_cast<std::size_t>(bytes), position);
         if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EIO) // what a disk has lost does not come back: damage, as other bits would be
+            throw ConfigError(fmt::format("cannot read {} from byte {} on: {}", path_, position, std::strerror(errno)));
         if (got < 0) fail("read", path_);
         if (got == 0) throw SystemError(fmt::format("cannot read {}: it ends at byte {}", path_, position));
         place += got;

@@ -67,6 +67,10 @@ std::string newest_checkpoint(const std::string& checkpoints_folder, std::vector
     return "";
 }
 
+std::int64_t count_checkpoints(const std::string& checkpoints_folder) {
+    return static_cast<std::int64_t>(step_folders(checkpoints_folder).size());
+}
+
 void remove_old_checkpoints(const std::string& checkpoints_folder, const Retention& retention) {
     if (retention.latest <= 0) return;
     std::int64_t complete = 0;

@@ -3,6 +3,7 @@
 #include "core/data/array_samples.hpp"
 
 #include "core/data/content_hash.hpp"
+#include "core/data/data_error.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -46,8 +47,8 @@ ArraySamples::ArraySamples(SampleForm form, std::string_view name, SampleArrays 
     : form_(std::move(form)), parts_{std::move(train), std::move(validation)} {
     if (parts_[1].count == 0) parts_[1] = split_by_fraction(parts_[0], fraction);
     if (parts_[0].count == 0)
-        throw ConfigError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,
-                                      parts_[1].count, parts_[1].count));
+        throw DataError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,
+                                    parts_[1].count, parts_[1].count));
     find_statistics();
 }
 

@@ -22,7 +22,7 @@ struct SampleArrays {
 class ArraySamples final : public Dataset {
 public:
     // `form` has two fields, the inputs (f32) and the targets. Where there is no validation part, the last `fraction`
-    // of the training part is it. `name` stands for the data in messages. Throws ConfigError when nothing is left to
+    // of the training part is it. `name` stands for the data in messages. Throws DataError when nothing is left to
     // train on.
     ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation, double fraction);
 

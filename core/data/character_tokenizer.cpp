@@ -2,6 +2,7 @@
 // Two tables, id to code point and back; the way back ends at the largest code point of the vocabulary.
 #include "core/data/character_tokenizer.hpp"
 
+#include "core/data/data_error.hpp"
 #include "core/data/utf8.hpp"
 #include "kernels/error.hpp"
 
@@ -52,14 +53,14 @@ std::unique_ptr<Tokenizer> train_character_tokenizer(std::span<const NamedText> 
     for (const NamedText& text : corpus)
         for (std::size_t at = 0; at < text.text.size();) {
             const std::optional<CodePoint> point = read_code_point(text.text, at);
-            if (!point) throw ConfigError(invalid_utf8(text.name, text.text, at));
+            if (!point) throw DataError(invalid_utf8(text.name, text.text, at));
             seen[point->value] = true;
             at += point->bytes;
         }
     std::vector<std::uint32_t> code_points;
     for (std::uint32_t point = 0; point < code_point_limit; ++point)
         if (seen[point]) code_points.push_back(point);
-    if (code_points.empty()) throw ConfigError("a character tokenizer cannot be made from an empty corpus");
+    if (code_points.empty()) throw DataError("a character tokenizer cannot be made from an empty corpus");
     return std::make_unique<CharacterTokenizer>(std::move(code_points));
 }
 

@@ -25,7 +25,7 @@ public:
     virtual const SampleForm& form() const = 0;
     virtual std::int64_t samples(Split split) const = 0; // distinct samples that `read` takes; 0: no such split
 
-    // Fills one view per field, of the field's shape and dtype. Throws ConfigError for content that cannot be right (a
+    // Fills one view per field, of the field's shape and dtype. Throws DataError for content that cannot be right (a
     // token beyond the vocabulary), InternalError for a sample or a view that was never offered.
     virtual void read(Split split, std::int64_t sample, std::span<const View> views) const = 0;
 
@@ -72,7 +72,7 @@ struct DatasetOptions {
     std::int64_t classes = 0; // idx, csv: to expect; 0: as many as the data to train on have
 };
 
-// Throws ConfigError for options or files that cannot be used, with the path.
+// Throws ConfigError for options, DataError for files that cannot be used, with the path.
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options);
 
 } // namespace tessera

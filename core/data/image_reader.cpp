@@ -2,6 +2,7 @@
 // IDX, the format of MNIST: two zeros, the type of the elements, the number of dims, each dim in 4 bytes, big-endian,
 // then the elements. Images are (N, H, W) or (N, H, W, C) bytes, labels (N) bytes.
 #include "core/data/array_samples.hpp"
+#include "core/data/data_error.hpp"
 #include "core/data/readers.hpp"
 #include "core/data/unpacked_file.hpp"
 #include "kernels/error.hpp"
@@ -13,7 +14,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t most_bytes = std::int64_t{1} << 40;
-constexpr std::size_t piece = 1 << 24; // bytes are believed to be there when they are
+constexpr std::size_t first_piece = 1 << 16; // what follows is believed to be there when it is: twice as much each time
 
 struct IdxFile {
     Shape shape; // (N, …)
@@ -24,7 +25,7 @@ Shape read_header(UnpackedFile& file, std::string_view what, int fewest, int mos
     std::array<std::byte, 4> word{};
     const auto number = [&] {
         if (file.read(word) != word.size())
-            throw ConfigError(fmt::format("{}: truncated within its header", file.path()));
+            throw DataError(fmt::format("{}: truncated within its header", file.path()));
         std::uint32_t value = 0;
         for (const std::byte byte : word)
             value = value << 8 | static_cast<std::uint32_t>(byte);
@@ -33,24 +34,24 @@ Shape read_header(UnpackedFile& file, std::string_view what, int fewest, int mos
     const std::uint32_t magic = number();
     const auto dims = static_cast<int>(magic & 0xff);
     if (magic >> 16 != 0 || dims == 0)
-        throw ConfigError(fmt::format("{}: not an IDX file: it begins with {:#010x}", file.path(), magic));
+        throw DataError(fmt::format("{}: not an IDX file: it begins with {:#010x}", file.path(), magic));
     if ((magic >> 8 & 0xff) != 0x08)
-        throw ConfigError(
+        throw DataError(
             fmt::format("{}: elements of type {:#04x}, expected 0x08, bytes", file.path(), magic >> 8 & 0xff));
     if (dims < fewest || dims > most)
-        throw ConfigError(fmt::format("{}: {} dims, expected {} for {}", file.path(), dims,
-                                      fewest == most ? fmt::format("{}", most) : fmt::format("{} or {}", fewest, most),
-                                      what));
+        throw DataError(fmt::format("{}: {} dims, expected {} for {}", file.path(), dims,
+                                    fewest == most ? fmt::format("{}", most) : fmt::format("{} or {}", fewest, most),
+                                    what));
     Shape shape;
     std::int64_t bytes = 1;
     for (int dim = 0; dim < dims; ++dim) {
         const std::int64_t size = number();
-        if (size == 0) throw ConfigError(fmt::format("{}: dim {} has the size 0", file.path(), dim));
+        if (size == 0) throw DataError(fmt::format("{}: dim {} has the size 0", file.path(), dim));
         bytes = bytes > most_bytes / size ? most_bytes + 1 : bytes * size;
         shape.append(size);
     }
     if (bytes > most_bytes)
-        throw ConfigError(fmt::format("{}: its header says {} bytes, too many", file.path(), shape.text()));
+        throw DataError(fmt::format("{}: its header says {} bytes, too many", file.path(), shape.text()));
     return shape;
 }
 
@@ -59,16 +60,17 @@ IdxFile read_idx(const std::string& path, std::string_view what, int fewest, int
     IdxFile found{read_header(file, what, fewest, most), {}};
     const auto expected = static_cast<std::size_t>(found.shape.count());
     while (found.bytes.size() < expected) {
-        const std::size_t before = found.bytes.size(), wanted = std::min(piece, expected - before);
+        const std::size_t before = found.bytes.size(),
+                          wanted = std::min(std::max(first_piece, before), expected - before);
         found.bytes.resize(before + wanted);
         const std::size_t count = file.read(std::as_writable_bytes(std::span(found.bytes).subspan(before)));
         if (count < wanted)
-            throw ConfigError(fmt::format("{}: truncated: its header says {}, {} bytes, but {} follow it", path,
-                                          found.shape.text(), expected, before + count));
+            throw DataError(fmt::format("{}: truncated: its header says {}, {} bytes, but {} follow it", path,
+                                        found.shape.text(), expected, before + count));
     }
     std::byte more{};
     if (file.read({&more, 1}) != 0)
-        throw ConfigError(
+        throw DataError(
             fmt::format("{}: its header says {}, {} bytes, but more follow it", path, found.shape.text(), expected));
     return found;
 }
@@ -90,11 +92,11 @@ void add_files(const std::string& image_file, const std::string& label_file, std
     const IdxFile pixels = read_idx(image_file, "images", 3, 4), labels = read_idx(label_file, "labels", 1, 1);
     const Shape shape = image_shape(pixels.shape);
     if (images.shape.rank() > 0 && shape != images.shape)
-        throw ConfigError(fmt::format("{}: images are {}, those of {} {}", image_file, shape.text(), images.first,
-                                      images.shape.text()));
+        throw DataError(fmt::format("{}: images are {}, those of {} {}", image_file, shape.text(), images.first,
+                                    images.shape.text()));
     if (labels.shape[0] != pixels.shape[0])
-        throw ConfigError(fmt::format("{}: {} labels, but {} has {} images", label_file, labels.shape[0], image_file,
-                                      pixels.shape[0]));
+        throw DataError(fmt::format("{}: {} labels, but {} has {} images", label_file, labels.shape[0], image_file,
+                                    pixels.shape[0]));
     if (images.shape.rank() == 0) images.first = image_file;
     images.shape = shape;
     images.arrays.count += pixels.shape[0];
@@ -103,8 +105,8 @@ void add_files(const std::string& image_file, const std::string& label_file, std
     auto& targets = std::get<0>(images.arrays.targets);
     for (std::size_t i = 0; i < labels.bytes.size(); ++i) {
         if (classes > 0 && labels.bytes[i] >= classes)
-            throw ConfigError(fmt::format("{}: label number {} is {}, beyond the {} classes", label_file, i,
-                                          labels.bytes[i], classes));
+            throw DataError(fmt::format("{}: label number {} is {}, beyond the {} classes", label_file, i,
+                                        labels.bytes[i], classes));
         targets.push_back(labels.bytes[i]);
     }
 }
@@ -119,7 +121,7 @@ Images read_pairs(const std::vector<std::string>& image_patterns, const std::vec
     const std::vector<std::string> image_files = matching_paths(image_patterns),
                                    label_files = matching_paths(label_patterns);
     if (image_files.size() != label_files.size())
-        throw ConfigError(fmt::format("{} files of images, but {} of labels", image_files.size(), label_files.size()));
+        throw DataError(fmt::format("{} files of images, but {} of labels", image_files.size(), label_files.size()));
     for (std::size_t i = 0; i < image_files.size(); ++i)
         add_files(image_files[i], label_files[i], classes, images);
     return images;

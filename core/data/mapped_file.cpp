@@ -2,6 +2,7 @@
 // open, fstat, mmap, glob; each refusal names the path.
 #include "core/data/mapped_file.hpp"
 
+#include "core/data/data_error.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -32,8 +33,8 @@ struct Glob {
 };
 
 [[noreturn]] void cannot_open(const std::string& path, int error) {
-    if (error == ENOENT) throw ConfigError(fmt::format("{}: there is no such file", path));
-    if (error == EACCES) throw ConfigError(fmt::format("{}: no permission to read this file", path));
+    if (error == ENOENT) throw DataError(fmt::format("{}: there is no such file", path));
+    if (error == EACCES) throw DataError(fmt::format("{}: no permission to read this file", path));
     throw SystemError(fmt::format("{}: cannot open the file: {}", path, std::strerror(error)));
 }
 
@@ -46,9 +47,9 @@ MappedFile::MappedFile(std::string path) : path_(std::move(path)) {
     struct stat status {};
     if (fstat(file.number, &status) != 0)
         throw SystemError(fmt::format("{}: cannot ask for the file's size: {}", path_, std::strerror(errno)));
-    if (S_ISDIR(status.st_mode)) throw ConfigError(fmt::format("{}: this is a directory, expected a file", path_));
-    if (!S_ISREG(status.st_mode)) throw ConfigError(fmt::format("{}: this is no regular file", path_));
-    if (status.st_size == 0) throw ConfigError(fmt::format("{}: the file is empty", path_));
+    if (S_ISDIR(status.st_mode)) throw DataError(fmt::format("{}: this is a directory, expected a file", path_));
+    if (!S_ISREG(status.st_mode)) throw DataError(fmt::format("{}: this is no regular file", path_));
+    if (status.st_size == 0) throw DataError(fmt::format("{}: the file is empty", path_));
     const auto size = static_cast<std::size_t>(status.st_size);
     void* memory = mmap(nullptr, size, PROT_READ, MAP_SHARED, file.number, 0);
     if (memory == MAP_FAILED)
@@ -80,7 +81,7 @@ std::vector<std::string> matching_paths(const std::vector<std::string>& patterns
         }
         Glob names;
         if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &names.found) != 0)
-            throw ConfigError(fmt::format("{}: no file matches this pattern", pattern));
+            throw DataError(fmt::format("{}: no file matches this pattern", pattern));
         const auto first = paths.insert(paths.end(), names.found.gl_pathv, names.found.gl_pathv + names.found.gl_pathc);
         std::sort(first, paths.end());
     }

@@ -14,7 +14,7 @@ namespace tessera {
 // shrink while it is mapped. Move-only; empty after a move.
 class MappedFile {
 public:
-    // Throws ConfigError where a person can help: no such file, no permission, a directory or a device, an empty file.
+    // Throws DataError where a person can help: no such file, no permission, a directory or a device, an empty file.
     explicit MappedFile(std::string path);
     MappedFile(MappedFile&& other) noexcept;
     MappedFile& operator=(MappedFile&& other) noexcept;
@@ -30,7 +30,7 @@ private:
 };
 
 // Each path as it is; each pattern (* ? [ ]) that is no file itself as the paths that match, in ascending byte order.
-// Throws ConfigError for a pattern that matches nothing.
+// Throws DataError for a pattern that matches nothing.
 std::vector<std::string> matching_paths(const std::vector<std::string>& patterns);
 
 } // namespace tessera

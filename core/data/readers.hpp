@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-// All throw ConfigError. `validation` of runs is empty unless there are files for it.
+// All throw ConfigError for options, DataError for files. `validation` of runs is empty unless there are files for it.
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options);
 TokenRuns read_synthetic(const DatasetOptions& options);

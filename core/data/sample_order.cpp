@@ -3,6 +3,7 @@
 // (Black and Rogaway 2002): any place of the permutation without the ones before it.
 #include "core/data/sample_order.hpp"
 
+#include "core/data/data_error.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "kernels/random.hpp"
@@ -51,7 +52,7 @@ SampleOrder::SampleOrder(const SampleOrderOptions& options)
     if (name == kind_names.end())
         throw ConfigError(no_such_name("sample order", options.kind, {kind_names.begin(), kind_names.end()}));
     kind_ = static_cast<Kind>(name - kind_names.begin());
-    if (samples_ < 1) throw ConfigError("there are no samples to put in order: this part of the data is empty");
+    if (samples_ < 1) throw DataError("there are no samples to put in order: this part of the data is empty");
     if (window_ < 1) throw InternalError(fmt::format("sample order: a window of {} tokens", window_));
     // A shuffled epoch has one number of windows for any phase: floor(samples / window) fit from each.
     per_epoch_ =

@@ -21,7 +21,7 @@ struct SampleOrderOptions {
 
 class SampleOrder {
 public:
-    // Throws ConfigError for an unknown kind and for no samples.
+    // Throws ConfigError for an unknown kind, DataError for no samples.
     explicit SampleOrder(const SampleOrderOptions& options);
 
     // `index` counts all samples since the run began, over all ranks; its epoch is index / per_epoch(). Constant memory

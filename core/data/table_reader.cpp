@@ -2,6 +2,7 @@
 // CSV (RFC 4180, a record to a line): features are numbers; what is to be found is one column of categories, or columns
 // of numbers. Categories are numbered in the order of their bytes.
 #include "core/data/array_samples.hpp"
+#include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <map>
+#include <set>
 
 namespace tessera {
 namespace {
@@ -39,7 +41,7 @@ public:
     }
 
     std::string place() const { return fmt::format("{}:{}", file_.path(), number_); }
-    [[noreturn]] void refuse(const std::string& why) const { throw ConfigError(place() + ": " + why); }
+    [[noreturn]] void refuse(const std::string& why) const { throw DataError(place() + ": " + why); }
 
 private:
     void cut(std::string_view line, std::vector<std::string>& fields) const {
@@ -121,7 +123,7 @@ private:
         const MappedFile file(path);
         Lines lines(file, options_.delimiter[0]);
         std::vector<std::string> fields;
-        if (!lines.next(fields)) throw ConfigError(fmt::format("{}: the file has no line", path));
+        if (!lines.next(fields)) throw DataError(fmt::format("{}: the file has no line", path));
         if (columns_.names.empty())
             find_columns(lines, fields);
         else if (options_.header && names_of(fields) != columns_.names)
@@ -147,9 +149,9 @@ private:
 
     void find_columns(const Lines& lines, const std::vector<std::string>& first_line) {
         columns_.names = names_of(first_line);
-        for (std::size_t i = 0; i < columns_.names.size(); ++i)
-            if (std::ranges::count(columns_.names, columns_.names[i]) > 1)
-                lines.refuse(fmt::format("two columns are named '{}'", columns_.names[i]));
+        std::set<std::string_view> seen;
+        for (const std::string& name : columns_.names)
+            if (!seen.insert(name).second) lines.refuse(fmt::format("two columns are named '{}'", name));
         for (const std::string& name : options_.targets)
             columns_.targets.push_back(column_named(name, lines));
         std::vector<std::size_t> taken = columns_.targets;
@@ -198,8 +200,8 @@ void number_labels(Table& table, const std::map<std::string, std::int32_t>& numb
     for (const std::string& label : table.labels) {
         const auto found = numbers.find(label);
         if (found == numbers.end())
-            throw ConfigError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
-                                          table.first_seen.at(label), label, numbers.size()));
+            throw DataError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
+                                        table.first_seen.at(label), label, numbers.size()));
         targets.push_back(found->second);
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text files, tokenised once. Files are joined in their order, and tokens kept in 16 bits where the vocabulary fits.
+#include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
@@ -9,10 +10,19 @@
 namespace tessera {
 namespace {
 
+// A tokenizer does not know whether its text is of a file or of a command line.
+std::vector<std::int32_t> encode(const Tokenizer& tokenizer, const NamedText& text) {
+    try {
+        return tokenizer.encode(text.text, text.name);
+    } catch (const ConfigError& error) {
+        throw DataError(error.what());
+    }
+}
+
 template <class Token> TokenRun join_tokens(const std::vector<NamedText>& texts, TokenRuns& runs) {
     auto tokens = std::make_shared<std::vector<Token>>();
     for (const NamedText& text : texts) {
-        const std::vector<std::int32_t> encoded = runs.tokenizer->encode(text.text, text.name);
+        const std::vector<std::int32_t> encoded = encode(*runs.tokenizer, text);
         tokens->insert(tokens->end(), encoded.begin(), encoded.end());
     }
     const std::string name =

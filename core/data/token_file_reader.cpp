@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The .bin files of llm.c: 256 int32 of header (magic, version, count, zeros), then the tokens, little-endian.
+#include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
@@ -31,26 +32,26 @@ constexpr std::size_t header_bytes = 256 * sizeof(std::int32_t);
 const TokenFormat& format_of(const MappedFile& file) {
     const std::span<const std::byte> bytes = file.bytes();
     if (bytes.size() < header_bytes)
-        throw ConfigError(fmt::format("{}: not a token file ({} bytes, the header alone has {})", file.path(),
-                                      bytes.size(), header_bytes));
+        throw DataError(fmt::format("{}: not a token file ({} bytes, the header alone has {})", file.path(),
+                                    bytes.size(), header_bytes));
     std::array<std::int32_t, 3> header{}; // magic, version, tokens
     std::memcpy(header.data(), bytes.data(), sizeof header);
     for (const TokenFormat& format : formats) {
         if (format.magic != header[0]) continue;
         if (format.version != header[1])
-            throw ConfigError(
+            throw DataError(
                 fmt::format("{}: version {} of this format, expected {}", file.path(), header[1], format.version));
         const std::size_t held = bytes.size() - header_bytes;
         if (header[2] < 1 || static_cast<std::size_t>(header[2]) * format.token_bytes != held)
-            throw ConfigError(fmt::format("{}: the header says {} tokens of {} bytes, but {} bytes follow it ({})",
-                                          file.path(), header[2], format.token_bytes, held,
-                                          held / format.token_bytes < static_cast<std::size_t>(std::max(header[2], 0))
-                                              ? "truncated"
-                                              : "damaged"));
+            throw DataError(fmt::format("{}: the header says {} tokens of {} bytes, but {} bytes follow it ({})",
+                                        file.path(), header[2], format.token_bytes, held,
+                                        held / format.token_bytes < static_cast<std::size_t>(std::max(header[2], 0))
+                                            ? "truncated"
+                                            : "damaged"));
         return format;
     }
-    throw ConfigError(fmt::format("{}: not a token file (magic {}, expected {} or {})", file.path(), header[0],
-                                  formats[0].magic, formats[1].magic));
+    throw DataError(fmt::format("{}: not a token file (magic {}, expected {} or {})", file.path(), header[0],
+                                formats[0].magic, formats[1].magic));
 }
 
 template <class Token> std::span<const Token> tokens_of(const MappedFile& file) {
@@ -67,13 +68,13 @@ std::vector<TokenRun> open_runs(const std::vector<std::string>& patterns, std::i
         const TokenFormat& own = format_of(*file);
         if (format == nullptr) format = &own;
         if (format != &own)
-            throw ConfigError(fmt::format("{}: holds {} tokens, the files before it {} tokens", path, own.tokenizer,
-                                          format->tokenizer));
+            throw DataError(fmt::format("{}: holds {} tokens, the files before it {} tokens", path, own.tokenizer,
+                                        format->tokenizer));
         TokenRun run{tokens_of<std::uint16_t>(*file), path};
         if (own.token_bytes == 4) run.tokens = tokens_of<std::uint32_t>(*file);
         if (run.count() <= sequence_length)
-            throw ConfigError(fmt::format("{} has {} tokens, a window of {} needs {}", path, run.count(),
-                                          sequence_length, sequence_length + 1));
+            throw DataError(fmt::format("{} has {} tokens, a window of {} needs {}", path, run.count(), sequence_length,
+                                        sequence_length + 1));
         runs.push_back(std::move(run));
         owner.memory.push_back(std::move(file));
     }

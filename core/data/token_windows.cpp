@@ -3,6 +3,7 @@
 #include "core/data/token_windows.hpp"
 
 #include "core/data/content_hash.hpp"
+#include "core/data/data_error.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -93,8 +94,8 @@ TokenWindows::Part TokenWindows::make_part(std::vector<TokenRun> runs, std::stri
     }
     part.first_samples.push_back(samples);
     if (samples == 0)
-        throw ConfigError(fmt::format("{} has {} tokens for {}, a window of {} needs {}", names_of(runs), tokens, name,
-                                      sequence_length_, sequence_length_ + 1));
+        throw DataError(fmt::format("{} has {} tokens for {}, a window of {} needs {}", names_of(runs), tokens, name,
+                                    sequence_length_, sequence_length_ + 1));
     part.runs = std::move(runs);
     return part;
 }
@@ -125,9 +126,9 @@ void TokenWindows::refuse_token(const TokenRun& run, std::int64_t begin) const {
         [&](auto all) {
             for (auto i = static_cast<std::size_t>(begin); i < all.size(); ++i)
                 if (all[i] >= static_cast<std::uint64_t>(vocabulary_size_))
-                    throw ConfigError(fmt::format("{}: token number {} is {}, beyond the vocabulary of {}", run.name,
-                                                  run.first_token + static_cast<std::int64_t>(i), all[i],
-                                                  vocabulary_size_));
+                    throw DataError(fmt::format("{}: token number {} is {}, beyond the vocabulary of {}", run.name,
+                                                run.first_token + static_cast<std::int64_t>(i), all[i],
+                                                vocabulary_size_));
         },
         run.tokens);
     throw InternalError("dataset: a token beyond the vocabulary is gone: the file is being changed");

@@ -37,7 +37,7 @@ void split_by_fraction(TokenRuns& runs, double fraction);
 
 class TokenWindows final : public Dataset {
 public:
-    // sequence_length >= 1. Throws ConfigError when train has no window of sequence_length + 1 tokens, or validation
+    // sequence_length >= 1. Throws DataError when train has no window of sequence_length + 1 tokens, or validation
     // has runs but no window.
     TokenWindows(TokenRuns runs, std::int64_t sequence_length);
 

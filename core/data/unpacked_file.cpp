@@ -2,6 +2,7 @@
 // By zlib, from the mapped file to where the bytes are wanted. The only file that includes zlib.
 #include "core/data/unpacked_file.hpp"
 
+#include "core/data/data_error.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -54,10 +55,10 @@ std::size_t UnpackedFile::read(std::span<std::byte> to) {
         given += room - stream.avail_out;
         unpacking_->ended = result == Z_STREAM_END;
         if (result == Z_BUF_ERROR && taken_ == bytes.size())
-            throw ConfigError(fmt::format("{}: the packed file is cut off after {} bytes", path(), bytes.size()));
+            throw DataError(fmt::format("{}: the packed file is cut off after {} bytes", path(), bytes.size()));
         if (result != Z_OK && result != Z_STREAM_END)
-            throw ConfigError(fmt::format("{}: the packed file is damaged near byte {} ({})", path(), taken_,
-                                          stream.msg == nullptr ? "zlib gives no reason" : stream.msg));
+            throw DataError(fmt::format("{}: the packed file is damaged near byte {} ({})", path(), taken_,
+                                        stream.msg == nullptr ? "zlib gives no reason" : stream.msg));
     }
     return given;
 }

@@ -16,7 +16,7 @@ public:
     UnpackedFile& operator=(const UnpackedFile&) = delete;
 
     const std::string& path() const { return file_.path(); }
-    // Fills `to`; fewer bytes at the end of the file only. Returns how many. Throws ConfigError for a packed file that
+    // Fills `to`; fewer bytes at the end of the file only. Returns how many. Throws DataError for a packed file that
     // is damaged or cut off.
     std::size_t read(std::span<std::byte> to);
 

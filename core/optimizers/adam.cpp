@@ -46,19 +46,13 @@ private:
     kernels::Adam settings_;
 };
 
-float within(const Config& config, const Key<double>& key, double low, double high) {
-    const double value = config.get(key);
-    if (!(value >= low && value < high)) config.refuse(key.name, "out of range");
-    return static_cast<float>(value);
-}
-
 } // namespace
 
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled) {
-    return std::make_unique<Adam>(kernels::Adam{.beta1 = within(config, optimizer_beta1, 0, 1),
-                                                .beta2 = within(config, optimizer_beta2, 0, 1),
-                                                .epsilon = within(config, optimizer_epsilon, 0, 1),
-                                                .weight_decay = within(config, optimizer_decay, 0, 1e3),
+    return std::make_unique<Adam>(kernels::Adam{.beta1 = setting_within(config, optimizer_beta1, 0, 1),
+                                                .beta2 = setting_within(config, optimizer_beta2, 0, 1),
+                                                .epsilon = setting_within(config, optimizer_epsilon, 0, 1),
+                                                .weight_decay = setting_within(config, optimizer_decay, 0, 1e3),
                                                 .decoupled = decoupled});
 }
 

@@ -169,6 +169,18 @@ void append_updates(Graph& graph, const std::vector<ValueId>& parameters, const 
 
 } // namespace
 
+float setting_within(const Config& config, const Key<double>& key, double low, double high) {
+    const double value = config.get(key);
+    if (!(value >= low && value < high)) config.refuse(key.name, "out of range");
+    return static_cast<float>(value);
+}
+
+ValueId learning_rate(Graph& graph, std::string name) {
+    return graph.step_input(std::move(name), {{}, DType::f32}, [](const StepState& state, const View& host) {
+        *host.as<float>() = static_cast<float>(state.learning_rate);
+    });
+}
+
 std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     const std::string name = config.get(optimizer_name);
     if (!(config.get(optimizer_rate) >= 0)) config.refuse(optimizer_rate.name, "must be at least 0");
@@ -177,7 +189,11 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     if (name == "adam") return make_adam(config, false);
     if (name == "adamw") return make_adam(config, true);
     if (name == "sgd") return make_sgd(config);
-    config.refuse(optimizer_name.name, no_such_name("optimizer", name, {"adam", "adamw", "sgd"}));
+    if (name == "adagrad") return make_adagrad(config);
+    if (name == "lion") return make_lion(config);
+    if (name == "rmsprop") return make_rmsprop(config);
+    config.refuse(optimizer_name.name,
+                  no_such_name("optimizer", name, {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}));
 }
 
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,

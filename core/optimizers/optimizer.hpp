@@ -12,14 +12,18 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> optimizer_name{"optimizer.name", "adamw", "adam, adamw or sgd"};
+inline constexpr Key<std::string> optimizer_name{"optimizer.name", "adamw",
+                                                 "adagrad, adam, adamw, lion, rmsprop or sgd"};
 inline constexpr Key<double> optimizer_rate{"optimizer.lr", 1e-3, "learning rate after warm-up"};
 inline constexpr Key<double> optimizer_decay{"optimizer.weight_decay", 0.1,
                                              "weight decay, on matrices and tables only"};
-inline constexpr Key<double> optimizer_beta1{"optimizer.beta1", 0.9, "adam, adamw: decay of the first moment"};
-inline constexpr Key<double> optimizer_beta2{"optimizer.beta2", 0.95, "adam, adamw: decay of the second moment"};
-inline constexpr Key<double> optimizer_epsilon{"optimizer.eps", 1e-8, "adam, adamw: added to the root"};
-inline constexpr Key<double> optimizer_momentum{"optimizer.momentum", 0.9, "sgd: momentum; 0: none"};
+inline constexpr Key<double> optimizer_beta1{"optimizer.beta1", 0.9, "adam, adamw, lion: decay of the first moment"};
+inline constexpr Key<double> optimizer_beta2{"optimizer.beta2", 0.95,
+                                             "adam, adamw: decay of the second moment; lion: of what is kept"};
+inline constexpr Key<double> optimizer_epsilon{"optimizer.eps", 1e-8,
+                                               "adagrad, adam, adamw, rmsprop: added to the root"};
+inline constexpr Key<double> optimizer_alpha{"optimizer.alpha", 0.99, "rmsprop: decay of the mean of squares"};
+inline constexpr Key<double> optimizer_momentum{"optimizer.momentum", 0.9, "rmsprop, sgd: momentum; 0: none"};
 inline constexpr Key<bool> optimizer_nesterov{"optimizer.nesterov", false, "sgd: Nesterov's momentum"};
 inline constexpr Key<double> training_max_norm{"training.max_norm", 1.0,
                                                "clip gradients to this global norm; 0: no clipping"};
@@ -41,6 +45,14 @@ public:
 std::unique_ptr<Optimizer> make_optimizer(const Config& config);
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
 std::unique_ptr<Optimizer> make_sgd(const Config& config);
+std::unique_ptr<Optimizer> make_adagrad(const Config& config);
+std::unique_ptr<Optimizer> make_lion(const Config& config);
+std::unique_ptr<Optimizer> make_rmsprop(const Config& config);
+
+// For these: a key's value, refused unless low <= it < high.
+float setting_within(const Config& config, const Key<double>& key, double low, double high);
+// The step input of those whose pace is the learning rate alone.
+ValueId learning_rate(Graph& graph, std::string name);
 
 // What stands between gradients and the update.
 struct StepControl {

@@ -34,11 +34,7 @@ public:
         settings.weight_decay = weight_decay;
         return std::make_shared<SgdUpdate>(settings, tensors);
     }
-    ValueId pace(Graph& graph, std::string name, float) const override {
-        return graph.step_input(std::move(name), {{}, DType::f32}, [](const StepState& state, const View& host) {
-            *host.as<float>() = static_cast<float>(state.learning_rate);
-        });
-    }
+    ValueId pace(Graph& graph, std::string name, float) const override { return learning_rate(graph, std::move(name)); }
 
 private:
     kernels::Sgd settings_;

@@ -17,11 +17,15 @@ namespace tessera {
 
 std::string_view name_of(MemoryKind kind) {
     constexpr std::array<std::string_view, memory_kinds> names = {
-        "weights", "gradients", "optimizer", "activations", "workspace", "communication", "data"};
+        "weights", "gradients", "optimizer", "activations", "workspace", "communication", "data", "checkpoint"};
     return names[static_cast<std::size_t>(kind)];
 }
 
 std::int64_t MemoryNeed::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}); }
+
+std::int64_t MemoryNeed::where_the_stream_works() const {
+    return total() - (*this)[MemoryKind::data] - (*this)[MemoryKind::checkpoint];
+}
 
 void MemoryNeed::grow_to(const MemoryNeed& other) {
     for (std::size_t kind = 0; kind < memory_kinds; ++kind)

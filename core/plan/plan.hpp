@@ -16,8 +16,9 @@
 
 namespace tessera {
 
-enum class MemoryKind { weights, gradients, optimizer, activations, workspace, communication, data };
-inline constexpr std::size_t memory_kinds = 7;
+// The last two lie in the host's memory: batches on their way, and the copy that checkpoints are written from.
+enum class MemoryKind { weights, gradients, optimizer, activations, workspace, communication, data, checkpoint };
+inline constexpr std::size_t memory_kinds = 8;
 std::string_view name_of(MemoryKind kind);
 
 // Bytes of each kind that a rank allocates.
@@ -27,6 +28,7 @@ struct MemoryNeed {
     std::int64_t& operator[](MemoryKind kind) { return bytes[static_cast<std::size_t>(kind)]; }
     std::int64_t operator[](MemoryKind kind) const { return bytes[static_cast<std::size_t>(kind)]; }
     std::int64_t total() const;
+    std::int64_t where_the_stream_works() const; // all but what lies in the host's memory in any case
     // Two programs that take turns in the same memory.
     void grow_to(const MemoryNeed& other);
 };

@@ -24,6 +24,8 @@ bool Evaluation::due(std::int64_t steps_done, bool last) const {
 }
 
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
+    const FlightRecorder::Scope evaluating(ground_.groups.recorder(), Activity::evaluating,
+                                           experiment_.evaluation_batches);
     const SampleForm& sample = experiment_.sizes.sample;
     Loader loader(ground_.dataset,
                   SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed)),

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fmt/format.h>
 
 namespace tessera {
 namespace {
@@ -24,11 +25,18 @@ void follow(const Stream& later, const Stream& earlier) {
     std::visit([&](const auto& s) { s.follow(std::get<std::remove_cvref_t<decltype(s)>>(earlier)); }, later);
 }
 
+// As people are told of it.
+std::string exchange_name(const Graph& graph, const Exchange& exchange) {
+    const std::string& first = graph.value(exchange.values.front()).name;
+    const std::size_t more = exchange.values.size() - 1;
+    return more == 0 ? first : fmt::format("{} and {} more", first, more);
+}
+
 } // namespace
 
 Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory, Groups& groups, Stream& stream,
                    bool replay)
-    : layout_(layout), plan_(plan), memory_(memory), groups_(groups), stream_(stream),
+    : layout_(layout), plan_(plan), memory_(memory), groups_(groups), recorder_(groups.recorder()), stream_(stream),
       exchange_stream_(sibling(stream)), message_stream_(sibling(stream)), gather_stream_(sibling(stream)),
       tree_(tree_of_replica(layout, layout.replica_axis < 0 ? 0 : groups.axis(layout.replica_axis).rank())),
       tree_of_replicas_(tree_of_replicas(layout)),
@@ -58,6 +66,7 @@ Executor::Executor(const Layout& layout, const Plan& plan, const Memory& memory,
         Sum& sum = exchanged_.emplace_back(Sum{{}, nullptr});
         for (const SlotPiece& piece : pieces_of(exchange, plan))
             sum.pieces.push_back(slot_view(0, {piece.offset, piece.bytes}));
+        if (!exchange.values.empty()) sum.name = exchange_name(graph(), exchange);
         if (layout.reproducible && layout.shares_micro_batches(exchange.axis))
             sum.tree = exchange.axis == layout.data_axis ? &tree_ : &tree_of_replicas_;
     }
@@ -144,6 +153,7 @@ void Executor::write_step_inputs(const StepState& state, Phase first, Phase last
 
 // The work is handed on by reference: a copy of its captures would allocate.
 template <class Work> void Executor::replay(Replay& part, const Work& work) {
+    if (records_ && !by_messages()) recorder_.computes("a recorded part of the step");
     if (records_)
         std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
     else
@@ -160,6 +170,7 @@ void Executor::update(const StepState& state) {
     end_uploads();
     write_step_inputs(state, Phase::update, Phase::update);
     replay(replays_[1], [&] { run(update_); });
+    recorder_.is_idle();
 }
 
 View Executor::slot_view(std::size_t slot, SlotPiece piece) const {
@@ -184,6 +195,7 @@ void Executor::merge(const Turn& turn, const std::vector<SlotPiece>& pieces) {
 void Executor::reduce(std::size_t index) {
     const Exchange& exchange = plan_.exchanges[index];
     const Sum& sum = exchanged_[index];
+    recorder_.computes(sum.name);
     Communicator& communicator = groups_.axis(exchange.axis);
     const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
     if (exchange.absent) std::visit([&](auto& s) { kernels::fill(s, buffer, 0); }, stream_);
@@ -218,6 +230,7 @@ void Executor::run(Calls calls) {
 
 // Weights that are still on their way have the data axis's communicator, one thing after the other.
 void Executor::run(const BoundCall& call) {
+    recorder_.computes(call.node->name);
     const auto start = call.gathers ? Clock::now() : Clock::time_point();
     const auto transfer = begun_.empty() ? std::nullopt : call.node->op->transfer();
     if (transfer && transfer->axis == layout_.data_axis) follow(stream_, gather_stream_);
@@ -228,6 +241,7 @@ void Executor::run(const BoundCall& call) {
 
 // What lay in its memory before has been used: on a GPU it goes on beside what follows.
 void Executor::begin(const BoundCall& call) {
+    recorder_.computes(call.node->name);
     const auto start = Clock::now();
     follow(gather_stream_, stream_);
     const Operands operands{call.inputs, call.outputs, call.workspace, call.locality, &groups_};
@@ -238,6 +252,7 @@ void Executor::begin(const BoundCall& call) {
 void Executor::end_begun(std::size_t count) {
     const auto start = Clock::now();
     const auto end = begun_.begin() + static_cast<std::ptrdiff_t>(count);
+    recorder_.computes(begun_.front().call->node->name);
     for (auto one = begun_.begin(); one != end; ++one)
         groups_.axis(layout_.data_axis).finish(one->ticket);
     follow(stream_, gather_stream_);
@@ -290,6 +305,7 @@ void Executor::transmit(std::size_t until_task) {
     for (; transmitted_ < transmissions_.size() && transmissions_[transmitted_].task <= until_task; ++transmitted_) {
         const Transmission& one = transmissions_[transmitted_];
         const View view = bind(one.message.value, {0, one.frame});
+        recorder_.computes(graph().value(one.message.value).name);
         if (one.message.lost)
             lose(message_stream_, view, one.sends);
         else if (one.sends)
@@ -347,6 +363,8 @@ void Executor::receive(const Turn& turn) {
     }
     const auto start = Clock::now();
     if (part(turn.parts.front()).work == Work::forward) begin_micro_batch(turn);
+    if (const auto& awaited = part(turn.parts.front()).receives; !awaited.empty())
+        recorder_.computes(graph().value(awaited.front().value).name);
     finish(expected_[{turn.parts.front(), turn.place.frame}]);
     seconds_waited_ += std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -380,10 +398,12 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         end_uploads();
         const Part& first = part(turn.parts.front());
         micro_batch_ = turn.micro_batch;
+        recorder_.begin_micro_batch(turn.micro_batch);
         receive(turn);
         if (watcher_) watch_received(turn);
         if (first.reads_batch) {
             bind_batch(turn.place.frame);
+            recorder_.reads_data();
             turn.micro_batch < 0 ? clear_batch() : next_batch();
         }
         state.first_sample = (plan_.share.begin + turn.micro_batch * plan_.stride) * micro_batch_size;
@@ -393,6 +413,7 @@ void Executor::run_micro_batches(StepState state, std::int64_t micro_batch_size,
         run_late_exchanges(turn);
     }
     micro_batch_ = -1;
+    recorder_.computes("messages to other stages");
     for (auto& [frame, tickets] : sent_)
         finish(tickets);
     if (layout_.stages() > 1 && !by_messages()) {

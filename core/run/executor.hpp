@@ -111,6 +111,7 @@ private:
     const Plan& plan_;
     const Memory& memory_;
     Groups& groups_;
+    FlightRecorder& recorder_; // told what is under way
     Stream& stream_;
     Stream exchange_stream_; // on a GPU a queue of its own
     Stream message_stream_;  // likewise
@@ -118,6 +119,7 @@ private:
     struct Sum {             // of an exchange
         std::vector<View> pieces;
         const SummationTree* tree; // null: in any order
+        std::string name{};
     };
     SummationTree tree_, tree_of_replicas_;                         // of the data ranks
     std::vector<Sum> exchanged_;                                    // by exchange

@@ -6,6 +6,8 @@
 #include "core/graph/recompute.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/plan/passes.hpp"
+#include "core/run/snapshot.hpp"
+#include "core/run/weights.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/nearest_name.hpp"
@@ -152,7 +154,8 @@ LoaderOptions Experiment::evaluation_loader() const {
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
                              const Stream& stream, bool evaluates)
-    : stream_(stream), shared_(common(config, form_of(config, dataset), stream)) {
+    : stream_(stream), keeps_copy_(keeps_copy(config, stream)),
+      shared_(common(config, form_of(config, dataset), stream)) {
     const RankView view{0, ranks, one_host};
     Experiment& experiment = shared_;
     experiment.steps = at_least_one(config, training_steps);
@@ -195,6 +198,8 @@ Experiment TrainingPlans::of(int rank) const {
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] =
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
+    if (keeps_copy_)
+        experiment.memory[MemoryKind::checkpoint] = Snapshot::bytes_for(parts_to_save(program, planned(program), rank));
     if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rank, stream_, experiment);
     return experiment;
 }

@@ -82,6 +82,7 @@ public:
 
 private:
     const Stream& stream_;
+    bool keeps_copy_;   // of what is saved
     Experiment shared_; // but for the plans
     CutGraph train_, evaluate_;
 };

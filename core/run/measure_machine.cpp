@@ -25,6 +25,11 @@ class Stopwatch {
 public:
     Stopwatch(const Bench& bench, Stream& stream)
         : groups_(bench.groups), stream_(stream), host_(bench.host), attempt_seconds_(bench.seconds / attempts) {}
+    // Of this rank alone; `slowness` calls count as one.
+    Stopwatch(const Bench& bench, int slowness) : Stopwatch(bench, bench.stream) {
+        alone_ = true;
+        slowness_ = slowness;
+    }
 
     // Seconds of one call on the slowest rank, in the best of some attempts.
     double seconds_of(const Call& call) {
@@ -41,11 +46,11 @@ private:
     double once(const Call& call, int repeats) {
         groups_.all().barrier(host_);
         const auto begin = std::chrono::steady_clock::now();
-        for (int i = 0; i < repeats; ++i)
+        for (int i = 0; i < repeats * slowness_; ++i)
             call();
         groups_.wait(stream_);
         auto seconds = std::chrono::duration<float>(std::chrono::steady_clock::now() - begin).count();
-        groups_.all().all_reduce(host_, View(&seconds, {}, DType::f32), Reduction::max);
+        if (!alone_) groups_.all().all_reduce(host_, View(&seconds, {}, DType::f32), Reduction::max);
         return static_cast<double>(seconds) / repeats;
     }
 
@@ -53,6 +58,8 @@ private:
     Stream& stream_;
     Stream& host_;
     double attempt_seconds_;
+    bool alone_ = false;
+    int slowness_ = 1;
 };
 
 bool is_gpu(const Stream& stream) { return !std::holds_alternative<CpuStream>(stream); }
@@ -198,6 +205,13 @@ std::vector<MeasuredRate> measure_rank(const Bench& bench, Machine& machine) {
     rates.push_back({"memory", 0, machine.memory_bandwidth});
     rates.push_back({"a call", 0, 0, machine.call_seconds});
     return rates;
+}
+
+OwnRates measure_own(const Bench& bench, int slowness) {
+    Stopwatch watch(bench, slowness);
+    constexpr std::int64_t large = 8 << 20;
+    const double flops = product_flops(watch, bench.stream, DType::f32);
+    return {flops, 3.0 * large * 4 / seconds_of_add(watch, bench.stream, large)};
 }
 
 std::vector<MeasuredRate> measure_links(const std::string& name, int axis, const Bench& bench, Links& links) {

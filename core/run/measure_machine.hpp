@@ -30,6 +30,14 @@ struct Bench {
 // slowest rank counts. Called by all ranks together, as the next.
 std::vector<MeasuredRate> measure_rank(const Bench& bench, Machine& machine);
 
+// What this rank alone reaches while all work at once: its own clock, not the slowest rank's. `slowness` times the work
+// is done and counted once, so that a slow rank can be planted. Called by all ranks together.
+struct OwnRates {
+    double flops = 0;            // per second, of f32 products
+    double memory_bandwidth = 0; // bytes per second
+};
+OwnRates measure_own(const Bench& bench, int slowness = 1);
+
 // The links between the ranks of one axis: from the times of a short and a long message, solved for alpha and beta.
 // `name` goes before the names of the collectives. An axis of one rank has none.
 std::vector<MeasuredRate> measure_links(const std::string& name, int axis, const Bench& bench, Links& links);

@@ -27,7 +27,7 @@ Memory::Memory(const MemoryNeed& need, const Layout& layout, Groups& groups, con
     Communicator& data_axis = groups.axis(layout.data_axis);
     for (std::size_t i = 0; i < memory_kinds; ++i) {
         const auto kind = static_cast<MemoryKind>(i);
-        if (kind == MemoryKind::data) continue;
+        if (kind == MemoryKind::data || kind == MemoryKind::checkpoint) continue; // loader's and saver's
         buffers_[i] = kind == MemoryKind::gradients
                           ? data_axis.allocate(stream, need[kind])
                           : std::visit([&](const auto& s) { return tessera::allocate(s, need[kind]); }, stream);

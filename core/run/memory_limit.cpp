@@ -85,7 +85,7 @@ std::optional<std::int64_t> memory_limit(const Config& config) {
 }
 
 std::int64_t counted_bytes(const MemoryNeed& need, const Stream& stream) {
-    return need.total() - (std::holds_alternative<CpuStream>(stream) ? 0 : need[MemoryKind::data]);
+    return std::holds_alternative<CpuStream>(stream) ? need.total() : need.where_the_stream_works();
 }
 
 std::string settle_recompute(Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {

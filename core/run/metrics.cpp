@@ -5,9 +5,11 @@
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 namespace tessera {
@@ -65,6 +67,41 @@ void put(Json& json, const ToldNumbers& told) {
         json[name] = number(value);
 }
 
+constexpr std::size_t most_listed = 64; // ranks, each with its times
+
+// Seconds of a step, the mean over steps and ranks, the same of the rank that did most by itself, and of each.
+Json json_of(const StepTimes& times) {
+    const auto steps = static_cast<double>(std::max<std::int64_t>(times.steps, 1));
+    const auto ranks = static_cast<double>(times.ranks.size());
+    const auto mean = [&](const auto& of) {
+        double sum = 0;
+        for (const RankTimes& rank : times.ranks)
+            sum += of(rank);
+        return number(sum / steps / ranks);
+    };
+    const std::vector<std::pair<const char*, std::function<double(const RankTimes&)>>> kinds{
+        {"computing", &RankTimes::computing},
+        {"communication", &RankTimes::communicated},
+        {"input", &RankTimes::input},
+        {"saving", &RankTimes::saving},
+        {"evaluation", &RankTimes::evaluation}};
+    const auto slowest = std::ranges::max_element(times.ranks, {}, &RankTimes::own);
+    Json json{{"steps", times.steps}}, axes = Json::object(), of_slowest{{"rank", slowest - times.ranks.begin()}};
+    for (const auto& [name, of] : kinds) {
+        json[name] = mean(of);
+        of_slowest[name] = number(of(*slowest) / steps);
+    }
+    for (std::size_t axis = 0; axis < times.axes.size(); ++axis)
+        axes[times.axes[axis]] = mean([&](const RankTimes& rank) { return rank.communication[axis]; });
+    json["communication_by_axis"] = axes;
+    json["slowest"] = of_slowest;
+    if (times.ranks.size() > most_listed) return json;
+    for (const auto& [name, of] : kinds)
+        for (const RankTimes& rank : times.ranks)
+            json["ranks"][name].push_back(number(of(rank) / steps));
+    return json;
+}
+
 } // namespace
 
 std::string console_line(const StepRecord& record, double eta_seconds) {
@@ -117,6 +154,7 @@ std::string json_line(const StepRecord& record) {
     json["seconds"] = number(record.seconds);
     json["input_wait"] = number(record.input_wait);
     json[fmt::format("{}s", record.unit)] = record.units;
+    if (!record.times.ranks.empty()) json["times"] = json_of(record.times);
     return json.dump();
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/log.hpp"
+#include "core/run/step_times.hpp"
 #include "core/run/text_file.hpp"
 
 #include <chrono>
@@ -44,6 +45,7 @@ struct StepRecord {
     double input_wait = 0;           // seconds of it spent waiting for data
     std::string_view unit = "token"; // or "sample"
     std::int64_t units = 0;          // since the start of the run
+    StepTimes times{};               // since the last step that had them; without ranks: left out
 };
 
 struct EvaluationRecord {

@@ -30,7 +30,7 @@ int stage_for(int stage, const Plan& plan, const Layout& layout) {
 } // namespace
 
 std::int64_t memory_of(const Experiment& experiment, const Machine& machine) {
-    return experiment.memory.total() - (machine.gpu ? experiment.memory[MemoryKind::data] : 0);
+    return machine.gpu ? experiment.memory.where_the_stream_works() : experiment.memory.total();
 }
 
 Prediction predict(const Experiment& experiment, const TrainingPlans& plans, int rank, const Machine& machine,

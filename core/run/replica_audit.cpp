@@ -134,6 +134,7 @@ void ReplicaAudit::repair(const Difference& difference) {
 }
 
 bool ReplicaAudit::run(std::int64_t steps_done) {
+    const FlightRecorder::Scope auditing(ground_.groups.recorder(), Activity::auditing);
     const Team team = team_of(ground_.groups.all(), ground_.host);
     const std::vector<std::string> all_marks = team.gather(marks());
     std::ostringstream found; // a line for each difference: tensor, how many ranks of most, all ranks

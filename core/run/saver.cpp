@@ -4,6 +4,8 @@
 #include "core/run/saver.hpp"
 
 #include "core/run/changed_keys.hpp"
+#include "core/run/diverged_error.hpp"
+#include "core/run/disk_space.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
@@ -72,9 +74,36 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
     return content;
 }
 
+// Rather now than after hours: a save that has no room fails.
+void Saver::check_space(std::int64_t steps_done) {
+    if (interval_ < 0) return; // perhaps nothing will be saved
+    std::int64_t bytes = 0;
+    for (const TensorPart& part : parts_to_save(experiment_.train, planned(experiment_.train), team_.rank))
+        bytes += part.data.bytes();
+    const std::vector<std::string> all = team_.gather(fmt::format("{}", bytes));
+    if (team_.rank != 0) return;
+    ComingSaves saves{.bytes = 0,
+                      .interval = interval_,
+                      .done = steps_done,
+                      .end = experiment_.steps,
+                      .retention = {ground_.config.get(checkpoint_keep), ground_.config.get(checkpoint_keep_every)},
+                      .present = count_checkpoints(folder_)};
+    for (const std::string& one : all)
+        saves.bytes += std::stoll(one);
+    const std::int64_t count = most_at_once(saves), free = free_at(folder_);
+    if (free < 0 || count == 0 || free / count >= saves.bytes) return;
+    const std::string need = fmt::format("{} has {} free, a checkpoint needs {}", folder_, in_binary_units(free),
+                                         in_binary_units(saves.bytes));
+    if (free < saves.bytes && stop_on_error_)
+        throw ConfigError(fmt::format("{}: make room, set run.folder to another disk, or go on without checkpoints: "
+                                      "checkpoint.on_error = \"continue\"",
+                                      need));
+    log_.warning(fmt::format("{}, and {} more will be there at once (checkpoint.keep_latest_k)", need, count));
+}
+
 // All ranks have the memory, or none uses it: they must agree when a save has ended.
 void Saver::make_snapshot() {
-    if (!asynchronous_) return;
+    if (!keeps_copy(ground_.config, ground_.stream)) return;
     std::string failure;
     const std::int64_t bytes = Snapshot::bytes_for(parts_to_save(experiment_.train, memory_of(executor_), team_.rank));
     try {
@@ -85,14 +114,14 @@ void Saver::make_snapshot() {
     }
     const std::vector<std::string> failures = team_.gather(failure);
     for (std::size_t rank = 0; rank < failures.size(); ++rank)
-        if (!failures[rank].empty())
+        if (!failures[rank].empty() && asynchronous_)
             log_.warning(
                 fmt::format("training will stand still for each checkpoint: rank {} has no memory for a copy: {}", rank,
                             failures[rank]));
-    asynchronous_ = team_.all(failure.empty());
-    if (!asynchronous_)
-        snapshot_.reset();
-    else
+    const bool everywhere = team_.all(failure.empty());
+    if (!everywhere) snapshot_.reset();
+    asynchronous_ = asynchronous_ && everywhere;
+    if (asynchronous_)
         log_.info(fmt::format("checkpoints are written beside training, from a copy of {} bytes on this rank",
                               with_thousands(bytes)));
 }
@@ -111,6 +140,7 @@ void Saver::make_room(const CheckpointContent& content) {
 }
 
 void Saver::save(std::int64_t steps_done, bool last) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     const Clock::time_point begin = Clock::now();
     take_further(true, false); // the save before
     const bool beside = asynchronous_ && !last;
@@ -134,6 +164,7 @@ void Saver::save(std::int64_t steps_done, bool last) {
 }
 
 std::vector<CheckpointRecord> Saver::settle(bool wait) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     take_further(wait, wait);
     return std::exchange(ended_, {});
 }
@@ -275,7 +306,7 @@ void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
     std::int64_t step = 0;
     for (;;) {
         if (path.empty())
-            throw SystemError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
+            throw DivergedError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
         const Checkpoint checkpoint(path);
         step = checkpoint.step();
         const std::string damage = damage_met_in(checkpoint);
@@ -325,12 +356,14 @@ std::int64_t Saver::start_or_resume() {
         log_.info(fmt::format("resumed from {} at step {}, written by {} rank{}", path, step, checkpoint.ranks(),
                               checkpoint.ranks() == 1 ? "" : "s"));
         set_aside_after(step);
+        check_space(step);
         make_snapshot();
         return step;
     }
     initialize_weights(experiment_.train, executor_, experiment_.seed);
     initialize_states(experiment_.train, executor_);
     set_aside_after(-1); // of step 0, too: it may be of somewhere else
+    check_space(0);
     make_snapshot();
     return 0;
 }

@@ -16,11 +16,6 @@ namespace tessera {
 
 inline constexpr Key<std::vector<std::string>> checkpoint_allow_changes{
     "checkpoint.allow_changes", "", "keys of model, data and seed that may differ from those of a resumed checkpoint"};
-inline constexpr Key<bool> checkpoint_asynchronous{
-    "checkpoint.asynchronous", true,
-    "save a copy in host memory beside the steps that follow; false: training stands still until it is on disk"};
-inline constexpr Key<std::int64_t> checkpoint_interval{
-    "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: only when asked to stop"};
 inline constexpr Key<std::int64_t> checkpoint_keep{"checkpoint.keep_latest_k", 2,
                                                    "newest checkpoints to keep; 0: all of them"};
 inline constexpr Key<std::int64_t> checkpoint_keep_every{
@@ -41,8 +36,10 @@ public:
     static void check_start(const Config& config);
 
     // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Checkpoints of later steps
-    // in the run's folder are set aside. Called by all ranks.
+    // in the run's folder are set aside. Called by all ranks. ConfigError where the disk has no room for a checkpoint.
     std::int64_t start_or_resume();
+
+    std::int64_t allocated_bytes() const { return snapshot_ == nullptr ? 0 : snapshot_->bytes(); }
 
     bool due(std::int64_t steps_done, bool last) const;
 
@@ -74,6 +71,7 @@ private:
     bool may_change(std::string_view key) const;
     void tell_of_skipped_steps(const Checkpoint& checkpoint) const;
     void make_snapshot();
+    void check_space(std::int64_t steps_done);
     void make_room(const CheckpointContent& content);
     CheckpointContent content_of(std::int64_t steps_done);
     void go_on_after(const std::exception& failure, bool last);

@@ -21,6 +21,11 @@ std::int64_t place_for(const ConstView& data, std::int64_t& end) {
 
 } // namespace
 
+bool keeps_copy(const Config& config, const Stream& stream) {
+    const bool beside = config.get(checkpoint_asynchronous) && config.get(checkpoint_interval) > 0;
+    return beside || !std::holds_alternative<CpuStream>(stream);
+}
+
 std::int64_t Snapshot::bytes_for(const std::vector<TensorPart>& parts) {
     std::int64_t end = 0;
     for (const TensorPart& part : parts)

@@ -3,12 +3,22 @@
 #pragma once
 
 #include "core/checkpoint/checkpoint.hpp"
+#include "core/config.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/stream.hpp"
 
 #include <vector>
 
 namespace tessera {
+
+inline constexpr Key<bool> checkpoint_asynchronous{
+    "checkpoint.asynchronous", true,
+    "save a copy in host memory beside the steps that follow; false: training stands still until it is on disk"};
+inline constexpr Key<std::int64_t> checkpoint_interval{
+    "checkpoint.interval", 500, "steps between checkpoints; 0: at the end only; -1: only when asked to stop"};
+
+// Whether a run keeps a copy: what is saved beside training, and what lies on a GPU, is written from one.
+bool keeps_copy(const Config& config, const Stream& stream);
 
 class Snapshot {
 public:

@@ -2,8 +2,8 @@
 // A step's numbers, read from where the step left them.
 #include "core/run/step_numbers.hpp"
 
+#include "core/run/diverged_error.hpp"
 #include "core/run/host_copy.hpp"
-#include "kernels/error.hpp"
 
 #include <array>
 #include <cmath>
@@ -29,7 +29,7 @@ void StepNumbers::restart() {
 
 void StepNumbers::end(const std::string& why) {
     diverged_ = true;
-    throw SystemError(why);
+    throw DivergedError(why);
 }
 
 // What the guard found, as a sentence; and whether training may go on.

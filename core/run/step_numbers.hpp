@@ -19,7 +19,7 @@ public:
     std::int64_t skipped_steps() const { return skipped_steps_; }
 
     // Fills the fields of `record`, whose step is over. Every rank holds the same bits, so that all throw together:
-    // SystemError when loss or gradients are not finite, in f16 only once the loss scale is below 1; with a guard, when
+    // DivergedError when loss or gradients are not finite, in f16 only once the loss scale is below 1; with a guard, when
     // it found the step odd and its policy is to stop, or too many were odd in a row.
     void read(StepRecord& record);
 

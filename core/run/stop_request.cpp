@@ -1,41 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-// The signal handlers. A handler may touch nothing but a flag of its own, so the flag has static storage.
+// The signal handlers. A handler may touch nothing but a flag of its own, so the flags have static storage.
 #include "core/run/stop_request.hpp"
 
+#include "core/exit_codes.hpp"
+
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 
 namespace tessera {
 namespace {
 
-volatile std::sig_atomic_t asked = 0;
+constexpr std::chrono::seconds same_request{1};
+constexpr int signals[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
+
+volatile std::sig_atomic_t to_save = 0, to_stop = 0, interrupts = 0;
 
 void ask(int signal) {
-    if (asked != 0 && signal == SIGINT) {
-        std::signal(SIGINT, SIG_DFL);
-        std::raise(SIGINT);
+    if (signal == SIGINT) {
+        if (interrupts != 0) std::_Exit(exit_code::interrupted);
+        interrupts = 1;
     }
-    asked = 1;
+    (signal == SIGUSR2 ? to_save : to_stop) = 1;
 }
-
-constexpr int signals[] = {SIGUSR1, SIGTERM, SIGINT};
 
 } // namespace
 
 StopRequest::StopRequest() {
-    asked = 0;
+    to_save = to_stop = interrupts = 0;
     for (const int signal : signals)
         std::signal(signal, ask);
 }
 
 StopRequest::~StopRequest() {
-    for (const int signal : signals)
-        std::signal(signal, SIG_DFL);
+    for (const int signal : signals) // one that asks for a save comes too late, and is no reason to fail
+        std::signal(signal, signal == SIGUSR1 || signal == SIGUSR2 ? SIG_IGN : SIG_DFL);
 }
 
-bool StopRequest::anywhere(Communicator& all, Stream& stream) const {
-    std::int32_t flag = asked != 0 ? 1 : 0;
-    all.all_reduce(stream, View(&flag, {}, DType::i32), Reduction::max);
-    return flag != 0;
+Request StopRequest::anywhere(Communicator& all, Stream& stream) {
+    const auto now = std::chrono::steady_clock::now();
+    const bool save = to_save != 0;
+    if (save) to_save = 0; // one that comes from here on is of the next call
+    const bool known = answered_.time_since_epoch().count() != 0 && now - answered_ < same_request;
+    auto wanted = static_cast<std::int32_t>(to_stop != 0     ? Request::stop
+                                            : save && !known ? Request::save
+                                                             : Request::none);
+    all.all_reduce(stream, View(&wanted, {}, DType::i32), Reduction::max);
+    const auto answer = static_cast<Request>(wanted);
+    if (answer == Request::save) answered_ = std::chrono::steady_clock::now();
+    return answer;
 }
 
 } // namespace tessera

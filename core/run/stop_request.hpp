@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// "Save and stop", as a person or a batch system asks for it by a signal: SIGUSR1, SIGTERM or SIGINT.
+// "Save and stop" and "save and go on", as a person or a batch system asks for them by a signal.
 #pragma once
 
 #include "parallel/communication/communicator.hpp"
 
+#include <chrono>
+
 namespace tessera {
 
-// While it lives, the three signals set a flag instead of ending the process; a second SIGINT ends it at once. One of a
-// process at a time.
+enum class Request : std::int32_t { none, save, stop }; // stop: save first; the larger one counts
+
+// While it lives, signals set a flag instead of ending the process: SIGUSR1, SIGTERM and SIGINT ask to save and stop,
+// SIGUSR2 to save and go on. A second SIGINT ends the process at once (exit_code::interrupted). One of a process at a
+// time. After its life SIGUSR1 and SIGUSR2 are ignored.
 class StopRequest {
 public:
     StopRequest();
@@ -15,8 +20,14 @@ public:
     StopRequest(const StopRequest&) = delete;
     StopRequest& operator=(const StopRequest&) = delete;
 
-    // Whether any rank has been asked. Called by all ranks together, who all get the same answer: none stops alone.
-    bool anywhere(Communicator& all, Stream& stream) const;
+    // What any rank has been asked for since the last call; once it is to stop, that stays. Called by all ranks
+    // together, who all get the same answer: none leaves or saves alone. One exchange of 4 bytes.
+    // A launcher passes SIGUSR2 on to all ranks, whom it reaches before or after this call: what comes within a second
+    // after the answer `save` is the same request.
+    Request anywhere(Communicator& all, Stream& stream);
+
+private:
+    std::chrono::steady_clock::time_point answered_{}; // with `save`
 };
 
 } // namespace tessera

@@ -4,28 +4,37 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/run/deadlines.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/core.h>
 
 namespace tessera {
 
 bool Trainer::train() {
     for (std::int64_t step = first_step_; step < experiment_.steps; ++step) {
-        train_step(step);
         const std::int64_t done = step + 1;
+        trace_.begin(done);
+        train_step(step);
         const bool last = done == experiment_.steps;
         if (audit_.due(done) && audit_.run(done)) numbers_.restart();
-        const bool stop = stop_.anywhere(ground_.groups.all(), ground_.host) && !last;
-        if (!stop && evaluation_.due(done, last)) evaluate(done);
-        if (stop || saver_.due(done, last)) save(done, stop || last);
+        Request request = stop_.anywhere(ground_.groups.all(), ground_.host);
+        if ((request != Request::stop || last) && evaluation_.due(done, last)) {
+            evaluate(done); // which may take long
+            request = std::max(request, stop_.anywhere(ground_.groups.all(), ground_.host));
+        }
+        const bool stop = request == Request::stop && !last;
+        if (request != Request::none || saver_.due(done, last)) save(done, stop || last);
         settle_saves(stop || last);
+        trace_.end(done, stop || last);
         if (stop) return false;
     }
     return true;
 }
 
 void Trainer::train_step(std::int64_t step) {
+    const FlightRecorder::StepScope recorded(ground_.groups.recorder(), step);
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch,
@@ -87,11 +96,14 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Evaluation::check_keys(config);
     ReplicaAudit::check_keys(config);
     Metrics::log_every(config);
+    StepTrace::check_keys(config);
     config.get(run_cuda_graph);
+    config.get(run_step_timeout); // the watchdog's
+    config.get(run_check_collectives);
     Log::wants_color(config);
 }
 
-Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest& stop, Log& log,
                  const std::filesystem::path& folder)
     : ground_(ground), experiment_(experiment),
       memory_(experiment.memory, experiment.train.layout, ground.groups, ground.stream),
@@ -104,9 +116,10 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, const StopR
       loader_(ground.dataset, SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.seed)),
               experiment.train_loader(first_step_),
               loader_memory(ground.stream, experiment.sizes.sample.fields, experiment.train_loader(first_step_))),
-      throughput_(experiment, ground), allocated_(memory_.allocated()) {
+      throughput_(experiment, ground), trace_(ground, experiment, log, folder), allocated_(memory_.allocated()) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
+    allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes();
 }
 
 } // namespace tessera

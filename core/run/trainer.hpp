@@ -11,6 +11,7 @@
 #include "core/run/replica_audit.hpp"
 #include "core/run/saver.hpp"
 #include "core/run/step_numbers.hpp"
+#include "core/run/step_trace.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
 
@@ -26,12 +27,15 @@ public:
 
     // Allocates the planned memory and starts or resumes (checkpoint.resume). `folder` is the run's. Called by all
     // ranks together; all arguments outlive the trainer.
-    Trainer(const Ground& ground, const Experiment& experiment, const StopRequest& stop, Log& log,
+    Trainer(const Ground& ground, const Experiment& experiment, StopRequest& stop, Log& log,
             const std::filesystem::path& folder);
 
     // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
-    // SystemError when training has diverged.
+    // DivergedError when training has diverged.
     bool train();
+
+    // Logs where the time of the steps went, and who was slow. Called by all ranks together.
+    void report(Log& log) { throughput_.report(log); }
 
     const MemoryNeed& allocated() const { return allocated_; }
     std::int64_t first_step() const { return first_step_; }
@@ -53,12 +57,13 @@ private:
     Saver saver_;
     ReplicaAudit audit_;
     Schedule schedule_;
-    const StopRequest& stop_;
+    StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off
     StepNumbers numbers_;
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;
+    StepTrace trace_;
     MemoryNeed allocated_;
 };
 

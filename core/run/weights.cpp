@@ -72,6 +72,7 @@ std::vector<std::int64_t> start_of(const Box& box) {
 }
 
 View view_from(const View& view, std::int64_t first, const Shape& shape) {
+    if (view.memory() == nullptr) return {nullptr, shape, view.dtype};
     return {static_cast<std::byte*>(view.memory()) + first * bytes_of(view.dtype), shape, view.dtype};
 }
 
@@ -148,6 +149,13 @@ void initialize_states(const Program& program, const Executor& executor) {
         if (value.parameter) continue; // memory starts at 0, and so do these
         start_state(value, executor.view(id), executor.stream());
     }
+}
+
+ViewOf planned(const Program& program) {
+    return [&program](ValueId id) {
+        const TensorType type = program.plan.seen(id, Phase::backward);
+        return View(nullptr, type.shape, type.dtype);
+    };
 }
 
 std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank) {

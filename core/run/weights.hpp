@@ -26,6 +26,9 @@ inline ViewOf memory_of(const Executor& executor) {
     return [&executor](ValueId id) { return executor.view(id); };
 }
 
+// As above, before there is memory: views with types only.
+ViewOf planned(const Program& program);
+
 // The boxes of weights and optimizer states that `rank` writes, their data where the stream works. What several ranks
 // hold alike is shared out among them, along its first dim.
 std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank);

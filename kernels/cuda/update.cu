@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Optimizer steps on the GPU: as many tensors in a launch as its parameters hold. An element is computed by the same
 // instructions whether its memory is aligned or not, and products are fused with sums only where it is written so.
-#include "kernels/cuda/piece.cuh"
+#include "kernels/cuda/element_shares.cuh"
 #include "kernels/cuda/tensor_table.cuh"
 #include "kernels/update.hpp"
 #include "kernels/update_step.hpp"
@@ -11,55 +11,8 @@
 namespace tessera::kernels {
 namespace {
 
-constexpr int threads = 256;
-constexpr int steps = 4;
-constexpr int elements_per_block = threads * 4 * steps;
-
-using Four = cuda::Piece<float, 4>;
-
-// Up to four elements of a tensor.
-struct Share {
-    std::int64_t first;
-    int count;
-    bool in_one_piece;
-
-    __device__ __forceinline__ Four load(const float* from) const {
-        if (in_one_piece) return cuda::load_piece<4>(from + first);
-        Four four{};
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (i < count) four.element[i] = from[first + i];
-        return four;
-    }
-    __device__ __forceinline__ void store(float* to, const Four& four) const {
-        if (in_one_piece) return cuda::store_piece(to + first, four);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (i < count) to[first + i] = four.element[i];
-    }
-    __device__ __forceinline__ void store(__nv_bfloat16* to, const Four& four) const {
-        cuda::Piece<__nv_bfloat16, 4> low;
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            low.element[i] = cuda::from_float<__nv_bfloat16>(four.element[i]);
-        if (in_one_piece) return cuda::store_piece(to + first, low);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (i < count) to[first + i] = low.element[i];
-    }
-};
-
-// Calls work(share) for this thread's share of what its block does of a tensor.
-template <class Work>
-__device__ __forceinline__ void for_shares(std::int64_t block, std::int64_t count, bool aligned, const Work& work) {
-#pragma unroll 2
-    for (int step = 0; step < steps; ++step) {
-        const std::int64_t first = block * elements_per_block + (step * threads + threadIdx.x) * 4;
-        if (first >= count) return;
-        const bool whole = first + 4 <= count;
-        work(Share{first, whole ? 4 : static_cast<int>(count - first), whole && aligned});
-    }
-}
+using cuda::elements_per_block, cuda::for_shares, cuda::Four, cuda::Share;
+constexpr int threads = cuda::share_threads;
 
 struct AdamPointers {
     const float* gradient;

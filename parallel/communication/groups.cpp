@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "parallel/communication/local.hpp"
+#include "parallel/communication/make_communicator.hpp"
 #include "parallel/communication/mpi.hpp"
 #include "parallel/communication/nccl.hpp"
 #include "parallel/communication/shared_memory.hpp"
@@ -39,8 +40,24 @@ std::vector<std::unique_ptr<Communicator>> along_axes(const AnyStream& stream, c
 
 } // namespace
 
+std::unique_ptr<Communicator> make_communicator(ProcessGroup group, const std::string& name, const Stream& stream,
+                                                bool shared_memory) {
+    return std::visit(
+        [&](const auto& s) -> std::unique_ptr<Communicator> {
+            if constexpr (std::is_same_v<std::remove_cvref_t<decltype(s)>, CpuStream>) {
+                return on_host(std::move(group), shared_memory);
+            } else {
+                if (group.size() == 1) return make_local_communicator();
+                std::vector<AxisRanks> ranks;
+                ranks.push_back({name, std::move(group)});
+                return std::move(make_nccl_communicators(s, ranks, SumOrder::tree).front());
+            }
+        },
+        stream);
+}
+
 Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory, SumOrder order,
-               bool shared_gpus) {
+               bool shared_gpus, std::optional<Watch> watch) {
     if (mesh.size() != world.size())
         throw ConfigError(fmt::format("the mesh ({}) has {} ranks, but the launcher started {}", mesh.text(),
                                       mesh.size(), world.size()));
@@ -48,7 +65,10 @@ Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool 
     if (!world.group().all(on_cpus) && !world.group().all(!on_cpus))
         throw ConfigError(fmt::format("rank {} on {} computes on a {}, which not all ranks do", world.rank(),
                                       world.host(), on_cpus ? "CPU" : "GPU"));
-    all_ = own(on_host(world.group().split(0, world.rank()), shared_memory));
+    if (watch) recorder_ = &watch->recorder;
+    const ProcessGroup& everybody = world.group();
+    all_ = own_recorded(on_host(everybody.split(0, world.rank()), shared_memory), {0, "all ranks"}, watch,
+                        [&] { return everybody.split(0, world.rank()); });
     const std::vector<int> coordinate = mesh.coordinate(world.rank());
     std::vector<AxisRanks> connected;
     std::vector<std::size_t> places; // of these among the axes
@@ -69,7 +89,11 @@ Groups::Groups(const World& world, const Mesh& mesh, const Stream& stream, bool 
         [&](const auto& s) { return along_axes(s, world, std::move(connected), shared_memory, order, shared_gpus); },
         stream);
     for (std::size_t i = 0; i < made.size(); ++i)
-        axes_[places[i]] = own(std::move(made[i]));
+        axes_[places[i]] =
+            own_recorded(std::move(made[i]), recorded_axis(mesh, static_cast<int>(places[i])), watch, [&] {
+                const int axis = static_cast<int>(places[i]);
+                return everybody.split(mesh.group(world.rank(), axis).front(), coordinate[places[i]]);
+            });
 }
 
 Groups::Groups(const Mesh& mesh) {
@@ -100,6 +124,19 @@ void Groups::wait(Stream& stream, Seconds patience) {
     for (Communicator* const axis : axes_) // one rank alone knows no more than the stream does
         if (axis->size() > 1) axis->wait(stream, patience);
     std::visit([](const auto& s) { s.wait(); }, stream);
+}
+
+RecordedAxis recorded_axis(const Mesh& mesh, int axis) {
+    return {axis + 1, fmt::format("the axis '{}'", mesh.axis(axis).name)};
+}
+
+// A comparison has messages of its own: `again` makes a group of the same ranks.
+Communicator* Groups::own_recorded(std::unique_ptr<Communicator> communicator, RecordedAxis axis,
+                                   const std::optional<Watch>& watch, const std::function<ProcessGroup()>& again) {
+    if (!watch || communicator->size() == 1) return own(std::move(communicator));
+    std::optional<ProcessGroup> check;
+    if (watch->check) check = again();
+    return own(make_recorded_communicator(std::move(communicator), std::move(axis), watch->recorder, std::move(check)));
 }
 
 Communicator* Groups::own(std::unique_ptr<Communicator> communicator) {

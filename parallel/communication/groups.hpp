@@ -3,10 +3,12 @@
 #pragma once
 
 #include "parallel/communication/communicator.hpp"
+#include "parallel/communication/recorded.hpp"
 #include "parallel/layout/mesh.hpp"
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,8 +26,13 @@ public:
     // whose ranks are on one host where `shared_memory` allows, otherwise MPI. Throws ConfigError when mesh and world
     // differ in size, two ranks use one GPU (unless `shared_gpus`: for a substitute of NCCL, or hosts that only seem to
     // be one), or some compute on a CPU and others on a GPU.
+    // With `watch`, which outlives the groups, calls are recorded there.
+    struct Watch {
+        FlightRecorder& recorder;
+        bool check; // and compared between the ranks (recorded.hpp)
+    };
     Groups(const World& world, const Mesh& mesh, const Stream& stream, bool shared_memory,
-           SumOrder order = SumOrder::tree, bool shared_gpus = false);
+           SumOrder order = SumOrder::tree, bool shared_gpus = false, std::optional<Watch> watch = std::nullopt);
 
     // One rank alone, without MPI. Throws ConfigError when the mesh has more than one rank.
     explicit Groups(const Mesh& mesh);
@@ -39,16 +46,26 @@ public:
     Communicator& axis(int index) { return *axes_.at(static_cast<std::size_t>(index)); }
     Communicator& all() { return *all_; }
 
+    // Of this rank; one that nobody reads where the groups were made without.
+    FlightRecorder& recorder() { return *recorder_; }
+
     // Communicator::wait, with an eye on the communicators of all axes.
     void wait(Stream& stream, Seconds patience = forever);
 
 private:
     Communicator* own(std::unique_ptr<Communicator> communicator);
+    Communicator* own_recorded(std::unique_ptr<Communicator> communicator, RecordedAxis axis,
+                               const std::optional<Watch>& watch, const std::function<ProcessGroup()>& again);
 
     std::vector<std::unique_ptr<Communicator>> owned_;
     std::vector<Communicator*> axes_;
     Communicator* all_ = nullptr;
+    std::unique_ptr<FlightRecorder> unread_ = std::make_unique<FlightRecorder>();
+    FlightRecorder* recorder_ = unread_.get();
 };
+
+// An axis of the mesh as a rank's recorder counts it: 0 is all ranks.
+RecordedAxis recorded_axis(const Mesh& mesh, int axis);
 
 // Runs `body` once per rank of any mesh, each in a thread of its own, as the other run_as_threads (local.hpp) does.
 void run_as_threads(const Mesh& mesh, const std::function<void(int rank, Groups groups)>& body);

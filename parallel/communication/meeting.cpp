@@ -3,6 +3,7 @@
 #include "parallel/communication/meeting.hpp"
 
 #include "kernels/error.hpp"
+#include "parallel/communication/lost_error.hpp"
 
 #include <fmt/format.h>
 #include <sched.h>
@@ -41,7 +42,7 @@ template <class Condition> void Meeting::wait(const Condition& condition) const 
     }
     while (!condition()) {
         if (failed_ != nullptr && failed_->load(std::memory_order_relaxed))
-            throw SystemError("another rank of this process failed");
+            throw LostError("another rank of this process failed");
         if (meanwhile_) meanwhile_();
         sched_yield();
     }

@@ -57,7 +57,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<int
 
 class Meeting {
 public:
-    // `failed` may be null; once it is set, waiting throws SystemError.
+    // `failed` may be null; once it is set, waiting throws LostError.
     Meeting(int rank, std::vector<Post*> posts, const std::atomic<bool>* failed);
 
     // Called now and then while this rank waits.

@@ -3,7 +3,7 @@
 #include "parallel/communication/nccl_connections.hpp"
 
 #include "kernels/cuda/device.hpp"
-#include "kernels/error.hpp"
+#include "parallel/communication/lost_error.hpp"
 
 #include <exception>
 #include <fmt/format.h>
@@ -53,8 +53,8 @@ std::size_t NcclConnections::connect(const std::string& axis, const ProcessGroup
 ncclComm_t NcclConnections::begin(std::size_t number, const char* call, std::int64_t bytes) {
     Connection& connection = connections_.at(number);
     if (connection.communicator == nullptr)
-        throw SystemError(fmt::format("{}: {} after the end of its connections: {}", place(connection), call,
-                                      failure_.empty() ? "an exception passed" : failure_));
+        throw LostError(fmt::format("{}: {} after the end of its connections: {}", place(connection), call,
+                                    failure_.empty() ? "an exception passed" : failure_));
     connection.last = {connection.last.number + 1, call, bytes};
     if (connection.first_open.number == 0) connection.first_open = connection.last;
     return connection.communicator;
@@ -128,7 +128,7 @@ void NcclConnections::abort() {
 void NcclConnections::fail(const std::string& why) {
     failure_ = why;
     abort();
-    throw SystemError(why);
+    throw LostError(why);
 }
 
 std::string NcclConnections::place(const Connection& connection) {

@@ -15,7 +15,7 @@
 
 namespace tessera {
 
-// Errors are SystemErrors that name the axis, this rank, the call and what NCCL says.
+// Errors are LostErrors that name the axis, this rank, the call and what NCCL says.
 class NcclConnections {
 public:
     explicit NcclConnections(const CudaStream& stream);

@@ -3,6 +3,7 @@
 #include "parallel/communication/process_group.hpp"
 
 #include "kernels/error.hpp"
+#include "parallel/communication/lost_error.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -21,7 +22,7 @@ void check(int code, std::string_view call, std::int64_t bytes, int rank) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     MPI_Error_string(code, text, &length);
-    throw SystemError(fmt::format("{} of {} bytes on rank {} failed: {}", call, bytes, rank, text));
+    throw LostError(fmt::format("{} of {} bytes on rank {} failed: {}", call, bytes, rank, text));
 }
 
 } // namespace

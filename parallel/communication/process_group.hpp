@@ -17,7 +17,7 @@ struct Message {
     int peer;
 };
 
-// All calls but rank() and size() are collective, and throw SystemError with MPI's own text, the call, the bytes and
+// All calls but rank() and size() are collective, and throw LostError with MPI's own text, the call, the bytes and
 // the rank. Move-only; counts above an int are sent in pieces.
 class ProcessGroup {
 public:

@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "parallel/communication/cut.hpp"
+#include "parallel/communication/lost_error.hpp"
 
 #include <chrono>
 #include <fmt/format.h>
@@ -44,7 +45,7 @@ ThreadMail::Ticket ThreadMail::expect(int from, View view, int to, int channel) 
 void ThreadMail::finish(Ticket ticket) {
     std::unique_lock lock(mutex_);
     while (under_way_.contains(ticket)) {
-        if (failed_) throw SystemError("another rank of this process failed");
+        if (failed_) throw LostError("another rank of this process failed");
         moved_.wait_for(lock, std::chrono::milliseconds(20));
     }
 }

@@ -20,7 +20,7 @@ class ThreadMail {
 public:
     using Ticket = std::int64_t;
 
-    // `failed`: once it is set, finish() throws SystemError.
+    // `failed`: once it is set, finish() throws LostError.
     explicit ThreadMail(const std::atomic<bool>& failed) : failed_(failed) {}
 
     Ticket post(int from, ConstView view, int to, int channel);

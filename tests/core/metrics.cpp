@@ -90,6 +90,20 @@ TEST(Metrics, OfF16TellTheLossScaleAndSkippedSteps) {
                 AllOf(HasSubstr("\"grad_norm\":null"), HasSubstr("\"loss_scale\":32768.0,\"skipped_steps\":2,")));
 }
 
+TEST(Metrics, JsonTellsWhereTheTimeOfTheRanksWent) {
+    StepRecord logged = record(20);
+    EXPECT_FALSE(nlohmann::json::parse(json_line(logged)).contains("times"));
+    logged.times = {10, {"data"}, {{1, 0, 0, 0, {3}}, {0.5, 2, 0.25, 0.25, {1}}}};
+    const nlohmann::json times = nlohmann::json::parse(json_line(logged))["times"];
+    EXPECT_EQ(times, nlohmann::json::parse(R"({"steps":10,"computing":0.075,"communication":0.2,"input":0.1,
+        "saving":0.0125,"evaluation":0.0125,"communication_by_axis":{"data":0.2},
+        "slowest":{"rank":1,"computing":0.05,"communication":0.1,"input":0.2,"saving":0.025,"evaluation":0.025},
+        "ranks":{"computing":[0.1,0.05],"communication":[0.3,0.1],"input":[0.0,0.2],"saving":[0.0,0.025],
+                 "evaluation":[0.0,0.025]}})"));
+    logged.times.ranks.resize(65, logged.times.ranks[0]);
+    EXPECT_FALSE(nlohmann::json::parse(json_line(logged))["times"].contains("ranks")); // too many to list
+}
+
 TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {
     StepRecord unknown = record(1);
     unknown.grad_norm = unknown.tflops = unknown.mfu = -1;

@@ -19,7 +19,7 @@ namespace {
 
 struct Settings {
     std::string name;
-    double decay = 0, beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, momentum = 0;
+    double decay = 0, beta1 = 0.9, beta2 = 0.99, epsilon = 1e-8, momentum = 0, alpha = 0.99;
     bool nesterov = false;
     double rate = 0.1, max_norm = 0;
 };
@@ -27,12 +27,12 @@ struct Settings {
 Config config_of(const Settings& s) {
     return Config::parse(
         fmt::format("[optimizer]\nname = \"{}\"\nweight_decay = {}\nbeta1 = {}\nbeta2 = {}\neps = {}\nmomentum = {}\n"
-                    "nesterov = {}\nlr = {}\n[training]\nmax_norm = {}\n",
-                    s.name, s.decay, s.beta1, s.beta2, s.epsilon, s.momentum, s.nesterov, s.rate, s.max_norm),
+                    "nesterov = {}\nalpha = {}\nlr = {}\n[training]\nmax_norm = {}\n",
+                    s.name, s.decay, s.beta1, s.beta2, s.epsilon, s.momentum, s.nesterov, s.alpha, s.rate, s.max_norm),
         "test.toml", {}, known_keys());
 }
 
-// torch.optim.{Adam, AdamW, SGD}, one parameter.
+// torch.optim.{Adagrad, Adam, AdamW, RMSprop, SGD}, and Lion as its paper has it; one parameter.
 struct Reference {
     std::vector<double> weight, first, second;
 
@@ -43,13 +43,30 @@ struct Reference {
         for (std::size_t i = 0; i < weight.size(); ++i) {
             double g = gradient[i];
             double& w = weight[i];
-            if (s.name == "adamw")
+            if (s.name == "adamw" || s.name == "lion")
                 w *= 1 - rate * decay;
             else
                 g += decay * w;
             if (s.name == "sgd") {
                 first[i] = step == 0 ? g : s.momentum * first[i] + g;
                 w -= rate * (s.nesterov ? g + s.momentum * first[i] : s.momentum == 0 ? g : first[i]);
+                continue;
+            }
+            if (s.name == "adagrad") {
+                first[i] += g * g;
+                w -= rate * g / (std::sqrt(first[i]) + s.epsilon);
+                continue;
+            }
+            if (s.name == "rmsprop") {
+                first[i] = s.alpha * first[i] + (1 - s.alpha) * g * g;
+                second[i] = s.momentum * second[i] + g / (std::sqrt(first[i]) + s.epsilon);
+                w -= rate * second[i];
+                continue;
+            }
+            if (s.name == "lion") {
+                const double c = s.beta1 * first[i] + (1 - s.beta1) * g;
+                w -= rate * (c > 0 ? 1 : c < 0 ? -1 : 0);
+                first[i] = s.beta2 * first[i] + (1 - s.beta2) * g;
                 continue;
             }
             first[i] = s.beta1 * first[i] + (1 - s.beta1) * g;
@@ -77,7 +94,8 @@ struct Trained {
     explicit Trained(const Settings& settings) {
         const ValueId loss = graph.apply(std::make_shared<Quadratic>(), "quadratic", {w, b})[2];
         const Config config = config_of(settings);
-        norm = append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config), {.max_norm = settings.max_norm});
+        norm = append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config),
+                                {.max_norm = settings.max_norm});
     }
 };
 
@@ -143,8 +161,23 @@ TEST(Optimizers, SgdFollowsPyTorch) {
     expect_follows_reference({.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true});
 }
 
+TEST(Optimizers, AdagradFollowsPyTorch) {
+    expect_follows_reference({.name = "adagrad"});
+    expect_follows_reference({.name = "adagrad", .decay = 0.3, .epsilon = 1e-3});
+}
+
+TEST(Optimizers, RmsPropFollowsPyTorch) {
+    expect_follows_reference({.name = "rmsprop"});
+    expect_follows_reference({.name = "rmsprop", .decay = 0.3, .epsilon = 1e-3, .momentum = 0.9, .alpha = 0.9});
+}
+
+TEST(Optimizers, LionFollowsItsPaper) {
+    expect_follows_reference({.name = "lion"});
+    expect_follows_reference({.name = "lion", .decay = 0.3, .beta1 = 0.8, .beta2 = 0.95});
+}
+
 TEST(Optimizers, ClipTheGlobalNorm) {
-    for (const char* name : {"adam", "adamw", "sgd"}) {
+    for (const char* name : {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}) {
         EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 2}), 0.5) << name;
         EXPECT_EQ(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 1e3}), 1) << name;
     }
@@ -152,7 +185,7 @@ TEST(Optimizers, ClipTheGlobalNorm) {
 
 // Nothing but the decay moves a weight whose gradient is zero.
 TEST(Optimizers, DecayOnlyWhatDecays) {
-    for (const char* name : {"adam", "adamw", "sgd"}) {
+    for (const char* name : {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}) {
         const Trained trained({.name = name, .decay = 0.5});
         PlannedRun run(trained.graph);
         run.set(trained.w, std::vector<float>(15, 1.0f));
@@ -173,6 +206,10 @@ TEST(Optimizers, HoldTheStatesTheyNeed) {
     EXPECT_EQ(states({.name = "adamw"}), 4);
     EXPECT_EQ(states({.name = "sgd"}), 0);
     EXPECT_EQ(states({.name = "sgd", .momentum = 0.9}), 2);
+    EXPECT_EQ(states({.name = "adagrad"}), 2);
+    EXPECT_EQ(states({.name = "rmsprop"}), 2);
+    EXPECT_EQ(states({.name = "rmsprop", .momentum = 0.9}), 4);
+    EXPECT_EQ(states({.name = "lion"}), 2);
     const Trained trained({.name = "adamw"});
     EXPECT_NO_THROW(trained.graph.named("optimizer.first_moment/w"));
     EXPECT_NO_THROW(trained.graph.named("optimizer.second_moment/b"));
@@ -237,7 +274,10 @@ TEST(Optimizers, UpdatesShardedAreUpdatesWhole) {
                                {.name = "adam"},
                                {.name = "adamw", .decay = 0.3},
                                {.name = "sgd"},
-                               {.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true}}) {
+                               {.name = "sgd", .decay = 0.3, .momentum = 0.9, .nesterov = true},
+                               {.name = "adagrad", .decay = 0.3},
+                               {.name = "rmsprop", .decay = 0.3, .momentum = 0.9},
+                               {.name = "lion", .decay = 0.3}}) {
         const Trained trained(settings);
         for (const Node& node : trained.graph.nodes()) {
             if (node.op->writes().empty()) continue;
@@ -281,6 +321,9 @@ TEST(Optimizers, RefuseWhatTheyCannotUse) {
     expect_refused({.name = "adamw", .beta2 = -0.1}, "optimizer.beta2 = -0.1");
     expect_refused({.name = "adamw", .decay = -1}, "optimizer.weight_decay = -1");
     expect_refused({.name = "sgd", .momentum = 1}, "optimizer.momentum = 1");
+    expect_refused({.name = "rmsprop", .alpha = 1}, "optimizer.alpha = 1");
+    expect_refused({.name = "lion", .beta2 = 1}, "optimizer.beta2 = 1");
+    expect_refused({.name = "adagrad", .epsilon = -1}, "optimizer.eps = -1");
     expect_refused({.name = "sgd", .nesterov = true}, "needs optimizer.momentum above 0");
     expect_refused({.name = "sgd", .decay = -1}, "optimizer.weight_decay = -1");
     expect_refused({.name = "sgd", .rate = -1}, "optimizer.lr = -1");

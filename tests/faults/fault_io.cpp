@@ -1,26 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 // A library to load before all others (LD_PRELOAD): it counts the calls that change files below one folder, and at the
-// k-th of them kills the process or lets the call fail. Armed by environment variables, or by a program through
-// fault_arm (dlsym), which so tries all k without starting anew.
+// k-th of them kills the process, lets the call fail or lets it wait. Armed by environment variables, or by a program
+// through fault_arm (dlsym), which so tries all k without starting anew.
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
-//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, or a name as ENOSPC, EIO,
-//   EDQUOT FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
+//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits two seconds), or a
+//                                                                          name as ENOSPC, EIO, EDQUOT
+//   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
+//   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
+//   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
+//   FAULT_FREE    so many bytes are free wherever somebody asks
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdarg>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <mutex>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
 
-enum Kind { kill_process, short_write, error_number };
+enum Kind { kill_process, short_write, slow, error_number };
 
 char folder[4096];
 std::atomic<long> calls{0};
@@ -28,6 +37,9 @@ long act_at = 0;
 Kind kind = kill_process;
 int number = 0;
 std::size_t refused_bytes = 0;
+const char* once = nullptr;
+char unreadable[4096];
+long free_bytes = -1;
 
 // The system's own function behind ours.
 template <class Function> Function* real(Function*, const char* name) {
@@ -37,9 +49,9 @@ template <class Function> Function* real(Function*, const char* name) {
 
 bool is_ours(const char* path) { return folder[0] != '\0' && path != nullptr && std::strstr(path, folder) != nullptr; }
 
-bool is_ours(int descriptor) {
-    if (folder[0] == '\0') return false;
-    char link[64] = "/proc/self/fd/", path[4096];
+// Of the file behind a descriptor.
+bool path_of(int descriptor, char (&path)[4096]) {
+    char link[64] = "/proc/self/fd/";
     char digits[16];
     int length = 0;
     for (int rest = descriptor; rest > 0 || length == 0; rest /= 10)
@@ -49,13 +61,44 @@ bool is_ours(int descriptor) {
     const ssize_t size = readlink(link, path, sizeof path - 1);
     if (size < 0) return false;
     path[size] = '\0';
-    return is_ours(path);
+    return true;
+}
+
+bool path_holds(int descriptor, const char* text) {
+    char path[4096];
+    return text[0] != '\0' && path_of(descriptor, path) && std::strstr(path, text) != nullptr;
+}
+
+bool is_ours(int descriptor) { return path_holds(descriptor, folder); }
+
+// What was done when to which file of ours, a line each: "NANOSECONDS CALL PATH".
+char record[1 << 18];
+std::size_t recorded = 0;
+std::mutex recording;
+
+void note(const char* call, const char* path) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const std::lock_guard lock(recording);
+    const std::size_t room = sizeof record - recorded;
+    const int length = std::snprintf(record + recorded, room, "%lld %s %s\n",
+                                     static_cast<long long>(now.tv_sec) * 1'000'000'000 + now.tv_nsec, call, path);
+    if (length > 0 && static_cast<std::size_t>(length) < room) recorded += static_cast<std::size_t>(length);
+}
+
+void note(const char* call, int descriptor) {
+    char path[4096];
+    if (path_of(descriptor, path)) note(call, path);
 }
 
 // Counts the call; whether it is the one.
 bool due() {
     if (++calls != act_at) return false;
+    if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
+    if (kind == slow)
+        for (unsigned left = 2; left > 0;) // a signal interrupts it
+            left = sleep(left);
     return true;
 }
 
@@ -71,7 +114,7 @@ void choose(const char* text) {
         const char* name;
         int value;
     } errors[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"EDQUOT", EDQUOT}, {"EACCES", EACCES}};
-    kind = std::strcmp(text, "short") == 0 ? short_write : kill_process;
+    kind = std::strcmp(text, "short") == 0 ? short_write : std::strcmp(text, "slow") == 0 ? slow : kill_process;
     for (const auto& error : errors)
         if (std::strcmp(text, error.name) == 0) {
             kind = error_number;
@@ -85,8 +128,11 @@ struct ArmedByEnvironment {
                    *mine = getenv("OMPI_COMM_WORLD_RANK");
         if (where == nullptr || (rank != nullptr && (mine == nullptr || std::strcmp(rank, mine) != 0))) return;
         std::strncpy(folder, where, sizeof folder - 1);
+        if (const char* text = getenv("FAULT_UNREADABLE")) std::strncpy(unreadable, text, sizeof unreadable - 1);
+        if (const char* bytes = getenv("FAULT_FREE")) free_bytes = atol(bytes);
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
+        if (const char* file = getenv("FAULT_ONCE")) once = file;
         if (const char* bytes = getenv("FAULT_MEMORY")) refused_bytes = static_cast<std::size_t>(atoll(bytes));
     }
 } armed;
@@ -102,11 +148,33 @@ extern "C" {
 void fault_arm(const char* where, long at, const char* what) {
     std::strncpy(folder, where, sizeof folder - 1);
     calls = 0;
+    recorded = 0;
     act_at = at;
     choose(what);
 }
 
+// Since fault_arm.
+const char* fault_record() { return record; }
+
 long fault_calls() { return calls; }
+
+void fault_unreadable(const char* text) { std::strncpy(unreadable, text, sizeof unreadable - 1); }
+
+ssize_t pread64(int descriptor, void* data, size_t bytes, off64_t place) {
+    if (path_holds(descriptor, unreadable)) {
+        errno = EIO;
+        return -1;
+    }
+    return REAL(pread64)(descriptor, data, bytes, place);
+}
+
+ssize_t pread(int descriptor, void* data, size_t bytes, off_t place) { return pread64(descriptor, data, bytes, place); }
+
+int statvfs(const char* path, struct statvfs* space) {
+    const int result = REAL(statvfs)(path, space);
+    if (free_bytes >= 0 && result == 0) space->f_bavail = static_cast<fsblkcnt_t>(free_bytes) / space->f_frsize;
+    return result;
+}
 
 int open(const char* path, int flags, ...) {
     std::va_list arguments;
@@ -136,6 +204,7 @@ int openat(int descriptor, const char* path, int flags, ...) {
 }
 
 ssize_t write(int descriptor, const void* data, size_t bytes) {
+    if (is_ours(descriptor)) note("write", descriptor);
     if (is_ours(descriptor) && due()) {
         if (kind == error_number) {
             errno = number;
@@ -147,6 +216,7 @@ ssize_t write(int descriptor, const void* data, size_t bytes) {
 }
 
 ssize_t pwrite64(int descriptor, const void* data, size_t bytes, off64_t place) {
+    if (is_ours(descriptor)) note("write", descriptor);
     if (is_ours(descriptor) && due()) {
         if (kind == error_number) {
             errno = number;
@@ -168,7 +238,9 @@ int ftruncate(int descriptor, off_t bytes) {
 
 int fsync(int descriptor) {
     if (is_ours(descriptor) && fails()) return -1;
-    return REAL(fsync)(descriptor);
+    const int result = REAL(fsync)(descriptor);
+    if (is_ours(descriptor)) note("fsync", descriptor);
+    return result;
 }
 
 // A descriptor is closed even where close fails.
@@ -183,11 +255,13 @@ int close(int descriptor) {
 
 int rename(const char* from, const char* to) {
     if ((is_ours(from) || is_ours(to)) && fails()) return -1;
+    if (is_ours(to)) note("rename", to);
     return REAL(rename)(from, to);
 }
 
 int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) {
     if ((is_ours(from) || is_ours(to)) && fails()) return -1;
+    if (is_ours(to)) note("rename", to);
     return REAL(renameat2)(from_folder, from, to_folder, to, flags);
 }
 
@@ -198,16 +272,19 @@ int mkdir(const char* path, mode_t mode) {
 
 int unlink(const char* path) {
     if (is_ours(path) && fails()) return -1;
+    if (is_ours(path)) note("unlink", path);
     return REAL(unlink)(path);
 }
 
 int unlinkat(int descriptor, const char* path, int flags) {
     if ((is_ours(path) || (descriptor >= 0 && is_ours(descriptor))) && fails()) return -1;
+    if (is_ours(path) || (descriptor >= 0 && is_ours(descriptor))) note("unlink", path);
     return REAL(unlinkat)(descriptor, path, flags);
 }
 
 int rmdir(const char* path) {
     if (is_ours(path) && fails()) return -1;
+    if (is_ours(path)) note("unlink", path);
     return REAL(rmdir)(path);
 }
 
@@ -221,6 +298,7 @@ void* mmap(void* place, size_t bytes, int protection, int flags, int descriptor,
 
 int remove(const char* path) {
     if (is_ours(path) && fails()) return -1;
+    if (is_ours(path)) note("unlink", path);
     return REAL(remove)(path);
 }
 

@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <set>
+#include <sstream>
 
 using namespace tessera;
 namespace fs = std::filesystem;
@@ -26,6 +28,7 @@ bool long_form() { return std::getenv("TESSERA_LONG_TESTS") != nullptr; }
 auto* fault_arm() {
     return reinterpret_cast<void (*)(const char*, long, const char*)>(dlsym(RTLD_DEFAULT, "fault_arm"));
 }
+auto* fault_record() { return reinterpret_cast<const char* (*)()>(dlsym(RTLD_DEFAULT, "fault_record")); }
 auto* fault_calls() { return reinterpret_cast<long (*)()>(dlsym(RTLD_DEFAULT, "fault_calls")); }
 
 constexpr std::int64_t rows = 6;
@@ -147,7 +150,74 @@ bool fail_at(int ranks, int victim, long at, const char* kind, const std::string
     return true;
 }
 
+// What a rank did to files, in its order; times are those of all ranks of a host.
+struct Act {
+    long long time = 0;
+    std::string call, path;
+};
+
+std::vector<Act> acts_of(const std::string& record) {
+    std::vector<Act> acts;
+    std::istringstream lines(record);
+    for (Act act; lines >> act.time >> act.call && std::getline(lines >> std::ws, act.path);)
+        acts.push_back(act);
+    return acts;
+}
+
+// Of the last act that `is` one; 0 for none.
+long long last(const std::vector<Act>& acts, const std::function<bool(const Act&)>& is) {
+    long long time = 0;
+    for (const Act& act : acts)
+        if (is(act)) time = act.time;
+    return time;
+}
+
 } // namespace
+
+// What a power cut leaves: nothing that was not synced may be needed by what can be seen.
+TEST(Faults, NothingIsShownBeforeItIsOnTheDisk) {
+    ASSERT_NE(fault_record(), nullptr) << "LD_PRELOAD the library of fault_io.cpp";
+    const ScratchFolder scratch(place);
+    save_undisturbed(scratch.path(), 1);
+    std::vector<std::vector<Act>> ranks;
+    for (const RankEnd& end : run_processes(2, [&](const Team& team) {
+             fault_arm()(place, 0, "kill");
+             const std::string failure = save_step(team, scratch.path(), 2);
+             return failure.empty() ? fault_record()() : failure;
+         }))
+        ranks.push_back(acts_of(end.said));
+    const std::string shown = scratch.path("step-00000002"), hidden = scratch.path(".tmp-step-00000002");
+    const auto is = [](const char* call, const std::string& path) {
+        return [=](const Act& act) { return act.call == call && act.path == path; };
+    };
+    const long long published = last(ranks[0], is("rename", shown));
+    const long long manifest = last(ranks[0], is("write", hidden + "/MANIFEST"));
+    ASSERT_GT(published, 0);
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+        std::set<std::string> written;
+        for (const Act& act : ranks[rank])
+            if (act.call == "write" && act.path.starts_with(hidden)) written.insert(act.path);
+        EXPECT_EQ(written.size(), rank == 0 ? 3U : 1U); // its own; index and MANIFEST
+        for (const std::string& path : written) {
+            const long long synced = last(ranks[rank], is("fsync", path));
+            EXPECT_GT(synced, last(ranks[rank], is("write", path))) << path;
+            EXPECT_LT(synced, published) << path;
+            if (!path.ends_with("/MANIFEST")) EXPECT_LT(synced, manifest) << path; // which is the last
+        }
+    }
+    const long long folder = last(ranks[0], is("fsync", hidden)), parent = last(ranks[0], is("fsync", scratch.path()));
+    EXPECT_GT(folder, last(ranks[0], is("fsync", hidden + "/MANIFEST")));
+    EXPECT_LT(folder, published);
+    EXPECT_GT(parent, published);
+    for (const Act& act : ranks[0]) // the checkpoint before goes when the new one stays
+        if (act.path.starts_with(scratch.path()) && act.call != "write" && act.call != "fsync" && act.path != shown)
+            EXPECT_GT(act.time, published) << act.call << ' ' << act.path;
+    EXPECT_TRUE(std::ranges::any_of(ranks[0], [&](const Act& act) {
+        return act.call == "fsync" && act.path == scratch.path() && act.time > published &&
+               act.time < last(
+                              ranks[0], [](const Act& one) { return one.call == "unlink"; });
+    }));
+}
 
 TEST(Faults, KilledAtEachCallOfASave) {
     ASSERT_NE(fault_arm(), nullptr) << "LD_PRELOAD the library of fault_io.cpp";

@@ -2,6 +2,7 @@
 // run_child: exit codes, environment and input of the child, and what becomes of signals to the launcher.
 #include "launcher/child.hpp"
 
+#include "core/exit_codes.hpp"
 #include "kernels/error.hpp"
 
 #include <chrono>
@@ -25,7 +26,8 @@ namespace fs = std::filesystem;
 constexpr auto long_grace = std::chrono::seconds(60);
 
 int run_script(const std::string& script, std::chrono::seconds grace = long_grace) {
-    return run_child({"bash", "-c", script}, {{"TESSERA_TEST", "a b"}}, grace);
+    const SignalInbox signals;
+    return run_child({"bash", "-c", script}, {{"TESSERA_TEST", "a b"}}, grace, signals).code;
 }
 
 // Runs the script under run_child in a process of its own, and `act` on that process's id as soon as the script has
@@ -55,13 +57,15 @@ TEST(Child, ItsExitCodeIsOurs) {
 
 TEST(Child, HasItsOwnSessionTheEnvironmentAndNoInput) {
     EXPECT_EQ(run_script("test \"$TESSERA_TEST\" = 'a b'"), 0);
+    EXPECT_EQ(std::getenv("TESSERA_TEST"), nullptr); // what is started later is no part of the job
     EXPECT_EQ(run_script("! read -r word"), 0);
     EXPECT_EQ(run_script("test $(cut -d' ' -f6 /proc/$$/stat) = $$"), 0);
 }
 
 TEST(Child, ThatCannotBeStartedIsASentence) {
     try {
-        run_child({"no-such-program"}, {}, long_grace);
+        const SignalInbox signals;
+        run_child({"no-such-program"}, {}, long_grace, signals);
         FAIL() << "started";
     } catch (const SystemError& error) {
         EXPECT_STREQ(error.what(), "cannot start no-such-program: No such file or directory");
@@ -100,11 +104,23 @@ void send(pid_t launcher, const std::vector<int>& signals) {
 }
 
 TEST(Child, ASecondSignalEndsIt) {
-    for (const std::vector<int>& signals : {std::vector<int>{SIGINT, SIGINT}, {SIGINT, SIGTERM}, {SIGTERM, SIGTERM}}) {
+    struct Case {
+        std::vector<int> signals;
+        int code;
+    };
+    for (const auto& [signals, expected] :
+         {Case{{SIGINT, SIGINT}, exit_code::interrupted}, {{SIGINT, SIGTERM}, 9}, {{SIGTERM, SIGTERM}, 9}}) {
         const int code = while_it_runs("trap '' USR1; trap 'exit 9' TERM; touch $READY; while :; do sleep 0.02; done",
                                        long_grace, [&](pid_t launcher) { send(launcher, signals); });
-        EXPECT_EQ(code, 9) << signals[1];
+        EXPECT_EQ(code, expected) << signals[1];
     }
+}
+
+TEST(Child, IsToldToSaveAndGoOn) {
+    const int code = while_it_runs("trap 'saved=1' USR2; trap 'exit 75' USR1; trap 'exit 9' TERM; touch $READY; "
+                                   "until [ \"$saved\" ]; do sleep 0.02; done; sleep 1; exit 0",
+                                   0s, [](pid_t launcher) { kill(launcher, SIGUSR2); });
+    EXPECT_EQ(code, 0);
 }
 
 // A closed terminal sends SIGHUP twice, and a batch system SIGTERM some time after SIGUSR1: the run is saving by then.
@@ -138,10 +154,37 @@ TEST(Child, DiesWithTheLauncher) {
     fs::remove(word);
 }
 
+TEST(Child, IsHeardWhileItRunsAndEndedWhenWatchSaysSo) {
+    const SignalInbox signals;
+    std::string said;
+    Watch watch;
+    watch.said = [&](std::string_view text) { said += text; };
+    watch.must_end = [&] { return said == "one\n"; };
+    const ChildEnd end =
+        run_child({"bash", "-c", "trap 'echo two >&2; exit 7' TERM; echo one >&2; while :; do sleep 0.02; done"}, {},
+                  long_grace, signals, watch);
+    EXPECT_EQ(said, "one\ntwo\n");
+    EXPECT_EQ(end.code, 7);
+    EXPECT_TRUE(end.ended_by_us);
+    EXPECT_EQ(end.asked, Asked::nothing);
+}
+
+// As mpirun does after a host was unplugged for good.
+TEST(Child, ThatIgnoresToBeEndedIsKilled) {
+    const SignalInbox signals;
+    std::string said;
+    Watch watch;
+    watch.said = [&](std::string_view text) { said += text; };
+    watch.must_end = [&] { return !said.empty(); };
+    const std::vector<std::string> command{"bash", "-c", "trap '' TERM; echo ready >&2; while :; do sleep 0.02; done"};
+    EXPECT_EQ(run_child(command, {}, long_grace, signals, watch).code, 128 + SIGKILL);
+}
+
 TEST(Child, OutputIsReadWhenTheProgramSucceeds) {
-    EXPECT_EQ(output_of({"bash", "-c", "echo one; echo two >&2"}), "one\ntwo\n");
-    EXPECT_EQ(output_of({"bash", "-c", "echo one; exit 1"}), "");
-    EXPECT_EQ(output_of({"no-such-program"}), "");
+    EXPECT_EQ(output_of({"bash", "-c", "echo one; echo two >&2"}, long_grace), "one\ntwo\n");
+    EXPECT_EQ(output_of({"bash", "-c", "echo one; exit 1"}, long_grace), "");
+    EXPECT_EQ(output_of({"no-such-program"}, long_grace), "");
+    EXPECT_EQ(output_of({"sleep", "1000"}, 0s), "");
 }
 
 } // namespace

@@ -15,6 +15,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import time
 import typing
 
 import h5py
@@ -115,6 +116,34 @@ def metrics(run_folder, kind=None):
 def checkpoints(run_folder):
     """The checkpoint folders of a run, the oldest first."""
     return sorted(pathlib.Path(run_folder, "checkpoints").glob("step-*"))
+
+
+def newest(run_folder):
+    return int(checkpoints(run_folder)[-1].name[5:])
+
+
+def rank_processes(parent):
+    """{rank: process} of the ranks that a started mpirun (or a launcher above it) has begun."""
+    ranks = {}
+    children = [int(word) for word in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    for child in children:
+        try:
+            environment = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [int(entry[21:]) for entry in environment if entry.startswith(b"OMPI_COMM_WORLD_RANK=")]
+        ranks.update({rank[0]: child} if rank else rank_processes(child))
+    return ranks
+
+
+def wait_for_steps(process, run_folder, steps):
+    """Until the run's metrics have that many records of steps."""
+    path = pathlib.Path(run_folder, "metrics.jsonl")
+    until = time.monotonic() + TIMEOUT
+    while not path.exists() or path.read_bytes().count(b'"kind":"step"') < steps:
+        assert process.poll() is None, f"{run_folder} ended: {pathlib.Path('started.log').read_text(encoding='utf-8')}"
+        assert time.monotonic() < until, f"{run_folder} has not made {steps} steps"
+        time.sleep(0.002)
 
 
 def read_tensors(checkpoint):

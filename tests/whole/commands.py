@@ -39,7 +39,8 @@ def check_launch():
     assert "\x1b" not in out and "\r" not in out, repr(out)
     names = {str(path.relative_to("two")) for path in pathlib.Path("two").rglob("*")
              if path.is_file() and "checkpoints" not in path.parts}
-    assert names == {"config.toml", "config_origins.txt", "metrics.jsonl", "logs/rank-0000.log", "logs/rank-0001.log"}, names
+    assert names == {"config.toml", "config_origins.txt", "metrics.jsonl", "job/ranks.json", "logs/rank-0000.log",
+                     "logs/rank-0001.log"}, names
     for rank in (0, 1):
         log = "\n".join(lines_of(f"two/logs/rank-{rank:04d}.log"))
         assert "[info] two on " in log and "[info] done: two" in log and "\x1b" not in log, log
@@ -55,6 +56,8 @@ def check_metrics():
     assert len(runs.metrics("two")) == len(steps) + len(evaluations) + len(saves) == 43
     assert list(saves[0]) == ["kind", "step", "stall", "seconds", "bytes"] and saves[0]["step"] == 40, saves
     for index, record in enumerate(steps):
+        times = record.pop("times", None)  # of logged steps: tests/whole/trace.py
+        assert (times is not None) == (record["step"] in (1, 15, 30, 40)), record
         assert list(record) == ["kind", "step", "steps", "loss", "grad_norm", "learning_rate", "tokens_per_second", "tflops", "mfu",
                                 "seconds", "input_wait", "tokens"], list(record)
         assert (record["step"], record["steps"], record["tokens"]) == (index + 1, 40, (index + 1) * 8 * 16), record

@@ -128,6 +128,34 @@ def check_no_memory():
     assert len(records) == 3 and all(stall >= seconds > 0 for stall, seconds in records), records
 
 
+def check_little_space():
+    """A disk without room for a checkpoint is refused before the first step, one without room for two is told of."""
+    pages = int(runs.metrics("whole-2", "checkpoint")[-1]["bytes"]) // 8192 * 2  # of a checkpoint; what is free is whole ones
+    little, enough_for_two = pages // 2 * 4096, (pages * 2 + 2) * 4096
+    for free, on_error, code in ((little, "stop", 2), (little, "continue", 1),
+                                 (enough_for_two, "stop", 0)):
+        folder = f"space-{free}-{on_error}"
+        run = runs.train("gpt.toml", f"run.folder={folder}", "training.steps=4", "checkpoint.interval=1",
+                         f"checkpoint.on_error={on_error}", ranks=1, code=code,
+                         extra={"LD_PRELOAD": FAULT_IO, "FAULT_FOLDER": "/nowhere", "FAULT_FREE": str(free)})
+        said = run.out + run.err
+        assert f"{folder}/checkpoints has {free / 2**20:.2f} MiB free, a checkpoint needs " in said, said
+        assert ("3 more will be there at once" in said) == (code != 2), said
+        assert pathlib.Path(folder, "metrics.jsonl").exists() == (code != 2), "steps were taken, or none"
+
+
+def check_lost_sector():
+    """A file that the disk does not give back counts as damaged: the checkpoint before is taken."""
+    runs.train("gpt.toml", "run.folder=sector", "training.steps=6", ranks=2)
+    run = runs.train("gpt.toml", "run.folder=sector", ranks=2, extra={
+        "LD_PRELOAD": FAULT_IO, "FAULT_RANK": "1", "FAULT_FOLDER": "/nowhere",
+        "FAULT_UNREADABLE": "step-00000006/rank-00000.h5"})
+    said = run.out + run.err
+    assert "warning: not resumed from: " in said and "Input/output error" in said, said
+    assert "resumed from sector/checkpoints/step-00000004 at step 4" in said, said
+    runs.expect_same(whole, runs.read("sector"), "after a lost sector")
+
+
 # The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
 runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 os.environ["TESSERA_EMULATION_DEVICES"] = "0"
@@ -140,6 +168,8 @@ with runs.folder():
     assert [save["step"] for save in saves] == list(range(2, 61, 2)), saves
     assert all(0 < float(save["stall"]) and int(save["bytes"]) > 100_000 for save in saves), saves
     check_no_memory()
+    check_little_space()
+    check_lost_sector()
     check_failing_save("stop", "ENOSPC", 130)
     check_failing_save("continue", "EIO", 130)
     killed_again_and_again("killed-2", 2, 170 if LONG else 3, random.Random(1))

@@ -23,13 +23,13 @@ def numbers(folder):
 
 
 def check_stop():
-    run = runs.train("guard.toml", "run.folder=stop", ranks=2, code=1)
+    run = runs.train("guard.toml", "run.folder=stop", ranks=2, code=5)
     assert "diverged at step 29: the loss " in run.err and "its samples are numbers 224 to 231 of the order" in run.err, run.err
     assert [path.name for path in runs.checkpoints("stop")] == ["step-00000010", "step-00000020"], "an odd step was saved"
 
 
 def check_skip():
-    run = runs.train("guard.toml", "run.folder=skip", SKIP, ranks=2, code=1)
+    run = runs.train("guard.toml", "run.folder=skip", SKIP, ranks=2, code=5)
     assert run.out.count(" changes nothing: the loss ") == 4, run.out
     assert "diverged at step 33, odd steps in a row: 5 (guard.max_in_a_row): the loss " in run.err, run.err
     assert numbers("skip")[27:] == [(28, 0, False)] + [(step, step - 28, True) for step in range(29, 33)], numbers("skip")
@@ -53,7 +53,7 @@ def check_roll_back():
 
 
 def check_nowhere_to_go():
-    run = runs.train("guard.toml", "run.folder=nowhere", ROLL_BACK, "checkpoint.interval=0", code=1)
+    run = runs.train("guard.toml", "run.folder=nowhere", ROLL_BACK, "checkpoint.interval=0", code=5)
     assert "no checkpoint to roll back to after step 29: the loss " in run.err, run.err
 
 

@@ -68,10 +68,9 @@ for ranks in 1 2 4; do
     expect 0 "train gpt.toml metrics.log_every=7" launch -n "$ranks" --dry-run gpt.toml metrics.log_every=7
     grep -q "^command: mpirun -n $ranks " out || fail "no mpirun for $ranks ranks: $(cat out)"
     threads=$(sed -n 's/.*OMP_NUM_THREADS=\([0-9]*\).*/\1/p' out)
-    if grep -q -- '--bind-to core' out; then
+    if grep -q -- "--bind $threads --output" out; then
         [ $((ranks * threads)) -le "$cores" ] || fail "$ranks ranks of $threads threads are bound to $cores cores"
-        grep -q "slot:PE=$threads " out || fail "bound to another number of cores: $(cat out)"
-        [ "$(grep -c '^rank ' out)" = "$ranks" ] || fail "not every rank has cores: $(cat out)"
+        [ "$(grep -c '^rank .* of NUMA node' out)" = "$ranks" ] || fail "not every rank has cores: $(cat out)"
         [ ! -s err ] || fail "unexpected: $(cat err)"
     else
         [ $((ranks * threads)) -gt "$cores" ] || fail "$ranks ranks of $threads threads are not bound to $cores cores"
@@ -81,13 +80,36 @@ for ranks in 1 2 4; do
     fi
 done
 
-# Open MPI does what the map says, with the very options: each rank of a bound run finds itself on its cores.
+[ ! -e runs ] || fail "a dry run made a folder"
+
+# Ranks do what the map says: each finds itself on its cores.
 ranks=$((cores < 2 ? 1 : 2))
-"$TESSERA" launch -n "$ranks" --dry-run gpt.toml >out
-mapfile -t options < <(sed -n 's/^command: mpirun \(.*\) [^ ]*tessera train .*/\1/p' out | tr ' ' '\n')
-env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun "${options[@]}" --tag-output \
-    sh -c 'echo "rank $OMPI_COMM_WORLD_RANK $(taskset -cp $$ | sed "s/.*: //")"' </dev/null | sed 's/.*>//' | sort >bound
-[ "$(sort -u bound | wc -l)" = "$ranks" ] || fail "ranks are bound to the same cores: $(cat bound)"
+"$TESSERA" launch -n "$ranks" -t 1 --dry-run gpt.toml | sed -n 's/^rank \([0-9]*\) on .*: core \([0-9]*\) of .*/\1 \2/p' >map
+[ "$(wc -l <map)" = "$ranks" ] || fail "the map has not $ranks ranks: $(cat map)"
+while read -r rank core; do
+    found=$(OMPI_COMM_WORLD_LOCAL_SIZE=$ranks OMPI_COMM_WORLD_LOCAL_RANK=$rank "$TESSERA" rank --bind 1 -- host | sed -n 's/^NUMA.*, //p')
+    [ "$found" = "$core" ] || fail "rank $rank is bound to core $found, not $core"
+done <map
+OMP_PLACES=cores "$TESSERA" rank --bind 1 -- host | grep -q ': 1 core, ' || fail "OMP_PLACES kept a rank from its core"
+
+# Hosts from the line and from a file; each is asked what it has.
+cat >shell <<'SH'
+#!/bin/sh
+[ "$1" = gone ] && { echo "no route to host" >&2; exit 255; }
+case $2 in *' host --short') echo 'cores 0@0 1@0 2@1 3@1 gpus 0000:3b:00.0@1 0000:4b:00.0@0' ;; *) exit 1 ;; esac
+SH
+chmod +x shell
+printf '# two\na slots=2\nb:2\n' >racks
+expect 0 'rank 2 on b: cores 2-3 of NUMA node 1, GPU 0 (0000:3b:00.0 near NUMA node 1)' \
+    launch --hostfile racks --remote-shell "$folder/shell" --dry-run gpt.toml
+grep -q '^command: mpirun -n 4 .*--host a:2,b:2 ' out || fail "hosts: $(cat out)"
+NCCL_DEBUG=INFO NCCL_TOKEN=x expect 0 'passed on: NCCL_DEBUG=INFO' launch --hosts a:1 --remote-shell "$folder/shell" --dry-run gpt.toml
+grep -q 'NCCL_TOKEN is not passed on' err || fail "a secret: $(cat err)"
+grep -q 'NCCL_TOKEN' out && fail "a secret is shown: $(cat out)"
+expect 4 'gone does not answer: no route to host' launch --hosts a:1,gone:1 --remote-shell "$folder/shell" --dry-run gpt.toml
+expect 4 'room for 1 of 2 ranks is left (--min-ranks would allow fewer)' \
+    launch --hosts a:1,gone:1 --remote-shell "$folder/shell" gpt.toml
+rm -r runs
 
 # The program that starts the ranks gets the environment and gives its exit code.
 mkdir bin
@@ -97,7 +119,7 @@ echo "threads $OMP_NUM_THREADS: $*"
 exit 75
 SH
 chmod +x bin/mpirun
-PATH=$folder/bin:$PATH expect 75 'threads 1: -n 1 --map-by slot:PE=1 --bind-to core' launch -t 1 gpt.toml
+PATH=$folder/bin:$PATH expect 75 'threads 1: -n 1 --bind-to none' launch -t 1 gpt.toml
 (PATH=/nowhere && "$TESSERA" launch gpt.toml) 2>err && fail "launch without mpirun succeeded"
 grep -q 'cannot start mpirun: No such file or directory' err || fail "launch without mpirun: $(cat err)"
 "$TESSERA" config explain >/dev/full 2>err && fail "a full disk went unseen"

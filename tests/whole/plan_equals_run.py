@@ -16,7 +16,7 @@ KEYS = {
     "training.steps": 1, "training.seq_len": 24, "training.global_batch_size": 16, "training.local_batch_size": 2,
     "checkpoint.interval": -1, "run.device": "cpu",
 }
-KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "communication", "data"]
+KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "communication", "data", "checkpoint"]
 
 # (words, ranks): 8 micro-batches of 2 rows unless said otherwise
 CASES = [
@@ -28,7 +28,7 @@ CASES = [
     (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
-    (["parallelism.zero_stage=1"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
+    (["parallelism.zero_stage=1", "checkpoint.interval=2"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16"], 2), (["parallelism.zero_stage=3"], 4),
     (["parallelism.zero_stage=1", "parallelism.data_parallel_replicate_degree=2"], 4),
     (["parallelism.zero_stage=3", "parallelism.data_parallel_replicate_degree=2", "parallelism.shared_memory=false"], 4),
     (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
@@ -39,7 +39,7 @@ CASES = [
     (["parallelism.pipeline_parallel_degree=2", "model.n_layers=3"], 2), (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=zero_bubble", "parallelism.zero_stage=3", "training.dtype=bf16"], 4),
     (["parallelism.pipeline_parallel_degree=2", "parallelism.pipeline_schedule=interleaved", "parallelism.shared_memory=false", "model.n_layers=5"], 2),
     (["model.bias=true", "model.tied_head=false", "model.norm=rms_norm", "model.activation=silu"], 1),
-    (["parallelism.tensor_parallel_degree=2", "model.bias=true"], 2),
+    (["parallelism.tensor_parallel_degree=2", "model.bias=true", "checkpoint.interval=100"], 2),
     (["parallelism.tensor_parallel_degree=4", "data.tokenizer=character", "parallelism.shared_memory=false"], 4),
     (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "training.seq_len=23",
       "training.dtype=bf16", "parallelism.shared_memory=false"], 4),
@@ -81,6 +81,9 @@ def check_meaning(plans):
     parameters = number(re.search(r"Parameters ([\d,]+)", runs.tessera("plan", "gpt.toml").out).group(1))
     assert 4 * parameters <= one["weights"] < 4.2 * parameters, f"{parameters} parameters in {one['weights']} bytes"
     assert 8 * parameters <= one["optimizer"] < 8.4 * parameters, f"two moments in {one['optimizer']} bytes"
+    copied = plans[CASES.index((["parallelism.zero_stage=1", "checkpoint.interval=2"], 3))]
+    assert one["checkpoint"] == 0 < copied["checkpoint"], "a copy only where saves go on beside training"
+    assert 4 * parameters < copied["checkpoint"] < 6.5 * parameters, f"weights and two moments of {parameters} parameters among three ranks: {copied}"
     no_momentum = plans[CASES.index((["optimizer.name=sgd", "optimizer.momentum=0"], 1))]
     assert no_momentum["optimizer"] == 0, no_momentum
     far = planned([], 2, 0, ["--many-hosts"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person got wrong is answered with exit code 2 and one sentence that names the place, the finding and what was
+"""What a person got wrong is answered with exit code 2, or 3 where it is of the data, and one sentence that names the place, the finding and what was
 expected, and nothing is left behind. Each case is also started right, so that it is refused for its own reason."""
 import os
 import pathlib
@@ -44,6 +44,9 @@ CONFIG = [
     (["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum"),
     (["train", "gpt.toml", "lr_scheduler.type=cosin"], "no schedule named 'cosin'; did you mean 'cosine'?"),
     (["train", "gpt.toml", "lr_scheduler.warmup_steps=-1"], "command line: lr_scheduler.warmup_steps = -1: must be at least 0"),
+    (["train", "gpt.toml", "data.files=[]"], "command line: data.files = []: names no file to train on"),
+    (["train", "gpt.toml", "data.reader=texts"], "no reader named 'texts'; did you mean 'text'?"),
+    (["train", "gpt.toml", "data.tokenizer=bite"], "no tokenizer named 'bite'; did you mean 'byte'?"),
     (["train", "gpt.toml", "data.order=shuffel"], "no sample order named 'shuffel'; did you mean 'shuffle'?"),
     (["train", "gpt.toml", "metrics.color=sometimes"], "command line: metrics.color = \"sometimes\": no choice named 'sometimes'"),
     (["train", "gpt.toml", "metrics.log_every=0"], "command line: metrics.log_every = 0: expected at least 1"),
@@ -85,14 +88,15 @@ CONFIG = [
      "data_parallel_replicate_degree 3"),
     (["plan", "gpt.toml", "training.recompute=ful"], "no recomputation named 'ful'; did you mean 'full'?"),
 ]
-DATA = [
+DATA = [  # the config is right, the data are not: exit code 3
     (["train", "gpt.toml", 'data.files=["missing.txt"]'], "missing.txt: there is no such file"),
-    (["train", "gpt.toml", "data.files=[]"], "command line: data.files = []: names no file to train on"),
-    (["train", "gpt.toml", 'data.files=["empty.txt"]'], "empty.txt"),
+    (["train", "gpt.toml", 'data.files=["missing*.txt"]'], "missing*.txt: no file matches this pattern"),
+    (["train", "gpt.toml", 'data.files=["empty"]'], "empty: this is a directory, expected a file"),
+    (["train", "gpt.toml", 'data.files=["empty.txt"]'], "empty.txt: the file is empty"),
+    (["train", "gpt.toml", 'data.files=["latin.txt"]', "data.tokenizer=character"], "latin.txt: byte 3 (0xe9) is not valid UTF-8"),
     (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"],
      "short.txt has 10 tokens for training, a window of 16 needs 17"),
-    (["train", "gpt.toml", "data.reader=texts"], "no reader named 'texts'; did you mean 'text'?"),
-    (["train", "gpt.toml", "data.tokenizer=bite"], "no tokenizer named 'bite'; did you mean 'byte'?"),
+    (["train", "gpt.toml", "data.reader=csv", "data.target_columns=[\"y\"]", 'data.files=["words.csv"]'], "words.csv:2: "),
     (["train", "gpt.toml", *TOKENS, 'data.files=["magic.bin"]'], "magic.bin: not a token file (magic 7, expected 20240520 or 20240801)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["version.bin"]'], "version.bin: version 9 of this format, expected 1"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["cut.bin"]'],
@@ -124,6 +128,11 @@ WITHOUT_CHECKPOINT = [
     (["train", "deep.toml"], "deep.toml:1: a name of more than 16 parts"),
     (["train", "device.toml"], "/dev/zero has over 4194304 bytes, which no config has"),
     (["train", "gpt.toml", "checkpoint.resume=nowhere"], "nowhere"),
+    (["doctor", "--plant", "slow", "gpt.toml"], "--plant slow: expected slow:RANK"),
+    (["doctor", "-n", "2", "--plant", "slow:x"], "--plant slow: x: expected a whole number from 0 to"),
+    (["doctor", "-n", "2", "--milliseconds", "0"], "--milliseconds 0: expected a whole number from 1 to"),
+    (["doctor", "training.stepz=2"], "command line: no key named 'training.stepz'"),
+    (["doctor", "training.steps=2"], "training.steps"),
     (["verify", "--threads", "2", "gpt.toml"], "--threads is of ranks to start: say --ranks, too"),
     (["verify", "--plant", "drop:loss", "gpt.toml"], "no collective named 'loss': one rank needs none"),
     (["verify", "--plant", "scale:loss:2", "gpt.toml"], "no value of this model named 'loss:2'; did you mean 'loss:"),
@@ -152,11 +161,11 @@ def state():
     return {str(path): path.read_bytes() if path.is_file() else None for path in pathlib.Path().rglob("*")}
 
 
-def refused(words, sentence, **options):
-    """Exit code 2, that one sentence, nothing on the standard output, and no path made or changed."""
+def refused(words, sentence, code=2, **options):
+    """That exit code, that one sentence, nothing on the standard output, and no path made or changed."""
     before = state()
     try:
-        run = runs.tessera(*words, code=2, **options)
+        run = runs.tessera(*words, code=code, **options)
         assert sentence in run.err, f"expected '{sentence}', found: {run.err}"
         if not options:
             assert not run.err.startswith("tessera: rank"), f"names a rank although it is alone: {run.err}"
@@ -175,7 +184,9 @@ def write_inputs():
     runs.write_text("text.txt", 6_000)
     pathlib.Path("empty.txt").touch()
     pathlib.Path("short.txt").write_text("0123456789", encoding="utf-8")
+    pathlib.Path("words.csv").write_text("x,y\n1,two\n", encoding="utf-8")
     pathlib.Path("empty").mkdir()
+    pathlib.Path("latin.txt").write_bytes(b"caf\xe9 and more text than a window has")
     runs.write_config("gpt.toml", KEYS)
     text = pathlib.Path("gpt.toml").read_text(encoding="utf-8")
     for name, old, new in (("typo", "steps =", "stepz ="), ("type", "steps = 2", "steps = \"two\""),
@@ -198,15 +209,15 @@ def write_inputs():
 
 def check_late():
     """A token beyond the vocabulary is found when it is read, in a run that has begun."""
-    run = runs.train("gpt.toml", *TOKENS, 'data.files=["beyond.bin"]', "run.name=beyond", "training.steps=9", code=2)
+    run = runs.train("gpt.toml", *TOKENS, 'data.files=["beyond.bin"]', "run.name=beyond", "training.steps=9", code=3)
     assert run.err == "tessera: beyond.bin: token number 300 is 50, beyond the vocabulary of 50\n", run.err
 
 
 def check_divergence():
-    """No config error: the run was fine until it was not. Exit code 1, and no checkpoint of it."""
+    """No config error: the run was fine until it was not. Exit code 5, and no checkpoint of it."""
     words = ["gpt.toml", "optimizer.lr=1e30", "lr_scheduler.warmup_steps=0", "training.steps=50"]
     for ranks in (0, 2):
-        run = runs.train(*words, f"run.folder=diverged-{ranks}", ranks=ranks, code=1)
+        run = runs.train(*words, f"run.folder=diverged-{ranks}", ranks=ranks, code=5)
         assert 1 <= run.err.count("diverged at step ") <= max(ranks, 1), run.err  # each rank sees it, the first ends all
         assert not runs.checkpoints(f"diverged-{ranks}"), "a diverged run was saved"
 
@@ -216,8 +227,13 @@ runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     write_inputs()
-    for case in CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT:
+    for case in CONFIG + LIMIT + WITHOUT_CHECKPOINT:
         refused(*case)
+    for case in DATA:
+        refused(*case, code=3)
+    for launcher in (["launch", "-n", "2", "-t", "1"], ["train"]):  # mpirun hands the code on
+        err = runs.tessera(*launcher, "gpt.toml", 'data.files=["empty.txt"]', ranks=2 * (launcher == ["train"]), code=3).err
+        assert err.count("empty.txt: the file is empty") == 1, err
     for variables, text in LAUNCHERS:
         refused(["train", "gpt.toml"], text, extra=variables)
     refused(["train", "gpt.toml", "training.global_batch_size=2"], "is 1 micro-batch of 2 (training.local_batch_size) for 2 ranks", ranks=2)

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import sys
-import time
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import runs
@@ -22,60 +21,32 @@ KEYS = {
 }
 
 
-def rank_processes(parent):
-    """{rank: process} of the ranks that a started mpirun (or a launcher above it) has begun."""
-    ranks = {}
-    children = [int(word) for word in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    for child in children:
-        try:
-            environment = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        rank = [int(entry[21:]) for entry in environment if entry.startswith(b"OMPI_COMM_WORLD_RANK=")]
-        ranks.update({rank[0]: child} if rank else rank_processes(child))
-    return ranks
-
-
-def wait_for_steps(process, run_folder, steps):
-    """Until the run's metrics have that many records of steps."""
-    path = pathlib.Path(run_folder, "metrics.jsonl")
-    until = time.monotonic() + runs.TIMEOUT
-    while not path.exists() or path.read_bytes().count(b'"kind":"step"') < steps:
-        assert process.poll() is None, f"{run_folder} ended: {pathlib.Path('started.log').read_text(encoding='utf-8')}"
-        assert time.monotonic() < until, f"{run_folder} has not made {steps} steps"
-        time.sleep(0.002)
-
-
-def newest(run_folder):
-    return int(runs.checkpoints(run_folder)[-1].name[5:])
-
-
 def stopped_by_request(run_folder, words, ranks, which):
     """Signals a started run; it must save where it is and say so. Returns the step it had reached."""
     process = runs.start(*words, "gpt.toml", f"run.folder={run_folder}", ranks=ranks)
-    wait_for_steps(process, run_folder, 15)
+    runs.wait_for_steps(process, run_folder, 15)
     process.send_signal(which)
     code = process.wait(runs.TIMEOUT)
     said = pathlib.Path("started.log").read_text(encoding="utf-8")
     assert code == 75, f"{run_folder}: exit code {code}, expected 75: {said}"
     assert f"stopped on request, run again to go on: {run_folder}" in said, said
     steps = list(runs.read(run_folder).losses)
-    assert newest(run_folder) == steps[-1], f"{run_folder}: saved step {newest(run_folder)} of {steps[-1]}"
+    assert runs.newest(run_folder) == steps[-1], f"{run_folder}: saved step {runs.newest(run_folder)} of {steps[-1]}"
     return steps[-1]
 
 
 def killed(run_folder, ranks, victim):
     """Kills one rank outright; the others must not wait for it. Returns the step of the newest checkpoint."""
     process = runs.start("train", "gpt.toml", f"run.folder={run_folder}", ranks=ranks)
-    wait_for_steps(process, run_folder, 25)
-    started = rank_processes(process.pid)
+    runs.wait_for_steps(process, run_folder, 25)
+    started = runs.rank_processes(process.pid)
     assert sorted(started) == list(range(ranks)), started
     os.kill(started[victim], signal.SIGKILL)
     code = process.wait(runs.TIMEOUT)
     assert code not in (0, 75), f"{run_folder}: exit code {code} although rank {victim} was killed"
-    assert newest(run_folder) % 10 == 0 and newest(run_folder) >= 10, newest(run_folder)  # that of 20 may be under way
-    assert max(runs.read(run_folder).losses) >= newest(run_folder)
-    return newest(run_folder)
+    assert runs.newest(run_folder) % 10 == 0 and runs.newest(run_folder) >= 10, runs.newest(run_folder)  # that of 20 may be under way
+    assert max(runs.read(run_folder).losses) >= runs.newest(run_folder)
+    return runs.newest(run_folder)
 
 
 def goes_on(run_folder, reached, steps, whole, ranks):

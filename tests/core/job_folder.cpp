@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first failure of a job stays, whoever writes at the same time; what is no such file is none.
+#include "core/run/job_folder.hpp"
+
+#include <fstream>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace tessera {
+namespace {
+
+namespace fs = std::filesystem;
+
+class JobFolder : public testing::Test {
+protected:
+    JobFolder() { fs::remove_all(run_); }
+    ~JobFolder() override { fs::remove_all(run_); }
+    void write(const std::string& name, const std::string& text) {
+        fs::create_directories(job_folder(run_));
+        std::ofstream(job_folder(run_) / name) << text;
+    }
+    fs::path run_ = fs::temp_directory_path() / ("tessera-job-" + std::to_string(::getpid()));
+};
+
+TEST_F(JobFolder, SaysWhatWasNoted) {
+    EXPECT_FALSE(read_failure(run_));
+    EXPECT_TRUE(note_failure(run_, {"stalled", 4, {3, "c\"01", 4711}, 17, "rank 3 sleeps\nin \"data\"", 0}));
+    const auto failure = read_failure(run_);
+    ASSERT_TRUE(failure);
+    EXPECT_EQ(failure->kind, "stalled");
+    EXPECT_EQ(failure->code, 4);
+    EXPECT_EQ(failure->place, (RankPlace{3, "c\"01", 4711}));
+    EXPECT_EQ(failure->step, 17);
+    EXPECT_EQ(failure->message, "rank 3 sleeps\nin \"data\"");
+    EXPECT_GT(failure->time, 1'700'000'000);
+}
+
+TEST_F(JobFolder, TheFirstFailureStays) {
+    EXPECT_TRUE(note_failure(run_, {.kind = "data", .code = 3, .message = "first"}));
+    EXPECT_FALSE(note_failure(run_, {.kind = "error", .message = "second"}));
+    EXPECT_EQ(read_failure(run_)->message, "first");
+    EXPECT_EQ(read_failure(run_)->step, -1);
+    // Nothing else is left behind.
+    EXPECT_EQ(std::distance(fs::directory_iterator(job_folder(run_)), {}), 1);
+}
+
+TEST_F(JobFolder, OneOfManyProcessesIsFirst) {
+    fs::create_directories(job_folder(run_));
+    constexpr int processes = 8;
+    for (int i = 0; i < processes; ++i)
+        if (::fork() == 0) ::_exit(note_failure(run_, {.place = {i, "h", i}, .message = "I"}) ? 1 : 0);
+    int first = 0, status = 0;
+    while (::wait(&status) > 0)
+        first += WEXITSTATUS(status);
+    EXPECT_EQ(first, 1);
+    EXPECT_EQ(read_failure(run_)->message, "I");
+}
+
+TEST_F(JobFolder, WhereNothingCanBeWrittenNothingIsThrown) {
+    EXPECT_FALSE(note_failure("/proc/nowhere", {}));
+    EXPECT_FALSE(read_failure("/proc/nowhere"));
+}
+
+TEST_F(JobFolder, GarbageIsNone) {
+    for (const char* text : {"", "{", "{\"kind\": \"da", "\xff\xfe"}) {
+        write("failure.json", text);
+        write("ranks.json", text);
+        EXPECT_FALSE(read_failure(run_)) << text;
+        EXPECT_TRUE(read_ranks(run_).empty()) << text;
+    }
+}
+
+TEST_F(JobFolder, RanksComeBack) {
+    EXPECT_TRUE(read_ranks(run_).empty());
+    const std::vector<RankPlace> ranks{{0, "a", 10}, {1, "a", 11}, {2, "b\\", 10}};
+    write_ranks(run_, ranks);
+    EXPECT_EQ(read_ranks(run_), ranks);
+}
+
+TEST_F(JobFolder, AFailureOfAJobBeforeIsForgottenOneOfThisIsNot) {
+    write("verdict.txt", "old");
+    note_failure(run_, {.place = {1, "a", 99}, .message = "old"});
+    write_ranks(run_, {{0, "a", 10}, {1, "a", 11}});
+    EXPECT_FALSE(read_failure(run_));
+    EXPECT_FALSE(fs::exists(job_folder(run_) / "verdict.txt"));
+    note_failure(run_, {.place = {1, "a", 11}, .message = "new"});
+    write_ranks(run_, {{0, "a", 10}, {1, "a", 11}});
+    ASSERT_TRUE(read_failure(run_));
+    EXPECT_EQ(read_failure(run_)->message, "new");
+}
+
+TEST_F(JobFolder, IsClearedOrSetAside) {
+    EXPECT_EQ(set_job_folder_aside(run_), "");
+    for (const char* name : {"job.1", "job.2"}) {
+        note_failure(run_, {.message = name});
+        EXPECT_EQ(set_job_folder_aside(run_), run_ / name);
+        EXPECT_FALSE(read_failure(run_));
+        EXPECT_TRUE(fs::exists(run_ / name / "failure.json"));
+    }
+    note_failure(run_, {});
+    clear_job_folder(run_);
+    EXPECT_FALSE(fs::exists(job_folder(run_)));
+    clear_job_folder(run_);
+}
+
+TEST(FailureKind, FollowsTheExitCode) {
+    EXPECT_EQ(failure_kind(2), "config");
+    EXPECT_EQ(failure_kind(3), "data");
+    EXPECT_EQ(failure_kind(4), "lost");
+    EXPECT_EQ(failure_kind(5), "diverged");
+    EXPECT_EQ(failure_kind(1), "error");
+    EXPECT_EQ(failure_kind(139), "error");
+}
+
+} // namespace
+} // namespace tessera

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Of a job nothing is left, and of others nothing is lost. And one launcher at a time for a run.
+#include "launcher/clean.hpp"
+
+#include "kernels/error.hpp"
+#include "launcher/job.hpp"
+#include "launcher/process.hpp"
+#include "launcher/run_lock.hpp"
+
+#include <csignal>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace tessera {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+pid_t sleeper(const std::map<std::string, std::string>& environment, const std::string& word = "x") {
+    return start_process({"sh", "-c", "while :; do sleep 0.1; done", word}, environment, {});
+}
+
+bool ended_by_kill(pid_t process) { return wait_for(process) == 128 + SIGKILL; }
+
+TEST(Clean, EndsTheProcessesOfAJobAndNoOthers) {
+    const std::string id = new_job_id(3), other = new_job_id(3);
+    ASSERT_TRUE(is_job_id(id)) << id;
+    const pid_t rank = sleeper({{job_variable, id}}), stopped = sleeper({{job_variable, id}});
+    const pid_t daemon = sleeper({}, "/tmp/" + id);
+    const pid_t bystander = sleeper({{job_variable, other}}), stranger = sleeper({{"OTHER", "x"}});
+    const pid_t cleaner = start_process({"sh", "-c", "while :; do sleep 0.1; done", "--clean", id}, {}, {});
+    ::kill(stopped, SIGSTOP);
+    for (const char* folder : {"/tmp/", "/dev/shm/"}) {
+        fs::create_directories(folder + id + "/deep");
+        std::ofstream(folder + id + "/deep/file") << "x";
+        fs::create_directories(folder + other);
+    }
+    const Cleaned cleaned = clean_this_host(id, 30s);
+    EXPECT_GE(cleaned.ended, 3); // and the sleep of each
+    EXPECT_TRUE(cleaned.left.empty());
+    EXPECT_TRUE(ended_by_kill(rank) && ended_by_kill(stopped) && ended_by_kill(daemon));
+    EXPECT_FALSE(fs::exists("/tmp/" + id) || fs::exists("/dev/shm/" + id));
+    EXPECT_TRUE(fs::exists("/tmp/" + other) && fs::exists("/dev/shm/" + other));
+    for (const pid_t process : {bystander, stranger, cleaner}) {
+        EXPECT_FALSE(exit_code_of(process));
+        ::kill(process, SIGKILL);
+        wait_for(process);
+    }
+    EXPECT_EQ(clean_this_host(id, 30s).ended, 0);
+    clean_this_host(other, 30s);
+    EXPECT_FALSE(fs::exists("/dev/shm/" + other));
+}
+
+TEST(Clean, TakesNothingElseForAJob) {
+    EXPECT_NE(new_job_id(1), new_job_id(1));
+    for (const char* text :
+         {"", "tessera-", "tessera-0123456789abcdef", "tessera-0123456789abcdef.", "../etc",
+          "tessera-0123456789abcdef.1/..", "tessera-0123456789abcdeg.1", "tessera-0123456789abcdef.x"}) {
+        EXPECT_FALSE(is_job_id(text)) << text;
+        EXPECT_THROW(clean_this_host(text, 1s), ConfigError);
+    }
+}
+
+TEST(RunLock, IsHeldByOneLauncherUntilItEnds) {
+    const fs::path folder = fs::temp_directory_path() / fmt::format("tessera-lock-{}", getpid());
+    const pid_t holder = fork(); // that dies without a word
+    if (holder == 0) {
+        const RunLock lock(folder, "tessera-0123456789abcdef.1");
+        std::ofstream(folder / "ready") << "x";
+        for (;;)
+            pause();
+    }
+    for (int tries = 0; tries < 1000 && !fs::exists(folder / "ready"); ++tries)
+        usleep(10'000);
+    try {
+        const RunLock lock(folder, "other");
+        ADD_FAILURE() << "two at once";
+    } catch (const ConfigError& error) {
+        const std::string text = error.what();
+        EXPECT_NE(text.find(fmt::format("{} is being trained already, by process {} on ", folder.string(), holder)),
+                  std::string::npos)
+            << text;
+        EXPECT_NE(text.find("job tessera-0123456789abcdef.1, since "), std::string::npos) << text;
+    }
+    ::kill(holder, SIGKILL);
+    ::waitpid(holder, nullptr, 0);
+    EXPECT_EQ(RunLock(folder, "other").warning(), "");
+    fs::remove_all(folder);
+}
+
+} // namespace
+} // namespace tessera

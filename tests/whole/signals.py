@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What signals ask of a run, while it starts, trains, evaluates and saves: SIGUSR1, SIGTERM and SIGINT to save and stop with
+code 75, SIGUSR2 to save and go on, a second SIGINT to end at once. All ranks answer together, to whichever rank was asked,
+and each run that goes on ends with the bits of one that was left alone."""
+import os
+import pathlib
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import runs
+
+FAULT_IO = os.environ["TESSERA_FAULT_IO"]
+KEYS = {
+    "data.files": ["text.txt"], "data.validation_fraction": 0.9,
+    "model.n_layers": 2, "model.n_heads": 2, "model.dim": 64, "model.dropout": 0.1,
+    "training.steps": 1_000_000,  # no run ends by itself while a test waits to interrupt it
+    "training.seq_len": 64, "training.global_batch_size": 32, "training.local_batch_size": 1,
+    "lr_scheduler.warmup_steps": 10, "lr_scheduler.decay_steps": 60,
+    "metrics.evaluate_every": 0,
+    "checkpoint.interval": 0, "checkpoint.keep_latest_k": 2,
+}
+SLOW_EVALUATION = ["metrics.evaluate_every=10", "metrics.evaluate_batches=6000"]
+
+
+def wait_until(found, what, process):
+    until = time.monotonic() + runs.TIMEOUT
+    while not found():
+        assert process.poll() is None, f"it ended before {what}: {pathlib.Path('started.log').read_text(encoding='utf-8')}"
+        assert time.monotonic() < until, f"no {what}"
+        time.sleep(0.01)
+
+
+def catches(pid, which):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return mask >> (which - 1) & 1 == 1
+
+
+def ended(process, folder, expected=75):
+    """The step of its newest checkpoint, which is the last it made, once the run has ended with that code."""
+    code = process.wait(runs.TIMEOUT)
+    said = pathlib.Path("started.log").read_text(encoding="utf-8")
+    assert code == expected, f"{folder}: exit code {code}, expected {expected}: {said}"
+    if code != 75:
+        return None
+    assert f"stopped on request, run again to go on: {folder}" in said, said
+    last = list(runs.read(folder).losses)[-1]
+    assert runs.newest(folder) == last, f"{folder}: saved step {runs.newest(folder)} of {last}"
+    return last
+
+
+def saves(folder):
+    return pathlib.Path(folder, "metrics.jsonl").read_bytes().count(b'"kind":"checkpoint"')
+
+
+def while_it_starts():
+    """As soon as the ranks have handlers, long before the first step."""
+    process = runs.start("train", "gpt.toml", "run.folder=starts", ranks=2)
+    wait_until(lambda: len(runs.rank_processes(process.pid)) == 2, "two ranks", process)
+    ranks = runs.rank_processes(process.pid).values()
+    wait_until(lambda: all(catches(pid, signal.SIGUSR1) for pid in ranks), "handlers", process)
+    process.send_signal(signal.SIGUSR1)
+    return ended(process, "starts")
+
+
+def save_and_go_on():
+    """One more checkpoint for each SIGUSR2, of which the newest two are kept; then one rank alone is told to stop."""
+    process = runs.start("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=goes-on")
+    runs.wait_for_steps(process, "goes-on", 15)
+    saved = []
+    for count in (1, 2, 3):
+        process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: saves("goes-on") >= count, f"checkpoint {count}", process)
+        saved.append(runs.newest("goes-on"))
+        steps = saved[-1] + 20
+        runs.wait_for_steps(process, "goes-on", steps)
+        assert saves("goes-on") == count, f"{saves('goes-on')} saves of {count} requests"
+        if count < 3:
+            time.sleep(1.1)  # what comes within a second is the same request
+    assert [int(path.name[5:]) for path in runs.checkpoints("goes-on")] == saved[-2:], runs.checkpoints("goes-on")
+    os.kill(runs.rank_processes(process.pid)[1], signal.SIGTERM)
+    return ended(process, "goes-on")
+
+
+def while_it_evaluates():
+    """It saves the step that it evaluates, before another."""
+    process = runs.start("train", "gpt.toml", "run.folder=evaluates", *SLOW_EVALUATION, ranks=2)
+    runs.wait_for_steps(process, "evaluates", 10)
+    process.send_signal(signal.SIGUSR1)
+    step = ended(process, "evaluates")
+    assert step == 10 and list(runs.read("evaluates").evaluations) == [10], step
+    return step
+
+
+def slow_save(folder, rank, *words, **options):
+    """A run of which a rank takes two seconds for its save of step 10, once it has begun that."""
+    process = runs.start("train", "gpt.toml", f"run.folder={folder}", "checkpoint.interval=10", *words, **options,
+                         extra={"LD_PRELOAD": FAULT_IO, "FAULT_FOLDER": f"{folder}/checkpoints", "FAULT_AT": "3",
+                                "FAULT_KIND": "slow", **rank})
+    wait_until(lambda: os.path.isdir(f"{folder}/checkpoints") and os.listdir(f"{folder}/checkpoints"), "save", process)
+    return process
+
+
+def while_it_saves(asynchronous):
+    """The save under way ends, and one of the step after the signal follows."""
+    folder = f"saves-{asynchronous}"
+    process = slow_save(folder, {"FAULT_RANK": "1"}, f"checkpoint.asynchronous={asynchronous}", ranks=2)
+    process.send_signal(signal.SIGUSR1)
+    step = ended(process, folder)
+    assert runs.checkpoints(folder)[0].name == "step-00000010" and step > 10, runs.checkpoints(folder)
+    return step
+
+
+def interrupted():
+    """Ctrl-C twice does not wait for the save, and what was there before it is good."""
+    process = slow_save("interrupted", {}, "checkpoint.asynchronous=false", "checkpoint.interval=5")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)  # two at once would be one
+    process.send_signal(signal.SIGINT)
+    ended(process, "interrupted", 130)
+    runs.train("gpt.toml", "run.folder=interrupted", "training.steps=15")
+    process = runs.start("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=launched", *SLOW_EVALUATION)
+    runs.wait_for_steps(process, "launched", 10)
+    ranks = runs.rank_processes(process.pid)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    ended(process, "launched", 130)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in ranks.values()), "ranks are left"
+    return 15
+
+
+# The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
+runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
+os.environ["TESSERA_EMULATION_DEVICES"] = "0"
+with runs.folder():
+    runs.write_text("text.txt", 500_000)
+    runs.write_config("gpt.toml", KEYS)
+    reached = {"starts": while_it_starts(), "goes-on": save_and_go_on(), "evaluates": while_it_evaluates(),
+               "saves-true": while_it_saves("true"), "saves-false": while_it_saves("false"), "interrupted": interrupted()}
+    last_step = max(reached.values()) + 5
+    runs.train("gpt.toml", "run.folder=whole", f"training.steps={last_step}")
+    whole = runs.read("whole")._replace(evaluations={})
+    for name in reached:
+        runs.train("gpt.toml", f"run.folder={name}", f"training.steps={last_step}", ranks=2)
+        runs.expect_same(whole, runs.read(name)._replace(evaluations={}), name)
+print(f"runs that were signalled at steps {reached} end with the bits of one that was left alone")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job under `tessera launch` whose ranks are killed, stopped, left, or get no disk: each fault is named with its rank,
+the job goes on from its newest checkpoint to the bits of one that was left alone, and nothing of it is left behind.
+TESSERA_LONG_TESTS: so many seconds of random faults besides."""
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import runs
+import supervised
+
+SECONDS = float(os.environ.get("TESSERA_LONG_TESTS") or 0)
+ended = {}  # folder: step reached
+
+
+def expect(text, *parts):
+    for part in parts:
+        assert part in text, f"expected '{part}', found:\n{text}"
+
+
+def check_struck():
+    """One run, struck again and again."""
+    run = supervised.Supervised("struck", "-n", 3, "--max-restarts", 9, "--restart-delay", 0, "run.step_timeout=3")
+    host = os.uname().nodename
+    try:
+        for attempt, (rank, which) in enumerate([(2, signal.SIGKILL), (0, signal.SIGABRT), (1, signal.SIGSTOP), (0, signal.SIGKILL)], 1):
+            run.wait_for_attempt(attempt)
+            run.wait_between_saves()
+            run.strike(rank, which, lambda: f"restart {attempt} of 9 in 0 s" in run.said())
+            line = [line for line in run.said().splitlines() if f"restart {attempt} of 9" in line][0]
+            expect(line, f"tessera launch: rank {rank} on {host} ")
+            # Who notices first, the ranks' own watchdog or mpirun, knows one or the other.
+            assert f"was ended by signal {int(which)} " in line or "its process is" in line, line
+        run.wait_for_attempt(5)
+        run.wait_between_saves()
+        ended["struck"] = run.stop()
+    finally:
+        run.abandon()
+    for part in ("until it was noticed", "to end the job and clean up", "waited", "to start the ranks", "to load", "for the step"):
+        assert run.said().count(part) >= 4, f"{part}: {run.said()}"
+    print("\n".join(line for line in run.said().splitlines() if "from the last step to the next" in line))
+    assert (run.folder / "job.4").exists() and not (run.folder / "job.5").exists()
+    # What a rank says besides is in its log.
+    assert "received signal" not in (run.folder / "logs" / "rank-0002.log").read_text(encoding="utf-8")
+    expect(run.said(), "Signal: Aborted (6)")
+
+
+def check_left():
+    """A rank that leaves without a word; then one whose disk is full."""
+    run = supervised.Supervised("left", "-n", 2, "--max-restarts", 1, "--restart-delay", 0, "--plant", "1 25 computing exit",
+                                "training.steps=60")
+    run.end(0)
+    expect(run.said(), "rank 1 on ", "restart 1 of 1 in 0 s")
+    ended["left"] = 60
+    fault = {"LD_PRELOAD": os.environ["TESSERA_FAULT_IO"], "FAULT_FOLDER": "full/checkpoints", "FAULT_RANK": "1",
+             "FAULT_AT": "40", "FAULT_KIND": "ENOSPC", "FAULT_ONCE": os.path.abspath("full.once")}
+    run = supervised.Supervised("full", "-n", 2, "--max-restarts", 1, "--restart-delay", 0, "training.steps=60", extra=fault)
+    run.end(0)
+    expect(run.said(), "was not saved: rank 1: cannot ", "No space left on device", "restart 1 of 1 in 0 s")
+    ended["full"] = 60
+
+
+def check_same_step():
+    """What fails three times at the same step is not tried a fourth time."""
+    fault = {"LD_PRELOAD": os.environ["TESSERA_FAULT_IO"], "FAULT_FOLDER": "same/checkpoints", "FAULT_RANK": "1",
+             "FAULT_AT": "3", "FAULT_KIND": "kill"}
+    run = supervised.Supervised("same", "-n", 2, "--max-restarts", 9, "--restart-delay", 0, "training.steps=5",
+                                "checkpoint.asynchronous=false", "checkpoint.interval=0", extra=fault)
+    run.end(4)
+    expect(run.said(), "restart 2 of 9", "step 5 failed 3 times on rank 1")
+    assert "restart 3 of 9" not in run.said() and len(run.jobs()) == 3, run.said()
+
+
+def check_no_restart():
+    """A wrong config and a missing file are not tried again; without --max-restarts a lost rank is not either."""
+    run = supervised.Supervised("config", "-n", 2, "--max-restarts", 5, "model.n_heads=5")
+    run.end(2)
+    expect(run.said(), "5 heads")
+    assert len(run.jobs()) == 1, run.said()
+    run = supervised.Supervised("data", "-n", 2, "--max-restarts", 5, 'data.files=["nowhere.txt"]')
+    run.end(3)
+    assert len(run.jobs()) == 1, run.said()
+    run = supervised.Supervised("once", "-n", 2)
+    try:
+        run.wait_for_attempt(1)
+        again = runs.tessera("launch", "-n", "2", "gpt.toml", "run.folder=once", code=2)
+        expect(again.err, f"once is being trained already, by process {run.process.pid} on {os.uname().nodename}, job {run.jobs()[0]}")
+        run.strike(1, signal.SIGKILL, lambda: run.process.poll() is not None)
+        run.end(4)
+    finally:
+        run.abandon()
+    assert run.said().splitlines()[-1].startswith(f"tessera launch: rank 1 on {os.uname().nodename} "), run.said()
+
+
+def check_launcher_killed():
+    """Ranks do not outlive a launcher that is killed; its lock is no hindrance."""
+    run = supervised.Supervised("orphan", "-n", 2)
+    try:
+        run.wait_for_attempt(1)
+        run.wait_between_saves()
+        run.process.kill()
+        run.process.wait()
+        until = time.monotonic() + 30
+        while supervised.processes_of(run.jobs()[0]) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not supervised.processes_of(run.jobs()[0]), supervised.processes_of(run.jobs()[0])
+    finally:
+        run.abandon()
+        runs.tessera("host", "--clean", run.jobs()[0])
+    reached = max(runs.read("orphan").losses)
+    again = supervised.Supervised("orphan", "-n", 2, f"training.steps={reached + 5}")
+    again.end(0)
+    ended["orphan"] = reached + 5
+
+
+def check_soak(seconds):
+    """Random faults; a new one when the run has got on since the last."""
+    draw = random.Random(1)
+    run = supervised.Supervised("soak", "-n", 3, "--max-restarts", 1000, "--restart-delay", 0, "run.step_timeout=3")
+    faults, until = 0, time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            run.wait_for_attempt(faults + 1)
+            run.wait_for_steps(draw.randrange(1, 60))
+            which = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGSTOP])
+            faults += 1
+            run.strike(draw.randrange(3), which, lambda: f"restart {faults} of 1000" in run.said())
+        run.wait_for_attempt(faults + 1)
+        run.wait_for_steps(1)
+        ended["soak"] = run.stop()
+    finally:
+        run.abandon()
+    print(f"{faults} faults in {seconds:.0f} s")
+
+
+runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
+os.environ["TESSERA_EMULATION_DEVICES"] = "0"
+with runs.folder():
+    runs.write_text("text.txt", 9_000)
+    runs.write_config("gpt.toml", supervised.KEYS)
+    checks = [check_struck, check_left, check_same_step, check_no_restart, check_launcher_killed]
+    for check in checks:
+        begin = time.monotonic()
+        check()
+        print(f"{check.__name__}: {time.monotonic() - begin:.1f} s", flush=True)
+    if SECONDS:
+        check_soak(SECONDS)
+    supervised.expect_bits_of_undisturbed(ended)
+print("every fault was named, and the bits are those of an undisturbed run:", ended)
