@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import pretend_hosts
 import runs
 
 KEYS = {
@@ -95,6 +96,21 @@ def check_folders():
     assert any("bytes free" in finding["what"] and "checkpoint.keep_latest_k" in finding["remedy"] for finding in found["findings"])
 
 
+def check_hosts():
+    """Started on three hosts, each with a network of its own: the slow one is named, and the way between them found."""
+    if pretend_hosts.why_not():
+        print(pretend_hosts.why_not())
+        return
+    with pretend_hosts.Hosts(3) as hosts:
+        found = examined([*hosts.on(0), runs.PROGRAM, "doctor", "--json", *QUICK, "--hosts", ",".join(hosts.names), "--remote-shell",
+                          hosts.shell, "--interface", "eth0", "-t", "1", "--plant", "slow:2"], 1, OMPI_MCA_btl="self,vader,tcp")
+        assert [rank["host"] for rank in found["ranks"]] == hosts.names, found["ranks"]
+        assert [(route["interface"], route["address"], sorted(route["reached"])) for route in found["routes"]] == [
+            ("eth0", "10.77.0.1", hosts.names[1:])], found["routes"]
+        assert any(finding["hosts"] == [hosts.names[2]] and "rank 2 on " in finding["what"] for finding in found["findings"]), found
+        assert all(abs(rank["clock_ahead"]) < 1 for rank in found["ranks"]), found["ranks"]
+
+
 with runs.folder():
     runs.write_text("text.txt", 20_000)
     runs.write_config("gpt.toml", KEYS)
@@ -102,4 +118,5 @@ with runs.folder():
     check_planted()
     check_one_core()
     check_folders()
+    check_hosts()
 print("ok")
