@@ -12,8 +12,7 @@ int show_job(const std::string& name, const std::vector<std::string>& words, con
 
 // Runs `tessera WORD…` once on as many ranks as `arguments` say (options_of_ranks), on cores of their own where there
 // are enough. Notes for people go to the standard error, as from `tessera NAME`. Returns the exit code of the ranks;
-// with
-// --dry-run, as show_job does. LostError when a host does not answer.
+// with --dry-run, as show_job does. LostError when a host does not answer.
 int start_ranks(const std::string& name, const std::vector<std::string>& words, const Arguments& arguments);
 
 } // namespace tessera

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -144,6 +145,8 @@ class Supervised:
                     os.kill(process, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
+            for parent in ("/tmp", "/dev/shm"):  # a launcher that is killed cleans nothing up
+                shutil.rmtree(f"{parent}/{job}", ignore_errors=True)
 
 
 def expect_bits_of_undisturbed(folders):
