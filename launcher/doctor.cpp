@@ -60,9 +60,7 @@ int start_many(const Arguments& arguments) {
             program.insert(program.end(), {fmt::format("--{}", option), *text});
     if (arguments.has("json")) program.push_back("--json");
     program.insert(program.end(), arguments.words().begin(), arguments.words().end());
-    const Wish wish = wish_of(arguments);
-    if (arguments.has("dry-run")) return show_job("doctor", program, wish);
-    return start_ranks("doctor", program, wish, grace_of(arguments));
+    return start_ranks("doctor", program, arguments);
 }
 
 // A message of MPI to itself, from a GPU's memory to a GPU's memory: what it arrives as, or the process dies of it.

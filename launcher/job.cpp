@@ -224,8 +224,6 @@ bool looks_like_a_secret(const std::string& name) {
     return false;
 }
 
-} // namespace
-
 std::string quoted(const std::string& word) {
     const char* const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=:,./@%^";
     if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
