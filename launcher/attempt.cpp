@@ -8,6 +8,7 @@
 #include "launcher/remote.hpp"
 #include "launcher/surroundings.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fmt/chrono.h>
@@ -96,6 +97,30 @@ void clean_elsewhere(const Job& job, const Wish& wish, Voice& voice) {
                                   answers[i].text.substr(0, answers[i].text.find('\n'))));
 }
 
+// mpirun was seen to wait on when no rank was left.
+class RanksOfThisHost {
+public:
+    RanksOfThisHost(std::string job, std::filesystem::path run_folder)
+        : job_(std::move(job)), run_folder_(std::move(run_folder)) {}
+
+    // Once the ranks are known: whether there were some here, and all have been gone for ten seconds.
+    bool long_gone() {
+        if (processes_.empty())
+            for (const RankPlace& place : read_ranks(run_folder_))
+                if (is_this_host(place.host)) processes_.push_back(place.pid);
+        const auto now = std::chrono::steady_clock::now();
+        if (processes_.empty() || std::ranges::any_of(processes_, [&](auto pid) { return is_of_job(pid, job_); }))
+            last_seen_ = now;
+        return now - last_seen_ > abort_within;
+    }
+
+private:
+    std::string job_;
+    std::filesystem::path run_folder_;
+    std::vector<std::int64_t> processes_;
+    std::chrono::steady_clock::time_point last_seen_ = std::chrono::steady_clock::now();
+};
+
 void clean_all(const Job& job, const Wish& wish, Voice& voice) {
     for (const std::string& line : clean_this_host(job.id, clean_within).left)
         voice.say(line);
@@ -142,6 +167,7 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         return classify(end, failure, listener.blocks(), words, with_folder ? progress.last_step() : -1, host_of);
     };
     const Clock::time_point started = Clock::now();
+    RanksOfThisHost here(job.id, run_folder);
     bool late = false;
     Watch watch;
     watch.said = [&](std::string_view text) { listener.hear(text); };
@@ -154,6 +180,7 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         }
         // Before MPI has started no rank watches another.
         late = late || (!failure && !progress.ranks_known() && Clock::now() - started > patience.start);
+        if (progress.ranks_known() && here.long_gone()) return true;
         return late || (noticed && Clock::now() - *noticed > abort_within);
     };
     const ChildEnd child = run_child(job.command, job.environment, patience.grace, signals, watch);

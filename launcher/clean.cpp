@@ -57,19 +57,6 @@ std::string network_of(const std::string& process) {
     return fs::read_symlink("/proc/" + process + "/ns/net", error).string();
 }
 
-bool belongs(pid_t process, const std::string& id) {
-    const std::string folder = fmt::format("/proc/{}/", process);
-    const std::string words = content(folder + "cmdline");
-    if (words.find(std::string(cleaner) + '\0') != std::string::npos ||
-        words.find(std::string(cleaner) + ' ') != std::string::npos)
-        return false;
-    const std::string variables = '\0' + content(folder + "environ");
-    const std::string wanted = fmt::format("{}={}", job_variable, id);
-    if (variables.find('\0' + wanted + '\0') == std::string::npos && words.find(id) == std::string::npos) return false;
-    const std::string own = network_of("self"), other = network_of(std::to_string(process));
-    return own.empty() || other.empty() || own == other;
-}
-
 // Those that are still there after they were killed.
 struct Doomed {
     pid_t process;
@@ -85,7 +72,7 @@ std::vector<Doomed> kill_all_of(const std::string& id) {
         const auto process = static_cast<pid_t>(std::stol(name));
         if (above.contains(process)) continue;
         Descriptor held(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
-        if (held.number() < 0 || !belongs(process, id)) continue;
+        if (held.number() < 0 || !is_of_job(process, id)) continue;
         if (::syscall(SYS_pidfd_send_signal, held.number(), SIGKILL, nullptr, 0) != 0) continue;
         doomed.push_back({process, std::move(held)});
     }
@@ -98,6 +85,19 @@ bool is_gone(const Doomed& one, int wait) {
 }
 
 } // namespace
+
+bool is_of_job(std::int64_t process, const std::string& id) {
+    const std::string folder = fmt::format("/proc/{}/", process);
+    const std::string words = content(folder + "cmdline");
+    if (words.find(std::string(cleaner) + '\0') != std::string::npos ||
+        words.find(std::string(cleaner) + ' ') != std::string::npos)
+        return false;
+    const std::string variables = '\0' + content(folder + "environ");
+    const std::string wanted = fmt::format("{}={}", job_variable, id);
+    if (variables.find('\0' + wanted + '\0') == std::string::npos && words.find(id) == std::string::npos) return false;
+    const std::string own = network_of("self"), other = network_of(std::to_string(process));
+    return own.empty() || other.empty() || own == other;
+}
 
 Cleaned clean_this_host(const std::string& id, std::chrono::seconds at_most) {
     if (!is_job_id(id)) throw ConfigError(fmt::format("'{}' is no id of a job", id));

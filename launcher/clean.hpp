@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ struct Cleaned {
 // network namespace is another host's. Then removes /tmp/ID and /dev/shm/ID with what Open MPI has left in them.
 // Returns within `at_most`, also where a process cannot be killed. ConfigError for what is no id of a job.
 Cleaned clean_this_host(const std::string& id, std::chrono::seconds at_most);
+
+// Whether the process is there, on this host, and of the job. A zombie is not.
+bool is_of_job(std::int64_t process, const std::string& id);
 
 // "tessera-" and 16 hexadecimal digits, and the number of the attempt after a dot.
 std::string new_job_id(int attempt);

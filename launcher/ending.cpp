@@ -127,7 +127,9 @@ Ending classify(const ChildEnd& end, const std::optional<JobFailure>& failure, c
                                       with_others(ranks[0].message, result.rank, ranks));
     } else {
         result.code = is_final(end.code) ? end.code : exit_code::lost;
-        result.sentence = end.code > signal_base
+        result.sentence = end.ended_by_us && end.asked == Asked::nothing
+                              ? "no rank was left on this host, and what started them waited on"
+                          : end.code > signal_base
                               ? fmt::format("what started the ranks was ended by signal {} ({})",
                                             end.code - signal_base, ::strsignal(end.code - signal_base))
                               : fmt::format("what started the ranks ended with exit code {}", end.code);

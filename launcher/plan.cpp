@@ -37,10 +37,10 @@ std::string keys_of(const Choices& choices, const Config& config) {
 }
 
 std::string text_of(const FoundLayout& layout, const Config& config, std::size_t number) {
-    return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} tokens/s, {}; {}\n   {}\n", number,
+    return fmt::format("\n{:>2}. {}: step {:.4g} ms, {:.4g} TFLOP/s per rank, {} {}s/s, {}; {}\n   {}\n", number,
                        layout.mesh, layout.cost.total() * 1e3, layout.cost.flops_per_second / 1e12,
-                       with_thousands(std::llround(layout.tokens_per_second)), in_binary_units(layout.memory),
-                       layout.bounds, keys_of(layout.choices, config));
+                       with_thousands(std::llround(layout.units_per_second)), layout.unit,
+                       in_binary_units(layout.memory), layout.bounds, keys_of(layout.choices, config));
 }
 
 void print(const SearchResult& result, const SearchOptions& options, const Machine& machine, const Config& config) {
@@ -80,8 +80,6 @@ void check_together(const Arguments& arguments) {
 int run_search(const Arguments& arguments, Config& config, int ranks) {
     if (!arguments.has("machine"))
         throw ConfigError("--search wants --machine FILE, a file of cluster/machines or of `tessera bench --save`");
-    if (config.get(model_type) != "gpt")
-        config.refuse(model_type.name, "a search knows only how models of equal blocks, \"gpt\", grow with them");
     const Machine machine = machine_for(config, *arguments.text("machine"));
     settle_for(machine, config);
     if (config.get(training_recompute) == "auto")
@@ -144,16 +142,16 @@ allocates. It needs no MPI; it opens the data only where the vocabulary, or the
 form of samples, cannot be known without (character tokenizer; data.vocab_size,
 data.classes, data.features or data.image_shape not said).
 
---search looks through all degrees of the mesh's axes (of replicas and spatial ranks
-where their degree is -1), micro-batches of a power of two rows, or of
-training.local_batch_size, that divide the global batch, 1f1b, zero_bubble and
-interleaved pipelines of 2 or 4 chunks, sequence parallelism, stages of ZeRO and
-recomputation; what the command line says of a key stays. Layouts are
-planned in the order of a lower bound of their time, until no other can be among
+--search looks through all degrees of the mesh's axes (spatial ranks for
+convolutions, replicas of whole nodes where there are several), micro-batches of a
+power of two rows, or of training.local_batch_size, that divide the global batch,
+1f1b, zero_bubble and interleaved pipelines of 2 or 4 chunks, sequence parallelism,
+stages of ZeRO and recomputation; what the command line says of a key stays. Layouts
+are planned in the order of a lower bound of their time, until no other can be among
 the fastest, and none is whose bound of memory does not fit. By rule are left out:
-gpipe (as slow as 1f1b, and larger), and ZeRO 2 and 3 or more recomputation where
-less of them fits. All other keys are as the config has them. Deep models are
-ranked by plans of fewer layers; those that are listed are planned as they are.
+gpipe (as slow as 1f1b, and larger), and ZeRO 2 and 3, fewer replicas or more
+recomputation where less of them fits. All other keys are as the config has them.
+A deep GPT is ranked by plans of fewer layers; what is listed is planned as it is.
 
 Example
   tessera plan -n 4 configs/quickstart.toml training.global_batch_size=48

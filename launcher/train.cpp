@@ -41,14 +41,6 @@ std::string classes_text(const SampleForm& sample) {
     return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
 }
 
-double checked_step_timeout(const Config& config) {
-    const double seconds = config.get(run_step_timeout);
-    constexpr double a_year = 366.0 * 86'400;
-    if (!(seconds >= 0 && seconds <= a_year))
-        config.refuse(run_step_timeout.name, "expected seconds from 0 (by itself) to a year");
-    return seconds;
-}
-
 // Called by all ranks together.
 void tell_where_ranks_run(const std::filesystem::path& folder, const World& world, const Team& team) {
     std::vector<RankPlace> ranks;
@@ -66,13 +58,14 @@ int run_train(const Arguments& arguments, Process& process) {
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
     process.run_folder = folder;
-    const double step_timeout = checked_step_timeout(config);
+    Deadlines::check_keys(config);
     const auto neighbours = world.group().on_this_host();
     const auto recorder = std::make_shared<FlightRecorder>(neighbours);
     process.step = [recorder] { return recorder->own().state().step + 1; };
     if (const std::optional<std::string> fault = arguments.text("plant"))
         recorder->plant(planted_stall(*fault, world.rank()));
-    const Watchdog watchdog(world, neighbours, *recorder, {folder, make_mesh(config, world.size()), step_timeout});
+    const Watchdog watchdog(world, neighbours, *recorder,
+                            {folder, make_mesh(config, world.size()), config.get(run_step_timeout)});
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),

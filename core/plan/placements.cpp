@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <limits>
 #include <map>
+#include <optional>
 
 namespace tessera {
 namespace {
@@ -146,12 +147,15 @@ private:
             if (node.op->ignores(i) && inputs[i] == Placement::flat()) inputs[i] = Placement::replicate(); // in use
         }
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
-        if (whole) return append(std::move(node), std::vector<Placement>(node.outputs.size()));
+        const std::vector<Placement> all_whole(node.outputs.size());
+        if (whole && may_stay(node, all_whole)) return append(std::move(node), all_whole);
         if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
             return append(std::move(node), *std::move(outputs));
         if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
-        PlacementRule rule = cheapest_rule(node, types, inputs);
+        const std::optional<PlacementRule> found = cheapest_rule(node, types, inputs);
+        if (!found && !whole) refuse(node, inputs);
+        PlacementRule rule = found ? *found : PlacementRule{inputs, all_whole};
         for (std::size_t i = 0; i < inputs.size(); ++i)
             if (inputs[i] != rule.inputs[i])
                 node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase, node.layer);
@@ -181,7 +185,8 @@ private:
         return true;
     }
 
-    // What is accumulated where the update does not want it would be led there in every micro-batch.
+    // What is accumulated where the update does not want it would be led there in every micro-batch; and what an outer
+    // axis scatters first could not be cut any more.
     bool may_stay(const Node& node, const std::vector<Placement>& outputs) const {
         for (std::size_t i = 0; i < outputs.size(); ++i) {
             const Value* sum = sum_of(node.outputs[i]);
@@ -200,9 +205,9 @@ private:
         place(std::move(second));
     }
 
-    // The rule to which the inputs are led by the fewest bytes; of equals the first.
-    PlacementRule cheapest_rule(const Node& node, const std::vector<TensorType>& types,
-                                const std::vector<Placement>& inputs) const {
+    // The rule to which the inputs are led by the fewest bytes; of equals the first. None: no rule can be followed.
+    std::optional<PlacementRule> cheapest_rule(const Node& node, const std::vector<TensorType>& types,
+                                               const std::vector<Placement>& inputs) const {
         std::vector<PlacementRule> rules = node.op->placements(types);
         rules.insert(rules.begin(),
                      {std::vector<Placement>(inputs.size()), std::vector<Placement>(node.outputs.size())});
@@ -219,7 +224,7 @@ private:
                 best = &rule;
             }
         }
-        if (best == nullptr) refuse(node, inputs);
+        if (best == nullptr) return std::nullopt;
         return *best;
     }
 

@@ -183,10 +183,12 @@ void share_out(const Layout& layout, int place, Plan& plan) {
     plan.stride = ranks;
 }
 
-// Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same.
-// Only in evaluations: ZeRO 3 trains with equal shares.
+// Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same;
+// and one that has none takes part in the sums that end the step. Only in evaluations: a rank trains with samples, and
+// by ZeRO 3 with as many as the others.
 std::int64_t idle_rounds(const Graph& graph, const Layout& layout, int place, const Plan& plan) {
     const int first = place / layout.shard_ranks() * layout.shard_ranks(); // of its replica
+    const std::int64_t least = plan.share.size() == 0 ? 1 : 0;
     for (const std::int32_t index : live_nodes(graph)) {
         const Node& node = graph.nodes()[static_cast<std::size_t>(index)];
         const auto transfer = node.op->transfer();
@@ -194,9 +196,13 @@ std::int64_t idle_rounds(const Graph& graph, const Layout& layout, int place, co
         std::int64_t most = plan.share.size();
         for (int rank = 0; rank < layout.shard_ranks() && plan.stride == 1; ++rank)
             most = std::max(most, share_of(layout, first + rank).size());
-        return most - plan.share.size();
+        return std::max(most - plan.share.size(), least);
     }
-    return 0;
+    return least;
+}
+
+bool trains(const Graph& graph) {
+    return std::ranges::any_of(graph.nodes(), [](const Node& node) { return node.phase == Phase::backward; });
 }
 
 } // namespace
@@ -216,6 +222,7 @@ double bubble(const Plan& plan, const Layout& layout) {
 CutGraph cut_graph(const Graph& graph, const Layout& layout) {
     if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
         throw InternalError("a layout needs one strategy per axis of its mesh");
+    if (trains(graph)) check_shares(layout);
     Plan refused_early;
     share_out(layout, 0, refused_early);
     auto placed = std::make_shared<PlacedGraph>(place_graph(graph, layout));
@@ -235,8 +242,8 @@ Plan make_plan(const CutGraph& graph, const Layout& layout, int rank, const Stre
     plan.coordinate = coordinate;
     const int place = data_place(layout, coordinate);
     share_out(layout, place, plan);
-    plan.slots =
-        layout.reproducible ? slots_needed(plan.share.size()) : std::min<int>(2, slots_needed(plan.share.size()));
+    const int slots = slots_needed(std::max<std::int64_t>(plan.share.size(), 1));
+    plan.slots = layout.reproducible ? slots : std::min(2, slots);
     const ValuePlacements& placements = placed.placements;
     for (std::size_t i = 0; i < placed.graph.values().size(); ++i)
         plan.values.push_back(

@@ -9,31 +9,52 @@
 
 namespace tessera {
 
-SummationTree tree_of_replicas(const Layout& layout) { return {layout.micro_batches, layout.replicas()}; }
+namespace {
+
+// Those without a micro-batch are the last, and bring zeros. With these, a tree of one leaf each adds in the order of
+// the smaller tree: a leaf that comes later never changes which of the earlier ones are neighbours.
+SummationTree tree_of(std::int64_t micro_batches, int sharers) {
+    return {std::max<std::int64_t>(micro_batches, sharers), sharers};
+}
+
+Range share_in(const Range& whole, int sharers, int place, bool reproducible) {
+    const Range part =
+        reproducible ? tree_of(whole.size(), sharers).share(place) : shard_range(whole.size(), sharers, place);
+    return {whole.begin + std::min(part.begin, whole.size()), whole.begin + std::min(part.end, whole.size())};
+}
+
+} // namespace
+
+SummationTree tree_of_replicas(const Layout& layout) { return tree_of(layout.micro_batches, layout.replicas()); }
 
 SummationTree tree_of_replica(const Layout& layout, int replica) {
-    return {share_of_replica(layout, replica).size(), layout.shard_ranks()};
+    return tree_of(share_of_replica(layout, replica).size(), layout.shard_ranks());
 }
 
 Range share_of_replica(const Layout& layout, int replica) {
     if (layout.replicas() == 1) return {0, layout.micro_batches};
-    const Range share = layout.reproducible ? tree_of_replicas(layout).share(replica)
-                                            : shard_range(layout.micro_batches, layout.replicas(), replica);
-    if (share.size() < layout.shard_ranks())
-        throw ConfigError(fmt::format("{} micro-batches are shared out to {} replicas (parallelism.data_parallel_"
-                                      "replicate_degree), of which one gets {} for its {} ranks: take a larger batch, "
-                                      "or a power of two of micro-batches (of an evaluation: metrics.evaluate_batches)",
-                                      layout.micro_batches, layout.replicas(), share.size(), layout.shard_ranks()));
-    return share;
+    return share_in({0, layout.micro_batches}, layout.replicas(), replica, layout.reproducible);
+}
+
+void check_shares(const Layout& layout) {
+    if (layout.replicas() == 1 && layout.micro_batches < layout.shard_ranks())
+        throw ConfigError(fmt::format("a step of {} micro-batches leaves some of {} data ranks without work: use a "
+                                      "larger batch, smaller micro-batches, or fewer ranks",
+                                      layout.micro_batches, layout.shard_ranks()));
+    for (int replica = 0; replica < layout.replicas(); ++replica)
+        if (const Range share = share_of_replica(layout, replica); share.size() < layout.shard_ranks())
+            throw ConfigError(
+                fmt::format("{} micro-batches are shared out to {} replicas (parallelism.data_parallel_"
+                            "replicate_degree), of which one gets {} for its {} ranks: take a larger batch, "
+                            "or a power of two of micro-batches",
+                            layout.micro_batches, layout.replicas(), share.size(), layout.shard_ranks()));
 }
 
 Range share_of(const Layout& layout, int place) {
     const int ranks = layout.shard_ranks();
     const Range whole = share_of_replica(layout, place / ranks);
     if (layout.rounds) return {whole.begin + place % ranks, whole.begin + place % ranks + whole.size() / ranks};
-    const Range part = layout.reproducible ? SummationTree(whole.size(), ranks).share(place % ranks)
-                                           : shard_range(whole.size(), ranks, place % ranks);
-    return {whole.begin + part.begin, whole.begin + part.end};
+    return share_in(whole, ranks, place % ranks, layout.reproducible);
 }
 
 int data_place(const Layout& layout, const std::vector<int>& coordinate) {

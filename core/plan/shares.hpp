@@ -7,11 +7,15 @@
 namespace tessera {
 
 // Of a replica: a whole subtree of the summation tree, so that sizes may differ by a factor of two; as even as can be
-// where the layout promises no order of sums. ConfigError where its ranks are more than its micro-batches.
+// where the layout promises no order of sums. Where there are too few micro-batches the last replicas, and the last
+// ranks of a replica, get none.
 Range share_of_replica(const Layout& layout, int replica);
 // Of the rank at this place: likewise, of its replica's. Where the layout sums in rounds (Plan::stride) it begins with
 // the first of them, and the number is what counts.
 Range share_of(const Layout& layout, int place);
+
+// ConfigError where a replica has more ranks than micro-batches: training must not leave ranks without work.
+void check_shares(const Layout& layout);
 
 // In which order the sums of a replica's ranks are added, and then those of the replicas.
 SummationTree tree_of_replica(const Layout& layout, int replica);

@@ -156,7 +156,11 @@ public:
     StageCut(PlacedGraph& placed, const Layout& layout)
         : placed_(placed), graph_(placed.graph), axis_(static_cast<std::size_t>(layout.pipeline_axis)),
           stages_(layout.stages()), chunks_(graph_, stages_, stages_ * layout.chunks_per_stage),
-          first_chunk_(graph_.values().size(), nowhere) {}
+          first_chunk_(graph_.values().size(), nowhere) {
+        for (std::size_t i = 0; i < graph_.values().size(); ++i)
+            if (graph_.value(static_cast<ValueId>(i)).phase == Phase::forward)
+                forward_.emplace(graph_.value(static_cast<ValueId>(i)).name, static_cast<ValueId>(i));
+    }
 
     Stages run() {
         result_.chunk_flops = chunks_.flops();
@@ -257,7 +261,7 @@ private:
         const int chunk = chunks_.of(index);
         if (chunk >= 0)
             for (ValueId& input : node.inputs)
-                input = at_stage(made_again(input, chunk), chunk % stages_);
+                input = at_stage(made_again(as_received(input, chunk), chunk), chunk % stages_);
         if (node.phase == Phase::update)
             for (ValueId& input : node.inputs)
                 if (const auto whole = wholes_.find(input); whole != wholes_.end()) input = whole->second;
@@ -265,6 +269,20 @@ private:
         if (node.phase == Phase::prepare && weight_of(node) != nowhere) stage = weight_of(node) % stages_;
         append(node, chunk, stage, chunks_.is_for_weights(index));
         if (node.phase == Phase::update) add_up(node);
+    }
+
+    // What a chunk computes again in the backward pass is for itself. Others have been sent it in the forward one, and
+    // keep it: they would wait for a chunk before them that waits for their gradients.
+    ValueId as_received(ValueId id, int chunk) const {
+        constexpr std::string_view again = ".again"; // see recompute()
+        const std::int32_t producer = graph_.value(id).producer;
+        if (producer < 0 || !graph_.nodes()[static_cast<std::size_t>(producer)].repeated) return id;
+        if (chunks_.of(static_cast<std::size_t>(producer)) == chunk) return id;
+        const std::string_view name = graph_.value(id).name;
+        const auto found = forward_.find(name.substr(0, name.size() - again.size()));
+        if (!name.ends_with(again) || found == forward_.end())
+            throw InternalError(fmt::format("'{}' is computed again, but nowhere before", name));
+        return found->second;
     }
 
     // What is made of one weight alone in the micro-batches (gathered, say) is made on each stage that uses it.
@@ -354,6 +372,7 @@ private:
     std::vector<int> first_chunk_; // by value, of weights
     std::deque<Node> nodes_;
     Stages result_;
+    std::map<std::string, ValueId, std::less<>> forward_; // values by name
     std::map<std::pair<ValueId, int>, ValueId> relays_;   // by value and stage
     std::map<std::pair<ValueId, int>, ValueId> repeated_; // by value and chunk
     std::map<ValueId, ValueId> wholes_;

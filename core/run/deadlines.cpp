@@ -9,6 +9,7 @@ namespace {
 
 constexpr double least_of_step = 30, steps_of_median = 10;
 constexpr double of_start = 600, least_of_others = 120, of_longest = 5;
+constexpr double a_year = 366.0 * 86'400;
 
 double age_of(const RankReport& report) {
     if (report.state.activity != Activity::training) return report.activity_age;
@@ -16,6 +17,13 @@ double age_of(const RankReport& report) {
 }
 
 } // namespace
+
+void Deadlines::check_keys(const Config& config) {
+    const double seconds = config.get(run_step_timeout);
+    if (!(seconds >= 0 && seconds <= a_year))
+        config.refuse(run_step_timeout.name, "expected seconds, at most a year of them; 0: by the last steps");
+    config.get(run_check_collectives);
+}
 
 double Deadlines::deadline_of(const RankReport& report) const {
     const double automatic = std::max(least_of_step, steps_of_median * report.median);

@@ -24,6 +24,9 @@ inline constexpr Key<bool> run_check_collectives{"run.check_collectives", false,
 // None but a step's is below run.step_timeout.
 class Deadlines {
 public:
+    // Reads the keys above. Throws ConfigError for a wrong value.
+    static void check_keys(const Config& config);
+
     explicit Deadlines(double step_timeout) : step_timeout_(step_timeout) {}
 
     // Fills overdue and deadline. Called again and again, with the rank's own report: remembers how long it was at

@@ -4,9 +4,11 @@
 
 #include "core/exit_codes.hpp"
 #include "core/run/job_folder.hpp"
+#include "core/run/process_state.hpp"
 #include "core/run/text_file.hpp"
 
 #include <chrono>
+#include <csignal>
 #include <exception>
 #include <fmt/format.h>
 #include <fstream>
@@ -18,6 +20,7 @@ namespace tessera {
 namespace {
 
 constexpr std::chrono::seconds most{10};
+constexpr std::chrono::milliseconds moment{1500};
 
 void say(const std::string& text) {
     std::size_t said = 0;
@@ -50,6 +53,17 @@ void end_within_seconds() {
         std::this_thread::sleep_for(most);
         ::_exit(exit_code::lost);
     }).detach();
+}
+
+// It leaves mpirun's pipes and session, so that nobody waits for it.
+void kill_later(const std::vector<StoppedProcess>& stopped) {
+    if (stopped.empty() || ::fork() != 0) return;
+    ::setsid();
+    ::close_range(0, ~0U, 0);
+    std::this_thread::sleep_for(moment);
+    for (const StoppedProcess& one : stopped)
+        if (process_state(one.pid).started == one.started) ::kill(static_cast<pid_t>(one.pid), SIGKILL);
+    ::_exit(0);
 }
 
 void end_now() {

@@ -178,7 +178,11 @@ View Executor::slot_view(std::size_t slot, SlotPiece piece) const {
                         {{piece.bytes / bytes_of(DType::f32)}, DType::f32});
 }
 
+// The sum of a rank without micro-batches is 0, whatever its idle round has made.
 void Executor::merge(const Turn& turn, const std::vector<SlotPiece>& pieces) {
+    for (const SlotPiece piece : pieces)
+        if (turn.micro_batch < 0) std::visit([&](auto& s) { kernels::fill(s, slot_view(0, piece), 0); }, stream_);
+    if (turn.micro_batch < 0) return;
     for (const Merge& one : accumulation_[static_cast<std::size_t>(turn.micro_batch)].merges)
         for (const SlotPiece piece : pieces) {
             const View into = slot_view(one.into, piece);

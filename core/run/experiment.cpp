@@ -74,19 +74,17 @@ Recompute recomputation(const Config& config) {
 }
 
 // The validation split in whole micro-batches; what is left over at its end is not evaluated.
-std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes,
-                                      int ranks) {
+std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes) {
     const std::int64_t most = config.get(evaluate_batches);
     const std::int64_t samples = dataset.samples(Split::validation);
     if (samples == 0) return 0;
     const std::int64_t windows = (samples - 1) / sizes.sample.units + 1;
     std::int64_t batches = windows / sizes.batch;
     if (most > 0) batches = std::min(batches, most);
-    if (batches < ranks)
-        throw ConfigError(
-            fmt::format("the validation split has {} {}: {} ranks with micro-batches of {} need at least {}", windows,
-                        sizes.sample.is_text() ? fmt::format("windows of {} tokens", sizes.sample.units) : "samples",
-                        ranks, sizes.batch, ranks * sizes.batch));
+    if (batches == 0)
+        throw ConfigError(fmt::format(
+            "the validation split has {} {}, which make no micro-batch of {} (training.local_batch_size)", windows,
+            sizes.sample.is_text() ? fmt::format("windows of {} tokens", sizes.sample.units) : "samples", sizes.batch));
     return batches;
 }
 
@@ -186,8 +184,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);
     if (!evaluates) return;
     if (dataset != nullptr)
-        experiment.evaluation_batches =
-            count_evaluation_batches(config, *dataset, experiment.sizes, program.layout.data_ranks());
+        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes);
     else if (has_validation(config))
         experiment.evaluation_batches =
             program.layout.data_ranks(); // what it needs does not depend on how long it goes on
@@ -214,9 +211,8 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
     Experiment experiment = common(config, dataset.form(), stream);
     experiment.sizes.batch = evaluation_rows(config);
-    const Layout layout = make_layout(config, view, 1, stream);
-    check_rows(config, layout.mesh, experiment.sizes.batch);
-    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes, layout.data_ranks());
+    check_rows(config, make_mesh(config, view.ranks), experiment.sizes.batch);
+    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     add_evaluation(cut_evaluation(config, view, stream, experiment), view.rank, stream, experiment);
     return experiment;

@@ -15,11 +15,12 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t few_layers = 2; // layers are alike, but for the first and the last
+constexpr std::size_t kinds_of_bytes = 5;
 
 // Of one depth.
 struct Measured {
     LayerWork layers, before, behind;
-    std::array<double, 5> bytes; // resting, in use, gradients, states, activations
+    std::array<double, kinds_of_bytes> bytes; // resting, in use, gradients, states, activations
 };
 
 void add(const ChunkTime& more, ChunkTime& to, double times = 1) {
@@ -96,6 +97,23 @@ Measured measure(const Config& config, int ranks, bool one_host, const Dataset* 
     return measured;
 }
 
+// In the order of Measured.
+ByDepth& bytes_of(InnerCost& cost, std::size_t kind) {
+    ByDepth* const kinds[kinds_of_bytes] = {&cost.resting, &cost.in_use, &cost.gradients, &cost.states,
+                                            &cost.activations};
+    return *kinds[kind];
+}
+
+// Of a model that does not grow.
+InnerCost cost_of_all(const Measured& measured) {
+    InnerCost cost{{}, measured.before, measured.behind, {}, {}, {}, {}, {}};
+    add(measured.layers.seconds, cost.behind.seconds);
+    cost.behind.flops += measured.layers.flops;
+    for (std::size_t i = 0; i < kinds_of_bytes; ++i)
+        bytes_of(cost, i).without = measured.bytes[i];
+    return cost;
+}
+
 // Of all chunks of the first stage together: micro-batches under way, as a share of the stage's layers.
 double under_way(const Pipeline& pipeline) {
     double sum = 0;
@@ -113,9 +131,14 @@ double under_way(const Pipeline& pipeline) {
 
 } // namespace
 
+std::int64_t equal_blocks(const Config& config) {
+    return config.get(model_type) == "gpt" ? config.get(model_layers) : 0;
+}
+
 InnerCost inner_cost(Config config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,
                      const Machine& machine) {
-    const std::int64_t layers = config.get(model_layers);
+    const std::int64_t layers = equal_blocks(config);
+    if (layers == 0) return cost_of_all(measure(config, ranks, one_host, dataset, stream, machine));
     const std::int64_t few = std::min(few_layers, layers);
     const auto at = [&](std::int64_t depth) {
         config.settle(model_layers.name, depth);
@@ -125,10 +148,10 @@ InnerCost inner_cost(Config config, int ranks, bool one_host, const Dataset* dat
     InnerCost cost{deeper.layers, shallow.before, shallow.behind, {}, {}, {}, {}, {}};
     add(shallow.layers.seconds, cost.layer.seconds, -1);
     cost.layer.flops -= shallow.layers.flops;
-    ByDepth* const bytes[] = {&cost.resting, &cost.in_use, &cost.gradients, &cost.states, &cost.activations};
-    for (std::size_t i = 0; i < std::size(bytes); ++i) {
-        bytes[i]->layer = deeper.bytes[i] - shallow.bytes[i];
-        bytes[i]->without = shallow.bytes[i] - static_cast<double>(few) * bytes[i]->layer;
+    for (std::size_t i = 0; i < kinds_of_bytes; ++i) {
+        ByDepth& bytes = bytes_of(cost, i);
+        bytes.layer = deeper.bytes[i] - shallow.bytes[i];
+        bytes.without = shallow.bytes[i] - static_cast<double>(few) * bytes.layer;
     }
     return cost;
 }
@@ -142,7 +165,7 @@ double least_seconds(const InnerCost& cost, const Outer& outer) {
 }
 
 double seconds_of_pipeline(const InnerCost& cost, const Outer& outer) {
-    if (outer.pipeline.stages == 1) return least_seconds(cost, outer);
+    if (outer.pipeline.stages == 1 || outer.layers == 0) return least_seconds(cost, outer);
     std::vector<double> flops(static_cast<std::size_t>(outer.layers), cost.layer.flops);
     flops.front() += cost.before.flops;
     flops.push_back(cost.behind.flops);
@@ -160,8 +183,8 @@ double seconds_of_pipeline(const InnerCost& cost, const Outer& outer) {
 }
 
 double least_memory(const InnerCost& cost, const Outer& outer) {
-    const bool shares_states = outer.zero_stage >= 1 && outer.data_ranks > 1;
-    const double states = shares_states ? 1.0 / outer.data_ranks : 1;
+    const int sharers = outer.zero_stage >= 1 ? outer.data_ranks / outer.replicas : 1;
+    const double states = 1.0 / sharers;
     const double gradients = outer.zero_stage >= 2 ? states : 1, in_use = outer.zero_stage >= 3 ? states : 1;
     const std::int64_t share = outer.pipeline.micro_batches;
     const int slots = outer.reproducible ? slots_needed(share) : std::min(2, slots_needed(share));

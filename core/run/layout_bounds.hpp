@@ -9,6 +9,9 @@
 
 namespace tessera {
 
+// The blocks of a GPT, which are alike: a few tell of all. 0: the model is made of layers of any kind.
+std::int64_t equal_blocks(const Config& config);
+
 // Of a quantity that grows with the layers: a model of few layers tells of one of many.
 struct ByDepth {
     double without = 0; // layers: embedding, head, loss
@@ -41,11 +44,12 @@ InnerCost inner_cost(Config config, int ranks, bool one_host, const Dataset* dat
 
 // The outer axes of a layout.
 struct Outer {
-    Pipeline pipeline; // its micro-batches are those of the data rank that has most
-    int data_ranks = 1;
+    Pipeline pipeline;  // its micro-batches are those of the data rank that has most
+    int data_ranks = 1; // of all replicas
+    int replicas = 1;
     int zero_stage = 0;
     bool reproducible = true;
-    std::int64_t layers = 1;
+    std::int64_t layers = 1; // equal_blocks()
 };
 
 // Of a step: no stage works less than an even share of all layers.

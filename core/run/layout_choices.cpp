@@ -3,11 +3,15 @@
 #include "core/run/layout_choices.hpp"
 
 #include "core/config_catalog.hpp"
+#include "core/data/options.hpp"
+#include "core/layers/catalog.hpp"
+#include "core/run/layout_bounds.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <fmt/format.h>
 #include <map>
+#include <tuple>
 
 namespace tessera {
 namespace {
@@ -39,13 +43,33 @@ bool is_outer(std::string_view key) {
     return key == parallelism_data.name || key == parallelism_replicate.name || key == parallelism_pipeline.name;
 }
 
-// Axes that the search leaves as they are.
-bool is_searched(std::string_view key) {
-    return key != parallelism_replicate.name && key != parallelism_spatial.name &&
-           key != parallelism_spatial_width.name;
+bool has_convolutions(const Config& config) {
+    if (config.get(model_type) != "layers") return false;
+    return std::ranges::any_of(config.items("model.layers"),
+                               [](const ConfigItem& layer) { return layer.get(layer_type) == "convolution"; });
 }
 
 } // namespace
+
+LayoutChoices::LayoutChoices(const Config& config, const SearchOptions& options, std::int64_t ranks_per_node)
+    : config_(config), options_(options), ranks_per_node_(ranks_per_node), reads_text_(reads_text(config)),
+      convolves_(has_convolutions(config)) {}
+
+// Whether the search tries an axis of which the command line says nothing.
+bool LayoutChoices::is_searched(std::string_view key) const {
+    if (key == parallelism_replicate.name) return options_.ranks > ranks_per_node_;
+    if (key == parallelism_spatial.name || key == parallelism_spatial_width.name) return convolves_;
+    if (key == parallelism_context.name || key == parallelism_expert.name) return reads_text_;
+    return true;
+}
+
+// A replica is there so that what it shares out travels within a node: were it part of one, so would what its copies
+// exchange.
+bool LayoutChoices::is_sensible(const Choices& mesh) const {
+    if (replicas_in(mesh) == 1 || is_given(parallelism_replicate.name)) return true;
+    const std::int64_t ranks = options_.ranks / replicas_in(mesh) / degree_in(mesh, parallelism_pipeline.name);
+    return degree_in(mesh, parallelism_data.name) > 1 && ranks % ranks_per_node_ == 0;
+}
 
 std::int64_t degree_in(const Choices& choices, std::string_view key) {
     for (const auto& [name, value] : choices)
@@ -54,8 +78,10 @@ std::int64_t degree_in(const Choices& choices, std::string_view key) {
 }
 
 std::int64_t data_ranks_in(const Choices& choices) {
-    return degree_in(choices, parallelism_data.name) * degree_in(choices, parallelism_replicate.name);
+    return degree_in(choices, parallelism_data.name) * replicas_in(choices);
 }
+
+std::int64_t replicas_in(const Choices& choices) { return degree_in(choices, parallelism_replicate.name); }
 
 std::vector<Choices> LayoutChoices::meshes() const {
     std::vector<std::string_view> free;
@@ -74,7 +100,10 @@ std::vector<Choices> LayoutChoices::meshes() const {
     }
     std::vector<Choices> found;
     add_meshes(free, 0, ranks, chosen, found);
-    std::ranges::stable_sort(found, {}, [](const Choices& mesh) { return degree_in(mesh, parallelism_pipeline.name); });
+    std::erase_if(found, [&](const Choices& mesh) { return !is_sensible(mesh); });
+    std::ranges::stable_sort(found, {}, [](const Choices& mesh) {
+        return std::tuple(degree_in(mesh, parallelism_pipeline.name), replicas_in(mesh) > 1, -replicas_in(mesh));
+    });
     return found;
 }
 
@@ -103,12 +132,13 @@ std::vector<ScheduleChoice> LayoutChoices::schedules(std::int64_t stages) const 
     for (const std::string& name : values(parallelism_schedule, stages > 1, {"1f1b", "zero_bubble", "interleaved"}))
         for (const std::int64_t chunks : values(parallelism_chunks, name == "interleaved", {2, 4}))
             if (name != "interleaved" || is_given(parallelism_chunks.name) ||
-                config_.get(model_layers) % (stages * chunks) == 0)
+                equal_blocks(config_) % (stages * chunks) == 0)
                 found.push_back({name, chunks});
     return found;
 }
 
 std::vector<std::int64_t> LayoutChoices::zero_stages(const Choices& outer) const {
+    if (replicas_in(outer) > 1) return values(parallelism_zero, true, {1, 2, 3});
     return values(parallelism_zero, data_ranks_in(outer) > 1, {0, 1, 2, 3});
 }
 

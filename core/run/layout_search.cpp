@@ -2,11 +2,8 @@
 // Best first: what has the lowest bound is looked at more closely, until the fastest are known (A*: Hart et al. 1968).
 #include "core/run/layout_search.hpp"
 
-#include "core/plan/shares.hpp"
 #include "core/run/describe_cost.hpp"
-#include "core/run/layout_bounds.hpp"
-#include "core/run/layout_choices.hpp"
-#include "core/run/prediction.hpp"
+#include "core/run/layout_planner.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -22,41 +19,6 @@ namespace tessera {
 
 namespace {
 
-// Layers are alike, but for the first and the last; so are the layers of a pipeline's chunks.
-constexpr std::int64_t few_layers = 2;
-// An estimate of memory may be too large by so much: what is near the limit is planned as it is.
-constexpr double doubt = 1.02;
-
-// Of a stage.
-std::int64_t chunks_in(const Choices& choices) {
-    for (const auto& [name, value] : choices)
-        if (name == parallelism_schedule.name && std::get<std::string>(value) != "interleaved") return 1;
-    return degree_in(choices, parallelism_chunks.name);
-}
-
-struct Estimate {
-    double seconds = 0;
-    double memory = 0;
-};
-
-struct Planned {
-    Experiment experiment;
-    Prediction prediction;
-};
-
-// Whether the largest chunk of a pipeline grows by one layer where each has got one more: not so where what stands
-// behind the layers outweighs them.
-bool grows_evenly(const Planned& few, const Planned& more, std::int64_t layers_added) {
-    double largest[2] = {}, all[2] = {};
-    for (const bool deeper : {false, true})
-        for (const ChunkTime& time : (deeper ? more : few).experiment.train.plan.chunk_flops) {
-            const double work = time.forward + time.backward + time.weights;
-            largest[deeper] = std::max(largest[deeper], work);
-            all[deeper] += work;
-        }
-    return (largest[1] - largest[0]) * static_cast<double>(layers_added) > 0.99 * (all[1] - all[0]);
-}
-
 // The layouts that share some choices. From level to level they share more, and their bound rises.
 struct Open {
     enum class Level { inner_axes, rows, layout, estimated };
@@ -65,7 +27,7 @@ struct Open {
     Level level = Level::inner_axes;
     std::size_t group = 0; // of equal inner axes
     std::int64_t rows = 0; // of a micro-batch
-    Choices outer{};       // degrees of data and pipeline
+    Choices outer{};       // degrees of pipeline, replicas and data
     ScheduleChoice schedule{};
     std::int64_t zero = 0;
     std::size_t recompute = 0; // of recomputations()
@@ -81,8 +43,8 @@ class Search {
 public:
     Search(const Config& config, const SearchOptions& options, const Machine& machine, const Dataset* dataset,
            const Stream& stream)
-        : asked_(config), config_(config), options_(options), machine_(machine), dataset_(dataset), stream_(stream),
-          choices_(config, options), groups_(choices_.groups()) {}
+        : asked_(config), options_(options), choices_(config, options, machine.ranks_per_node),
+          groups_(choices_.groups()), planner_(config, options, machine, dataset, stream) {}
 
     SearchResult run() {
         for (std::size_t i = 0; i < groups_.size(); ++i) {
@@ -96,11 +58,11 @@ public:
             if (next.level == Open::Level::inner_axes) open_rows(next);
             if (next.level == Open::Level::rows) open_layouts(next);
             if (next.level == Open::Level::layout) try_layout(next);
-            if (next.level == Open::Level::estimated) finish(next.choices);
+            if (next.level == Open::Level::estimated) finish(next);
         }
         std::ranges::stable_sort(result_.best, {}, [](const FoundLayout& one) { return one.cost.total(); });
         if (result_.best.empty()) find_least_memory();
-        if (result_.fit + result_.too_large > 0) config_.refuse_unread("command line");
+        if (result_.fit + result_.too_large > 0) planner_.refuse_unread();
         result_.slower = result_.tried - result_.fit - result_.too_large - result_.refused;
         return std::move(result_);
     }
@@ -123,27 +85,23 @@ private:
     double pipeline_seconds(const Open& one);
     void try_layout(const Open& one);
     Choices choices_of(const Open& one) const;
-    std::string family_of(const Open& one) const;
-
-    bool is_too_large(double memory) const { return memory > doubt * static_cast<double>(options_.memory); }
-    Planned plan(const Choices& choices, std::int64_t layers, bool evaluates = false);
-    Estimate estimate(const Choices& choices);
-    void finish(const Choices& choices);
+    std::vector<std::string> families_of(const Open& one) const;
+    bool spare(const Open& one);
+    void finish(const Open& one);
+    void retry(const Open& one);
     void find_least_memory();
 
     const Config& asked_;
-    Config config_; // with the choices of the moment
     const SearchOptions& options_;
-    const Machine& machine_;
-    const Dataset* dataset_;
-    const Stream& stream_;
     LayoutChoices choices_;
     std::vector<LayoutGroup> groups_;
+    LayoutPlanner planner_;
     std::map<std::tuple<std::size_t, std::int64_t, std::size_t>, std::optional<InnerCost>> costs_;
     std::map<std::tuple<std::size_t, std::int64_t, std::size_t, int, int, ScheduleKind, int>, double> pipelines_;
     std::priority_queue<Open> open_;
     std::int64_t opened_ = 0;
-    std::set<std::string> fitting_; // families that fit without recomputation
+    std::set<std::string> fitting_;                   // families that fit without recomputation
+    std::map<std::string, std::vector<Open>> spared_; // what was not tried of them
     Least least_bound_, least_planned_;
     std::size_t found_ = 0;
     SearchResult result_;
@@ -162,26 +120,11 @@ void Search::add(Open one) {
 // Null: it is refused.
 const InnerCost* Search::cost_of(std::size_t group, std::int64_t rows, std::size_t recompute) {
     const auto [at, is_new] = costs_.try_emplace({group, rows, recompute});
-    if (is_new) {
-        Config config = asked_;
-        const auto set = [&](std::string_view key, ConfigValue value) { config.settle(key, std::move(value)); };
-        for (const auto& [key, value] : groups_[group].inner)
-            set(key, value);
-        set(parallelism_data.name, std::int64_t{1});
-        set(parallelism_replicate.name, std::int64_t{1});
-        set(parallelism_pipeline.name, std::int64_t{1});
-        set(parallelism_zero.name, std::int64_t{0});
-        set(training_global_batch.name, rows);
-        set(training_local_batch.name, rows);
-        set(training_accumulation.name, std::int64_t{0});
-        set(training_recompute.name, choices_.recomputations()[recompute]);
-        try {
-            at->second = inner_cost(std::move(config), groups_[group].ranks, options_.ranks <= machine_.ranks_per_node,
-                                    dataset_, stream_, machine_);
+    if (is_new) try {
+            at->second = planner_.cost_of(groups_[group], rows, choices_.recomputations()[recompute]);
         } catch (const ConfigError& error) {
             if (result_.refusal.empty()) result_.refusal = error.what();
         }
-    }
     return at->second ? &*at->second : nullptr;
 }
 
@@ -202,8 +145,8 @@ void Search::open_rows(const Open& one) {
                 continue;
             }
             const auto samples = static_cast<double>(asked_.get(training_global_batch));
-            bound = cost->seconds(asked_.get(model_layers)) / static_cast<double>(rows) * samples * group.ranks /
-                    options_.ranks;
+            bound =
+                cost->seconds(planner_.blocks()) / static_cast<double>(rows) * samples * group.ranks / options_.ranks;
         }
         add({.seconds = bound, .level = Open::Level::rows, .group = one.group, .rows = rows});
     }
@@ -233,14 +176,15 @@ bool Search::can_take_turns(const Open& one) {
     const Pipeline pipeline = outer_of(one).pipeline;
     const std::int64_t chunks = std::int64_t{pipeline.stages} * pipeline.chunks;
     const bool uneven = pipeline.chunks > 1 && pipeline.micro_batches % pipeline.stages != 0;
-    if (pipeline.stages == 1 || (chunks <= asked_.get(model_layers) && !uneven)) return true;
+    const bool deep = planner_.blocks() == 0 || chunks <= planner_.blocks();
+    if (pipeline.stages == 1 || (deep && !uneven)) return true;
     const auto layouts =
         static_cast<std::int64_t>(choices_.zero_stages(one.outer).size() * choices_.recomputations().size());
     refuse(uneven ? fmt::format("the {} micro-batches of a data rank are no multiple of the {} stages of an "
                                 "interleaved pipeline",
                                 pipeline.micro_batches, pipeline.stages)
                   : fmt::format("the {} layers of the model cannot be shared out over {} chunks of a pipeline",
-                                asked_.get(model_layers), chunks),
+                                planner_.blocks(), chunks),
            layouts);
     return false;
 }
@@ -252,9 +196,10 @@ Outer Search::outer_of(const Open& one) const {
     const auto chunks = static_cast<int>(stages > 1 && one.schedule.name == "interleaved" ? one.schedule.chunks : 1);
     return {{schedule_named(one.schedule.name), stages, chunks, (micro_batches + data - 1) / data, true},
             data,
+            static_cast<int>(replicas_in(one.outer)),
             static_cast<int>(one.zero),
             asked_.get(run_reproducible),
-            asked_.get(model_layers)};
+            planner_.blocks()};
 }
 
 // With the least recomputation of which the bound fits.
@@ -264,7 +209,7 @@ void Search::add_layout(Open one) {
         const InnerCost* const cost = cost_of(one.group, one.rows, one.recompute);
         if (cost == nullptr) return refuse(result_.refusal, 1);
         const double memory = least_memory(*cost, outer);
-        if (!is_too_large(memory)) {
+        if (!planner_.is_too_large(memory)) {
             one.seconds = std::max(one.seconds, least_seconds(*cost, outer));
             return add(std::move(one));
         }
@@ -289,14 +234,29 @@ Choices Search::choices_of(const Open& one) const {
     return all;
 }
 
-// Layouts that differ in the stage of ZeRO only.
-std::string Search::family_of(const Open& one) const {
-    Open first = one;
-    first.zero = 0;
-    std::string name;
-    for (const auto& [key, value] : choices_of(first))
-        name += toml_text(value) + " ";
-    return name;
+// Layouts that differ in the stage of ZeRO only; and replicas that differ in their number only. Of either, that which
+// shares out most need not be tried where less fits without recomputation.
+std::vector<std::string> Search::families_of(const Open& one) const {
+    const auto name_without = [&](const std::vector<std::string_view>& keys) {
+        std::string name(keys[0]);
+        for (const auto& [key, value] : choices_of(one))
+            if (std::ranges::find(keys, key) == keys.end()) name += " " + toml_text(value);
+        return name;
+    };
+    std::vector<std::string> names{name_without({parallelism_zero.name})};
+    if (replicas_in(one.outer) > 1) names.push_back(name_without({parallelism_replicate.name, parallelism_data.name}));
+    return names;
+}
+
+// Of less sharing: of the same number of replicas with ZeRO 0 or 1, or of more replicas, which come first.
+bool Search::spare(const Open& one) {
+    for (const std::string& name : families_of(one)) {
+        const bool shares_most = !name.starts_with(parallelism_zero.name) || one.zero >= 2;
+        if (!shares_most || !fitting_.contains(name)) continue;
+        spared_[name].push_back(one);
+        return true;
+    }
+    return false;
 }
 
 // The same for all stages of ZeRO.
@@ -311,7 +271,7 @@ double Search::pipeline_seconds(const Open& one) {
 
 // Whatever is shared out or computed again beyond what fits costs time only: it is not tried.
 void Search::try_layout(const Open& one) {
-    if (one.zero >= 2 && fitting_.contains(family_of(one))) return;
+    if (spare(one)) return;
     Open found = one;
     if (!one.refined) {
         found.refined = true;
@@ -321,95 +281,63 @@ void Search::try_layout(const Open& one) {
     found.choices = choices_of(one);
     Estimate estimated;
     try {
-        estimated = estimate(found.choices);
+        estimated = planner_.estimate(found.choices);
     } catch (const ConfigError& error) {
         return refuse(error.what(), 1);
     }
-    if (is_too_large(estimated.memory)) {
+    if (planner_.is_too_large(estimated.memory)) {
         note_too_large(found.choices, estimated.memory, least_planned_);
-        found.recompute++;
-        found.refined = false;
-        found.choices.clear();
-        return add_layout(std::move(found));
+        return retry(found);
     }
     ++result_.fit;
-    if (choices_.recomputations()[one.recompute] == "none") fitting_.insert(family_of(one));
+    for (const std::string& family : families_of(one))
+        if (choices_.recomputations()[one.recompute] == "none") fitting_.insert(family);
     found.seconds = estimated.seconds;
     found.level = Open::Level::estimated;
     add(std::move(found));
 }
 
-// Evaluations take time to plan, and seldom more memory than training.
-Planned Search::plan(const Choices& choices, std::int64_t layers, bool evaluates) {
-    for (const auto& [key, value] : choices)
-        config_.settle(key, value);
-    config_.settle(model_layers.name, layers);
-    const TrainingPlans plans(config_, options_.ranks, options_.ranks <= machine_.ranks_per_node, dataset_, stream_,
-                              evaluates);
-    int rank = 0;
-    Experiment experiment = plans.of(rank);
-    const Layout& layout = experiment.train.layout;
-    const int busiest = busiest_place(layout); // keeps most sums of gradients at once
-    if (busiest != 0) {
-        rank = layout.mesh.rank(at_data_place(layout, layout.mesh.coordinate(0), busiest));
-        experiment = plans.of(rank);
-    }
-    const std::int64_t memory = memory_of(experiment, machine_);
-    if (is_too_large(static_cast<double>(memory))) return {std::move(experiment), {{}, memory}};
-    Prediction prediction = predict(experiment, plans, rank, machine_);
-    return {std::move(experiment), std::move(prediction)};
-}
-
-// From a few layers, where that tells of all and takes less.
-Estimate Search::estimate(const Choices& choices) {
-    const std::int64_t layers = asked_.get(model_layers);
-    const std::int64_t stages = degree_in(choices, parallelism_pipeline.name);
-    std::int64_t few = few_layers, step = 1;
-    if (stages > 1) few = step = stages * chunks_in(choices);
-    const auto as_it_is = [&] {
-        const Prediction all = plan(choices, layers).prediction;
-        return Estimate{all.cost.total(), static_cast<double>(all.memory)};
-    };
-    const auto too_large = [&](const Planned& one) { return Estimate{0, static_cast<double>(one.prediction.memory)}; };
-    if (2 * few + step >= layers) return as_it_is();
-    Planned shallow = plan(choices, few);
-    if (is_too_large(static_cast<double>(shallow.prediction.memory))) return too_large(shallow);
-    Planned deeper = plan(choices, few + step);
-    for (std::int64_t planned = 2 * few + step; stages > 1 && !grows_evenly(shallow, deeper, step);) {
-        few += step;
-        planned += few + step;
-        if (few + step >= layers || planned > layers) return as_it_is();
-        shallow = std::exchange(deeper, plan(choices, few + step));
-    }
-    if (is_too_large(static_cast<double>(deeper.prediction.memory))) return too_large(deeper);
-    const auto times = static_cast<double>((layers - few + step - 1) / step); // the largest stage counts
-    const auto at_depth = [&](double first, double second) { return first + times * (second - first); };
-    return {at_depth(shallow.prediction.cost.total(), deeper.prediction.cost.total()),
-            at_depth(static_cast<double>(shallow.prediction.memory), static_cast<double>(deeper.prediction.memory))};
-}
-
 // With its evaluation, too, which may ask for more than training.
-void Search::finish(const Choices& choices) try {
-    const auto [experiment, prediction] = plan(choices, asked_.get(model_layers), true);
+void Search::finish(const Open& one) try {
+    const auto [experiment, prediction] = planner_.plan(one.choices, true);
     if (prediction.memory > options_.memory) {
         --result_.fit;
-        return note_too_large(choices, static_cast<double>(prediction.memory), least_planned_);
+        note_too_large(one.choices, static_cast<double>(prediction.memory), least_planned_);
+        return retry(one);
     }
     const Layout& layout = experiment.train.layout;
-    result_.best.push_back({choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
+    result_.best.push_back({one.choices, layout.mesh.text(), prediction.cost, bounds_of(prediction.cost, layout),
                             prediction.memory,
-                            static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total()});
+                            static_cast<double>(experiment.sizes.units_per_step) / prediction.cost.total(),
+                            std::string(experiment.sizes.sample.unit)});
     ++found_;
 } catch (const ConfigError& error) {
     --result_.fit;
     refuse(error.what(), 1);
 }
 
+// What seemed to fit does not: with more recomputation it may, or what was spared for its sake.
+void Search::retry(const Open& one) {
+    Open again = one;
+    again.level = Open::Level::layout;
+    again.choices.clear();
+    again.refined = false;
+    again.recompute++;
+    add_layout(std::move(again));
+    for (const std::string& family : families_of(one)) {
+        fitting_.erase(family);
+        const auto spared = spared_.extract(family);
+        if (spared.empty()) continue;
+        for (const Open& other : spared.mapped())
+            add(other);
+    }
+}
+
 // Of the layouts that seem to need least, by bound and by estimate, as they are.
 void Search::find_least_memory() {
     for (const auto& [choices, memory] : {least_bound_, least_planned_}) {
         if (choices.empty()) continue;
-        const auto [experiment, prediction] = plan(choices, asked_.get(model_layers));
+        const auto [experiment, prediction] = planner_.plan(choices, false);
         if (result_.least_memory > 0 && prediction.memory >= result_.least_memory) continue;
         result_.least_memory = prediction.memory;
         result_.least_mesh = experiment.train.layout.mesh.text();

@@ -21,7 +21,8 @@ struct FoundLayout {
     StepCost cost;
     std::string bounds;      // "products 61 %, optimizer 12 %"
     std::int64_t memory = 0; // bytes of a rank, of the stage that needs most
-    double tokens_per_second = 0;
+    double units_per_second = 0;
+    std::string unit; // token or sample
 };
 
 struct SearchResult {
@@ -44,13 +45,15 @@ struct SearchOptions {
     std::size_t most = 10;   // layouts to return
 };
 
-// What the command line says of a key stays as it is; all other keys of a layout are varied. Layouts are planned in the
-// order of what they take at least (layout_bounds.hpp), until no other can be among the fastest. To be fast for large
-// models, they are then ranked by plans of two small depths, from which the deep model follows layer by layer (layer of
-// each chunk by layer); those returned are planned as they are. By a rule, not a bound, are left out: micro-batches
-// whose rows are no power of two and not those of the config, gpipe, chunks other than 2 and 4, and what shares out or
-// computes again more than it takes to fit (ZeRO 2 and 3 where less fits without recomputation). ConfigError when the
-// config does not say its global batch size, or the command line sets a key that nothing reads.
+// What the command line says of a key stays as it is; all other keys of a layout are varied, where the model has a use
+// for them: context and expert ranks for text, spatial ranks for convolutions; and replicas where there are several
+// nodes. Layouts are planned in the order of what they take at least (layout_bounds.hpp), until no other can be among
+// the fastest. To be fast for deep models, a GPT is then ranked by plans of two small depths, from which the deep model
+// follows layer by layer (layer of each chunk by layer); those returned are planned as they are. By a rule, not a
+// bound, are left out: micro-batches whose rows are no power of two and not those of the config, gpipe, chunks other
+// than 2 and 4, replicas of parts of a node, and what shares out or computes again more than it takes to fit (ZeRO 2
+// and 3, or fewer replicas, where less sharing fits without recomputation). ConfigError when the config does not say
+// its global batch size, or the command line sets a key that nothing reads.
 SearchResult search_layouts(const Config& config, const SearchOptions& options, const Machine& machine,
                             const Dataset* dataset, const Stream& stream);
 

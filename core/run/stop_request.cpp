@@ -33,8 +33,10 @@ StopRequest::StopRequest() {
 }
 
 StopRequest::~StopRequest() {
-    for (const int signal : signals) // one that asks for a save comes too late, and is no reason to fail
-        std::signal(signal, signal == SIGUSR1 || signal == SIGUSR2 ? SIG_IGN : SIG_DFL);
+    for (const int signal : {SIGUSR1, SIGUSR2}) // too late to save, and no reason to fail
+        std::signal(signal, SIG_IGN);
+    std::signal(SIGTERM, SIG_DFL);
+    if (interrupts == 0) std::signal(SIGINT, SIG_DFL); // otherwise a second still has the same code
 }
 
 Request StopRequest::anywhere(Communicator& all, Stream& stream) {

@@ -96,6 +96,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Evaluation::check_keys(config);
     ReplicaAudit::check_keys(config);
     Metrics::log_every(config);
+    Deadlines::check_keys(config);
     StepTrace::check_keys(config);
     config.get(run_cuda_graph);
     config.get(run_step_timeout); // the watchdog's

@@ -406,12 +406,14 @@ void Watchdog::Watch::conclude() {
 // Ranks of this host that do not end by themselves: stopped ones cannot.
 void Watchdog::Watch::end(const std::vector<int>& others) {
     end_within_seconds();
+    std::vector<StoppedProcess> stopped;
     for (const int rank : others) {
         if (rank < 0 || index(rank) >= peers_.size() || rank == self_ || !is_neighbour(rank)) continue;
         const ProcessState state = process_state(of(rank).place.pid);
-        const bool stopped = state.state == 'T' || state.state == 't';
-        if (stopped && state.started == of(rank).started) ::kill(static_cast<pid_t>(of(rank).place.pid), SIGKILL);
+        if ((state.state == 'T' || state.state == 't') && state.started == of(rank).started)
+            stopped.push_back({of(rank).place.pid, state.started});
     }
+    kill_later(stopped);
     end_now();
 }
 

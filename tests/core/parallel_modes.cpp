@@ -24,18 +24,40 @@ Words joined(Words words, const Words& more) {
     return words;
 }
 
+const Words images = {"training.steps=20", "training.global_batch_size=8", "metrics.evaluate_batches=5"};
+
 struct Row { // a model, and what of the modes it does not have
     std::string name;
     Words words;
-    std::string lacks; // a mode
-    std::string why;
+    std::map<std::string, std::string> lacks{}; // why, by mode
+    std::string_view layers{};                  // of [[model.layers]]; empty: a GPT
+
+    Config config(const Words& of) const { return layers.empty() ? tiny_config(of) : image_config(layers, of); }
 };
 
+const std::string no_images = "the model reads no images that 2 ranks could share out",
+                  no_experts = "the model has no experts to share out: set model.moe_experts",
+                  no_sequence = "shares out a sequence, and samples here have none";
+
 const std::vector<Row> models = {
-    {"gpt", joined(base, {"model.dropout=0.1", "model.bias=true"}), "expert",
-     "the model has no experts to share out: set model.moe_experts"},
-    {"mixture", joined(base, {"model.moe_experts=4", "training.local_batch_size=4", "training.global_batch_size=16"}),
-     "", ""},
+    {"gpt",
+     joined(base, {"model.dropout=0.1", "model.bias=true"}),
+     {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
+    {"mixture",
+     joined(base, {"model.moe_experts=4", "training.local_batch_size=4", "training.global_batch_size=16"}),
+     {{"rows", no_images}, {"columns", no_images}}},
+    {"perceptron",
+     images,
+     {{"expert", no_experts}, {"sequence", no_sequence}, {"ulysses", no_sequence}, {"ring", no_sequence}},
+     tiny_mlp},
+    {"convolutions",
+     images,
+     {{"expert", no_experts},
+      {"sequence", no_sequence},
+      {"ulysses", no_sequence},
+      {"ring", no_sequence},
+      {"interleaved", "'sum' leads from one chunk of stage 1 to another"}},
+     tiny_cnn},
 };
 
 // Runs of one model, each layout against one rank. A run is made once.
@@ -48,10 +70,11 @@ public:
         SCOPED_TRACE(fmt::format("{}: {}", row_.name, layout.name()));
         if (!layout.impossible().empty()) return;
         for (const Mode& mode : layout.modes)
-            if (mode.name == row_.lacks) return expect_refused(layout, row_.why);
+            if (const auto lack = row_.lacks.find(mode.name); lack != row_.lacks.end())
+                return layout.modes.size() == 1 ? expect_refused(layout, lack->second) : void();
         const WholeRecord one = run({}, layout.experiment(row_.words));
         const WholeRecord cut = run(layout.cutting(), layout.cutting().words(layout.experiment(row_.words)));
-        const WholeRecord found = train_on_mesh(tiny_config(layout.words(row_.words)), layout.ranks());
+        const WholeRecord found = train_on_mesh(row_.config(layout.words(row_.words)), layout.ranks());
         expect_near(one, cut);
         if (sums_otherwise(layout)) return expect_near(one, found);
         EXPECT_EQ(found.losses, cut.losses);
@@ -59,7 +82,7 @@ public:
     }
 
     void expect_refused(const LayoutOfModes& layout, const std::string& sentence) const {
-        EXPECT_THAT([&] { train_on_mesh(tiny_config(layout.words(row_.words)), layout.ranks()); },
+        EXPECT_THAT([&] { train_on_mesh(row_.config(layout.words(row_.words)), layout.ranks()); },
                     testing::ThrowsMessage<ConfigError>(HasSubstr(sentence)));
     }
 
@@ -68,12 +91,12 @@ private:
     // what has been gathered, of all of it.
     bool sums_otherwise(const LayoutOfModes& layout) const {
         const auto has = [&](std::string_view name) { return std::ranges::count(layout.modes, name, &Mode::name) > 0; };
-        return row_.lacks.empty() && has("full") && (has("sequence") || has("ring"));
+        return row_.name == "mixture" && has("full") && (has("sequence") || has("ring"));
     }
 
     const WholeRecord& run(const LayoutOfModes& layout, const Words& words) {
         const auto [found, is_new] = runs_.try_emplace(fmt::format("{}", fmt::join(words, " ")));
-        if (is_new) found->second = train_on_mesh(tiny_config(words), layout.ranks());
+        if (is_new) found->second = train_on_mesh(row_.config(words), layout.ranks());
         return found->second;
     }
 
@@ -111,7 +134,9 @@ TEST_P(ParallelModes, EveryPairTrainsAsOneRankDoes) {
 }
 
 // The fourth mode of a product costs no ranks: 8 threads share the cores.
-const std::vector<std::vector<std::string_view>> products = {
+using Products = std::vector<std::vector<std::string_view>>;
+
+const Products of_gpt = {
     {"data", "tensor", "1f1b"},
     {"zero_1", "sequence", "zero_bubble"},
     {"zero_2", "ulysses", "full"},
@@ -128,15 +153,26 @@ const std::vector<std::vector<std::string_view>> products = {
     {"ring", "1f1b", "zero_2", "selective"},
 };
 
-const std::vector<std::vector<std::string_view>> products_with_experts = {
+const Products of_mixture = {
     {"zero_1", "expert", "tensor"},       {"zero_3", "expert", "full"},
     {"expert", "sequence", "1f1b"},       {"expert", "ulysses", "zero_bubble"},
     {"zero_2", "expert", "ring", "full"}, {"data", "expert", "tensor", "selective"},
 };
 
+const Products of_perceptron = {{"data", "tensor", "1f1b"}, {"hybrid", "tensor", "full"}};
+
+const Products of_convolutions = {
+    {"zero_2", "rows", "tensor"},      {"zero_3", "rows", "tensor"},  {"zero_2", "columns", "tensor", "full"},
+    {"zero_3", "rows", "columns"},     {"data", "columns", "tensor"}, {"hybrid", "rows", "selective"},
+    {"zero_1", "rows", "zero_bubble"}, {"rows", "columns", "tensor"},
+};
+
+const std::map<std::string, Products> products = {
+    {"gpt", of_gpt}, {"mixture", of_mixture}, {"perceptron", of_perceptron}, {"convolutions", of_convolutions}};
+
 TEST_P(ParallelModes, ProductsTrainAsOneRankDoes) {
     Table table(GetParam());
-    for (const auto& names : GetParam().lacks.empty() ? products_with_experts : products)
+    for (const auto& names : products.at(GetParam().name))
         table.check(layout_of(names));
 }
 
@@ -149,6 +185,11 @@ struct Uneven {
     std::vector<std::string_view> modes; // for their words; degrees as below
     Degrees degrees;
     bool same_bits = true;
+    std::string_view layers{}; // as of Row
+
+    Row row(Words more = {}) const {
+        return {name, joined(joined(layers.empty() ? base : images, words), more), {}, layers};
+    }
 };
 
 // 4 micro-batches on 3 ranks; 3 of a step's 4 micro-batches left for the last round on 4; and so on.
@@ -157,24 +198,55 @@ const Words large_vocabulary = {"data.vocab_size=50257", "model.n_layers=1",
                                 "training.seq_len=4",    "training.local_batch_size=1",
                                 "training.steps=8",      "training.global_batch_size=2"};
 const std::vector<Uneven> uneven = {
-    {"data_3", {}, {}, {{"data", 3}}},
-    {"zero_1_3", {}, {"zero_1"}, {{"data", 3}}},
-    {"tensor_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"tensor", 3}}, false},
-    {"sequence_3", {"model.n_heads=3", "model.dim=12", "training.seq_len=13"}, {"sequence"}, {{"tensor", 3}}, false},
-    {"ulysses_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"context", 3}}, false},
-    {"ring_3", {}, {"ring"}, {{"context", 3}}, false},
-    {"stages_3", {"model.n_layers=5"}, {"1f1b"}, {{"pipeline", 3}}},
-    {"five_layers", {"model.n_layers=5"}, {"zero_bubble"}, {{"pipeline", 2}}},
-    {"five_layers_zero_3", {"model.n_layers=5"}, {"1f1b", "zero_3"}, {{"pipeline", 2}, {"data", 2}}},
-    {"vocabulary_2", large_vocabulary, {}, {{"tensor", 2}}, false},
-    {"vocabulary_4", joined(large_vocabulary, {"model.n_heads=4"}), {}, {{"tensor", 4}}, false},
+    {"data_3", {}, {}, {{"data_parallel", 3}}},
+    {"zero_1_3", {}, {"zero_1"}, {{"data_parallel", 3}}},
+    {"tensor_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"tensor_parallel", 3}}, false},
+    {"sequence_3",
+     {"model.n_heads=3", "model.dim=12", "training.seq_len=13"},
+     {"sequence"},
+     {{"tensor_parallel", 3}},
+     false},
+    {"ulysses_3", {"model.n_heads=3", "model.dim=12"}, {}, {{"context_parallel", 3}}, false},
+    {"ring_3", {}, {"ring"}, {{"context_parallel", 3}}, false},
+    {"stages_3", {"model.n_layers=5"}, {"1f1b"}, {{"pipeline_parallel", 3}}},
+    {"five_layers", {"model.n_layers=5"}, {"zero_bubble"}, {{"pipeline_parallel", 2}}},
+    {"five_layers_zero_3", {"model.n_layers=5"}, {"1f1b", "zero_3"}, {{"pipeline_parallel", 2}, {"data_parallel", 2}}},
+    {"vocabulary_2", large_vocabulary, {}, {{"tensor_parallel", 2}}, false},
+    {"vocabulary_4", joined(large_vocabulary, {"model.n_heads=4"}), {}, {{"tensor_parallel", 4}}, false},
     // 7 micro-batches: shares of 4 and 3, of 3, 2 and 2.
-    {"seven_micro_batches", {"training.global_batch_size=14"}, {}, {{"data", 2}}},
-    {"seven_of_3", {"training.global_batch_size=14"}, {"zero_1"}, {{"data", 3}}},
+    {"seven_micro_batches", {"training.global_batch_size=14"}, {}, {{"data_parallel", 2}}},
+    {"seven_of_3", {"training.global_batch_size=14"}, {"zero_1"}, {{"data_parallel", 3}}},
     // An epoch of 39 windows ends within a batch of 8.
-    {"end_of_an_epoch", {"data.synthetic_tokens=600", "data.validation_fraction=0.2"}, {"zero_1"}, {{"data", 3}}},
+    {"end_of_an_epoch",
+     {"data.synthetic_tokens=600", "data.validation_fraction=0.2"},
+     {"zero_1"},
+     {{"data_parallel", 3}}},
     // 5 micro-batches of the validation split on 4 ranks: some have one, some two.
-    {"uneven_evaluation", {}, {"zero_3"}, {{"data", 4}}},
+    {"uneven_evaluation", {}, {"zero_3"}, {{"data_parallel", 4}}},
+    // Ranks without samples: one of the second replica, where 4 and 1 make a whole tree; and all but one.
+    {"hybrid_evaluation", {}, {"zero_3"}, {{"data_parallel", 2}, {"data_parallel_replicate", 2}}},
+    {"three_replicas",
+     {"training.global_batch_size=14"},
+     {"zero_1"},
+     {{"data_parallel", 2}, {"data_parallel_replicate", 3}}},
+    {"one_evaluates", {"metrics.evaluate_batches=1"}, {"zero_3"}, {{"data_parallel", 4}}},
+    {"one_stage_evaluates",
+     {"metrics.evaluate_batches=1"},
+     {"1f1b", "zero_1"},
+     {{"data_parallel", 3}, {"pipeline_parallel", 2}}},
+    // 8 rows and 7 columns of pixels, of which poolings leave 4 and 3, and 3 and 2.
+    {"images_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_cnn},
+    {"rows_3", {}, {}, {{"spatial_parallel", 3}}, false, tiny_cnn},
+    {"columns_3_seven_micro_batches",
+     {"training.global_batch_size=14"},
+     {"zero_1"},
+     {{"spatial_parallel_width", 3}, {"data_parallel", 2}},
+     false,
+     tiny_cnn},
+    {"stages_of_images_3", {}, {"1f1b"}, {{"pipeline_parallel", 3}}, true, tiny_cnn},
+    {"perceptron_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_mlp},
+    {"perceptron_tensor_3", {}, {}, {{"tensor_parallel", 3}}, false, tiny_mlp},
+    {"perceptron_stages_3", {}, {"zero_bubble"}, {{"pipeline_parallel", 3}}, true, tiny_mlp},
 };
 
 } // namespace
@@ -186,22 +258,24 @@ INSTANTIATE_TEST_SUITE_P(Cases, UnevenLayouts, testing::ValuesIn(uneven),
 namespace {
 
 WholeRecord train_uneven(const Uneven& how, const TinyTraining::Change& change = {}) {
-    Words words = joined(base, how.words);
+    Words words;
     LayoutOfModes modes = layout_of(how.modes);
     for (Mode& mode : modes.modes)
         words = joined(words, mode.words);
     int ranks = 1;
     for (const auto& [axis, degree] : how.degrees) {
-        words.push_back(fmt::format("parallelism.{}_parallel_degree={}", axis, degree));
+        words.push_back(fmt::format("parallelism.{}_degree={}", axis, degree));
         ranks *= degree;
     }
-    return train_on_mesh(tiny_config(words), ranks, change);
+    const Row row = how.row(words);
+    return train_on_mesh(row.config(row.words), ranks, change);
 }
 
 } // namespace
 
 TEST_P(UnevenLayouts, TrainAsOneRankDoes) {
-    const WholeRecord one = train_on_mesh(tiny_config(joined(base, GetParam().words)), 1);
+    const Row row = GetParam().row();
+    const WholeRecord one = train_on_mesh(row.config(row.words), 1);
     const WholeRecord found = train_uneven(GetParam());
     EXPECT_EQ(found == one, GetParam().same_bits);
     EXPECT_THAT(found.unlike, testing::IsEmpty());
@@ -214,21 +288,21 @@ TEST_P(UnevenLayouts, TrainAsOneRankDoes) {
 TEST(ParallelModesRefuse, WhatCannotBeSharedOut) {
     const auto refusal = [](const Uneven& how) { return [=] { train_uneven(how); }; };
     using testing::ThrowsMessage;
-    EXPECT_THAT(refusal({"", {"training.seq_len=13"}, {}, {{"context", 2}}}),
+    EXPECT_THAT(refusal({"", {"training.seq_len=13"}, {}, {{"context_parallel", 2}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("13 tokens cannot be shared out evenly over 2 ranks of context "
                                                      "parallelism")));
-    EXPECT_THAT(refusal({"", {"training.seq_len=14"}, {"ring"}, {{"context", 2}}}),
+    EXPECT_THAT(refusal({"", {"training.seq_len=14"}, {"ring"}, {{"context_parallel", 2}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("14 tokens cannot be dealt out to 2 ranks of context parallelism "
                                                      "in 4 equal chunks")));
-    EXPECT_THAT(refusal({"", {}, {}, {{"context", 3}}}),
+    EXPECT_THAT(refusal({"", {}, {}, {{"context_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("4 heads cannot be shared out evenly over 3 ranks of context")));
-    EXPECT_THAT(refusal({"", {}, {}, {{"tensor", 3}}}), ThrowsMessage<ConfigError>(HasSubstr("4 heads")));
-    EXPECT_THAT(refusal({"", {}, {}, {{"data", 5}}}), // a rank without samples
+    EXPECT_THAT(refusal({"", {}, {}, {{"tensor_parallel", 3}}}), ThrowsMessage<ConfigError>(HasSubstr("4 heads")));
+    EXPECT_THAT(refusal({"", {}, {}, {{"data_parallel", 5}}}), // a rank without samples
                 ThrowsMessage<ConfigError>(HasSubstr("is 4 micro-batches of 2 (training.local_batch_size) for 5 ranks: "
                                                      "each needs at least one")));
-    EXPECT_THAT(refusal({"", {}, {"zero_2"}, {{"data", 3}}}),
+    EXPECT_THAT(refusal({"", {}, {"zero_2"}, {{"data_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("must be a multiple of that")));
-    EXPECT_THAT(refusal({"", {}, {"1f1b"}, {{"pipeline", 3}}}),
+    EXPECT_THAT(refusal({"", {}, {"1f1b"}, {{"pipeline_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("the 2 layers of the model cannot be shared out over 3 stages")));
 }
 

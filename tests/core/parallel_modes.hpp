@@ -12,7 +12,7 @@ namespace tessera {
 
 using Words = std::vector<std::string>;
 
-// The degrees of a layout's axes, by the keys that say them.
+// The degrees of a layout's axes, by the keys "parallelism.…_degree" that say them.
 using Degrees = std::map<std::string, int>;
 
 struct Mode {
@@ -25,7 +25,8 @@ struct Mode {
 };
 
 inline std::vector<Mode> parallel_modes() {
-    const Degrees data{{"data", 2}}, tensor{{"tensor", 2}}, context{{"context", 2}}, pipeline{{"pipeline", 2}};
+    const Degrees data{{"data_parallel", 2}}, tensor{{"tensor_parallel", 2}}, context{{"context_parallel", 2}},
+        pipeline{{"pipeline_parallel", 2}};
     const auto zero = [](int stage) { return Words{fmt::format("parallelism.zero_stage={}", stage)}; };
     const auto schedule = [](std::string_view name) {
         return Words{fmt::format("parallelism.pipeline_schedule={}", name)};
@@ -35,6 +36,7 @@ inline std::vector<Mode> parallel_modes() {
         {"zero_1", "zero", data, zero(1), {}},
         {"zero_2", "zero", data, zero(2), {}},
         {"zero_3", "zero", data, zero(3), {}},
+        {"hybrid", "zero", {{"data_parallel", 2}, {"data_parallel_replicate", 2}}, zero(3), {}},
         {"accumulation", "", {}, {}, {"training.global_batch_size=24"}}, // 12 micro-batches
         {"selective", "recompute", {}, {"training.recompute=selective"}, {}},
         {"full", "recompute", {}, {"training.recompute=full"}, {}},
@@ -46,7 +48,9 @@ inline std::vector<Mode> parallel_modes() {
         {"sequence", "", tensor, {"parallelism.sequence_parallel=true"}, {}, false},
         {"ulysses", "context", context, {}, {}, false},
         {"ring", "context", context, {"parallelism.context_parallel_method=ring"}, {}, false},
-        {"expert", "", {{"expert", 2}}, {}, {}, false},
+        {"expert", "", {{"expert_parallel", 2}}, {}, {}, false},
+        {"rows", "", {{"spatial_parallel", 2}}, {}, {}, false},
+        {"columns", "", {{"spatial_parallel_width", 2}}, {}, {}, false},
     };
 }
 
@@ -84,7 +88,7 @@ struct LayoutOfModes {
     Words words(const Words& model) const {
         Words all = experiment(model);
         for (const auto& [axis, degree] : degrees())
-            all.push_back(fmt::format("parallelism.{}_parallel_degree={}", axis, degree));
+            all.push_back(fmt::format("parallelism.{}_degree={}", axis, degree));
         for (const Mode& mode : modes)
             all.insert(all.end(), mode.words.begin(), mode.words.end());
         return all;
@@ -109,6 +113,10 @@ struct LayoutOfModes {
             for (std::size_t j = 0; j < i; ++j)
                 if (!modes[i].family.empty() && modes[i].family == modes[j].family)
                     return one_of_a_family.at(modes[i].family);
+        Degrees all = degrees();
+        const auto has = [&](std::string_view mode) { return std::ranges::count(modes, mode, &Mode::name) > 0; };
+        const int sharers = std::max(all["data_parallel"], 1) * std::max(all["data_parallel_replicate"], 1);
+        if (!has("accumulation") && sharers > (has("interleaved") ? 2 : 4)) return "a step has 4 micro-batches";
         return {};
     }
 };

@@ -3,6 +3,7 @@
 // share a byte, nothing needless runs, what is owed to other ranks is exchanged once.
 #include "core/plan/plan.hpp"
 #include "core/ops/ops.hpp"
+#include "core/plan/shares.hpp"
 #include "kernels/error.hpp"
 #include "tests/core/functional.hpp"
 #include "tests/core/planned_run.hpp"
@@ -342,11 +343,18 @@ TEST(Plan, RefusesAnOpThatCannotRunSharded) {
                                    "so: x Shard(0)"));
 }
 
-TEST(Plan, RefusesMoreRanksThanMicroBatches) {
+TEST(Plan, TakesMoreRanksThanMicroBatchesToEvaluateAlone) {
     Graph graph;
     graph.keep(graph.input("x", {{4}, DType::f32}));
     const Stream stream = CpuStream(1);
-    EXPECT_THROW(make_plan(graph, data_layout(3, 2), 0, stream), ConfigError);
+    const Layout layout = data_layout(3, 2);
+    const Plan last = make_plan(graph, layout, 2, stream), first = make_plan(graph, layout, 0, stream);
+    EXPECT_EQ(last.share.size(), 0);
+    EXPECT_EQ(last.idle_rounds, 1);
+    EXPECT_EQ(first.share.size(), 1);
+    EXPECT_EQ(first.idle_rounds, 0);
+    EXPECT_THAT([&] { check_shares(layout); },
+                ThrowsMessage<ConfigError>(HasSubstr("2 micro-batches leaves some of 3 data ranks without work")));
 }
 
 // Whatever buckets the sums of the two axes are in: over the replicas a value is summed after the data axis.

@@ -56,7 +56,8 @@ TEST(SpatialTraining, WithOtherAxesItTrainsAsOneRankDoes) {
     for (const int stage : {0, 1, 2, 3})
         expect_trains_as_one_rank({.axes = {{"data", 2}, {"spatial", 2}}, .zero_stage = stage});
     expect_trains_as_one_rank({.axes = {{"data", 1}, {"spatial", 2}, {"tensor", 2}}});
-    expect_trains_as_one_rank({.axes = {{"data", 2}, {"spatial", 2}, {"tensor", 2}}, .zero_stage = 1});
+    for (const int stage : {1, 2, 3})
+        expect_trains_as_one_rank({.axes = {{"data", 2}, {"spatial", 2}, {"tensor", 2}}, .zero_stage = stage});
     expect_trains_as_one_rank({.axes = {{"data", 1}, {"spatial", 2}, {"tensor", 2}}, .sequence = true});
     expect_trains_as_one_rank({.axes = {{"data", 1}, {"expert", 2}, {"spatial", 2}}});
     for (const Recompute again : {Recompute::selective, Recompute::full})

@@ -8,7 +8,7 @@
 #include "core/run/weights.hpp"
 #include "parallel/communication/local.hpp"
 #include "tests/core/planned_run.hpp"
-#include "tests/core/tiny_gpt.hpp"
+#include "tests/core/tiny_images.hpp"
 
 #include <bit>
 #include <cstring>
@@ -98,7 +98,7 @@ public:
 private:
     TinyTraining(const Config& of, const RankView& view, const std::function<Groups(const Mesh&)>& connect,
                  Stream where, const Change& change = {})
-        : stream(std::move(where)), config(of), dataset(tiny_dataset(config)), experiment(planned(view, change)),
+        : stream(std::move(where)), config(of), dataset(data_of(config)), experiment(planned(view, change)),
           program(experiment.train), groups(connect(program.layout.mesh)),
           memory(experiment.memory, program.layout, groups, stream),
           executor(program.layout, program.plan, memory, groups, stream),

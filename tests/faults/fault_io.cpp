@@ -4,8 +4,9 @@
 // through fault_arm (dlsym), which so tries all k without starting anew.
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
-//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits two seconds), or a
-//                                                                          name as ENOSPC, EIO, EDQUOT
+//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits FAULT_SECONDS), or
+//                                                                          a name as ENOSPC, EIO, EDQUOT
+//   FAULT_MARK    a file to make when a slow call begins
 //   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 //   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
@@ -38,6 +39,8 @@ Kind kind = kill_process;
 int number = 0;
 std::size_t refused_bytes = 0;
 const char* once = nullptr;
+unsigned slow_seconds = 2;
+char slow_mark[4096];
 char unreadable[4096];
 long free_bytes = -1;
 
@@ -96,9 +99,11 @@ bool due() {
     if (++calls != act_at) return false;
     if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
-    if (kind == slow)
-        for (unsigned left = 2; left > 0;) // a signal interrupts it
+    if (kind == slow) {
+        if (slow_mark[0] != '\0') close(creat(slow_mark, 0600));
+        for (unsigned left = slow_seconds; left > 0;) // a signal interrupts it
             left = sleep(left);
+    }
     return true;
 }
 
@@ -133,6 +138,8 @@ struct ArmedByEnvironment {
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
         if (const char* file = getenv("FAULT_ONCE")) once = file;
+        if (const char* mark = getenv("FAULT_MARK")) std::strncpy(slow_mark, mark, sizeof slow_mark - 1);
+        if (const char* seconds = getenv("FAULT_SECONDS")) slow_seconds = static_cast<unsigned>(atol(seconds));
         if (const char* bytes = getenv("FAULT_MEMORY")) refused_bytes = static_cast<std::size_t>(atoll(bytes));
     }
 } armed;

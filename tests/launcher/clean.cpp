@@ -40,8 +40,11 @@ TEST(Clean, EndsTheProcessesOfAJobAndNoOthers) {
         std::ofstream(folder + id + "/deep/file") << "x";
         fs::create_directories(folder + other);
     }
+    EXPECT_TRUE(is_of_job(rank, id) && is_of_job(stopped, id) && is_of_job(daemon, id));
+    EXPECT_FALSE(is_of_job(bystander, id) || is_of_job(stranger, id) || is_of_job(cleaner, id));
     const Cleaned cleaned = clean_this_host(id, 30s);
-    EXPECT_GE(cleaned.ended, 3); // and the sleep of each
+    EXPECT_FALSE(is_of_job(rank, id)); // not waited for yet: a zombie
+    EXPECT_GE(cleaned.ended, 3);       // and the sleep of each
     EXPECT_TRUE(cleaned.left.empty());
     EXPECT_TRUE(ended_by_kill(rank) && ended_by_kill(stopped) && ended_by_kill(daemon));
     EXPECT_FALSE(fs::exists("/tmp/" + id) || fs::exists("/dev/shm/" + id));

@@ -72,6 +72,8 @@ TEST(Ending, NamesTheRankAndItsHost) {
               "rank 1 on c01 left without a word (without MPI_Finalize)");
     EXPECT_EQ(classify({137, Asked::nothing, false}, {}, "", {}, 7, no_host).sentence,
               "what started the ranks was ended by signal 9 (Killed)");
+    EXPECT_EQ(classify({143, Asked::nothing, true}, {}, "", {}, 7, no_host).sentence,
+              "no rank was left on this host, and what started them waited on");
     // Asked to stop, it did not manage to: not to be started again.
     EXPECT_FALSE(classify({137, Asked::save_and_stop, true}, {}, killed, {}, 7, some_host).may_restart);
 }

@@ -45,8 +45,9 @@ def weights(run_folder):
 
 
 def end_of(process):
-    """The exit code. mpirun was once seen to wait on after a kill, why is not known: where no rank is left it goes, too;
-    a rank that is left is our fault."""
+    """The exit code. Where a rank is killed while it connects, in MPI_Init, mpirun waits for ever for a mutex of PMIx 4.2
+    (PMIX ERROR: UNREACHABLE, then PMIx_server_finalize): where no rank is left it goes, too; a rank that is left is our
+    fault."""
     try:
         return process.wait(30)
     except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ or refuses them with a sentence; damaged files are refused with their place."""
 import gzip
 import os
 import pathlib
+import re
 import struct
 import sys
 
@@ -275,7 +276,9 @@ def check_subcommands():
     shown = runs.tessera("config", "show", "lenet.toml").out
     assert "model.layers[0].filters = 6" in shown, shown
     refuse(["generate", "lenet"], "model.type = \"layers\": writes no text")
-    refuse(["plan", "--search", "-n", 2, "--machine", "any", "lenet.toml"], "model.type = \"layers\": a search knows only")
+    machine = os.path.join(os.environ["TESSERA_SOURCE"], "cluster", "machines", "cpu_100gb.toml")
+    found = runs.tessera("plan", "--search", "-n", 4, "--machine", machine, "lenet.toml", "training.global_batch_size=2").out
+    assert re.search(r"^ 1\. .*: step .* samples/s, ", found, re.MULTILINE) and " spatial" in found, found
     refuse(["train", "lenet.toml", "training.seq_len=8"], "nothing in this run reads it: training.seq_len")
     refuse(["train", "lenet.toml", "model.dim=8"], "nothing in this run reads it: model.dim")
     refuse(["train", "lenet.toml", "data.reader=idxx"], "no reader named 'idxx'; did you mean 'idx'?")

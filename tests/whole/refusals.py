@@ -54,6 +54,12 @@ CONFIG = [
     (["train", "gpt.toml", "checkpoint.interval=-2"], "command line: checkpoint.interval = -2: must be at least -1"),
     (["train", "gpt.toml", "checkpoint.keep_latest_k=-1"], "command line: checkpoint.keep_latest_k = -1: must be at least 0"),
     (["train", "gpt.toml", "run.name=../elsewhere"], "command line: run.name = \"../elsewhere\": expected a name without '/'"),
+    (["train", "gpt.toml", "run.step_timeout=-1"], "expected seconds, at most a year of them; 0: by the last steps"),
+    (["plan", "gpt.toml", "run.step_timeout=1e9"], "expected seconds, at most a year of them"),
+    (["train", "gpt.toml", "run.check_collectives=2"], "run.check_collectives"),
+    (["train", "gpt.toml", "--plant", "0 5 sleeping"], "no fault '0 5 sleeping': say RANK STEP WHERE WHAT"),
+    (["train", "gpt.toml", "--plant", "0 5 readin spin"], "no place of a fault named 'readin'; did you mean 'reading'?"),
+    (["train", "gpt.toml", "--plant", "0 5 reading spn"], "no fault named 'spn'; did you mean 'spin'?"),
     (["train", "gpt.toml", "run.threads=-1"], "command line: run.threads = -1: must be from 0 to 4096"),
     (["train", "gpt.toml", "parallelism.data_parallel_degree=2"], "parallelism.data_parallel_degree = 2: "),
     (["plan", "-n", "4", "gpt.toml", "parallelism.context_parallel_degree=4"],
@@ -147,6 +153,26 @@ WITHOUT_CHECKPOINT = [
     (["plan", "gpt.toml", "--machine", "gpt.toml"], "no section named 'checkpoint'; there are: network, node, rank"),
     (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
+SUBMIT = [
+    (["submit", "--time", "4h", "gpt.toml"], "--time '4h': expected minutes, MM:SS, HH:MM:SS"),
+    (["submit", "--time", "1", "--signal-before", "60", "gpt.toml"], "--signal-before 60: the signal would come before the run: --time 1 is 60 s"),
+    (["submit", "--nodes", "4-2", "gpt.toml"], "--nodes 4-2: expected N, or the fewest and the most as N-M"),
+    (["submit", "--nodes", "two", "gpt.toml"], "--nodes two: expected a whole number from 1 to"),
+    (["submit", "--nodes", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
+    (["submit", "--nodes", "2-5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
+    (["submit", "--nodes", "2", "--nodes", "3", "gpt.toml"], "--nodes is said 2 times"),
+    (["submit", "--job-name", "a;b", "gpt.toml"], "--job-name 'a;b': expected letters, digits and"),
+    (["submit", "--partition", "$(id)", "gpt.toml"], "--partition '$(id)': expected letters, digits and"),
+    (["submit", "--sbatch-option", "mem=0", "gpt.toml"], "--sbatch-option 'mem=0': expected a whole option, as --mem=0"),
+    (["submit", "--sbatch-option", "--mem=0\ntouch x", "gpt.toml"], "--sbatch-option: a batch script cannot hold a line break"),
+    (["submit", "gpt.toml", "run.folder=a\nb"], "cannot hold a line break"),
+    (["submit", "gpt.toml", "training.stepz=2"], "no key named 'training.stepz'; did you mean 'training.steps'?"),
+    (["submit", "--sweep", "optimizer.lr", "gpt.toml"], "--sweep 'optimizer.lr': expected section.key=VALUE,VALUE,…"),
+    (["submit", "--sweep", "training.steps=2,none", "gpt.toml"], "command line: training.steps = 'none': expected an integer"),
+    (["submit", "--sweep", "run.folder=a,b", "gpt.toml"], "--sweep: each run has a folder of its own anyway"),
+    (["submit", "--at-once", "2", "gpt.toml"], "--at-once is of an array: say --sweep, too"),
+    (["submit", "--chain", "2", "--sweep", "training.seed=1,2", "gpt.toml"], "--chain: "),
+]
 LAUNCHERS = [
     ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun started 4 ranks, but MPI sees 1"),
     ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "srun started 4 tasks, but MPI sees 1: use srun --mpi=pmix"),
@@ -227,7 +253,7 @@ runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     write_inputs()
-    for case in CONFIG + LIMIT + WITHOUT_CHECKPOINT:
+    for case in CONFIG + LIMIT + WITHOUT_CHECKPOINT + SUBMIT:
         refused(*case)
     for case in DATA:
         refused(*case, code=3)
@@ -252,4 +278,4 @@ for failure in failures:
     print(f"FAILED: {failure}")
 if failures:
     sys.exit(1)
-print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT) + len(LAUNCHERS) + 6} mistakes are refused as they should be")
+print(f"{len(CONFIG + DATA + LIMIT + WITHOUT_CHECKPOINT + SUBMIT) + len(LAUNCHERS) + 6} mistakes are refused as they should be")

@@ -94,12 +94,12 @@ def while_it_evaluates():
     return step
 
 
-def slow_save(folder, rank, *words, **options):
-    """A run of which a rank takes two seconds for its save of step 10, once it has begun that."""
-    process = runs.start("train", "gpt.toml", f"run.folder={folder}", "checkpoint.interval=10", *words, **options,
+def slow_save(folder, fault, *words, command=("train",), **options):
+    """A run of which a rank takes its time for its first save, once it has begun that."""
+    process = runs.start(*command, "gpt.toml", f"run.folder={folder}", "checkpoint.interval=10", *words, **options,
                          extra={"LD_PRELOAD": FAULT_IO, "FAULT_FOLDER": f"{folder}/checkpoints", "FAULT_AT": "3",
-                                "FAULT_KIND": "slow", **rank})
-    wait_until(lambda: os.path.isdir(f"{folder}/checkpoints") and os.listdir(f"{folder}/checkpoints"), "save", process)
+                                "FAULT_KIND": "slow", "FAULT_SECONDS": "2", "FAULT_MARK": f"{folder}.saves", **fault})
+    wait_until(lambda: os.path.exists(f"{folder}.saves"), "save", process)
     return process
 
 
@@ -114,22 +114,25 @@ def while_it_saves(asynchronous):
 
 
 def interrupted():
-    """Ctrl-C twice does not wait for the save, and what was there before it is good."""
-    process = slow_save("interrupted", {}, "checkpoint.asynchronous=false", "checkpoint.interval=5")
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)  # two at once would be one
-    process.send_signal(signal.SIGINT)
-    ended(process, "interrupted", 130)
-    runs.train("gpt.toml", "run.folder=interrupted", "training.steps=15")
-    process = runs.start("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=launched", *SLOW_EVALUATION)
-    runs.wait_for_steps(process, "launched", 10)
-    ranks = runs.rank_processes(process.pid)
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    ended(process, "launched", 130)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in ranks.values()), "ranks are left"
-    return 15
+    """Ctrl-C twice does not wait for the save, nor do the ranks of `launch`; the run then begins anew."""
+    for folder, fault, command in (("alone", {}, ["train"]), ("launched", {"FAULT_RANK": "1"}, ["launch", "-n", "2", "-t", "1"])):
+        process = slow_save(folder, {"FAULT_SECONDS": "100", **fault}, "checkpoint.asynchronous=false", command=command)
+        ranks = runs.rank_processes(process.pid)
+        assert len(ranks) == 2 * (folder == "launched"), ranks
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)  # two at once would be one
+        ended(process, folder, 130)
+        assert not runs.checkpoints(folder), "it waited"
+        wait_until_gone(ranks.values())
+    return 0
+
+
+def wait_until_gone(pids):
+    until = time.monotonic() + runs.TIMEOUT
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < until, "ranks are left"
+        time.sleep(0.05)
 
 
 # The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
@@ -139,11 +142,15 @@ with runs.folder():
     runs.write_text("text.txt", 500_000)
     runs.write_config("gpt.toml", KEYS)
     reached = {"starts": while_it_starts(), "goes-on": save_and_go_on(), "evaluates": while_it_evaluates(),
-               "saves-true": while_it_saves("true"), "saves-false": while_it_saves("false"), "interrupted": interrupted()}
-    last_step = max(reached.values()) + 5
-    runs.train("gpt.toml", "run.folder=whole", f"training.steps={last_step}")
+               "saves-true": while_it_saves("true"), "saves-false": while_it_saves("false"), "alone": interrupted()}
+    for name, step in reached.items():
+        runs.train("gpt.toml", f"run.folder={name}", f"training.steps={step + 5}", ranks=2)
+    longest = max(reached, key=reached.get)
+    runs.train("gpt.toml", "run.folder=whole", f"training.steps={reached[longest] + 5}")
     whole = runs.read("whole")._replace(evaluations={})
-    for name in reached:
-        runs.train("gpt.toml", f"run.folder={name}", f"training.steps={last_step}", ranks=2)
-        runs.expect_same(whole, runs.read(name)._replace(evaluations={}), name)
+    runs.expect_same(whole, runs.read(longest)._replace(evaluations={}), longest)
+    for name, step in reached.items():
+        losses = runs.read(name).losses
+        assert list(losses) == list(range(1, step + 6)), f"{name}: {list(losses)}"
+        assert all(losses[at] == whole.losses[at] for at in losses), f"{name}: other losses after step {step}"
 print(f"runs that were signalled at steps {reached} end with the bits of one that was left alone")
