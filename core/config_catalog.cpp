@@ -8,7 +8,7 @@
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
-#include "core/run/deadlines.hpp"
+#include "core/watch/deadlines.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"

@@ -19,7 +19,7 @@ struct Process {
     std::shared_ptr<void> world;
     int rank = -1;                      // below 0: not known yet, or the only one
     std::function<void(int)> abort;     // ends all ranks with this exit code; does not return
-    std::filesystem::path run_folder;   // of training: where a failure is noted (core/run/job_folder.hpp)
+    std::filesystem::path run_folder;   // of training: where a failure is noted (core/watch/job_folder.hpp)
     std::function<std::int64_t()> step; // under way, from 1; -1: none
 };
 

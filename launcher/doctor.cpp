@@ -9,12 +9,12 @@
 #include "core/run/weights.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
-#include "launcher/child.hpp"
-#include "launcher/diagnosis.hpp"
-#include "launcher/folder_trial.hpp"
-#include "launcher/routes.hpp"
+#include "launcher/job/child.hpp"
+#include "launcher/diagnosis/diagnosis.hpp"
+#include "launcher/diagnosis/folder_trial.hpp"
+#include "launcher/diagnosis/routes.hpp"
 #include "launcher/setup.hpp"
-#include "launcher/start_ranks.hpp"
+#include "launcher/job/start_ranks.hpp"
 
 #include <algorithm>
 #include <chrono>

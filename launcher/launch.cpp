@@ -6,9 +6,9 @@
 #include "core/run/parallelism.hpp"
 #include "kernels/error.hpp"
 #include "launcher/commands.hpp"
-#include "launcher/remote.hpp"
-#include "launcher/start_ranks.hpp"
-#include "launcher/supervise.hpp"
+#include "launcher/job/remote.hpp"
+#include "launcher/job/start_ranks.hpp"
+#include "launcher/job/supervise.hpp"
 
 #include <fmt/format.h>
 

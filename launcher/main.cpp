@@ -4,7 +4,7 @@
 #include "core/data/data_error.hpp"
 #include "core/exit_codes.hpp"
 #include "core/run/diverged_error.hpp"
-#include "core/run/job_folder.hpp"
+#include "core/watch/job_folder.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"

@@ -2,10 +2,10 @@
 // `tessera rank`: what `tessera launch` has started in each place of a job. Takes its cores, opens its log, and becomes
 // the command that follows.
 #include "kernels/error.hpp"
-#include "launcher/binding.hpp"
-#include "launcher/clean.hpp"
+#include "launcher/job/binding.hpp"
+#include "launcher/job/clean.hpp"
 #include "launcher/commands.hpp"
-#include "launcher/job.hpp"
+#include "launcher/job/job.hpp"
 
 #include <cerrno>
 #include <cstdlib>

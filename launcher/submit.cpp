@@ -8,8 +8,8 @@
 #include "core/run/trainer.hpp"
 #include "kernels/error.hpp"
 #include "launcher/setup.hpp"
-#include "launcher/slurm_jobs.hpp"
-#include "launcher/submit_script.hpp"
+#include "launcher/slurm/slurm_jobs.hpp"
+#include "launcher/slurm/submit_script.hpp"
 
 #include <filesystem>
 #include <fmt/format.h>

@@ -5,14 +5,14 @@
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
-#include "core/run/job_folder.hpp"
+#include "core/watch/job_folder.hpp"
 #include "core/run/memory_limit.hpp"
-#include "core/run/planted_stall.hpp"
+#include "core/watch/planted_stall.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
-#include "core/run/watchdog.hpp"
+#include "core/watch/watchdog.hpp"
 #include "core/with_thousands.hpp"
-#include "launcher/environment.hpp"
+#include "launcher/job/environment.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>

@@ -11,7 +11,7 @@
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 #include "launcher/setup.hpp"
-#include "launcher/start_ranks.hpp"
+#include "launcher/job/start_ranks.hpp"
 
 #include <fmt/format.h>
 

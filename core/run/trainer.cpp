@@ -4,7 +4,7 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
-#include "core/run/deadlines.hpp"
+#include "core/watch/deadlines.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>

@@ -41,7 +41,7 @@ std::string_view name_of(CallKind kind);
 // `queued`: handed to a GPU's queue, which nobody here sees the end of.
 enum class CallState : std::uint8_t { begun, ended, queued };
 
-// What a rank is at. Each has a deadline of its own (core/run/watchdog.hpp).
+// What a rank is at. Each has a deadline of its own (core/watch/watchdog.hpp).
 enum class Activity : std::uint8_t { starting, training, evaluating, saving, auditing, finishing };
 std::string_view name_of(Activity activity);
 
@@ -112,7 +112,7 @@ public:
     FlightView own() const;
     FlightView of_neighbour(int local_rank) const; // by rank in `host`
 
-    // What to do at a point on purpose (core/run/planted_stall.hpp). Called when an activity, a reading or a node's
+    // What to do at a point on purpose (core/watch/planted_stall.hpp). Called when an activity, a reading or a node's
     // computation begins. Returns whether the next collective is to be left out.
     class Fault {
     public:

@@ -2,7 +2,7 @@
 // What a step pays for being watched: mpirun -n 2 bench_watchdog CONFIG [section.key=value …]. Two executors of one
 // plan take turns, one with plain groups, one with recorded groups and a watchdog that beats meanwhile; batches are
 // zeros. Prints the median step of each and their ratio, round by round.
-#include "core/run/watchdog.hpp"
+#include "core/watch/watchdog.hpp"
 #include "core/config_catalog.hpp"
 #include "core/run/weights.hpp"
 #include "launcher/setup.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The first failure of a job stays, whoever writes at the same time; what is no such file is none.
-#include "core/run/job_folder.hpp"
+#include "core/watch/job_folder.hpp"
 
 #include <fstream>
 #include <gtest/gtest.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What watchdogs send each other: it comes back as it was, and whatever else comes is refused without harm.
-#include "core/run/stall_report.hpp"
+#include "core/watch/stall_report.hpp"
 
-#include "core/run/watch_socket.hpp"
+#include "core/watch/watch_socket.hpp"
 #include "kernels/error.hpp"
 
 #include <cstring>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whom a verdict blames, by what the ranks report; and when a deadline is over.
-#include "core/run/stall_verdict.hpp"
+#include "core/watch/stall_verdict.hpp"
 
-#include "core/run/deadlines.hpp"
+#include "core/watch/deadlines.hpp"
 
 #include <algorithm>
 #include <gmock/gmock.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which cores ranks get, on this host and on hosts that are only described.
-#include "launcher/binding.hpp"
+#include "launcher/job/binding.hpp"
 
 #include "kernels/error.hpp"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // run_child: exit codes, environment and input of the child, and what becomes of signals to the launcher.
-#include "launcher/child.hpp"
+#include "launcher/job/child.hpp"
 
 #include "core/exit_codes.hpp"
 #include "kernels/error.hpp"

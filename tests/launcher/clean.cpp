@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Of a job nothing is left, and of others nothing is lost. And one launcher at a time for a run.
-#include "launcher/clean.hpp"
+#include "launcher/job/clean.hpp"
 
 #include "kernels/error.hpp"
-#include "launcher/job.hpp"
-#include "launcher/process.hpp"
-#include "launcher/run_lock.hpp"
+#include "launcher/job/job.hpp"
+#include "launcher/job/process.hpp"
+#include "launcher/job/run_lock.hpp"
 
 #include <csignal>
 #include <filesystem>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `tessera doctor` says of made-up machines: nothing of a healthy one, and each fault by its host.
-#include "launcher/diagnosis.hpp"
+#include "launcher/diagnosis/diagnosis.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

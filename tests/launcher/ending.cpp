@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a job's end is taken for, and when it is started again.
-#include "launcher/ending.hpp"
+#include "launcher/job/ending.hpp"
 
 #include "core/exit_codes.hpp"
 

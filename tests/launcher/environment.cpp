@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which variables a run tells of.
-#include "launcher/environment.hpp"
+#include "launcher/job/environment.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host lists, host files, ranks shared out over hosts, and hosts that are asked.
-#include "launcher/hosts.hpp"
+#include "launcher/job/hosts.hpp"
 
 #include "kernels/error.hpp"
-#include "launcher/remote.hpp"
+#include "launcher/job/remote.hpp"
 
 #include <chrono>
 #include <gtest/gtest.h>

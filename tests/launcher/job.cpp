@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a run is started: mpirun's and srun's command lines, on one host and on many, and what goes to other hosts.
-#include "launcher/job.hpp"
+#include "launcher/job/job.hpp"
 
 #include "kernels/error.hpp"
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The script of a job, read and run with other programs in the place of tessera and scontrol; sweeps, time limits, and
 // what Slurm tells of jobs.
-#include "launcher/submit_script.hpp"
+#include "launcher/slurm/submit_script.hpp"
 
 #include "core/exit_codes.hpp"
 #include "kernels/error.hpp"
-#include "launcher/slurm_jobs.hpp"
+#include "launcher/slurm/slurm_jobs.hpp"
 
 #include <cstdlib>
 #include <filesystem>

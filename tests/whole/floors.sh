@@ -105,7 +105,7 @@ trap 'rm -rf "$folder"' EXIT
 
 plant 'kernels include a higher floor' '#include "core/config.hpp"' kernels/tensor.hpp
 plant 'parallel includes a higher floor' '  #  include "core/config.hpp"' parallel/layout/mesh.cpp
-plant 'core includes a higher floor' '#include "launcher/job.hpp"' core/config.cpp
+plant 'core includes a higher floor' '#include "launcher/job/job.hpp"' core/config.cpp
 plant 'a floor includes its tests' '#include "tests/support/main.cpp"' core/config.cpp
 plant 'a strategy includes communication' '#include "parallel/communication/mpi.hpp"' parallel/strategies/planted.cpp
 plant 'communication includes a strategy' '#include "parallel/strategies/zero.hpp"' parallel/communication/planted.cpp

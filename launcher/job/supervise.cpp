@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plan, start, watch, classify, clean; and again.
+#include "launcher/job/supervise.hpp"
+
+#include "core/exit_codes.hpp"
+#include "launcher/job/attempt.hpp"
+#include "launcher/job/clean.hpp"
+#include "launcher/command_line.hpp"
+#include "launcher/job/run_lock.hpp"
+#include "launcher/diagnosis/surroundings.hpp"
+#include "parallel/communication/lost_error.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace tessera {
+namespace {
+
+constexpr std::int64_t layouts_tried = 64; // each takes a plan, a second or less
+
+using Clock = RunProgress::Clock;
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+    return std::max(std::chrono::duration<double>(to - from).count(), 0.0);
+}
+
+// What a restart has cost, from the last sign of life before it, in the parts that can be told apart from outside.
+class RestartTime {
+public:
+    void failed(const Attempt& attempt) {
+        last_sign_ = attempt.progress.last_sign().value_or(attempt.started);
+        noticed_ = attempt.noticed;
+        cleaned_ = attempt.cleaned;
+    }
+    // Empty while the attempt has not made a step.
+    std::string text(const RunProgress& progress, Clock::time_point started) const {
+        if (!progress.first_step()) return "";
+        return fmt::format(
+            "{:.1f} s from the last step to the next: {:.1f} until it was noticed, {:.1f} to end the job "
+            "and clean up, {:.1f} waited, {:.1f} to start the ranks, {:.1f} to load, {:.1f} for the step",
+            seconds_between(last_sign_, *progress.first_step()), seconds_between(last_sign_, noticed_),
+            seconds_between(noticed_, cleaned_), seconds_between(cleaned_, started),
+            seconds_between(started, *progress.ranks_known()),
+            seconds_between(*progress.ranks_known(), *progress.loaded()),
+            seconds_between(*progress.loaded(), *progress.first_step()));
+    }
+
+private:
+    Clock::time_point last_sign_, noticed_, cleaned_;
+};
+
+class Supervisor {
+public:
+    Supervisor(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision,
+               std::string id)
+        : program_(program), wish_(wish), supervision_(supervision), id_(std::move(id)),
+          voice_("launch", supervision.run_folder), here_(this_host()),
+          policy_(supervision.max_restarts, supervision.restart_delay) {}
+
+    int run();
+
+private:
+    // The job of the next attempt, on the hosts that answer. LostError when they have no room for it.
+    Job plan();
+    std::pair<std::int64_t, std::vector<std::string>> layout_on(std::int64_t room);
+    Attempt attempt(const Job& job);
+    // Whether to go on after the wait; a signal meanwhile ends the run.
+    bool wait();
+    int ended_between() const;
+
+    const std::vector<std::string>& program_;
+    const Wish& wish_;
+    const Supervision& supervision_;
+    std::string id_;
+    SignalInbox signals_;
+    Voice voice_;
+    Surroundings here_;
+    RestartPolicy policy_;
+    RestartTime time_;
+    std::int64_t number_ = 0; // of attempts
+};
+
+std::pair<std::int64_t, std::vector<std::string>> Supervisor::layout_on(std::int64_t room) {
+    const std::int64_t least = supervision_.min_ranks;
+    std::string refusal;
+    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_tried); --ranks)
+        if (const auto words = supervision_.fit(ranks, refusal)) return {ranks, *words};
+    throw LostError(fmt::format("there is room for {} ranks, and the config runs on none of {} to {}: {}", room, least,
+                                room, refusal));
+}
+
+Job Supervisor::plan() {
+    Wish wish = wish_;
+    std::vector<std::string> program = program_, silent;
+    if (number_ == 1) program.insert(program.begin() + 2, supervision_.once.begin(), supervision_.once.end());
+    if (!wish.hosts.empty()) {
+        here_.others.clear();
+        wish.hosts = ask_shapes(program_[0], wish_, here_, silent);
+        const std::int64_t wanted = wish_.ranks == 0 ? slots_of(wish_.hosts) : wish_.ranks, room = slots_of(wish.hosts);
+        for (const std::string& line : silent)
+            voice_.say(line);
+        if (room < wanted) {
+            if (silent.empty()) share_ranks(wanted, wish.hosts); // refuses
+            if (supervision_.min_ranks == 0 || room < supervision_.min_ranks)
+                throw LostError(fmt::format("room for {} of {} ranks is left{}", room, wanted,
+                                            supervision_.min_ranks == 0 ? " (--min-ranks would allow fewer)" : ""));
+            const auto [ranks, words] = layout_on(room);
+            wish.ranks = ranks;
+            program.insert(program.end(), words.begin(), words.end());
+            voice_.say(fmt::format("going on with {} of {} ranks on {}{}{}", ranks, wanted, text_of(wish.hosts),
+                                   words.empty() ? "" : ", with ", fmt::join(words, " ")));
+        }
+    }
+    return plan_job(program, wish, here_, fmt::format("{}.{}", id_.substr(0, id_.find('.')), number_));
+}
+
+Attempt Supervisor::attempt(const Job& job) {
+    for (const std::string& note : job.notes)
+        voice_.say(note);
+    voice_.write_down(job_text(job, here_));
+    if (number_ == 1)
+        clear_job_folder(supervision_.run_folder);
+    else
+        set_job_folder_aside(supervision_.run_folder);
+    return run_attempt(job, wish_, supervision_.run_folder, supervision_.patience, signals_, voice_);
+}
+
+bool Supervisor::wait() {
+    const auto until = std::chrono::steady_clock::now() + policy_.wait();
+    for (;;) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+        if (left.count() <= 0) return true;
+        const int signal = signals_.next(left);
+        if (signal != 0 && signal != SIGUSR2) return false;
+    }
+}
+
+int Supervisor::ended_between() const {
+    std::error_code error;
+    const bool saved = std::filesystem::exists(supervision_.run_folder / "checkpoints", error);
+    return saved ? exit_code::run_again : exit_code::interrupted;
+}
+
+int Supervisor::run() {
+    for (;;) {
+        ++number_;
+        Ending ending;
+        try {
+            const Job job = plan();
+            const Attempt attempt = this->attempt(job);
+            ending = attempt.ending;
+            if (number_ > 1)
+                if (const std::string text = time_.text(attempt.progress, attempt.started); !text.empty())
+                    voice_.say(fmt::format("restart {}: {}", number_ - 1, text));
+            time_.failed(attempt);
+        } catch (const LostError& error) { // hosts may come back
+            ending = {exit_code::lost, true, -1, -1, error.what()};
+        }
+        if (ending.sentence.empty()) return ending.code;
+        const bool again = policy_.again(ending);
+        voice_.say(again ? fmt::format("{}; restart {} of {} in {:g} s", ending.sentence, policy_.restarts(),
+                                       supervision_.max_restarts, std::chrono::duration<double>(policy_.wait()).count())
+                         : ending.sentence);
+        if (!policy_.why_not().empty()) voice_.say(policy_.why_not());
+        if (!again) return ending.code;
+        if (!wait()) return ended_between();
+    }
+}
+
+} // namespace
+
+int supervise(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision) {
+    const std::string id = new_job_id(1);
+    const RunLock lock(supervision.run_folder, id);
+    Supervisor supervisor(program, wish, supervision, id);
+    if (!lock.warning().empty()) Voice("launch", supervision.run_folder).say(lock.warning());
+    return supervisor.run();
+}
+
+} // namespace tessera

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// A job that is started again, from its newest good checkpoint, as long as a restart helps.
+#pragma once
+
+#include "launcher/job/attempt.hpp"
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <optional>
+
+namespace tessera {
+
+struct Supervision {
+    std::int64_t max_restarts = 0;
+    std::chrono::milliseconds restart_delay{1000}; // before the first restart; then twice as long each time
+    std::int64_t min_ranks = 0;                    // 0: never on fewer ranks than at first
+    Patience patience;
+    std::filesystem::path run_folder;
+    std::vector<std::string> once; // options of `train` for the first attempt only
+    // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot, and then
+    // why not.
+    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks, std::string& refusal)> fit;
+};
+
+// Runs the job, restarts it as `supervision` allows, and returns the exit code of the last attempt. Holds the run's
+// lock meanwhile. ConfigError when another launcher has it, LostError when hosts do not answer.
+int supervise(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision);
+
+} // namespace tessera
