@@ -3,9 +3,9 @@
 #include "core/watch/ending.hpp"
 
 #include "core/exit_codes.hpp"
+#include "core/run/text_file.hpp"
 #include "core/watch/job_folder.hpp"
 #include "core/watch/process_state.hpp"
-#include "core/run/text_file.hpp"
 
 #include <chrono>
 #include <csignal>

@@ -3,11 +3,8 @@
 // you do (and what do these silent ones), f a full report, e end now (and these cannot by themselves), g goodbye.
 #include "core/watch/watchdog.hpp"
 
-#include "core/exit_codes.hpp"
-#include "core/watch/ending.hpp"
 #include "core/watch/process_state.hpp"
-#include "core/watch/stall_verdict.hpp"
-#include "core/watch/watch_roster.hpp"
+#include "core/watch/watch.hpp"
 
 #include <algorithm>
 #include <csignal>
@@ -15,7 +12,6 @@
 #include <exception>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <thread>
 #include <unistd.h>
 
 namespace tessera {
@@ -23,105 +19,36 @@ namespace {
 
 constexpr int tick_milliseconds = 200;
 constexpr double beat_every = 1, dial_every = 0.5; // seconds
-constexpr double silent_after = 3;                 // without a beat
 constexpr double suspended_after = 5;              // without a turn of the loop: this process did not run
 constexpr double unreachable_after = 4;            // without an answer to a connection
-constexpr double gathering = 2;                    // a new first waits for the others, and each for full reports
 constexpr double certain_after = 0.4;              // a rank that is gone may be one of many that mpirun is just killing
 constexpr double hello_within = 5;
-constexpr std::size_t calls_in_beat = 4, calls_in_full = 64, most_strangers = 256;
-
-double now() { return static_cast<double>(monotonic_now()) * 1e-9; }
-
-struct Stranger {
-    WatchConnection connection;
-    double since;
-};
-
-struct Peer {
-    std::optional<WatchConnection> connection, probe;
-    RankReport report;
-    double heard = 0; // or since when it should have been
-    double probed = 0;
-    int refusals = 0;
-    bool gone = false, left = false, unreachable = false, full = false;
-};
-
-std::string packed(const std::vector<int>& ranks) {
-    return {reinterpret_cast<const char*>(ranks.data()), ranks.size() * sizeof(int)};
-}
-std::vector<int> unpacked(const std::string& body) {
-    std::vector<int> ranks(body.size() / sizeof(int));
-    std::memcpy(ranks.data(), body.data(), ranks.size() * sizeof(int));
-    return ranks;
-}
+constexpr std::size_t calls_in_beat = 4, most_strangers = 256;
 
 } // namespace
 
-class Watchdog::Watch {
-public:
-    Watch(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder, Options options)
-        : options_(std::move(options)), recorder_(recorder), self_(world.rank()), roster_(meet(world, neighbours)),
-          peers_(roster_.ranks.size()), deadlines_(options_.step_timeout), wake_(::eventfd(0, EFD_CLOEXEC)),
-          last_turn_(now()) {
-        for (Peer& peer : peers_)
-            peer.heard = last_turn_;
-        for (const WatchedRank& rank : roster_.ranks)
-            peers_[index(rank.place.rank)].report.place = rank.place;
-        sigset_t all, before; // signals are the main thread's
-        ::sigfillset(&all);
-        ::pthread_sigmask(SIG_SETMASK, &all, &before);
-        thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
-        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    }
-    ~Watch() {
-        thread_.request_stop();
-        const std::uint64_t one = 1;
-        if (::write(wake_, &one, sizeof one) > 0) thread_.join();
-        ::close(wake_);
-    }
+Watchdog::Watch::Watch(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder,
+                       Options options)
+    : options_(std::move(options)), recorder_(recorder), self_(world.rank()), roster_(meet(world, neighbours)),
+      peers_(roster_.ranks.size()), deadlines_(options_.step_timeout), wake_(::eventfd(0, EFD_CLOEXEC)),
+      last_turn_(seconds_now()) {
+    for (Peer& peer : peers_)
+        peer.heard = last_turn_;
+    for (const WatchedRank& rank : roster_.ranks)
+        peers_[index(rank.place.rank)].report.place = rank.place;
+    sigset_t all, before; // signals are the main thread's
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
 
-private:
-    static std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
-    const WatchedRank& of(int rank) const { return roster_.ranks[index(rank)]; }
-    bool is_neighbour(int rank) const { return of(rank).host == of(self_).host; }
-    bool leads() const { return first_ == self_; }
-
-    void run(const std::stop_token& stop);
-    void wait_and_take();
-    void take_strangers();
-    void take(int rank, const WatchMessage& message);
-    void take_from_first(const WatchMessage& message);
-    void turn();
-    void follow(const RankReport& own);
-    void lead(const RankReport& own);
-    void look_after(int rank);
-    bool is_dead_here(int rank) const;
-    bool is_stalled() const;
-    void next_first();
-    void ask_all();
-    void answer(const std::vector<int>& silent);
-    RankReport of_neighbour(int rank, std::size_t calls) const;
-    std::vector<RankReport> all_reports() const;
-    [[noreturn]] void conclude();
-    [[noreturn]] void end(const std::vector<int>& others);
-    void say_goodbye();
-
-    Options options_;
-    const FlightRecorder& recorder_;
-    int self_;
-    WatchRoster roster_;
-    int first_ = 0;                       // whom the others tell
-    std::optional<WatchConnection> link_; // to it
-    double dialled_ = 0, beaten_ = 0, answered_ = now(), leads_since_ = now(), asked_ = 0;
-    int refusals_ = 0;
-    std::vector<Stranger> strangers_;
-    std::vector<Peer> peers_; // by rank
-    Deadlines deadlines_;
-    int wake_;
-    double last_turn_;
-    std::jthread thread_;
-};
+Watchdog::Watch::~Watch() {
+    thread_.request_stop();
+    const std::uint64_t one = 1;
+    if (::write(wake_, &one, sizeof one) > 0) thread_.join();
+    ::close(wake_);
+}
 
 void Watchdog::Watch::run(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
@@ -159,7 +86,7 @@ void Watchdog::Watch::wait_and_take() {
 // Who connects has to say hello first.
 void Watchdog::Watch::take_strangers() {
     while (std::optional<WatchConnection> one = roster_.listener->accept())
-        if (strangers_.size() < most_strangers) strangers_.push_back({std::move(*one), now()});
+        if (strangers_.size() < most_strangers) strangers_.push_back({std::move(*one), seconds_now()});
     for (Stranger& stranger : strangers_) {
         std::vector<WatchMessage> messages = stranger.connection.proceed();
         if (messages.empty()) continue;
@@ -179,13 +106,13 @@ void Watchdog::Watch::take_strangers() {
             take(rank, messages[i]);
     }
     std::erase_if(strangers_, [](const Stranger& one) {
-        return one.connection.descriptor() < 0 || now() - one.since > hello_within;
+        return one.connection.descriptor() < 0 || seconds_now() - one.since > hello_within;
     });
 }
 
 void Watchdog::Watch::take(int rank, const WatchMessage& message) {
     Peer& peer = peers_[index(rank)];
-    peer.heard = now();
+    peer.heard = seconds_now();
     peer.unreachable = false;
     peer.refusals = 0;
     if (message.kind == 'g') {
@@ -204,7 +131,7 @@ void Watchdog::Watch::take(int rank, const WatchMessage& message) {
 }
 
 void Watchdog::Watch::take_from_first(const WatchMessage& message) {
-    answered_ = now();
+    answered_ = seconds_now();
     if (message.kind == 'q') answer(unpacked(message.body));
     if (message.kind == 'e') end(unpacked(message.body));
     if (message.kind == 'g') {
@@ -214,8 +141,8 @@ void Watchdog::Watch::take_from_first(const WatchMessage& message) {
 }
 
 void Watchdog::Watch::turn() {
-    const double slept = now() - last_turn_ > suspended_after ? now() - last_turn_ : 0;
-    last_turn_ = now();
+    const double slept = seconds_now() - last_turn_ > suspended_after ? seconds_now() - last_turn_ : 0;
+    last_turn_ = seconds_now();
     if (slept > 0) {
         answered_ += slept;
         for (Peer& peer : peers_)
@@ -237,9 +164,9 @@ void Watchdog::Watch::next_first() {
     link_.reset();
     refusals_ = 0;
     dialled_ = 0;
-    answered_ = leads_since_ = now();
+    answered_ = leads_since_ = seconds_now();
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
-        if (rank >= self_) peers_[index(rank)].heard = now();
+        if (rank >= self_) peers_[index(rank)].heard = seconds_now();
 }
 
 void Watchdog::Watch::follow(const RankReport& own) {
@@ -253,8 +180,8 @@ void Watchdog::Watch::follow(const RankReport& own) {
             return next_first();
         }
         if (link_) link_.reset();
-        if (now() - dialled_ > dial_every) {
-            dialled_ = now();
+        if (seconds_now() - dialled_ > dial_every) {
+            dialled_ = seconds_now();
             link_.emplace(of(first_).address);
             std::string hello(reinterpret_cast<const char*>(roster_.token.data()), roster_.token.size());
             const std::int32_t rank = self_;
@@ -263,14 +190,14 @@ void Watchdog::Watch::follow(const RankReport& own) {
             beaten_ = 0;
         }
     }
-    if (link_ && now() - beaten_ > beat_every) {
-        beaten_ = now();
+    if (link_ && seconds_now() - beaten_ > beat_every) {
+        beaten_ = seconds_now();
         if (link_->status() == WatchConnection::Status::open)
             link_->send('b', encoded(own));
-        else if (link_->status() == WatchConnection::Status::connecting && now() - dialled_ > unreachable_after)
+        else if (link_->status() == WatchConnection::Status::connecting && seconds_now() - dialled_ > unreachable_after)
             link_.reset(); // and once more
     }
-    if (own.overdue && now() - answered_ > silent_after) {
+    if (own.overdue && seconds_now() - answered_ > silent_after) {
         first.heard = answered_;
         next_first();
     }
@@ -281,151 +208,48 @@ void Watchdog::Watch::look_after(int rank) {
     Peer& peer = peers_[index(rank)];
     if (peer.gone || peer.left) return;
     const bool connected = peer.connection && peer.connection->descriptor() >= 0;
-    if (connected && now() - peer.heard < silent_after) return;
+    if (connected && seconds_now() - peer.heard < silent_after) return;
     if (is_dead_here(rank)) peer.gone = true;
     if (peer.probe && peer.probe->status() == WatchConnection::Status::refused && ++peer.refusals >= 2)
         peer.gone = true;
     if (peer.probe && peer.probe->status() == WatchConnection::Status::connecting) {
-        if (now() - peer.probed > unreachable_after) peer.unreachable = true;
+        if (seconds_now() - peer.probed > unreachable_after) peer.unreachable = true;
     } else if (peer.probe) {
         if (peer.probe->status() == WatchConnection::Status::open) peer.unreachable = false;
         if (peer.probe->status() == WatchConnection::Status::closed) peer.unreachable = true; // no way to its host
         peer.probe.reset();
     }
-    if (peer.gone || (peer.probe && !peer.unreachable) || now() - peer.probed < dial_every) return;
-    peer.probed = now();
+    if (peer.gone || (peer.probe && !peer.unreachable) || seconds_now() - peer.probed < dial_every) return;
+    peer.probed = seconds_now();
     peer.probe.emplace(of(rank).address);
 }
 
 void Watchdog::Watch::lead(const RankReport& own) {
     Peer& self = peers_[index(self_)];
     self.report = own;
-    self.heard = now();
+    self.heard = seconds_now();
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
         if (rank != self_) look_after(rank);
     const bool lost = std::ranges::any_of(peers_, [](const Peer& peer) { return peer.gone; });
-    const bool settled = self_ == 0 || now() - leads_since_ > gathering;
+    const bool settled = self_ == 0 || seconds_now() - leads_since_ > gathering;
     if (asked_ == 0 && (lost || (settled && is_stalled()))) ask_all();
     if (asked_ == 0) return;
     const bool all_there = std::ranges::all_of(peers_, [&](const Peer& peer) {
         const bool answers = peer.connection && peer.connection->descriptor() >= 0 && !peer.left;
         return &peer == &self || peer.full || !answers;
     });
-    if (now() - asked_ > (lost ? certain_after : gathering) || (!lost && all_there)) conclude();
+    if (seconds_now() - asked_ > (lost ? certain_after : gathering) || (!lost && all_there)) conclude();
 }
 
 // Somebody's deadline is over, and nobody who answers is still within his.
 bool Watchdog::Watch::is_stalled() const {
     bool overdue = false;
     for (const Peer& peer : peers_) {
-        if (peer.gone || peer.left || now() - peer.heard > silent_after) continue;
+        if (peer.gone || peer.left || seconds_now() - peer.heard > silent_after) continue;
         if (!peer.report.overdue) return false;
         overdue = true;
     }
     return overdue;
-}
-
-void Watchdog::Watch::ask_all() {
-    asked_ = now();
-    std::vector<int> silent;
-    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
-        if (rank != self_ && (peers_[index(rank)].gone || now() - peers_[index(rank)].heard > silent_after))
-            silent.push_back(rank);
-    for (Peer& peer : peers_)
-        if (peer.connection) peer.connection->send('q', packed(silent));
-}
-
-RankReport Watchdog::Watch::of_neighbour(int rank, std::size_t calls) const {
-    RankReport report = report_of(recorder_.of_neighbour(of(rank).on_host), of(rank).place, calls);
-    const ProcessState state = process_state(of(rank).place.pid);
-    report.process = state.started == of(rank).started ? state.state : 'X';
-    report.contact = Contact::silent;
-    return report;
-}
-
-// Also about the silent ranks of this host, and those that will not come to answer.
-void Watchdog::Watch::answer(const std::vector<int>& silent) {
-    RankReport own = report_of(recorder_.own(), of(self_).place, calls_in_full);
-    deadlines_.judge(own, 0);
-    link_->send('f', encoded(own));
-    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank) {
-        if (rank == self_ || !is_neighbour(rank)) continue;
-        const RankReport report = of_neighbour(rank, calls_in_full);
-        const bool cannot = report.process == 'T' || report.process == 't' || report.process == 'Z';
-        if (cannot || std::ranges::find(silent, rank) != silent.end()) link_->send('f', encoded(report));
-    }
-}
-
-std::vector<RankReport> Watchdog::Watch::all_reports() const {
-    std::vector<RankReport> reports;
-    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank) {
-        const Peer& peer = peers_[index(rank)];
-        RankReport report = peer.report;
-        const bool is_silent = peer.gone || now() - peer.heard > silent_after;
-        if (rank == self_ || is_neighbour(rank)) {
-            const RankReport seen = of_neighbour(rank, calls_in_full);
-            const bool stopped = seen.process == 'T' || seen.process == 't';
-            if (rank == self_ || stopped || is_silent || !peer.full) { // what it said last may be a second old
-                const bool overdue = report.overdue;
-                const double deadline = report.deadline;
-                report = seen;
-                report.overdue = overdue;
-                report.deadline = deadline;
-                report.contact = stopped || is_silent ? Contact::silent : Contact::answers;
-            }
-        }
-        if (is_silent) report.contact = peer.unreachable ? Contact::unreachable : Contact::silent;
-        if (peer.left) report.contact = Contact::left;
-        if (peer.gone) report.contact = Contact::gone;
-        report.silence = now() - peer.heard;
-        reports.push_back(std::move(report));
-    }
-    return reports;
-}
-
-// Where another failure is noted already, that was the first, and this only what followed.
-void Watchdog::Watch::conclude() {
-    end_within_seconds(); // the run's folder may be on the host that is gone
-    const Verdict verdict = compose_verdict(all_reports(), options_.mesh);
-    tell_verdict(options_.run_folder, verdict);
-    std::vector<int> others; // cannot end by themselves
-    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
-        if (rank != self_) others.push_back(rank);
-    for (Peer& peer : peers_)
-        if (peer.connection) peer.connection->send('e', packed(others));
-    const double said = now();
-    const auto is_open = [](const Peer& peer) { return peer.connection && peer.connection->descriptor() >= 0; };
-    while (std::ranges::any_of(peers_, is_open) && now() - said < gathering) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        for (Peer& peer : peers_)
-            if (is_open(peer)) peer.connection->proceed();
-    }
-    end(others);
-}
-
-// Ranks of this host that do not end by themselves: stopped ones cannot.
-void Watchdog::Watch::end(const std::vector<int>& others) {
-    end_within_seconds();
-    std::vector<StoppedProcess> stopped;
-    for (const int rank : others) {
-        if (rank < 0 || index(rank) >= peers_.size() || rank == self_ || !is_neighbour(rank)) continue;
-        const ProcessState state = process_state(of(rank).place.pid);
-        if ((state.state == 'T' || state.state == 't') && state.started == of(rank).started)
-            stopped.push_back({of(rank).place.pid, state.started});
-    }
-    kill_later(stopped);
-    end_now();
-}
-
-void Watchdog::Watch::say_goodbye() {
-    std::vector<WatchConnection*> open;
-    if (link_) open.push_back(&*link_);
-    for (Peer& peer : peers_)
-        if (peer.connection) open.push_back(&*peer.connection);
-    for (WatchConnection* const one : open)
-        one->send('g', "");
-    for (WatchConnection* const one : open)
-        one->finish();
 }
 
 Watchdog::Watchdog(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder, Options options)
