@@ -8,10 +8,9 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> schedule_type{
-    "lr_scheduler.type", "cosine",
-    "after warm-up: constant, linear, cosine, cosine_restarts, polynomial, inverse_sqrt, step, exponential, one_cycle "
-    "or wsd (stable, then decay)"};
+inline constexpr Key<std::string> schedule_type{"lr_scheduler.type", "cosine",
+                                                "after warm-up: constant, linear, cosine, cosine_restarts, polynomial, "
+                                                "inverse_sqrt, step, exponential, one_cycle or wsd"};
 inline constexpr Key<std::int64_t> schedule_warmup{
     "lr_scheduler.warmup_steps", 100, "steps over which the rate rises: linearly, one_cycle's like a cosine"};
 inline constexpr Key<std::int64_t> schedule_decay_steps{"lr_scheduler.decay_steps", 0,

@@ -137,11 +137,14 @@ Voice::Voice(std::string name, const std::filesystem::path& run_folder) : name_(
 }
 
 void Voice::say(const std::string& sentence) {
+    if (sentence == last_) return;
+    last_ = sentence;
     fmt::print(stderr, "tessera {}: {}\n", name_, sentence);
     write_down(fmt::format("[{:%Y-%m-%d %H:%M:%S}] {}\n", fmt::localtime(std::time(nullptr)), sentence));
 }
 
 void Voice::pass_on(const std::string& text) {
+    last_.clear();
     std::fwrite(text.data(), 1, text.size(), stderr);
     write_down(text);
 }

@@ -15,13 +15,14 @@ class Voice {
 public:
     // `name`: of the command, "launch". `run_folder` may be empty.
     Voice(std::string name, const std::filesystem::path& run_folder);
-    void say(const std::string& sentence);    // "tessera launch: SENTENCE"
+    void say(const std::string& sentence);    // "tessera launch: SENTENCE", unless that was the last word
     void pass_on(const std::string& text);    // as it is
     void write_down(const std::string& text); // in the log alone
 
 private:
     std::string name_;
     std::filesystem::path log_;
+    std::string last_; // said, and nothing passed on since
 };
 
 struct Attempt {

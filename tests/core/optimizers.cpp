@@ -178,8 +178,8 @@ TEST(Optimizers, LionFollowsItsPaper) {
 
 TEST(Optimizers, ClipTheGlobalNorm) {
     for (const char* name : {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}) {
-        EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 2}), 0.5) << name;
-        EXPECT_EQ(expect_follows_reference({.name = name, .decay = 0.1, .max_norm = 1e3}), 1) << name;
+        EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .alpha = 0.9, .max_norm = 2}), 0.5) << name;
+        EXPECT_EQ(expect_follows_reference({.name = name, .decay = 0.1, .alpha = 0.9, .max_norm = 1e3}), 1) << name;
     }
 }
 

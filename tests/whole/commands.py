@@ -39,13 +39,13 @@ def check_launch():
     assert "\x1b" not in out and "\r" not in out, repr(out)
     names = {str(path.relative_to("two")) for path in pathlib.Path("two").rglob("*")
              if path.is_file() and "checkpoints" not in path.parts}
-    assert names == {"config.toml", "config_origins.txt", "metrics.jsonl", "job/ranks.json", "logs/rank-0000.log",
-                     "logs/rank-0001.log"}, names
+    assert names == {"config.toml", "config_origins.txt", "metrics.jsonl", "lock", "job/ranks.json", "logs/launch.log",
+                     "logs/rank-0000.log", "logs/rank-0001.log"}, names
     for rank in (0, 1):
         log = "\n".join(lines_of(f"two/logs/rank-{rank:04d}.log"))
         assert "[info] two on " in log and "[info] done: two" in log and "\x1b" not in log, log
     bad = runs.tessera("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=bad", "model.n_heads=3", code=2)
-    assert bad.err.count("model.n_heads = 3") == 1, bad.err
+    assert bad.err.count("model.n_heads = 3") == 2, bad.err  # the rank itself, and what ended the job
     assert not pathlib.Path("bad").exists()
 
 

@@ -301,8 +301,8 @@ def check_layouts():
     assert {"loss.accuracy", "side_loss.accuracy"} < set(record), record
 
 
-def refuse(words, sentence):
-    err = runs.tessera(*words, code=2).err
+def refuse(words, sentence, code=2):
+    err = runs.tessera(*words, code=code).err
     assert sentence in err and err.count("\n") == 1, f"{words}: expected {sentence!r}, got:\n{err}"
 
 
@@ -311,7 +311,7 @@ def check_damaged_files():
     packed = pathlib.Path("images.gz").read_bytes()
     def damaged(path, content, sentence, key="data.files"):
         pathlib.Path(path).write_bytes(content)
-        refuse(["train", "lenet.toml", f"{key}=['{path}']"], f"{path}: {sentence}")
+        refuse(["train", "lenet.toml", f"{key}=['{path}']"], f"{path}: {sentence}", code=3)
     damaged("cut", whole[:-1], "truncated: its header says (24, 12, 12), 3456 bytes, but 3455 follow it")
     damaged("long", whole + b"x", "its header says (24, 12, 12), 3456 bytes, but more follow it")
     damaged("header", whole[:6], "truncated within its header")
@@ -326,9 +326,9 @@ def check_damaged_files():
     labels[8 + 17] = 5
     damaged("beyond", bytes(labels), "label number 17 is 5, beyond the 5 classes", "data.label_files")
     refuse(["train", "lenet.toml", "data.image_shape=[12,12,3]"], "images.gz: images are (12, 12, 1), data.image_shape says (12, 12, 3)")
-    def table(text, sentence, *words):
+    def table(text, sentence, *words, code=3):
         pathlib.Path("wrong.csv").write_text(text)
-        refuse(["train", "mlp.toml", "data.files=['wrong.csv']", *words], sentence)
+        refuse(["train", "mlp.toml", "data.files=['wrong.csv']", *words], sentence, code)
     table("a,y,z\n1,2,3\n1,2\n", "wrong.csv:3: 2 fields, expected 3")
     table("a,y,z\n1,2,3\n\n1,x,3\n", "wrong.csv:4: column 'y' is 'x', expected a number")
     table("a,y,z\n1,2,nan\n", "wrong.csv:2: column 'z' is 'nan', expected a number")
@@ -338,7 +338,7 @@ def check_damaged_files():
     table("y,z\n", "wrong.csv:1: no column is left to be a feature")
     table("a,y,z\n", "wrong.csv: no sample is left to train on")
     table("a,y,z\n1,2,3\n", "wrong.csv:1: 1 columns are features, data.features says 2", "data.features=2")
-    table("a,y,z\n1,2,3\n", "say what is to be found", "data.target_columns=[]")
+    table("a,y,z\n1,2,3\n", "say what is to be found", "data.target_columns=[]", code=2)
 
 
 with runs.folder():

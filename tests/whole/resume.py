@@ -63,7 +63,7 @@ def goes_on(run_folder, reached, steps, whole, ranks):
 
 def refused(run_folder, sentence, *words):
     """Exit code 2 and one sentence, and the run is as it was."""
-    before = {path: path.read_bytes() for path in pathlib.Path(run_folder).rglob("*") if path.is_file() and path.suffix != ".log"}
+    before = {path: path.read_bytes() for path in pathlib.Path(run_folder).rglob("*") if path.is_file() and path.suffix != ".log" and path.parent.name != "job"}
     run = runs.train("gpt.toml", f"run.folder={run_folder}", *words, code=2)
     assert sentence in run.err and run.err.count("\n") == 1, f"expected '{sentence}', found: {run.err}"
     for path, content in before.items():

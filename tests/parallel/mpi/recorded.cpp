@@ -68,6 +68,7 @@ TEST(Recorded, WhatDoesNotMatchIsAnErrorOnEveryRank) {
     // in kind
     mismatch(
         [&] {
+            watched.recorder.computes("c");
             if (odd)
                 watched.groups.all().barrier(watched.stream);
             else
