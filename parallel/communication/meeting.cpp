@@ -5,6 +5,7 @@
 #include "kernels/error.hpp"
 #include "parallel/communication/lost_error.hpp"
 
+#include <ctime>
 #include <fmt/format.h>
 #include <sched.h>
 #include <unistd.h>
@@ -13,6 +14,11 @@ namespace tessera {
 namespace {
 
 constexpr int patient_spins = 50; // about 1 µs: longer only burns the core where ranks share it
+
+// Who yields without end to somebody who is not there is not what schedulers are made for: Linux 6.18 lets others wait
+// for minutes then, kernel threads too. Who has waited so long can wait some microseconds more.
+constexpr int patient_yields = 200; // some 100 µs
+constexpr timespec nap{0, 20'000};
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -40,11 +46,11 @@ template <class Condition> void Meeting::wait(const Condition& condition) const 
         if (condition()) return;
         pause_briefly();
     }
-    while (!condition()) {
+    for (int yields = 0; !condition(); ++yields) {
         if (failed_ != nullptr && failed_->load(std::memory_order_relaxed))
             throw LostError("another rank of this process failed");
         if (meanwhile_) meanwhile_();
-        sched_yield();
+        yields < patient_yields ? sched_yield() : nanosleep(&nap, nullptr);
     }
 }
 
