@@ -46,7 +46,7 @@ def check_launch():
         assert "[info] two on " in log and "[info] done: two" in log and "\x1b" not in log, log
     bad = runs.tessera("launch", "-n", "2", "-t", "1", "gpt.toml", "run.folder=bad", "model.n_heads=3", code=2)
     assert bad.err.count("model.n_heads = 3") == 2, bad.err  # the rank itself, and what ended the job
-    assert not pathlib.Path("bad").exists()
+    assert not pathlib.Path("bad/metrics.jsonl").exists() and not pathlib.Path("bad/config.toml").exists(), "a refused run began"
 
 
 def check_metrics():
