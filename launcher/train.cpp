@@ -5,11 +5,11 @@
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
-#include "core/watch/job_folder.hpp"
 #include "core/run/memory_limit.hpp"
-#include "core/watch/planted_stall.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
+#include "core/watch/job_folder.hpp"
+#include "core/watch/planted_stall.hpp"
 #include "core/watch/watchdog.hpp"
 #include "core/with_thousands.hpp"
 #include "launcher/job/environment.hpp"
@@ -71,7 +71,9 @@ int run_train(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus),
                   Groups::Watch{*recorder, config.get(run_check_collectives)});
+    recorder->begin(Activity::starting); // each part of the start has a deadline of its own
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
+    recorder->begin(Activity::starting);
     const std::string recomputed = settle_recompute(config, view_of(world), dataset.get(), stream);
     const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, experiment);
@@ -80,6 +82,7 @@ int run_train(const Arguments& arguments, Process& process) {
     check_limit(config, view_of(world), dataset.get(), stream);
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
 
+    recorder->begin(Activity::starting);
     Log log(config, folder, world.rank());
     tell_where_ranks_run(folder, world, team_of(groups.all(), host));
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
@@ -94,6 +97,7 @@ int run_train(const Arguments& arguments, Process& process) {
     const ShareSizes sizes = share_sizes(experiment.train.layout);
     log.info(experiment.batch.text(sizes.least, sizes.most));
     if (!recomputed.empty()) log.info(recomputed);
+    recorder->begin(Activity::starting);
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
     if (world.rank() == 0) keep_config(config, folder);
     log.info(memory_text(experiment.memory, trainer.allocated()));

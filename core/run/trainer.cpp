@@ -68,6 +68,7 @@ void Trainer::read_numbers(StepRecord& record) {
 }
 
 void Trainer::roll_back(const StepRecord& record) {
+    const FlightRecorder::Scope loading(ground_.groups.recorder(), Activity::saving);
     saver_.roll_back(record.step, record.divergence);
     numbers_.restart();
     throughput_.restart();

@@ -36,7 +36,8 @@ double Deadlines::deadline_of(const RankReport& report) const {
         const double by_count = steps_of_median * report.median * static_cast<double>(report.state.expected);
         return std::max({least_of_others, of_step, of_longest * longest, by_count});
     }
-    case Activity::saving:
+    case Activity::saving: // the last save of a run writes all it has, whatever those beside training took
+        return std::max({of_start, of_step, of_longest * longest});
     case Activity::auditing:
     case Activity::finishing:
         return std::max({least_of_others, of_step, of_longest * longest});

@@ -17,10 +17,10 @@ inline constexpr Key<bool> run_check_collectives{"run.check_collectives", false,
 // What a rank's watchdog knows of time. Seconds.
 //   a step             run.step_timeout, or max(30, 10 x median of the last 64); the first of a run: at least 600
 //   between two steps  the same
-//   a save             max(120, 5 x the longest so far)
+//   a save             max(600, 5 x the longest so far)
 //   an evaluation      max(120, 5 x the longest so far, 10 x the median step for each micro-batch)
 //   an audit, the end  max(120, 5 x the longest so far)
-//   the start          600
+//   the start          600, each of its parts
 // None but a step's is below run.step_timeout.
 class Deadlines {
 public:

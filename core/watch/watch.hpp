@@ -6,7 +6,9 @@
 #include "core/watch/watch_roster.hpp"
 #include "core/watch/watchdog.hpp"
 
+#include <atomic>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -17,6 +19,9 @@ inline constexpr double silent_after = 3; // without a beat
 inline constexpr double gathering = 2;    // a new first waits for the others, and each for full reports
 
 inline constexpr std::size_t calls_in_full = 64; // of a full report
+
+// With a goodbye: every rank has come to the end.
+inline constexpr std::string_view all_have_come = "all";
 
 inline double seconds_now() { return static_cast<double>(monotonic_now()) * 1e-9; }
 
@@ -44,6 +49,8 @@ public:
     Watch(const Watch&) = delete;
     Watch& operator=(const Watch&) = delete;
 
+    void everybody_has_come() { all_came_ = true; }
+
 private:
     static std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
     const WatchedRank& of(int rank) const { return roster_.ranks[index(rank)]; }
@@ -62,6 +69,7 @@ private:
     bool is_dead_here(int rank) const;
     bool is_stalled() const;
     void next_first();
+    std::vector<int> on_host_of(int rank, const std::vector<int>& ranks) const;
     void ask_all();
     void answer(const std::vector<int>& silent);
     RankReport of_neighbour(int rank, std::size_t calls) const;
@@ -83,6 +91,8 @@ private:
     Deadlines deadlines_;
     int wake_;
     double last_turn_;
+    std::atomic<bool> all_came_ = false; // to the end of the run, as the main thread knows
+    bool over_ = false;                  // likewise, as another rank says
     std::jthread thread_;
 };
 

@@ -22,14 +22,23 @@ std::vector<int> unpacked(const std::string& body) {
     return ranks;
 }
 
+// A rank is told of those on its host alone, which it can look at.
+std::vector<int> Watchdog::Watch::on_host_of(int rank, const std::vector<int>& ranks) const {
+    std::vector<int> there;
+    for (const int other : ranks)
+        if (of(other).host == of(rank).host) there.push_back(other);
+    return there;
+}
+
 void Watchdog::Watch::ask_all() {
     asked_ = seconds_now();
     std::vector<int> silent;
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
         if (rank != self_ && (peers_[index(rank)].gone || seconds_now() - peers_[index(rank)].heard > silent_after))
             silent.push_back(rank);
-    for (Peer& peer : peers_)
-        if (peer.connection) peer.connection->send('q', packed(silent));
+    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
+        if (Peer& peer = peers_[index(rank)]; peer.connection)
+            peer.connection->send('q', packed(on_host_of(rank, silent)));
 }
 
 RankReport Watchdog::Watch::of_neighbour(int rank, std::size_t calls) const {
@@ -88,8 +97,9 @@ void Watchdog::Watch::conclude() {
     std::vector<int> others; // cannot end by themselves
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
         if (rank != self_) others.push_back(rank);
-    for (Peer& peer : peers_)
-        if (peer.connection) peer.connection->send('e', packed(others));
+    for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
+        if (Peer& peer = peers_[index(rank)]; peer.connection)
+            peer.connection->send('e', packed(on_host_of(rank, others)));
     const double said = seconds_now();
     const auto is_open = [](const Peer& peer) { return peer.connection && peer.connection->descriptor() >= 0; };
     while (std::ranges::any_of(peers_, is_open) && seconds_now() - said < gathering) {
@@ -120,7 +130,7 @@ void Watchdog::Watch::say_goodbye() {
     for (Peer& peer : peers_)
         if (peer.connection) open.push_back(&*peer.connection);
     for (WatchConnection* const one : open)
-        one->send('g', "");
+        one->send('g', all_came_ ? std::string(all_have_come) : "");
     for (WatchConnection* const one : open)
         one->finish();
 }

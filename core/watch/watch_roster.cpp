@@ -54,7 +54,8 @@ std::string own_ip(const std::vector<Card>& cards, const Card& own) {
         if (card.first_on_host == own.first_on_host) continue;
         for (const auto& interface : card.interfaces) {
             const std::string found = interface[0] == '\0' ? "" : address_towards(interface);
-            if (found.empty() || found.starts_with("127.")) continue;
+            // An address that both hosts have (a bridge of containers) leads nowhere.
+            if (found.empty() || found == interface || found.starts_with("127.")) continue;
             if (is_near(found, interface)) return found;
             if (any.empty()) any = found;
         }

@@ -129,7 +129,11 @@ WatchConnection::WatchConnection(int accepted) : descriptor_(accepted), status_(
 }
 
 WatchConnection::WatchConnection(const WatchAddress& to)
-    : descriptor_(make_socket(SOCK_STREAM)), status_(Status::connecting) {
+    : descriptor_(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)), status_(Status::connecting) {
+    if (descriptor_ < 0) { // too many at the moment: as one that was lost, to be tried again
+        status_ = Status::closed;
+        return;
+    }
     say_at_once(descriptor_);
     const sockaddr_in address = socket_address(to.ip, to.port);
     if (::connect(descriptor_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0)

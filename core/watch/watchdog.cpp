@@ -12,6 +12,7 @@
 #include <exception>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace tessera {
@@ -36,6 +37,11 @@ Watchdog::Watch::Watch(const World& world, const ProcessGroup& neighbours, const
         peer.heard = last_turn_;
     for (const WatchedRank& rank : roster_.ranks)
         peers_[index(rank.place.rank)].report.place = rank.place;
+    rlimit files{}; // one for each rank that tells, and one to look after it
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        ::setrlimit(RLIMIT_NOFILE, &files);
+    }
     sigset_t all, before; // signals are the main thread's
     ::sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -77,8 +83,11 @@ void Watchdog::Watch::wait_and_take() {
     ::poll(waits.data(), waits.size(), tick_milliseconds);
     for (std::size_t i = 2; i < waits.size(); ++i) {
         if (waits[i].revents == 0) continue;
-        for (const WatchMessage& message : connections[i]->proceed())
-            i < first_peer ? take_from_first(message) : take(ranks[i], message);
+        const std::vector<WatchMessage> messages = connections[i]->proceed();
+        const bool probes =
+            i >= first_peer && peers_[index(ranks[i])].probe && connections[i] == &*peers_[index(ranks[i])].probe;
+        for (const WatchMessage& message : messages) // who answers a probe need not be ours
+            if (!probes) i < first_peer ? take_from_first(message) : take(ranks[i], message);
     }
     take_strangers();
 }
@@ -117,7 +126,8 @@ void Watchdog::Watch::take(int rank, const WatchMessage& message) {
     peer.refusals = 0;
     if (message.kind == 'g') {
         peer.left = true;
-        peer.connection->close(); // it waits for that
+        over_ = over_ || message.body == all_have_come;
+        if (peer.connection) peer.connection->close(); // it waits for that
     }
     if (message.kind != 'b' && message.kind != 'f') return;
     std::optional<RankReport> report = decoded(message.body);
@@ -135,18 +145,20 @@ void Watchdog::Watch::take_from_first(const WatchMessage& message) {
     if (message.kind == 'q') answer(unpacked(message.body));
     if (message.kind == 'e') end(unpacked(message.body));
     if (message.kind == 'g') {
+        over_ = over_ || message.body == all_have_come;
         peers_[index(first_)].left = true;
         next_first();
     }
 }
 
 void Watchdog::Watch::turn() {
+    if (over_) return; // who leaves now is not lost
     const double slept = seconds_now() - last_turn_ > suspended_after ? seconds_now() - last_turn_ : 0;
     last_turn_ = seconds_now();
     if (slept > 0) {
-        answered_ += slept;
+        answered_ = std::min(answered_ + slept, last_turn_);
         for (Peer& peer : peers_)
-            peer.heard += slept;
+            peer.heard = std::min(peer.heard + slept, last_turn_);
     }
     RankReport own = report_of(recorder_.own(), of(self_).place, calls_in_beat);
     deadlines_.judge(own, slept);
@@ -238,6 +250,12 @@ void Watchdog::Watch::lead(const RankReport& own) {
         const bool answers = peer.connection && peer.connection->descriptor() >= 0 && !peer.left;
         return &peer == &self || peer.full || !answers;
     });
+    if (!lost && !is_stalled()) { // it goes on after all
+        asked_ = 0;
+        for (Peer& peer : peers_)
+            peer.full = false;
+        return;
+    }
     if (seconds_now() - asked_ > (lost ? certain_after : gathering) || (!lost && all_there)) conclude();
 }
 
@@ -258,7 +276,9 @@ Watchdog::Watchdog(const World& world, const ProcessGroup& neighbours, const Fli
 
 // Who is gone before all have come here is lost; who goes after is not.
 Watchdog::~Watchdog() {
-    if (std::uncaught_exceptions() == exceptions_) world_.group().barrier();
+    if (std::uncaught_exceptions() != exceptions_) return;
+    world_.group().barrier();
+    watch_->everybody_has_come();
 }
 
 } // namespace tessera

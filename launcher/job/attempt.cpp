@@ -3,10 +3,10 @@
 #include "launcher/job/attempt.hpp"
 
 #include "core/exit_codes.hpp"
-#include "launcher/job/clean.hpp"
 #include "launcher/command_line.hpp"
-#include "launcher/job/remote.hpp"
 #include "launcher/diagnosis/surroundings.hpp"
+#include "launcher/job/clean.hpp"
+#include "launcher/job/remote.hpp"
 
 #include <algorithm>
 #include <cstdio>

@@ -36,7 +36,7 @@ public:
         if (signal == SIGINT || signal == SIGTERM) ++insisted_;
         if (asked_ == Asked::nothing || signal == SIGUSR1) {
             ::kill(child_, SIGUSR1);
-            if (asked_ == Asked::nothing) deadline_ = Clock::now() + grace_;
+            if (asked_ == Asked::nothing && stage_ == 0) deadline_ = Clock::now() + grace_;
             asked_ = std::max(asked_, Asked::save_and_stop);
         }
         if (insisted_ > 1 && asked_ != Asked::end_now) {
@@ -78,8 +78,10 @@ private:
 SignalInbox::SignalInbox() {
     sigset_t set;
     sigemptyset(&set);
-    for (const int signal : {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2})
+    for (const int signal : {SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2})
         sigaddset(&set, signal);
+    struct sigaction hang_up {}; // who was started by nohup means it
+    if (::sigaction(SIGHUP, nullptr, &hang_up) != 0 || hang_up.sa_handler != SIG_IGN) sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, &before_);
     descriptor_ = Descriptor(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     if (descriptor_.number() < 0) throw SystemError(fmt::format("cannot wait for signals: {}", std::strerror(errno)));

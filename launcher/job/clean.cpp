@@ -86,6 +86,19 @@ bool is_gone(const Doomed& one, int wait) {
 
 } // namespace
 
+namespace {
+
+// Not as the beginning of a longer one: attempt 1 is not attempt 10.
+bool holds_id(const std::string& words, const std::string& id) {
+    for (std::size_t at = words.find(id); at != std::string::npos; at = words.find(id, at + 1)) {
+        const std::size_t end = at + id.size();
+        if (end == words.size() || words[end] < '0' || words[end] > '9') return true;
+    }
+    return false;
+}
+
+} // namespace
+
 bool is_of_job(std::int64_t process, const std::string& id) {
     const std::string folder = fmt::format("/proc/{}/", process);
     const std::string words = content(folder + "cmdline");
@@ -94,7 +107,7 @@ bool is_of_job(std::int64_t process, const std::string& id) {
         return false;
     const std::string variables = '\0' + content(folder + "environ");
     const std::string wanted = fmt::format("{}={}", job_variable, id);
-    if (variables.find('\0' + wanted + '\0') == std::string::npos && words.find(id) == std::string::npos) return false;
+    if (variables.find('\0' + wanted + '\0') == std::string::npos && !holds_id(words, id)) return false;
     const std::string own = network_of("self"), other = network_of(std::to_string(process));
     return own.empty() || other.empty() || own == other;
 }

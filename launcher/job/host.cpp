@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera host`: what a host has, for people and for a launcher on another one; and the end of a job on it.
 #include "kernels/error.hpp"
-#include "launcher/job/clean.hpp"
 #include "launcher/commands.hpp"
+#include "launcher/job/clean.hpp"
 #include "launcher/job/host_shape.hpp"
 
 #include <cstdlib>

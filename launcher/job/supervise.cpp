@@ -2,12 +2,13 @@
 // Plan, start, watch, classify, clean; and again.
 #include "launcher/job/supervise.hpp"
 
+#include "core/checkpoint/checkpoint.hpp"
 #include "core/exit_codes.hpp"
+#include "launcher/command_line.hpp"
+#include "launcher/diagnosis/surroundings.hpp"
 #include "launcher/job/attempt.hpp"
 #include "launcher/job/clean.hpp"
-#include "launcher/command_line.hpp"
 #include "launcher/job/run_lock.hpp"
-#include "launcher/diagnosis/surroundings.hpp"
 #include "parallel/communication/lost_error.hpp"
 
 #include <fmt/format.h>
@@ -78,6 +79,7 @@ private:
     RestartPolicy policy_;
     RestartTime time_;
     std::int64_t number_ = 0; // of attempts
+    bool begun_ = false;      // an attempt came as far as its first step
 };
 
 std::pair<std::int64_t, std::vector<std::string>> Supervisor::layout_on(std::int64_t room) {
@@ -111,6 +113,9 @@ Job Supervisor::plan() {
                                    words.empty() ? "" : ", with ", fmt::join(words, " ")));
         }
     }
+    // Wherever the run began: a restart goes on with what it has saved itself.
+    if (begun_ && !newest_checkpoint((supervision_.run_folder / "checkpoints").string()).empty())
+        program.push_back("checkpoint.resume=auto");
     return plan_job(program, wish, here_, fmt::format("{}.{}", id_.substr(0, id_.find('.')), number_));
 }
 
@@ -149,6 +154,7 @@ int Supervisor::run() {
             const Job job = plan();
             const Attempt attempt = this->attempt(job);
             ending = attempt.ending;
+            begun_ = begun_ || attempt.progress.loaded().has_value();
             if (number_ > 1)
                 if (const std::string text = time_.text(attempt.progress, attempt.started); !text.empty())
                     voice_.say(fmt::format("restart {}: {}", number_ - 1, text));

@@ -284,12 +284,20 @@ void FlightRecorder::end_step(bool keep) {
 }
 
 FlightRecorder::Scope::Scope(FlightRecorder& recorder, Activity activity, std::int64_t micro_batches)
-    : recorder_(recorder), before_(recorder.own().state()) {
+    : recorder_(recorder), before_(recorder.own().state()), begun_(monotonic_now()) {
     recorder.begin(activity, micro_batches);
 }
 
-// The activity before goes on as if it began now: its deadline does not hold for what lay inside.
-FlightRecorder::Scope::~Scope() { recorder_.begin(before_.activity, before_.expected); }
+// The activity before goes on as if it began now, and a step as if this had taken no time: their deadlines do not hold
+// for what lay inside.
+FlightRecorder::Scope::~Scope() {
+    recorder_.begin(before_.activity, before_.expected);
+    if (!before_.in_step) return;
+    FlightPage& page = *recorder_.page_;
+    page.sequence.begin();
+    put(page.step_begun, get(page.step_begun) + monotonic_now() - begun_);
+    page.sequence.end();
+}
 
 FlightRecorder::StepScope::StepScope(FlightRecorder& recorder, std::int64_t step)
     : recorder_(recorder), exceptions_(std::uncaught_exceptions()) {

@@ -143,6 +143,7 @@ public:
     private:
         FlightRecorder& recorder_;
         FlightState before_;
+        std::int64_t begun_;
     };
     // One step of training, from 0. Its time is kept when it ends without an exception.
     class StepScope {

@@ -242,7 +242,8 @@ TEST_F(DeadlinesTest, OfTheRest) {
     EXPECT_TRUE(is_over(deadlines, at(Activity::starting, 601)));
     EXPECT_TRUE(is_over(deadlines, at(Activity::finishing, 121)));
     EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 100)));
-    EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 121)));
+    EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 599)));
+    EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 601)));
     EXPECT_FALSE(is_over(deadlines, at(Activity::training, 1)));
     EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 600))) << "5 times the longest so far, 121 s";
     EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 606)));

@@ -41,7 +41,8 @@ def check_struck():
     finally:
         run.abandon()
     for part in ("until it was noticed", "to end the job and clean up", "waited", "to start the ranks", "to load", "for the step"):
-        assert run.said().count(part) >= 4, f"{part}: {run.said()}"
+        # A rank may be struck before the launcher has looked at its first step, which is then not told.
+        assert run.said().count(part) >= 2, f"{part}: {run.said()}"
     print("\n".join(line for line in run.said().splitlines() if "from the last step to the next" in line))
     assert (run.folder / "job.4").exists() and not (run.folder / "job.5").exists()
     # What a rank says besides is in its log.
