@@ -245,8 +245,8 @@ TEST_F(DeadlinesTest, OfTheRest) {
     EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 599)));
     EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 601)));
     EXPECT_FALSE(is_over(deadlines, at(Activity::training, 1)));
-    EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 600))) << "5 times the longest so far, 121 s";
-    EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 606)));
+    EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 3'000))) << "5 times the longest so far, 601 s";
+    EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 3'006)));
     RankReport evaluation = at(Activity::evaluating, 199, 2);
     evaluation.state.expected = 10; // micro-batches of at most 2 s each
     EXPECT_FALSE(is_over(deadlines, evaluation));
