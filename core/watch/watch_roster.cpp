@@ -49,18 +49,21 @@ bool is_near(const std::string& a, const std::string& b) {
 
 // Of this rank's host, towards the first other one that it has a way to.
 std::string own_ip(const std::vector<Card>& cards, const Card& own) {
-    std::string any;
+    std::string any, alike;
     for (const Card& card : cards) {
         if (card.first_on_host == own.first_on_host) continue;
         for (const auto& interface : card.interfaces) {
             const std::string found = interface[0] == '\0' ? "" : address_towards(interface);
-            // An address that both hosts have (a bridge of containers) leads nowhere.
-            if (found.empty() || found == interface || found.starts_with("127.")) continue;
+            if (found.empty() || found.starts_with("127.")) continue;
+            if (found == interface) { // both have it: a bridge of containers, or two names of one machine
+                alike = found;
+                continue;
+            }
             if (is_near(found, interface)) return found;
             if (any.empty()) any = found;
         }
     }
-    return any;
+    return any.empty() ? alike : any;
 }
 
 } // namespace
