@@ -51,6 +51,20 @@ void tell_where_ranks_run(const std::filesystem::path& folder, const World& worl
     if (world.rank() == 0) write_ranks(folder, ranks);
 }
 
+std::string ranks_text(const World& world, const Stream& stream) {
+    return fmt::format("{}: {} ({} on this host), {} each", world.host(), counted(world.size(), "rank"),
+                       world.local_size(), std::visit([](const auto& s) { return s.text(); }, stream));
+}
+
+void tell_of(const Experiment& experiment, Log& log) {
+    if (const std::string told = environment_text(environment_here()); !told.empty())
+        log.info(fmt::format("environment: {}", told));
+    log.info(
+        fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
+    const ShareSizes sizes = share_sizes(experiment.train.layout);
+    log.info(experiment.batch.text(sizes.least, sizes.most));
+}
+
 int run_train(const Arguments& arguments, Process& process) {
     StopRequest stop; // from here on a signal ends the run after its next step, with a checkpoint
     World& world = start_world(process);
@@ -87,15 +101,8 @@ int run_train(const Arguments& arguments, Process& process) {
     tell_where_ranks_run(folder, world, team_of(groups.all(), host));
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
-    log.info(fmt::format("{} on {}: {} ({} on this host), {} each", folder.string(), world.host(),
-                         counted(world.size(), "rank"), world.local_size(),
-                         std::visit([](const auto& s) { return s.text(); }, stream)));
-    if (const std::string told = environment_text(environment_here()); !told.empty())
-        log.info(fmt::format("environment: {}", told));
-    log.info(
-        fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
-    const ShareSizes sizes = share_sizes(experiment.train.layout);
-    log.info(experiment.batch.text(sizes.least, sizes.most));
+    log.info(fmt::format("{} on {}", folder.string(), ranks_text(world, stream)));
+    tell_of(experiment, log);
     if (!recomputed.empty()) log.info(recomputed);
     recorder->begin(Activity::starting);
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
