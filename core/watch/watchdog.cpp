@@ -243,8 +243,12 @@ void Watchdog::Watch::lead(const RankReport& own) {
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
         if (rank != self_) look_after(rank);
     const bool lost = std::ranges::any_of(peers_, [](const Peer& peer) { return peer.gone; });
+    // Who has just become the first knows of its own host only: elsewhere the one before may have been ended for a
+    // reason.
     const bool settled = self_ == 0 || seconds_now() - leads_since_ > gathering;
-    if (asked_ == 0 && (lost || (settled && is_stalled()))) ask_all();
+    const bool lost_here = std::ranges::any_of(
+        peers_, [&](const Peer& peer) { return peer.gone && is_neighbour(peer.report.place.rank); });
+    if (asked_ == 0 && (lost_here || (settled && (lost || is_stalled())))) ask_all();
     if (asked_ == 0) return;
     const bool all_there = std::ranges::all_of(peers_, [&](const Peer& peer) {
         const bool answers = peer.connection && peer.connection->descriptor() >= 0 && !peer.left;

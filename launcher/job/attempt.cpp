@@ -40,6 +40,8 @@ public:
         if (!pending_.empty()) line(pending_ + '\n');
         pending_.clear();
     }
+    // mpirun has said all of it.
+    bool has_lost_host() const { return has_lost_host_ && !inside_; }
     const std::string& blocks() const { return blocks_; } // Open MPI's
     const std::string& others() const { return others_; } // rank 0's
 
@@ -47,6 +49,7 @@ private:
     void line(const std::string& line) {
         const bool dashes = line.size() > 40 && line.find_first_not_of('-') == line.size() - 1;
         if (dashes) inside_ = !inside_;
+        has_lost_host_ = has_lost_host_ || (inside_ && line.find(lost_daemon) != line.npos);
         std::string& kept = inside_ || dashes ? blocks_ : others_;
         if (kept.size() < most_kept) kept += line;
         if (inside_ || dashes)
@@ -57,7 +60,7 @@ private:
 
     Voice& voice_;
     std::string pending_, blocks_, others_;
-    bool inside_ = false;
+    bool inside_ = false, has_lost_host_ = false;
 };
 
 // Unless the rank that wrote it is rank 0, which says it here itself.
@@ -181,6 +184,10 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
             noticed = Clock::now();
             voice.say(classified({failure->code, Asked::nothing, false}).sentence);
         }
+        if (!noticed && listener.has_lost_host()) {
+            noticed = Clock::now();
+            voice.say(classified({exit_code::lost, Asked::nothing, false}).sentence);
+        }
         // Before MPI has started no rank watches another.
         late = late || (!failure && !progress.ranks_known() && Clock::now() - started > patience.start);
         if (progress.ranks_known() && here.long_gone()) return true;
@@ -196,8 +203,9 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         ending = {exit_code::lost, true, -1, -1,
                   fmt::format("the ranks have not come together in {} s", patience.start.count())};
     if (ending.code != exit_code::done && !failure && ending.rank < 0 && !listener.blocks().empty())
-        voice.pass_on(listener.blocks()); // nobody else says why
-    if (with_folder) show_verdict(job_folder(run_folder) / "verdict.txt", listener.others(), voice);
+        voice.pass_on(listener.blocks());                                       // nobody else says why
+    if (failure && ending.sentence.find(failure->message) != std::string::npos) // not what only followed
+        show_verdict(job_folder(run_folder) / "verdict.txt", listener.others(), voice);
     return {ending, child, progress, started, *noticed, Clock::now()};
 }
 

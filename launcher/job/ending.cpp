@@ -12,6 +12,7 @@
 #include <regex>
 #include <set>
 #include <sstream>
+#include <tuple>
 
 namespace tessera {
 namespace {
@@ -45,14 +46,34 @@ std::string with_others(const std::string& message, int rank, const std::vector<
     return fmt::format("{} (and {} more {})", message, others.size(), others.size() == 1 ? "rank" : "ranks");
 }
 
+// mpirun leaves the domain off.
+bool is_same_host(const std::string& one, const std::string& other) {
+    return one.substr(0, one.find('.')) == other.substr(0, other.find('.'));
+}
+
+// The first of its ranks, and all in words.
+std::pair<int, std::string> ranks_of_lost_host(const std::string& host,
+                                               const std::function<std::string(std::int64_t)>& host_of) {
+    std::vector<int> ranks;
+    for (int rank = 0; !host_of(rank).empty(); ++rank)
+        if (is_same_host(host_of(rank), host)) ranks.push_back(rank);
+    const std::string why = fmt::format("on {}: the host does not answer, mpirun has lost it", host);
+    if (ranks.empty()) return {-1, "the ranks " + why};
+    return {ranks[0], fmt::format("{} {} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "), why)};
+}
+
 bool is_final(int code) {
     return code == exit_code::usage || code == exit_code::data || code == exit_code::diverged ||
            code == exit_code::interrupted;
 }
 
-// What a rank noted itself says more than that it was gone; but when a rank is killed, others may notice first.
+// What a rank noted itself says more than that it was gone; but when a rank is killed, others may notice first. And
+// when a host is lost, mpirun ends all ranks: who misses one of those elsewhere saw only what followed.
 bool mpirun_knows_better(const std::optional<JobFailure>& failure, const std::optional<MpirunWord>& word) {
     if (!failure) return word.has_value();
+    if (word && word->lost_host)
+        return (failure->kind == "lost" || failure->kind == "stalled") &&
+               !is_same_host(failure->place.host, word->host);
     return word && word->signal > 0 && word->signal != SIGTERM && word->rank != failure->place.rank &&
            failure->kind != "stalled" && !is_final(failure->code);
 }
@@ -64,13 +85,25 @@ std::optional<MpirunWord> read_mpirun(const std::string& words) {
     static const std::regex signalled(R"(process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+))");
     static const std::regex improper(R"(process rank (\d+) with PID \d+ on node (\S+) exiting improperly)");
     static const std::regex with_code(R"(Process name: \[\[\d+,\d+\],(\d+)\] Exit code: (\d+))");
+    static const std::regex host_lost(R"(Remote daemon: \S+ on node (\S+))");
+    MpirunWord word;
     std::smatch found;
-    if (std::regex_search(text, found, signalled))
-        return MpirunWord{std::stoi(found[1]), found[2], std::stoi(found[3]), -1, false};
-    if (std::regex_search(text, found, improper)) return MpirunWord{std::stoi(found[1]), found[2], 0, -1, true};
-    if (std::regex_search(text, found, with_code))
-        return MpirunWord{std::stoi(found[1]), "", 0, std::stoi(found[2]), false};
-    return std::nullopt;
+    if (text.find(lost_daemon) != std::string::npos && std::regex_search(text, found, host_lost)) {
+        word.host = found[1];
+        word.lost_host = true;
+        return word;
+    }
+    word.improper = std::regex_search(text, found, improper);
+    if (word.improper || std::regex_search(text, found, signalled)) {
+        word.host = found[2];
+        if (!word.improper) word.signal = std::stoi(found[3]);
+    } else if (std::regex_search(text, found, with_code)) {
+        word.code = std::stoi(found[2]);
+    } else {
+        return std::nullopt;
+    }
+    word.rank = std::stoi(found[1]);
+    return word;
 }
 
 std::vector<RankWord> read_rank_words(const std::string& text) {
@@ -98,7 +131,10 @@ Ending classify(const ChildEnd& end, const std::optional<JobFailure>& failure, c
     if (end.code == exit_code::done || end.code == exit_code::run_again) return {end.code, false, -1, -1, ""};
 
     const std::optional<MpirunWord> word = read_mpirun(mpirun);
-    if (mpirun_knows_better(failure, word)) {
+    if (mpirun_knows_better(failure, word) && word->lost_host) {
+        std::tie(result.rank, result.sentence) = ranks_of_lost_host(word->host, host_of);
+        result.code = exit_code::lost;
+    } else if (mpirun_knows_better(failure, word)) {
         result.rank = word->rank;
         result.code = word->code == exit_code::failure || is_final(word->code) ? word->code : exit_code::lost;
         const auto own =

@@ -10,14 +10,17 @@
 
 namespace tessera {
 
-// What mpirun says of the first rank that ended as it should not.
+// What mpirun says of the first rank that ended as it should not, or of a host that it has lost.
 struct MpirunWord {
     int rank = -1;
-    std::string host;      // "" when it does not say
-    int signal = 0;        // 0: none
-    int code = -1;         // exit code of the rank; -1: it does not say
-    bool improper = false; // it left without MPI_Finalize
+    std::string host;       // "" when it does not say
+    bool lost_host = false; // its daemon there does not answer: `rank` is not known
+    int signal = 0;         // 0: none
+    int code = -1;          // exit code of the rank; -1: it does not say
+    bool improper = false;  // it left without MPI_Finalize
 };
+// Its words for a host that is lost.
+inline constexpr const char* lost_daemon = "ORTE has lost communication with a remote daemon";
 std::optional<MpirunWord> read_mpirun(const std::string& words);
 
 // "tessera: rank 5: …", as a rank says why it ends.

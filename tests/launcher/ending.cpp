@@ -20,6 +20,9 @@ const char* const coded =
 const char* const improper =
     "mpirun has exited due to process rank 1 with PID 0 on\nnode vm exiting improperly. There are "
     "three reasons this could occur:\n";
+const char* const lost_host =
+    "ORTE has lost communication with a remote daemon.\n\n  HNP daemon   : [[40499,0],0] on node c01\n  Remote daemon: "
+    "[[40499,0],2] on node c03\n\nThis is usually due to either a failure of the TCP network\n";
 
 std::string no_host(std::int64_t) { return ""; }
 std::string some_host(std::int64_t rank) { return rank < 2 ? "c01" : "c03"; }
@@ -115,6 +118,27 @@ TEST(Ending, BlamesTheOneThatWasKilled) {
         classify({4, Asked::nothing, false}, failure_of("stalled", 4, 0, "stands still"), killed, {}, 7, some_host)
             .rank,
         0);
+}
+
+// mpirun then ends the other ranks, who miss each other.
+TEST(Ending, BlamesTheHostThatIsLost) {
+    const auto four = [](std::int64_t rank) { return rank < 2 ? "c01" : rank < 4 ? "c03.cluster" : ""; };
+    const ChildEnd end{1, Asked::nothing, false};
+    for (const std::optional<JobFailure>& failure :
+         {std::optional<JobFailure>(), std::optional(failure_of("lost", 4, 0, "its process is gone")),
+          std::optional(failure_of("stalled", 4, 1, "has waited"))}) {
+        const Ending ending = classify(end, failure, lost_host, {}, 7, four);
+        EXPECT_EQ(ending.sentence, "ranks 2, 3 on c03: the host does not answer, mpirun has lost it");
+        EXPECT_EQ(ending.rank, 2);
+        EXPECT_EQ(ending.code, exit_code::lost);
+        EXPECT_TRUE(ending.may_restart);
+    }
+    JobFailure named = failure_of("stalled", 4, 3, "its host does not answer");
+    named.place.host = "c03";
+    EXPECT_EQ(classify(end, named, lost_host, {}, 7, four).rank, 3);
+    EXPECT_EQ(classify(end, failure_of("data", 3, 0, "no file"), lost_host, {}, 7, four).code, exit_code::data);
+    EXPECT_EQ(classify(end, {}, lost_host, {}, 7, no_host).sentence,
+              "the ranks on c03: the host does not answer, mpirun has lost it");
 }
 
 Ending lost(std::int64_t step, int rank) { return {exit_code::lost, true, rank, step, "lost"}; }

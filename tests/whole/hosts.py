@@ -12,7 +12,7 @@ import pretend_hosts
 import runs
 import supervised
 
-STEP_TIMEOUT = 12  # seconds: longer than a cable is out for
+STEP_TIMEOUT = 12  # seconds: longer than a cable is out for; mpirun gives a host up after 10 to 15, so either may be first
 
 
 def check_map(hosts, where):
