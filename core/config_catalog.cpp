@@ -3,21 +3,24 @@
 #include "core/config_catalog.hpp"
 
 #include "core/data/options.hpp"
+#include "core/extension.hpp"
 #include "core/layers/catalog.hpp"
 #include "core/log.hpp"
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
-#include "core/watch/deadlines.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
+#include "core/watch/deadlines.hpp"
+
+#include <algorithm>
 
 namespace tessera {
 
 std::vector<KeyInfo> known_keys() {
-    return {
+    std::vector<KeyInfo> keys{
         key_info(checkpoint_allow_changes),
         key_info(checkpoint_asynchronous),
         key_info(checkpoint_interval),
@@ -149,6 +152,10 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_steps),
         key_info(training_weight_rounding),
     };
+    const std::vector<KeyInfo>& more = extension().keys;
+    keys.insert(keys.end(), more.begin(), more.end());
+    if (!more.empty()) std::ranges::sort(keys, {}, &KeyInfo::name);
+    return keys;
 }
 
 } // namespace tessera

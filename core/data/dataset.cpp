@@ -38,17 +38,22 @@ constexpr std::array<Reader, 5> catalog = {{
 }};
 
 const Reader& reader_named(std::string_view name) {
-    std::vector<std::string_view> names;
-    for (const Reader& reader : catalog) {
+    for (const Reader& reader : catalog)
         if (reader.name == name) return reader;
-        names.push_back(reader.name);
-    }
-    throw ConfigError(no_such_name("reader", name, names));
+    throw ConfigError(no_such_name("reader", name, reader_names()));
 }
 
 } // namespace
 
+std::vector<std::string_view> reader_names() {
+    std::vector<std::string_view> names;
+    for (const Reader& reader : catalog)
+        names.push_back(reader.name);
+    return names;
+}
+
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options) {
+    if (options.open) return options.open(options);
     return reader_named(options.reader).open(options);
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/tensor.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -35,6 +36,9 @@ public:
     // reads everything (memory speed, or the disk's), the next ones remember.
     virtual std::string fingerprint() const = 0;
 };
+
+struct DatasetOptions;
+using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&)>;
 
 struct DatasetOptions {
     // csv        tables of numbers, a sample on each line (table_reader.cpp)
@@ -69,9 +73,12 @@ struct DatasetOptions {
     std::vector<std::string> targets; // csv: columns of numbers. All others are features.
     std::int64_t features = 0;        // csv: columns to expect; 0: any number
 
+    OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
+
     std::int64_t classes = 0; // idx, csv: to expect; 0: as many as the data to train on have
 };
 
+std::vector<std::string_view> reader_names(); // built in
 // Throws ConfigError for options, DataError for files that cannot be used, with the path.
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options);
 

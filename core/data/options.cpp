@@ -3,7 +3,9 @@
 // unread.
 #include "core/data/options.hpp"
 
+#include "core/extension.hpp"
 #include "kernels/error.hpp"
+#include "kernels/nearest_name.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -62,11 +64,17 @@ void read_text_keys(const Config& config, DatasetOptions& options) {
     }
 }
 
+const ReaderType* added_reader(const Config& config) {
+    const std::vector<ReaderType>& added = extension().readers;
+    const auto found = std::ranges::find(added, config.get(data_reader), &ReaderType::name);
+    return found == added.end() ? nullptr : &*found;
+}
+
 } // namespace
 
 bool reads_text(const Config& config) {
     const std::string reader = config.get(data_reader);
-    return reader != "csv" && reader != "idx";
+    return added_reader(config) == nullptr && reader != "csv" && reader != "idx";
 }
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
@@ -80,6 +88,15 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     if (!(options.validation_fraction >= 0 && options.validation_fraction < 1))
         config.refuse(data_validation_fraction.name, "must be at least 0 and below 1");
     if (reads_text(config)) at_least_0(config, data_vocabulary);
+    if (const ReaderType* added = added_reader(config)) {
+        options.open = added->read(config);
+        return options;
+    }
+    if (std::vector<std::string_view> names = reader_names(); std::ranges::find(names, options.reader) == names.end()) {
+        for (const ReaderType& added : extension().readers)
+            names.push_back(added.name);
+        config.refuse(data_reader.name, no_such_name("reader", options.reader, names));
+    }
     if (options.reader == "synthetic") {
         options.synthetic_tokens = config.get(data_synthetic_tokens);
         if (config.get(data_vocabulary) > 0) options.synthetic_vocabulary = config.get(data_vocabulary);
@@ -110,6 +127,7 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
         const std::int64_t vocabulary = vocabulary_without_data(config);
         return vocabulary == 0 ? std::nullopt : std::optional(text_form(sequence_length, vocabulary));
     }
+    if (added_reader(config) != nullptr) return std::nullopt;
     const DatasetOptions options = dataset_options(config, 0, 0, {});
     const Field label{"label", {}, DType::i32};
     if (options.reader == "idx") {

@@ -2,6 +2,7 @@
 // The one list of layer types, and what their tables may say.
 #include "core/layers/catalog.hpp"
 
+#include "core/extension.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -58,11 +59,14 @@ const LayerType& type_of(const ConfigItem& item) {
     const std::string name = item.get(layer_type);
     if (name.empty()) item.refuse("a layer without a type");
     std::vector<std::string_view> names;
-    for (const LayerType& type : catalog)
-        names.push_back(type.name);
-    const auto found = std::ranges::find(names, name);
-    if (found == names.end()) item.refuse(layer_type.name, no_such_name("layer type", name, names));
-    const LayerType& type = catalog[static_cast<std::size_t>(found - names.begin())];
+    const LayerType* found = nullptr;
+    for (const std::span<const LayerType> types : {std::span<const LayerType>(catalog), std::span(extension().layers)})
+        for (const LayerType& type : types) {
+            names.push_back(type.name);
+            if (type.name == name) found = &type;
+        }
+    if (found == nullptr) item.refuse(layer_type.name, no_such_name("layer type", name, names));
+    const LayerType& type = *found;
     for (const std::string_view key : item.keys_set()) {
         if (key == layer_name.name || key == layer_type.name || key == layer_inputs.name) continue;
         if (std::ranges::find(type.keys, key) != type.keys.end()) continue;

@@ -3,6 +3,7 @@
 // a fixed order, so that it has the same bits however the work is spread.
 #include "core/optimizers/optimizer.hpp"
 
+#include "core/extension.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -181,6 +182,8 @@ ValueId learning_rate(Graph& graph, std::string name) {
     });
 }
 
+std::vector<std::string_view> optimizer_names() { return {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}; }
+
 std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     const std::string name = config.get(optimizer_name);
     if (!(config.get(optimizer_rate) >= 0)) config.refuse(optimizer_rate.name, "must be at least 0");
@@ -192,8 +195,12 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     if (name == "adagrad") return make_adagrad(config);
     if (name == "lion") return make_lion(config);
     if (name == "rmsprop") return make_rmsprop(config);
-    config.refuse(optimizer_name.name,
-                  no_such_name("optimizer", name, {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}));
+    std::vector<std::string_view> names = optimizer_names();
+    for (const OptimizerType& type : extension().optimizers) {
+        if (type.name == name) return type.make(config);
+        names.push_back(type.name);
+    }
+    config.refuse(optimizer_name.name, no_such_name("optimizer", name, names));
 }
 
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,

@@ -41,6 +41,7 @@ public:
     virtual ValueId pace(Graph& graph, std::string name, float weight_decay) const = 0;
 };
 
+std::vector<std::string_view> optimizer_names(); // built in
 // From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.
 std::unique_ptr<Optimizer> make_optimizer(const Config& config);
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
