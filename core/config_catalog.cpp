@@ -41,6 +41,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(data_synthetic_tokens),
         key_info(data_target_columns),
         key_info(data_tokenizer),
+        key_info(data_tokenizer_file),
         key_info(data_validation_files),
         key_info(data_validation_fraction),
         key_info(data_validation_label_files),

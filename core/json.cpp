@@ -19,13 +19,22 @@ public:
     Events(const std::string& where, JsonReader& reader) : where_(where), reader_(reader) {}
 
     bool null() override { return other(); }
-    bool boolean(bool) override { return other(); }
-    bool number_integer(std::int64_t) override { return other(); } // is told of negative ones only
+    bool boolean(bool value) override {
+        reader_.truth(value);
+        return true;
+    }
+    bool number_integer(std::int64_t value) override { // is told of negative ones only
+        reader_.real(static_cast<double>(value));
+        return true;
+    }
     bool number_unsigned(std::uint64_t value) override {
         reader_.number(value);
         return true;
     }
-    bool number_float(double, const std::string&) override { return other(); }
+    bool number_float(double value, const std::string&) override {
+        reader_.real(value);
+        return true;
+    }
     bool string(std::string& value) override {
         reader_.text(value);
         return true;

@@ -19,7 +19,9 @@ public:
     virtual void end_array() = 0;
     virtual void text(std::string_view value) = 0;
     virtual void number(std::uint64_t value) = 0;
-    virtual void other() = 0; // null, true, false, a number that is no std::uint64_t
+    virtual void real(double) { other(); } // a number that is no std::uint64_t
+    virtual void truth(bool) { other(); }
+    virtual void other() = 0; // null, and what is not taken by a function of its own
 };
 
 // Throws ConfigError "WHERE: the text is not JSON (byte 17)", or "… nested more than 8 deep".

@@ -55,7 +55,7 @@ struct DatasetOptions {
     std::int64_t sequence_length = 64;
 
     TokenizerOptions tokenizer; // text: trained on all files, those for validation included
-    std::string tokenizer_json; // not empty: this tokenizer (from a checkpoint) instead of a new one
+    std::string tokenizer_json; // not empty: this tokenizer (from a checkpoint or a file) instead of a new one
     // tokens, without tokenizer_json. 0: that of the files' magic, GPT-2's 50,257 or Llama 3's 128,256.
     std::int64_t token_vocabulary = 0;
 

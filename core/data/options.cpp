@@ -56,6 +56,9 @@ void read_table_keys(const Config& config, DatasetOptions& options) {
 }
 
 void read_text_keys(const Config& config, DatasetOptions& options) {
+    const std::string file = config.get(data_tokenizer_file);
+    if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = Tokenizer::open(file)->save();
+    if (!file.empty() && options.reader == "text") return;
     if (options.reader == "text") {
         options.tokenizer.kind = config.get(data_tokenizer);
         options.tokenizer.vocabulary_size = config.get(data_vocabulary);
@@ -145,10 +148,12 @@ std::int64_t vocabulary_without_data(const Config& config) {
     const std::string reader = config.get(data_reader);
     const std::int64_t said = config.get(data_vocabulary);
     if (reader == "synthetic") return said > 0 ? said : DatasetOptions().synthetic_vocabulary;
+    const std::string file = config.get(data_tokenizer_file);
+    if (!file.empty() && (reader == "text" || said == 0)) return Tokenizer::open(file)->vocabulary_size();
     if (reader != "text") return said;
     const std::string tokenizer = config.get(data_tokenizer);
     if (tokenizer == "byte") return 256;
-    return tokenizer == "bpe" ? said : 0;
+    return tokenizer == "bpe" || tokenizer == "wordpiece" ? said : 0;
 }
 
 bool has_validation(const Config& config) {

@@ -21,9 +21,13 @@ inline constexpr Key<std::vector<std::string>> data_validation_files{
 inline constexpr Key<double> data_validation_fraction{
     "data.validation_fraction", 0.1,
     "without validation_files: this last share of the tokens or samples is for evaluation"};
-inline constexpr Key<std::string> data_tokenizer{"data.tokenizer", "character", "text: byte, character or bpe"};
-inline constexpr Key<std::int64_t> data_vocabulary{"data.vocab_size", 0,
-                                                   "bpe: tokens to train; tokens: ids in the files, 0: by their magic"};
+inline constexpr Key<std::string> data_tokenizer{"data.tokenizer", "character",
+                                                 "text: byte, character, bpe or wordpiece, trained on the files"};
+inline constexpr Key<std::string> data_tokenizer_file{
+    "data.tokenizer_file", "",
+    "instead of training one: tokenizer.json, vocab.json, vocab.txt, a SentencePiece .model, or a folder with one"};
+inline constexpr Key<std::int64_t> data_vocabulary{
+    "data.vocab_size", 0, "bpe, wordpiece: tokens to train; tokens: ids in the files, 0: by their magic"};
 inline constexpr Key<std::string> data_order{
     "data.order", "shuffle", "shuffle (epochs in a random order), random (with replacement) or sequential"};
 inline constexpr Key<std::int64_t> data_synthetic_tokens{"data.synthetic_tokens", 1048576,

@@ -4,7 +4,10 @@
 
 #include "core/data/bpe_tokenizer.hpp"
 #include "core/data/character_tokenizer.hpp"
+#include "core/data/huggingface/tokenizer.hpp"
+#include "core/data/sentencepiece_tokenizer.hpp"
 #include "core/data/utf8.hpp"
+#include "core/data/wordpiece_training.hpp"
 #include "core/json.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -18,6 +21,7 @@ namespace tessera {
 namespace {
 
 constexpr std::size_t json_bytes_limit = std::size_t{16} << 20; // all of Unicode, or bpe_vocabulary_limit merges
+constexpr std::size_t huggingface_bytes_limit = std::size_t{128} << 20;
 
 class ByteTokenizer final : public Tokenizer {
 public:
@@ -171,6 +175,10 @@ std::unique_ptr<Tokenizer> train_bpe(const TokenizerOptions& options, std::span<
     return std::make_unique<BpeTokenizer>(train_bpe_merges(options.vocabulary_size, corpus));
 }
 
+std::unique_ptr<Tokenizer> train_wordpiece(const TokenizerOptions& options, std::span<const NamedText> corpus) {
+    return std::make_unique<huggingface::JsonTokenizer>(train_wordpiece_json(options.vocabulary_size, corpus));
+}
+
 struct Kind {
     std::string_view name;
     const char* key; // what its JSON holds beside "kind"
@@ -178,10 +186,11 @@ struct Kind {
     std::unique_ptr<Tokenizer> (*load)(TokenizerText&);
 };
 
-constexpr std::array<Kind, 3> catalog = {{
+constexpr std::array<Kind, 4> catalog = {{
     {"bpe", "merges", train_bpe, load_bpe},
     {"byte", nullptr, train_byte, load_byte},
     {"character", "code_points", train_character, load_character},
+    {"wordpiece", nullptr, train_wordpiece, nullptr}, // is saved as a huggingface
 }};
 
 const Kind& kind_named(std::string_view name) {
@@ -196,6 +205,13 @@ const Kind& kind_named(std::string_view name) {
 } // namespace
 
 std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
+    if (text.starts_with(R"({"kind":"huggingface")")) {
+        if (text.size() > huggingface_bytes_limit)
+            throw ConfigError(
+                fmt::format("tokenizer: {} bytes of JSON, at most {} are read", text.size(), huggingface_bytes_limit));
+        return std::make_unique<huggingface::JsonTokenizer>(parse_json(text, "tokenizer"));
+    }
+    if (text.starts_with(R"({"kind":"sentencepiece")")) return load_saved_sentencepiece(text);
     if (text.size() > json_bytes_limit)
         throw ConfigError(
             fmt::format("tokenizer: {} bytes of JSON, at most {} are read", text.size(), json_bytes_limit));
@@ -206,16 +222,18 @@ std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
     for (const std::string& key : found.keys())
         if (kind.key == nullptr || key != kind.key)
             throw ConfigError(fmt::format("tokenizer: unknown key '{:.40}' of the kind '{}'", key, kind.name));
+    if (kind.load == nullptr)
+        throw ConfigError(fmt::format("tokenizer: the kind '{}' is not saved by this name", kind.name));
     return kind.load(found);
 }
 
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus) {
     const Kind& kind = kind_named(options.kind);
-    if (options.kind != "bpe" && options.vocabulary_size != 0)
-        throw ConfigError(
-            fmt::format("vocabulary_size is a choice for the tokenizer 'bpe' only; 'character' and 'byte' "
-                        "have their own (found {} with '{}')",
-                        options.vocabulary_size, options.kind));
+    if (options.kind != "bpe" && options.kind != "wordpiece" && options.vocabulary_size != 0)
+        throw ConfigError(fmt::format(
+            "vocabulary_size is a choice for the tokenizers 'bpe' and 'wordpiece' only; 'character' and 'byte' "
+            "have their own (found {} with '{}')",
+            options.vocabulary_size, options.kind));
     return kind.train(options, corpus);
 }
 

@@ -100,6 +100,8 @@ DATA = [  # the config is right, the data are not: exit code 3
     (["train", "gpt.toml", 'data.files=["empty"]'], "empty: this is a directory, expected a file"),
     (["train", "gpt.toml", 'data.files=["empty.txt"]'], "empty.txt: the file is empty"),
     (["train", "gpt.toml", 'data.files=["latin.txt"]', "data.tokenizer=character"], "latin.txt: byte 3 (0xe9) is not valid UTF-8"),
+    (["train", "gpt.toml", "data.tokenizer_file=nowhere.json"], "nowhere.json: there is no such file"),
+    (["train", "gpt.toml", "data.tokenizer_file=empty"], "empty: this folder holds no tokenizer: none of tokenizer.json"),
     (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"],
      "short.txt has 10 tokens for training, a window of 16 needs 17"),
     (["train", "gpt.toml", "data.reader=csv", "data.target_columns=[\"y\"]", 'data.files=["words.csv"]'], "words.csv:2: "),
