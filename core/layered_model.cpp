@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <optional>
+#include <tuple>
 
 namespace tessera {
 namespace {
@@ -26,6 +28,7 @@ struct Layer {
     std::vector<std::size_t> inputs{}; // places: fields first, then layers
     std::vector<std::size_t> users{};  // layers, by their number
     Sharing sharing = Sharing::whole;
+    ValueId targets = no_value; // of a loss: those that count, -1 for the others
 };
 
 class LayeredModel {
@@ -49,11 +52,12 @@ public:
         int number = -1;
         for (const bool losses : {false, true}) // last, so that all parameters come before what is prepared for losses
             for (std::size_t i = 0; i < layers_.size(); ++i) {
-                const Layer& layer = layers_[i];
+                Layer& layer = layers_[i];
                 const bool is_loss = layer.type->kind == LayerKind::loss;
                 if (is_loss != losses) continue;
                 if (layer.type->kind == LayerKind::product) ++number;
                 const Builder::Scope scope(builder, layer.name, is_loss ? -1 : std::max(number, 0));
+                if (is_loss) layer.targets = targets_of(layer);
                 values_[fields_ + i] = build(layer, builder);
                 if (is_loss) take_loss(layer, values_[fields_ + i].id, builder);
             }
@@ -159,6 +163,25 @@ private:
         }
     }
 
+    // What a loss compares with, without what it leaves out. The gradient is divided by what counts once a step, so
+    // that all losses must count the same.
+    ValueId targets_of(const Layer& layer) {
+        const std::int64_t left_out = layer.type->has_classes ? layer.item.get(layer_ignore_index) : -1;
+        const std::size_t field = layer.inputs[1];
+        const ValueId targets = targets_without(model_, layer.name + ".targets", values_[field].id, left_out);
+        const bool counts = left_out >= 0 || (sizes_.sample.leaves_out && field + 1 == fields_);
+        const Counting counting{counts, counts ? field : 0, counts ? left_out : -1};
+        if (!counting_) {
+            counting_ = counting;
+            if (counts) count_targets(model_, targets);
+        } else if (*counting_ != counting) {
+            layer.item.refuse(fmt::format("the loss '{}' leaves out other targets than the loss before: the mean over "
+                                          "those that count is one for all losses",
+                                          layer.name));
+        }
+        return targets;
+    }
+
     LayerValue build(const Layer& layer, Builder& builder) {
         layers::LayerPlace place{builder, {}, sizes_.sample.classes, layer.sharing, no_value};
         for (const std::size_t input : layer.inputs)
@@ -167,6 +190,7 @@ private:
         for (std::size_t i = 0; i < layer.inputs.size(); ++i) // what is compared stays as it is
             if (layer.inputs[i] < fields_ && !(of_loss && i == 1))
                 place.inputs[i].id = in_use(layer.inputs[i], builder);
+        if (of_loss) place.inputs[1].id = layer.targets;
         if (of_loss && purpose_ == Purpose::train) {
             const double weight = layer.item.get(layer_weight);
             place.scale = gradient_scale(model_, config_, sizes_,
@@ -202,14 +226,13 @@ private:
         }
         const auto tell = [&](const std::string& what, ValueId value) {
             const bool alone = what == "accuracy" && with_classes == 1;
-            model_.told.push_back({alone ? what : fmt::format("{}.{}", layer.name, what), value});
+            model_.told.push_back({alone ? what : fmt::format("{}.{}", layer.name, what), value, model_.counted});
         };
         if (losses > 1) tell("loss", loss);
         if (purpose_ != Purpose::train || losses > 1) model_.graph.accumulate(loss);
         if (purpose_ == Purpose::evaluate && layer.type->has_classes) {
             const ValueId logits = layers::as_seen(builder, values_[layer.inputs[0]]);
-            const ValueId hits =
-                ops::accuracy(model_.graph, builder.path("accuracy"), logits, values_[layer.inputs[1]].id);
+            const ValueId hits = ops::accuracy(model_.graph, builder.path("accuracy"), logits, layer.targets);
             model_.graph.accumulate(hits);
             tell("accuracy", hits);
         }
@@ -224,6 +247,9 @@ private:
     Model model_;
     std::vector<LayerValue> values_; // of fields, then of layers
     std::vector<ValueId> casts_;     // of fields
+    // What the losses count: the place of their targets, and which are left out; not all, or 0 and -1.
+    using Counting = std::tuple<bool, std::size_t, std::int64_t>;
+    std::optional<Counting> counting_;
 };
 
 } // namespace

@@ -124,6 +124,17 @@ void take_losses_beside(Model& model, const Config& config, const std::vector<la
 
 namespace {
 
+// Of a model with one loss over all that the data want.
+ValueId counted_targets(Model& model, const Config& config, const ModelSizes& sizes) {
+    const std::int64_t left_out = config.get(loss_ignore_index);
+    if (left_out < -1 || left_out >= sizes.sample.classes)
+        config.refuse(loss_ignore_index.name,
+                      fmt::format("expected -1, or one of the numbers below {}", sizes.sample.classes));
+    const ValueId targets = targets_without(model, "targets_that_count", model.inputs.back(), left_out);
+    if (left_out >= 0 || sizes.sample.leaves_out) count_targets(model, targets);
+    return targets;
+}
+
 Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) {
     if (!sizes.sample.is_text())
         config.refuse(model_type.name, fmt::format("reads tokens, and samples here have '{}': "
@@ -137,13 +148,15 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
     const std::int64_t vocabulary = sizes.sample.classes;
     switch (purpose) {
     case Purpose::train: {
+        const ValueId targets = counted_targets(model, config, sizes);
         const ValueId scale = gradient_scale(model, config, sizes, "gradient_scale", 1);
         take_losses_beside(model, config, mixtures, scale);
-        model.losses = {{ops::cross_entropy(model.graph, "loss", logits, model.inputs[1], scale, vocabulary)}};
+        model.losses = {{ops::cross_entropy(model.graph, "loss", logits, targets, scale, vocabulary)}};
         break;
     }
     case Purpose::evaluate:
-        model.losses = {{ops::cross_entropy_loss(model.graph, "loss", logits, model.inputs[1], vocabulary)}};
+        model.losses = {
+            {ops::cross_entropy_loss(model.graph, "loss", logits, counted_targets(model, config, sizes), vocabulary)}};
         model.graph.accumulate(model.loss());
         break;
     case Purpose::generate:
@@ -186,6 +199,16 @@ ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& siz
     const auto scale = static_cast<float>(weight / static_cast<double>(sizes.units_per_step));
     return model.graph.step_input(name, {{}, DType::f32},
                                   [scale](const StepState&, const View& host) { *host.as<float>() = scale; });
+}
+
+void count_targets(Model& model, ValueId targets, ValueId class_weights) {
+    model.counted = ops::counted_targets(model.graph, "counted", targets, class_weights);
+    model.graph.accumulate(model.counted);
+}
+
+ValueId targets_without(Model& model, const std::string& name, ValueId targets, std::int64_t left_out) {
+    if (left_out < 0) return targets;
+    return ops::leave_out(model.graph, name, targets, static_cast<std::int32_t>(left_out));
 }
 
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {

@@ -35,6 +35,10 @@ inline constexpr Key<double> model_balance{"model.moe_balance_coefficient", 0.01
 inline constexpr Key<double> model_z{"model.moe_z_coefficient", 0.001,
                                      "of the loss that keeps the router's logits small"};
 
+inline constexpr Key<std::int64_t> loss_ignore_index{
+    "loss.ignore_index", -1,
+    "gpt: targets of this number count in no mean; -1: none but those that the data leave out"};
+
 enum class Purpose { train, evaluate, generate };
 
 // What comes from elsewhere: the batch from [training], the form of a sample from the data.
@@ -45,10 +49,11 @@ struct ModelSizes {
     std::int64_t units_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
 };
 
-// A number that is told of each step or evaluation: what a value holds, summed over units,.
+// A number that is told of each step or evaluation: what a value holds, summed over units, by another such value.
 struct ToldValue {
     std::string name; // "accuracy"; with several "NAME.accuracy", "NAME.loss"
     ValueId value;
+    ValueId by = no_value; // none: the number of units
 };
 
 // A loss, summed over units, and its factor in what is minimised.
@@ -62,6 +67,7 @@ struct Model {
     std::vector<ValueId> inputs;           // of the sample's fields, (B, …) each; Purpose::generate: the first alone
     std::vector<WeightedLoss> losses;      // scalars f32; the last is what is differentiated. Not for generate
     std::vector<ToldValue> told{};         // scalars f32, besides; the losses among them where there are several
+    ValueId counted = no_value;            // what the losses are the mean over (count_targets); none: all units
     ValueId logits = no_value;             // (B, T, rows_in_memory(V)); Purpose::generate only
     std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
     // Losses beside the last, and those that keep mixtures of experts at work; Purpose::train only.
@@ -78,6 +84,11 @@ Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose
 
 // Adds an input for each of the sample's fields; Purpose::generate: for the first alone.
 void declare_inputs(Model& model, const ModelSizes& sizes, Purpose purpose);
+// The losses are the mean over the targets that are not -1, or over their class weights (V): sets model.counted. It is
+// one for all losses of a model.
+void count_targets(Model& model, ValueId targets, ValueId class_weights = no_value);
+// The targets without those of the number `left_out` (-1: none), which is how losses want them.
+ValueId targets_without(Model& model, const std::string& name, ValueId targets, std::int64_t left_out);
 // What the gradient of a loss of this weight is multiplied by. It is of the mean over the step's units.
 ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& sizes, const std::string& name,
                        double weight);

@@ -27,6 +27,8 @@ struct SampleForm {
     std::int64_t units = 1;   // of a sample
     std::string_view unit = "sample";
 
+    bool leaves_out = false; // targets may be -1, which no loss counts: the mean is over the others
+
     bool is_text() const { return unit == "token"; }
 };
 

@@ -47,7 +47,10 @@ Graph graph_of(const Config& config, const SampleForm& form) {
     const std::vector<ValueId> gradients = differentiate(model.graph, model.loss(), model.losses_beside);
     std::optional<Guard> guard = append_guard(model.graph, config, model.loss_scale.has_value());
     append_optimizer(model.graph, gradients, *make_optimizer(config),
-                     {.loss_scale = model.loss_scale, .guard = guard ? &*guard : nullptr, .loss = model.loss()});
+                     {.loss_scale = model.loss_scale,
+                      .guard = guard ? &*guard : nullptr,
+                      .loss = model.loss(),
+                      .counted = model.counted});
     return std::move(model.graph);
 }
 

@@ -33,6 +33,9 @@ inline constexpr Key<std::int64_t> layer_groups{"model.layers[].groups", 1,
 inline constexpr Key<double> layer_deviation{
     "model.layers[].init_std", 0,
     "convolution, linear: standard deviation of initial weights; 0: sqrt(2 / inputs of a number) (He et al. 2015)"};
+inline constexpr Key<std::int64_t> layer_ignore_index{
+    "model.layers[].ignore_index", -1,
+    "cross_entropy: targets of this number count in no mean; -1: none but those that the data leave out"};
 inline constexpr Key<std::vector<std::int64_t>> layer_kernel{
     "model.layers[].kernel", "", "convolution, average_pool, max_pool: height and width of the window"};
 inline constexpr Key<std::int64_t> layer_outputs{"model.layers[].outputs", 0, "linear: width of the result"};

@@ -16,6 +16,7 @@ void check_weight(const ConfigItem& item) {
 
 BuildLayer read_cross_entropy(const ConfigItem& item) {
     check_weight(item);
+    if (item.get(layer_ignore_index) < -1) item.refuse(layer_ignore_index.name, "must be a class, or -1 for none");
     return [](const LayerPlace& place) -> LayerValue {
         Graph& graph = place.builder.graph();
         const ValueId logits = as_seen(place.builder, place.inputs[0]), targets = place.inputs[1].id;

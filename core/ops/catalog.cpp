@@ -24,6 +24,7 @@ std::vector<OpPointer> op_catalog() {
         make_convolution(window, 1),
         make_convolution(window, 3),
         make_convolution(window, 6), // depthwise
+        make_counted_targets(false),
         make_cross_entropy(19),
         make_cross_entropy(17), // and padding
         make_cross_entropy_loss(17),
@@ -34,6 +35,7 @@ std::vector<OpPointer> op_catalog() {
         make_expert_linear(),
         make_flatten(),
         make_layer_norm(1e-5),
+        make_leave_out(1),
         make_linear(1),
         make_linear(2),
         make_max_pool(window),

@@ -39,6 +39,8 @@ ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slot
 // x: (N, H, W, C)   w: (K, R, S, C / G), the window being R x S   y: (N, P, Q, K)
 ValueId convolution(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const Window& window,
                     std::int64_t groups = 1);
+// How many targets are not -1, or what the others' class weights (V) f32 add up to: (...) i32 -> scalar f32
+ValueId counted_targets(Graph&, std::string name, ValueId targets, ValueId class_weights = no_value);
 // loss = sum of -log softmax(logits)[target] over all positions; the gradient is taken of scale * loss.
 // logits: (..., W), of which the first `classes` count   targets: (...) i32, -1 is ignored   scale, loss: scalar f32
 ValueId cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale, std::int64_t classes);
@@ -56,6 +58,8 @@ ValueId expert_linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bi
 ValueId flatten(Graph&, std::string name, ValueId x);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
+// targets: (...) i32, -1 where they were `left_out`
+ValueId leave_out(Graph&, std::string name, ValueId targets, std::int32_t left_out);
 // y = x w^T + bias, summed over the last `contracted` dims of both: x (..., K...), w (N..., K...), y (..., N...).
 // bias (N...) f32 may be no_value.
 ValueId linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, int contracted = 1);
@@ -108,6 +112,7 @@ OpPointer make_average_pool(const Window& window, bool count_padding);
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
 OpPointer make_convolution(const Window& window, std::int64_t groups);
+OpPointer make_counted_targets(bool weighted);
 OpPointer make_cross_entropy(std::int64_t classes);
 OpPointer make_cross_entropy_loss(std::int64_t classes);
 OpPointer make_dispatch(std::int64_t experts, std::int64_t capacity);
@@ -116,6 +121,7 @@ OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_expert_linear();
 OpPointer make_flatten();
 OpPointer make_layer_norm(double epsilon);
+OpPointer make_leave_out(std::int32_t left_out);
 OpPointer make_linear(int contracted);
 OpPointer make_max_pool(const Window& window);
 OpPointer make_mean_squared_error();

@@ -4,6 +4,7 @@
 #include "core/optimizers/optimizer.hpp"
 
 #include "core/extension.hpp"
+#include "core/optimizers/counted_mean.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -213,11 +214,15 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     const ValueId block_sums = graph.apply_one(std::make_shared<SquareSums>(), "square_sums", gradients);
     const ValueId square_sum =
         graph.apply_one(std::make_shared<Total>(std::move(counts)), "gradient_square_sum", {block_sums});
+    CountedMean mean{no_value, control.loss, square_sum};
+    if (control.counted != no_value)
+        mean = append_counted_mean(graph, control.counted, control.loss, square_sum, control.units_per_step);
     const std::vector<ValueId> clip =
-        control.loss_scale ? append_unscale(graph, *control.loss_scale, square_sum, control.max_norm)
-                           : graph.apply(std::make_shared<ClipFactor>(control.max_norm), "clip", {square_sum});
-    const ValueId factor =
-        control.guard == nullptr ? clip[1] : append_judgement(graph, *control.guard, control.loss, clip[0], clip[1]);
+        control.loss_scale ? append_unscale(graph, *control.loss_scale, mean.square_sum, control.max_norm)
+                           : graph.apply(std::make_shared<ClipFactor>(control.max_norm), "clip", {mean.square_sum});
+    ValueId factor = clip[1];
+    if (mean.ratio != no_value) factor = append_product(graph, "clip_of_counted", factor, mean.ratio);
+    if (control.guard != nullptr) factor = append_judgement(graph, *control.guard, mean.loss, clip[0], factor);
     append_updates(graph, parameters, gradients, optimizer, factor);
     graph.keep(clip[0]);
     return clip[0];

@@ -61,6 +61,8 @@ struct StepControl {
     std::optional<LossScale> loss_scale{}; // the gradients are multiplied by it
     Guard* guard = nullptr;                // null: none; is told where its verdict is
     ValueId loss = no_value;               // for the guard: the step's
+    ValueId counted = no_value;            // the weight of the step's targets that count (counted_mean.hpp); none: all
+    std::int64_t units_per_step = 1;       // with `counted`
 };
 
 // Appends the update phase for all parameters. Returns the global gradient norm before clipping (scalar f32, kept).

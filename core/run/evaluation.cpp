@@ -38,14 +38,17 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
     executor_->update(state);
     const Model& model = experiment_.evaluate.model;
     const std::int64_t units = experiment_.evaluation_batches * experiment_.sizes.batch * sample.units;
-    const auto mean = [&](ValueId id) {
-        return number(ground_.stream, executor_->view(id)) / static_cast<double>(units);
+    const auto mean = [&](ValueId id, ValueId by) {
+        const double sum = number(ground_.stream, executor_->view(id));
+        if (by == no_value) return sum / static_cast<double>(units);
+        const double counted = number(ground_.stream, executor_->view(by));
+        return counted > 0 ? sum / counted : 0;
     };
     EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = units};
     for (const WeightedLoss& loss : model.losses)
-        record.loss += loss.weight * mean(loss.value);
+        record.loss += loss.weight * mean(loss.value, model.counted);
     for (const ToldValue& told : model.told)
-        record.told.emplace_back(told.name, mean(told.value));
+        record.told.emplace_back(told.name, mean(told.value, told.by));
     return record;
 }
 

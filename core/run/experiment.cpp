@@ -178,7 +178,9 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                 {.max_norm = config.get(training_max_norm),
                                                  .loss_scale = program.model.loss_scale,
                                                  .guard = experiment.guard ? &*experiment.guard : nullptr,
-                                                 .loss = program.model.loss()});
+                                                 .loss = program.model.loss(),
+                                                 .counted = program.model.counted,
+                                                 .units_per_step = experiment.sizes.units_per_step});
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);

@@ -18,6 +18,13 @@ StepNumbers::StepNumbers(const Experiment& experiment, const Executor& executor)
 
 float StepNumbers::number_of(ValueId id) const { return number(executor_.stream(), executor_.view(id)); }
 
+double StepNumbers::mean_of(ValueId sum, ValueId by) const {
+    const double total = number_of(sum);
+    if (by == no_value) return total / static_cast<double>(experiment_.sizes.units_per_step);
+    const double counted = number_of(by);
+    return counted > 0 ? total / counted : 0;
+}
+
 void StepNumbers::restart() {
     const auto& loss_scale = experiment_.train.model.loss_scale;
     const auto& guard = experiment_.guard;
@@ -84,9 +91,9 @@ void StepNumbers::read(StepRecord& record) {
     const Model& model = experiment_.train.model;
     const auto units = static_cast<double>(experiment_.sizes.units_per_step);
     for (const WeightedLoss& loss : model.losses)
-        record.loss += loss.weight * (number_of(loss.value) / units);
+        record.loss += loss.weight * mean_of(loss.value, model.counted);
     for (const ToldValue& told : model.told)
-        record.told.emplace_back(told.name, number_of(told.value) / units);
+        record.told.emplace_back(told.name, mean_of(told.value, told.by));
     read_routing(record, units);
     record.grad_norm = number_of(experiment_.gradient_norm);
     record.loss_scale = loss_scale_;

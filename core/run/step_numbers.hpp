@@ -19,8 +19,8 @@ public:
     std::int64_t skipped_steps() const { return skipped_steps_; }
 
     // Fills the fields of `record`, whose step is over. Every rank holds the same bits, so that all throw together:
-    // DivergedError when loss or gradients are not finite, in f16 only once the loss scale is below 1; with a guard, when
-    // it found the step odd and its policy is to stop, or too many were odd in a row.
+    // DivergedError when loss or gradients are not finite, in f16 only once the loss scale is below 1; with a guard,
+    // when it found the step odd and its policy is to stop, or too many were odd in a row.
     void read(StepRecord& record);
 
     // Whether read() has thrown because training diverged: then all ranks have.
@@ -31,6 +31,7 @@ public:
 
 private:
     float number_of(ValueId id) const;
+    double mean_of(ValueId sum, ValueId by) const; // 0 where nothing counts; no_value: over the units
     [[noreturn]] void end(const std::string& why);
     void judge(StepRecord& record);
     void read_routing(StepRecord& record, double tokens) const;

@@ -91,10 +91,12 @@ Verification::Step Verification::step(std::int64_t number) {
     const std::string when = fmt::format("step {}, sum over micro-batches and ranks", number + 1);
     const Compared loss = compare(losses_, tolerances_.loss, when);
     const Compared gradients = compare(gradients_, tolerances_.sum, when);
-    const auto units = static_cast<double>(one_->experiment.sizes.units_per_step);
+    const auto number_of = [&](ValueId id) { return tessera::number(ground_.stream, one_->executor.view(id)); };
+    const double counted = model.counted != no_value ? number_of(model.counted)
+                                                     : static_cast<double>(one_->experiment.sizes.units_per_step);
     Step step;
     for (const WeightedLoss& one : model.losses)
-        step.loss += one.weight * (tessera::number(ground_.stream, one_->executor.view(one.value)) / units);
+        if (counted > 0) step.loss += one.weight * number_of(one.value) / counted;
     step.loss_difference = loss.distance;
     step.gradient_difference = gradients.distance;
     step.fault = loss.fault.empty() ? gradients.fault : loss.fault;

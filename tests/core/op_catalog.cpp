@@ -300,6 +300,7 @@ static int expect_near_f32(const OpPointer& op, const std::vector<ExampleInput>&
 }
 
 TEST_P(CatalogOp, LowPrecisionIsNear) {
+    if (choices_in_bf16(example_).empty()) return; // it takes whole numbers alone
     for (const DType narrow : {DType::bf16, DType::f16})
         EXPECT_GT(expect_near_f32(op_, example_, narrow), 0) << name_of(narrow);
 }
