@@ -4,6 +4,7 @@
 
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
+#include "parallel/communication/world.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -43,6 +44,7 @@ public:
             for (volatile bool ever = true; ever;) {
             }
         if (what_ == "exit") ::_exit(0);
+        if (what_ == "leave") leave_early();
         if (what_ == "abort") std::abort();
         if (what_ == "stop") ::raise(SIGSTOP);
         return what_ == "skip";
@@ -76,7 +78,7 @@ std::unique_ptr<FlightRecorder::Fault> planted_stall(const std::string& fault, i
         what = "sleep";
         if (!(seconds > 0)) throw ConfigError(fmt::format("no fault '{}': sleep for how many seconds?", fault));
     }
-    const std::vector<std::string_view> known{"abort", "exit", "skip", "sleep", "spin", "stop"};
+    const std::vector<std::string_view> known{"abort", "exit", "leave", "skip", "sleep", "spin", "stop"};
     if (std::find(known.begin(), known.end(), what) == known.end() || (what == "sleep" && seconds == 0))
         throw ConfigError(no_such_name("fault", what, known));
     if (rank != of_rank) return nullptr;

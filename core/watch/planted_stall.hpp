@@ -12,8 +12,8 @@ namespace tessera {
 
 // "RANK STEP WHERE WHAT", as in "2 5 reading sleep:30": rank 2, in step 5 (from 1), where it begins to read data.
 //   WHERE  reading, computing (a node), saving, evaluating, auditing
-//   WHAT   sleep:SECONDS, spin (for ever), exit (code 0, without MPI_Finalize), abort, stop (SIGSTOP), or skip: the
-//          next collective is left out
+//   WHAT   sleep:SECONDS, spin (for ever), exit (code 0, without MPI_Finalize), leave (code 0, after MPI_Finalize),
+//          abort, stop (SIGSTOP), or skip: the next collective is left out
 // It happens once. Null for another rank than that of the fault. ConfigError for any other text, on every rank.
 std::unique_ptr<FlightRecorder::Fault> planted_stall(const std::string& fault, int rank);
 

@@ -50,6 +50,11 @@ World::~World() {
 
 void World::abort(int code) { group_->abort(code); }
 
+void leave_early() {
+    MPI_Finalize();
+    std::_Exit(0);
+}
+
 void check_launcher(int mpi_size, const std::function<const char*(const char*)>& environment) {
     if (mpi_size > 1) return;
     if (const int ranks = number(environment("OMPI_COMM_WORLD_SIZE")); ranks > 0) {

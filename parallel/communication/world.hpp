@@ -40,6 +40,10 @@ private:
     std::unique_ptr<ProcessGroup> group_;
 };
 
+// Ends MPI as a rank that believes the run to be over, and leaves with code 0, wherever the others are. Open MPI waits
+// in MPI_Finalize for all ranks. For tests of who notices.
+[[noreturn]] void leave_early();
+
 // Throws ConfigError when the environment of a launcher (mpirun, srun) tells of more ranks than the one MPI sees:
 // "srun started 4 tasks, but MPI sees 1: use srun --mpi=pmix". `environment` answers like getenv.
 void check_launcher(int mpi_size, const std::function<const char*(const char*)>& environment);

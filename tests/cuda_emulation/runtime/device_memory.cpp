@@ -46,6 +46,7 @@ void explain(int signal, siginfo_t* what, void*) {
         if (write(STDERR_FILENO, text, static_cast<std::size_t>(length)) < 0) _exit(1);
     }
     sigaction(signal, &earlier, nullptr);
+    if (what->si_code <= 0) raise(signal); // somebody sent it: no instruction will fail again
 }
 #endif
 
