@@ -56,6 +56,7 @@ Submission read_submission(const Arguments& arguments) {
     job.overrides = {arguments.words().begin() + 1, arguments.words().end()};
     Config config = Config::load(job.config, job.overrides, known_keys());
     job.folder = settle_run_folder(config).string();
+    job.begins_elsewhere = config.get(checkpoint_resume) != "auto";
     job.job_name = arguments.text("job-name").value_or(config.get(run_name));
     read_nodes(arguments.text("nodes").value_or("1"), job);
     job.gpus_per_node = arguments.integer("gpus-per-node", 1, most_per_node).value_or(0);
@@ -109,7 +110,7 @@ int run_submit(const Arguments& arguments, Process&) {
     replace_file(file, script);
     FollowedJobs followed;
     for (std::int64_t i = 0; i < jobs; ++i)
-        followed.numbers.push_back(submit_to_slurm(file));
+        followed.numbers.push_back(submit_to_slurm(file, job.chained ? std::to_string(i + 1) : ""));
     if (job.sweep.empty()) followed.log = log_of(job.folder);
     fmt::print("submitted {}: job {}\nlog: {}\n", file, fmt::join(followed.numbers, ", "),
                log_of(task_folder(job, "TASK")));

@@ -15,7 +15,6 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <fstream>
-#include <map>
 #include <set>
 #include <sstream>
 #include <sys/wait.h>
@@ -134,8 +133,46 @@ std::vector<JobState> job_states(const std::string& scontrol_output) {
     return all;
 }
 
-std::string submit_to_slurm(const std::string& script_file) {
-    const Answer answer = ask({"sbatch", "--parsable", script_file});
+std::vector<JobState> JobHistory::take(const std::string& number, bool success, const std::string& scontrol_output) {
+    std::vector<JobState> found = job_states(scontrol_output), changed;
+    auto& known = jobs_[number];
+    const bool forgotten = !success && scontrol_output.find("Invalid job id") != std::string::npos && !known.empty();
+    heard_ = forgotten || (success && !found.empty());
+    if (!heard_) return {};
+    if (forgotten)
+        for (const auto& [name, job] : known)
+            if (!job.ended) found.push_back({name, "gone, Slurm does not tell how", "", true, exit_code::failure});
+    // Tasks that wait are one entry, until each has its own.
+    if (!forgotten) std::erase_if(known, [](const auto& entry) { return !entry.second.ended; });
+    for (JobState& job : found) {
+        JobState& before = known[job.number];
+        const auto text = [](const JobState& one) { return one.state + one.nodes; };
+        const bool same = said_[job.number] == text(job);
+        said_[job.number] = text(job);
+        before = job;
+        if (!same) changed.push_back(std::move(job));
+    }
+    return changed;
+}
+
+bool JobHistory::all_ended(const std::vector<std::string>& numbers) const {
+    return std::ranges::all_of(numbers, [&](const std::string& number) {
+        const auto found = jobs_.find(number);
+        return found != jobs_.end() && !found->second.empty() &&
+               std::ranges::all_of(found->second, [](const auto& entry) { return entry.second.ended; });
+    });
+}
+
+int JobHistory::code(const std::vector<std::string>& numbers) const {
+    for (const auto& [name, job] : jobs_.at(numbers.back()))
+        if (job.code != 0) return job.code;
+    return exit_code::done;
+}
+
+std::string submit_to_slurm(const std::string& script_file, const std::string& argument) {
+    std::vector<std::string> words{"sbatch", "--parsable", script_file};
+    if (!argument.empty()) words.push_back(argument);
+    const Answer answer = ask(words);
     if (answer.code != 0) throw SystemError(fmt::format("Slurm did not take the job: {}", answer.text));
     const std::string last = answer.text.substr(answer.text.rfind('\n') + 1); // warnings go before
     return last.substr(0, last.find(';'));                                    // a cluster's name may follow
@@ -144,35 +181,26 @@ std::string submit_to_slurm(const std::string& script_file) {
 int follow(const FollowedJobs& jobs) {
     const Interrupt interrupt;
     Tail log(jobs.log);
-    std::map<std::string, std::string> known;
+    JobHistory history;
     Clock::time_point next{}, answered = Clock::now();
     for (;;) {
         log.show();
         if (Clock::now() >= next) {
             next = Clock::now() + between_questions;
-            std::vector<JobState> states;
             std::string trouble;
             for (const std::string& number : jobs.numbers) {
                 const Answer answer = ask({"scontrol", "show", "job", "-o", number});
-                const std::vector<JobState> found = job_states(answer.text);
-                if (answer.code != 0 || found.empty()) trouble = answer.text;
-                states.insert(states.end(), found.begin(), found.end());
+                for (const JobState& job : history.take(number, answer.code == 0, answer.text))
+                    fmt::print("job {}: {}{}{}\n", job.number, job.state, job.nodes.empty() ? "" : " on ", job.nodes);
+                if (!history.heard()) trouble = answer.text;
             }
+            std::fflush(stdout);
             if (trouble.empty()) answered = Clock::now();
             if (Clock::now() - answered > patience)
                 throw SystemError(fmt::format("Slurm does not tell of job {}: {}", jobs.numbers.front(), trouble));
-            for (const JobState& job : states) {
-                const std::string now = job.state + (job.nodes.empty() ? "" : " on " + job.nodes);
-                if (known[job.number] == now) continue;
-                known[job.number] = now;
-                fmt::print("job {}: {}\n", job.number, now);
-                std::fflush(stdout);
-            }
-            if (trouble.empty() && std::ranges::all_of(states, &JobState::ended)) {
+            if (trouble.empty() && history.all_ended(jobs.numbers)) {
                 log.show();
-                if (jobs.numbers.size() > 1) return states.back().code;
-                const auto bad = std::ranges::find_if(states, [](const JobState& job) { return job.code != 0; });
-                return bad == states.end() ? exit_code::done : bad->code;
+                return history.code(jobs.numbers);
             }
         }
         if (interrupt.within_a_second()) {

@@ -92,6 +92,19 @@ std::string words_of_tasks(const Submission& job) {
     return text + "esac\n" + fmt::format("words+=(run.folder={}/\"$SLURM_ARRAY_TASK_ID\")\n", quoted(job.folder));
 }
 
+// A run that begins with nothing, or with a checkpoint of another, goes on with its own.
+std::string going_on(const Submission& job) {
+    return fmt::format(R"x(
+run_folder={}
+mkdir -p "$run_folder"
+[ "$starts" -gt 1 ] || touch "$run_folder/job.begin"
+if [ -n "$(find "$run_folder/checkpoints" -maxdepth 1 -name 'step-*' -newer "$run_folder/job.begin" 2>/dev/null)" ]; then
+    words+=(checkpoint.resume=auto)
+fi
+)x",
+                       job.sweep.empty() ? quoted(job.folder) : quoted(job.folder) + "/\"$SLURM_ARRAY_TASK_ID\"");
+}
+
 constexpr const char* run_it = R"(asked=no
 run=
 save_and_stop() {
@@ -157,8 +170,11 @@ std::string submit_script(const Submission& job) {
     text += "\nset -u\ntessera=" + quoted(job.program) + "\noptions=(" + options + ")\nwords=(" + array_of(words, " ") +
             ")\n";
     if (!job.sweep.empty()) text += words_of_tasks(job);
-    text += "starts=$((${SLURM_RESTART_COUNT:-0} + 1))\n";
-    text += "echo \"job $SLURM_JOB_ID: start $starts on $SLURM_JOB_NODELIST\"\n\n";
+    // A job of a chain has its number there as an argument.
+    text += fmt::format("starts=$((${{SLURM_RESTART_COUNT:-0}} + {}))\n", job.chained ? "${1:-1}" : "1");
+    text += "echo \"job $SLURM_JOB_ID: start $starts on $SLURM_JOB_NODELIST\"\n";
+    if (job.begins_elsewhere) text += going_on(job);
+    text += '\n';
     return text + run_it + ending(job);
 }
 

@@ -28,6 +28,7 @@ struct Submission {
     bool chained = false;          // one of several jobs of this name, one after the other: none goes back to the queue
     Words options;                 // more options of sbatch, each a whole "--name=value"
     std::vector<Words> sweep;      // the overrides of each task of an array; empty: no array
+    bool begins_elsewhere = false; // checkpoint.resume is not auto: that is for the first start alone
     std::int64_t at_once = 0;      // tasks of the array that run at the same time; 0: no limit
 };
 

@@ -69,6 +69,7 @@ struct Ran {
 Ran run(const Submission& job, const std::string& body, const std::string& variables = "",
         const std::string& around = "{}") {
     const Folder folder;
+    fs::create_directories(folder / "runs/gpt/checkpoints/step-00000010"); // of before
     Submission changed = job;
     changed.program = folder / "te ssera";
     write(changed.program, "#!/bin/bash\nprintf '%s\\n' \"$@\" >" + (folder / "words") + "\n" + body + "\n");
@@ -188,6 +189,24 @@ TEST(SubmitScript, LimitsTheStartsOfAJobThatLosesRanks) {
     EXPECT_THAT(submit_script(job), HasSubstr("#SBATCH --dependency=singleton\n"));
 }
 
+TEST(SubmitScript, BeginsElsewhereOnce) {
+    Submission job = small_job();
+    job.overrides = {"checkpoint.resume=never"};
+    job.begins_elsewhere = true;
+    const std::string saves = "mkdir -p runs/gpt/checkpoints/step-00000020";
+    // Twice in one folder: what the second start is told depends on whether the first has saved.
+    const std::string twice = "{}; cp words first; touch -d \"1 minute ago\" runs/gpt/job.begin; "
+                              "SLURM_RESTART_COUNT=1 bash script >out 2>&1";
+    EXPECT_THAT(run(job, saves, "", "{}; :").words, testing::EndsWith("checkpoint.resume=never\n"));
+    EXPECT_THAT(run(job, saves, "", twice).words, testing::EndsWith("never\ncheckpoint.resume=auto\n"));
+    EXPECT_THAT(run(job, "touch -d \"2 minutes ago\" runs/gpt/checkpoints/*", "", twice).words,
+                testing::EndsWith("checkpoint.resume=never\n"));
+    job.chained = true;
+    EXPECT_THAT(run(job, saves, "", twice).words, testing::EndsWith("checkpoint.resume=auto\n"));
+    EXPECT_THAT(run(job, saves, "", "{}; touch -d \"1 minute ago\" runs/gpt/job.begin; bash script 2 >out").words,
+                testing::EndsWith("checkpoint.resume=auto\n"));
+}
+
 // Sends signals to the script once the run has begun; the run needs a while to save.
 TEST(SubmitScript, HandsSignalsOnAndWaits) {
     const std::string saves = "trap \"sleep 0.3; exit 75\" USR1; trap \"touch ready.2\" USR2; touch ready; "
@@ -274,6 +293,35 @@ TEST(JobStates, AreReadFromWhatSlurmTells) {
     EXPECT_EQ(states[3].state, "PENDING (BeginTime)");
     EXPECT_TRUE(states[4].ended && states[4].code == 0);
     EXPECT_EQ(states[5].code, exit_code::failure) << "ended by Slurm, without a code";
+}
+
+TEST(JobHistory, KnowsHowJobsEndedThatSlurmHasForgotten) {
+    JobHistory history;
+    const std::string failed =
+        "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobState=FAILED Reason=x ExitCode=5:0 NodeList=n1\n";
+    const std::string waits = "JobId=12 ArrayJobId=12 ArrayTaskId=1-2%1 JobState=PENDING NodeList=(null)\n";
+    const std::string runs = "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobState=RUNNING NodeList=n1\n";
+    const std::string done = "JobId=14 ArrayJobId=12 ArrayTaskId=1 JobState=COMPLETED ExitCode=0:0 NodeList=n1\n"
+                             "JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState=COMPLETED ExitCode=0:0 NodeList=n1\n";
+    EXPECT_EQ(history.take("12", true, failed + waits).size(), 2U);
+    EXPECT_FALSE(history.all_ended({"12"}));
+    EXPECT_EQ(history.take("12", true, failed + runs).size(), 1U);
+    EXPECT_TRUE(history.take("12", true, runs).empty());
+    EXPECT_TRUE(history.take("12", false, "slurm_load_jobs error: Unable to contact slurm controller").empty());
+    EXPECT_FALSE(history.heard());
+    EXPECT_EQ(history.take("12", true, done).size(), 2U);
+    EXPECT_TRUE(history.all_ended({"12"}));
+    EXPECT_EQ(history.code({"12"}), 5);
+    EXPECT_TRUE(history.take("12", false, "slurm_load_jobs error: Invalid job id specified").empty());
+    EXPECT_TRUE(history.heard() && history.all_ended({"12"}));
+
+    EXPECT_TRUE(history.take("20", false, "slurm_load_jobs error: Invalid job id specified").empty());
+    EXPECT_FALSE(history.heard()) << "never seen";
+    history.take("20", true, "JobId=20 JobState=RUNNING NodeList=n1\n");
+    EXPECT_FALSE(history.all_ended({"12", "20"}));
+    EXPECT_EQ(history.take("20", false, "slurm_load_jobs error: Invalid job id specified").size(), 1U);
+    EXPECT_TRUE(history.all_ended({"12", "20"}));
+    EXPECT_EQ(history.code({"12", "20"}), exit_code::failure);
 }
 
 } // namespace
