@@ -11,7 +11,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::chrono::seconds same_request{1};
+constexpr std::chrono::seconds same_request{30};
 constexpr int signals[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
 
 volatile std::sig_atomic_t to_save = 0, to_stop = 0, interrupts = 0;
@@ -41,15 +41,16 @@ StopRequest::~StopRequest() {
 
 Request StopRequest::anywhere(Communicator& all, Stream& stream) {
     const auto now = std::chrono::steady_clock::now();
-    const bool save = to_save != 0;
+    bool save = to_save != 0;
     if (save) to_save = 0; // one that comes from here on is of the next call
-    const bool known = answered_.time_since_epoch().count() != 0 && now - answered_ < same_request;
-    auto wanted = static_cast<std::int32_t>(to_stop != 0     ? Request::stop
-                                            : save && !known ? Request::save
-                                                             : Request::none);
+    if (save && now < late_until_) {
+        save = false;
+        late_until_ = {};
+    }
+    auto wanted = static_cast<std::int32_t>(to_stop != 0 ? Request::stop : save ? Request::save : Request::none);
     all.all_reduce(stream, View(&wanted, {}, DType::i32), Reduction::max);
     const auto answer = static_cast<Request>(wanted);
-    if (answer == Request::save) answered_ = std::chrono::steady_clock::now();
+    if (answer == Request::save) late_until_ = save ? decltype(now){} : now + same_request;
     return answer;
 }
 

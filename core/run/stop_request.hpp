@@ -22,12 +22,12 @@ public:
 
     // What any rank has been asked for since the last call; once it is to stop, that stays. Called by all ranks
     // together, who all get the same answer: none leaves or saves alone. One exchange of 4 bytes.
-    // A launcher passes SIGUSR2 on to all ranks, whom it reaches before or after this call: what comes within a second
-    // after the answer `save` is the same request.
+    // A launcher passes SIGUSR2 on to all ranks, whom it reaches before or after this call: the first that comes to a
+    // rank within half a minute after an answer `save` that it had no part in is the same request.
     Request anywhere(Communicator& all, Stream& stream);
 
 private:
-    std::chrono::steady_clock::time_point answered_{}; // with `save`
+    std::chrono::steady_clock::time_point late_until_{}; // what others have been told already may come here
 };
 
 } // namespace tessera

@@ -77,8 +77,14 @@ def save_and_go_on():
         steps = saved[-1] + 20
         runs.wait_for_steps(process, "goes-on", steps)
         assert saves("goes-on") == count, f"{saves('goes-on')} saves of {count} requests"
-        if count < 3:
-            time.sleep(1.1)  # what comes within a second is the same request
+    # What one rank is told seconds after another is the same request, once.
+    for rank, saves_then in ((0, 4), (1, 4), (1, 5)):
+        os.kill(runs.rank_processes(process.pid)[rank], signal.SIGUSR2)
+        wait_until(lambda: saves("goes-on") >= saves_then, f"checkpoint {saves_then}", process)
+        saved.append(runs.newest("goes-on"))
+        time.sleep(1.1)
+        runs.wait_for_steps(process, "goes-on", saved[-1] + 20)
+        assert saves("goes-on") == saves_then, f"{saves('goes-on')} saves, expected {saves_then}"
     assert [int(path.name[5:]) for path in runs.checkpoints("goes-on")] == saved[-2:], runs.checkpoints("goes-on")
     os.kill(runs.rank_processes(process.pid)[1], signal.SIGTERM)
     return ended(process, "goes-on")
