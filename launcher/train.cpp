@@ -41,16 +41,6 @@ std::string classes_text(const SampleForm& sample) {
     return sample.classes == 0 ? "" : fmt::format(", {} classes", sample.classes);
 }
 
-// Called by all ranks together.
-void tell_where_ranks_run(const std::filesystem::path& folder, const World& world, const Team& team) {
-    std::vector<RankPlace> ranks;
-    for (const std::string& place : team.gather(fmt::format("{} {}", ::getpid(), world.host()))) {
-        const std::size_t space = place.find(' ');
-        ranks.push_back({static_cast<int>(ranks.size()), place.substr(space + 1), std::stoll(place)});
-    }
-    if (world.rank() == 0) write_ranks(folder, ranks);
-}
-
 std::string ranks_text(const World& world, const Stream& stream) {
     return fmt::format("{}: {} ({} on this host), {} each", world.host(), counted(world.size(), "rank"),
                        world.local_size(), std::visit([](const auto& s) { return s.text(); }, stream));
@@ -80,6 +70,9 @@ int run_train(const Arguments& arguments, Process& process) {
         recorder->plant(planted_stall(*fault, world.rank()));
     const Watchdog watchdog(world, neighbours, *recorder,
                             {folder, make_mesh(config, world.size()), config.get(run_step_timeout)});
+    std::error_code none; // a folder that is there was made by a launcher, which waits for the ranks
+    const bool awaited = std::filesystem::is_directory(folder, none);
+    if (awaited) watchdog.write_ranks();
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
@@ -98,7 +91,7 @@ int run_train(const Arguments& arguments, Process& process) {
 
     recorder->begin(Activity::starting);
     Log log(config, folder, world.rank());
-    tell_where_ranks_run(folder, world, team_of(groups.all(), host));
+    if (!awaited) watchdog.write_ranks();
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}", folder.string(), ranks_text(world, stream)));

@@ -41,6 +41,7 @@ void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdic
                                                  .message = verdict.sentence});
     if (!first && read_failure(run_folder)) return;
     say("tessera: " + verdict.page);
+    if (is_of_another_job(run_folder)) return;
     try {
         replace_file(job_folder(run_folder) / "verdict.txt", verdict.page);
     } catch (const std::exception& error) {

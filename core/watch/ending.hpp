@@ -11,7 +11,7 @@
 namespace tessera {
 
 // Writes RUN/job/verdict.txt and failure.json and the standard error, unless another failure of the job is noted
-// already: then this is only what followed from it. Never throws.
+// already: then this is only what followed from it. Files of the next attempt are left alone. Never throws.
 void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdict);
 
 // From now on this process ends with exit_code::lost in some ten seconds, whatever its threads wait for meanwhile.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <ctime>
 #include <exception>
 #include <fcntl.h>
@@ -31,9 +32,9 @@ fs::path ranks_file(const fs::path& run_folder) { return job_folder(run_folder) 
 std::string json(const JobFailure& failure) {
     return fmt::format(
         "{{\"kind\": {}, \"code\": {}, \"rank\": {}, \"host\": {}, \"pid\": {}, \"step\": {}, \"message\": {}, "
-        "\"time\": {}}}\n",
+        "\"time\": {}, \"job\": {}}}\n",
         json_string(failure.kind), failure.code, failure.place.rank, json_string(failure.place.host), failure.place.pid,
-        failure.step, json_string(failure.message), failure.time);
+        failure.step, json_string(failure.message), failure.time, json_string(failure.job));
 }
 
 // Objects, flat or in one array, entry by entry.
@@ -76,6 +77,15 @@ void take_place(RankPlace& place, std::string_view key, std::string_view text, s
     if (key == "pid") place.pid = number;
 }
 
+// Of the ranks that ranks.json is about; "" where that is not known.
+std::string job_of_ranks(const fs::path& run_folder) {
+    std::string job;
+    const auto take = [&](std::string_view key, std::string_view text, std::int64_t) {
+        if (key == "job") job = text;
+    };
+    return read_entries(ranks_file(run_folder), {take, [] {}}) ? job : "";
+}
+
 // Whether the name was free. File systems without links leave the other way that only one can win.
 bool appear(const fs::path& made, const fs::path& name, std::string_view text) {
     if (::link(made.c_str(), name.c_str()) == 0) return true;
@@ -87,6 +97,11 @@ bool appear(const fs::path& made, const fs::path& name, std::string_view text) {
 }
 
 } // namespace
+
+std::string this_job() {
+    const char* const job = std::getenv(job_variable);
+    return job == nullptr ? "" : job;
+}
 
 std::string_view failure_kind(int code) {
     switch (code) {
@@ -107,14 +122,18 @@ fs::path job_folder(const fs::path& run_folder) { return run_folder / "job"; }
 
 bool note_failure(const fs::path& run_folder, JobFailure failure) try {
     if (failure.time == 0) failure.time = std::time(nullptr);
+    if (failure.job.empty()) failure.job = this_job();
+    if (is_of_another_job(run_folder)) return false;
     fs::create_directories(job_folder(run_folder));
     const std::string text = json(failure);
+    std::error_code ignored;
+    if (const auto before = read_failure(run_folder); before && before->job != failure.job)
+        fs::remove(failure_file(run_folder), ignored);
     char host[256] = "";
     ::gethostname(host, sizeof host - 1);
     const fs::path made = job_folder(run_folder) / fmt::format(".failure-{}-{}", host, ::getpid());
     TextFile(made, TextFile::Mode::replace).write(text);
     const bool first = appear(made, failure_file(run_folder), text);
-    std::error_code ignored;
     fs::remove(made, ignored);
     return first;
 } catch (const std::exception&) { // another failure is being told, which matters more
@@ -130,6 +149,7 @@ std::optional<JobFailure> read_failure(const fs::path& run_folder) {
         if (key == "step") failure.step = number;
         if (key == "message") failure.message = text;
         if (key == "time") failure.time = number;
+        if (key == "job") failure.job = text;
     };
     if (!read_entries(failure_file(run_folder), {take, [] {}})) return std::nullopt;
     return failure;
@@ -143,15 +163,20 @@ void write_ranks(const fs::path& run_folder, const std::vector<RankPlace>& ranks
     const auto is_of_this_job = [&](const RankPlace& place) {
         return place.host == before->place.host && place.pid == before->place.pid;
     };
-    if (before && std::ranges::none_of(ranks, is_of_this_job)) {
+    if (before && (before->job != this_job() || std::ranges::none_of(ranks, is_of_this_job))) {
         fs::remove(failure_file(run_folder), error);
         fs::remove(job_folder(run_folder) / "verdict.txt", error);
     }
-    std::string text = fmt::format("{{\"world\": {}, \"ranks\": [", ranks.size());
+    std::string text = fmt::format("{{\"world\": {}, \"job\": {}, \"ranks\": [", ranks.size(), json_string(this_job()));
     for (const RankPlace& place : ranks)
         text += fmt::format("{}\n  {{\"rank\": {}, \"host\": {}, \"pid\": {}}}", &place == ranks.data() ? "" : ",",
                             place.rank, json_string(place.host), place.pid);
     replace_file(ranks_file(run_folder), text + "\n]}\n");
+}
+
+bool is_of_another_job(const fs::path& run_folder) {
+    const std::string job = job_of_ranks(run_folder);
+    return !job.empty() && job != this_job();
 }
 
 std::vector<RankPlace> read_ranks(const fs::path& run_folder) {

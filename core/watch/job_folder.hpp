@@ -12,6 +12,10 @@
 
 namespace tessera {
 
+// The variable that a launcher gives all processes of a job: no other job, nor another attempt at it, has its value.
+inline constexpr const char* job_variable = "TESSERA_JOB";
+std::string this_job(); // its value; "" where no launcher has started this process
+
 // Where a rank runs.
 struct RankPlace {
     int rank = 0;
@@ -29,6 +33,7 @@ struct JobFailure {
     std::int64_t step = -1;     // under way, from 1; -1: none or unknown
     std::string message{};      // one sentence
     std::int64_t time = 0;      // seconds since 1970; 0: now, when it is noted
+    std::string job{};          // of whoever notes it; empty: of this process
 };
 
 // The kind of failure that an exit code stands for; "error" for any other.
@@ -37,8 +42,9 @@ std::string_view failure_kind(int code);
 // RUN/job, with failure.json, ranks.json and verdict.txt (for people).
 std::filesystem::path job_folder(const std::filesystem::path& run_folder);
 
-// Writes RUN/job/failure.json unless a failure is there already, whoever noted it on whichever host: the first one
-// stays. Whether this one was the first. Makes the folders. Never throws: where nothing can be written, nothing is.
+// Writes RUN/job/failure.json unless a failure of the job is there already, whoever noted it on whichever host: the
+// first one stays. Nor does it write when ranks.json is of another job: a rank that was cut off is no part of the next
+// attempt. Whether this one was the first. Makes the folders. Never throws: where nothing can be written, nothing is.
 bool note_failure(const std::filesystem::path& run_folder, JobFailure failure);
 
 // Empty where there is none, or what is there is no such file.
@@ -47,6 +53,9 @@ std::optional<JobFailure> read_failure(const std::filesystem::path& run_folder);
 // Rank 0, at the start. Removes failure.json and verdict.txt of a job before, which no rank of this one has written.
 // SystemError when it cannot be written.
 void write_ranks(const std::filesystem::path& run_folder, const std::vector<RankPlace>& ranks);
+
+// Whether what is there is of another job than this process: the next attempt.
+bool is_of_another_job(const std::filesystem::path& run_folder);
 
 // Empty where there is none, or what is there is no such file.
 std::vector<RankPlace> read_ranks(const std::filesystem::path& run_folder);

@@ -50,6 +50,7 @@ public:
     Watch& operator=(const Watch&) = delete;
 
     void everybody_has_come() { all_came_ = true; }
+    void write_ranks() const;
 
 private:
     static std::size_t index(int rank) { return static_cast<std::size_t>(rank); }

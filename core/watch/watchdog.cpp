@@ -56,6 +56,14 @@ Watchdog::Watch::~Watch() {
     ::close(wake_);
 }
 
+void Watchdog::Watch::write_ranks() const {
+    if (self_ != 0) return;
+    std::vector<RankPlace> places;
+    for (const WatchedRank& rank : roster_.ranks)
+        places.push_back(rank.place);
+    tessera::write_ranks(options_.run_folder, places);
+}
+
 void Watchdog::Watch::run(const std::stop_token& stop) {
     while (!stop.stop_requested()) {
         wait_and_take();
@@ -277,6 +285,8 @@ bool Watchdog::Watch::is_stalled() const {
 Watchdog::Watchdog(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder, Options options)
     : world_(world), exceptions_(std::uncaught_exceptions()),
       watch_(std::make_unique<Watch>(world, neighbours, recorder, std::move(options))) {}
+
+void Watchdog::write_ranks() const { watch_->write_ranks(); }
 
 // Who is gone before all have come here is lost; who goes after is not.
 Watchdog::~Watchdog() {

@@ -33,6 +33,9 @@ public:
     Watchdog(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder, Options options);
     // Waits for all ranks to come here, and says goodbye. While an exception passes it only says goodbye.
     ~Watchdog();
+
+    // On rank 0 writes RUN/job/ranks.json (job_folder.hpp); others do nothing. SystemError when it cannot be written.
+    void write_ranks() const;
     Watchdog(const Watchdog&) = delete;
     Watchdog& operator=(const Watchdog&) = delete;
 

@@ -78,7 +78,7 @@ void show_verdict(const std::filesystem::path& path, const std::string& said, Vo
 
 void clean_elsewhere(const Job& job, const Wish& wish, Voice& voice) {
     const std::vector<std::string> command{this_program(), "host", "--clean", job.id};
-    if (job.slurm) { // its step is over: another one, once on each node
+    if (job.nodes > 1 || job.slurm) { // what Slurm's nodes are called only srun knows: a step once on each
         std::vector<std::string> words{"srun",
                                        "--mpi=none",
                                        "--overlap",
@@ -87,7 +87,10 @@ void clean_elsewhere(const Job& job, const Wish& wish, Voice& voice) {
                                        fmt::format("--nodes={}", job.nodes),
                                        fmt::format("--ntasks={}", job.nodes)};
         words.insert(words.end(), command.begin(), command.end());
-        ask_hosts({"localhost"}, "", words, clean_answer_within);
+        const Answer answer = ask_hosts({"localhost"}, "", words, clean_answer_within)[0];
+        if (!answer.came)
+            voice.say(fmt::format("what job {} has left on Slurm's nodes may not be removed: {}", job.id,
+                                  answer.text.substr(0, answer.text.find('\n'))));
         return;
     }
     std::vector<std::string> names;
@@ -172,6 +175,10 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         words.insert(words.end(), logged.begin(), logged.end());
         return classify(end, failure, listener.blocks(), words, with_folder ? progress.last_step() : -1, host_of);
     };
+    const auto noted = [&]() -> std::optional<JobFailure> { // by a rank of this attempt
+        std::optional<JobFailure> found = read_failure(run_folder);
+        return found && found->job == job.id ? found : std::nullopt;
+    };
     const Clock::time_point started = Clock::now();
     RanksOfThisHost here(job.id, run_folder);
     bool late = false;
@@ -180,7 +187,7 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
     watch.must_end = [&] {
         if (!with_folder) return false;
         progress.look();
-        if (!failure && (failure = read_failure(run_folder))) {
+        if (!failure && (failure = noted())) {
             noticed = Clock::now();
             voice.say(classified({failure->code, Asked::nothing, false}).sentence);
         }
@@ -193,10 +200,11 @@ Attempt run_attempt(const Job& job, const Wish& wish, const std::filesystem::pat
         if (progress.ranks_known() && here.long_gone()) return true;
         return late || (noticed && Clock::now() - *noticed > abort_within);
     };
+    watch.ready = [&] { return !with_folder || progress.ranks_known(); };
     const ChildEnd child = run_child(job.command, job.environment, patience.grace, signals, watch);
     if (!noticed) noticed = Clock::now();
     listener.finish();
-    if (with_folder && !failure) failure = read_failure(run_folder);
+    if (with_folder && !failure) failure = noted();
     clean_all(job, wish, voice);
     Ending ending = classified(child);
     if (late && ending.may_restart)

@@ -30,12 +30,12 @@ public:
 
     void signal(int signal) {
         if (signal == SIGUSR2) {
-            ::kill(child_, SIGUSR2);
+            to_send_.push_back(SIGUSR2);
             return;
         }
         if (signal == SIGINT || signal == SIGTERM) ++insisted_;
         if (asked_ == Asked::nothing || signal == SIGUSR1) {
-            ::kill(child_, SIGUSR1);
+            to_send_.push_back(SIGUSR1);
             if (asked_ == Asked::nothing && stage_ == 0) deadline_ = Clock::now() + grace_;
             asked_ = std::max(asked_, Asked::save_and_stop);
         }
@@ -47,6 +47,11 @@ public:
     }
     void end_now() {
         if (stage_ == 0) advance();
+    }
+    void send() {
+        for (const int signal : to_send_)
+            ::kill(child_, signal);
+        to_send_.clear();
     }
     // Whether waiting is over.
     bool look() {
@@ -66,6 +71,7 @@ private:
 
     pid_t child_;
     std::chrono::seconds grace_;
+    std::vector<int> to_send_; // when it is ready
     Asked asked_ = Asked::nothing;
     bool interrupted_ = false; // by the second signal of a terminal
     int insisted_ = 0; // SIGINT and SIGTERM: who sends a second one means it; a closed terminal sends two SIGHUP
@@ -126,6 +132,7 @@ ChildEnd run_child(const std::vector<std::string>& command, const std::map<std::
         if (code) return request.end(*code);
         if (watch.must_end && watch.must_end()) request.end_now();
         if (const int signal = signals.next(look_every); signal != 0) request.signal(signal);
+        if (!watch.ready || watch.ready()) request.send();
     }
 }
 

@@ -33,6 +33,7 @@ private:
 struct Watch {
     std::function<void(std::string_view text)> said; // gets what it writes to its standard error, as it comes
     std::function<bool()> must_end;                  // asked ten times a second: whether to end it at once
+    std::function<bool()> ready; // whether it has handlers for SIGUSR1 and SIGUSR2, which wait until then
 };
 
 enum class Asked { nothing, save_and_stop, end_now };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Processes by /proc. A process is held by a descriptor of its own before it is looked at and killed by it, so that its
-// number cannot have gone to another in between.
+// number cannot have gone to another in between; kernels before 5.3 and some containers have no such descriptors, and
+// there that moment is a risk.
 #include "launcher/job/clean.hpp"
 
 #include "kernels/error.hpp"
@@ -8,6 +9,7 @@
 #include "launcher/job/process.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fmt/format.h>
@@ -72,14 +74,20 @@ std::vector<Doomed> kill_all_of(const std::string& id) {
         const auto process = static_cast<pid_t>(std::stol(name));
         if (above.contains(process)) continue;
         Descriptor held(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
-        if (held.number() < 0 || !is_of_job(process, id)) continue;
-        if (::syscall(SYS_pidfd_send_signal, held.number(), SIGKILL, nullptr, 0) != 0) continue;
+        const bool unheld = held.number() < 0 && errno != ESRCH;
+        if ((held.number() < 0 && !unheld) || !is_of_job(process, id)) continue;
+        const long killed =
+            unheld ? ::kill(process, SIGKILL) : ::syscall(SYS_pidfd_send_signal, held.number(), SIGKILL, nullptr, 0);
+        if (killed != 0) continue;
         doomed.push_back({process, std::move(held)});
     }
     return doomed;
 }
 
-bool is_gone(const Doomed& one, int wait) {
+bool is_gone(const Doomed& one, const std::string& id, int wait) {
+    for (; one.descriptor.number() < 0 && wait > 0 && is_of_job(one.process, id); wait -= 10)
+        ::usleep(10'000);
+    if (one.descriptor.number() < 0) return !is_of_job(one.process, id);
     pollfd ready{one.descriptor.number(), POLLIN, 0}; // readable once it has ended, a zombie too
     return ::poll(&ready, 1, wait) == 1;
 }
@@ -122,7 +130,7 @@ Cleaned clean_this_host(const std::string& id, std::chrono::seconds at_most) {
         result.left.clear();
         for (const Doomed& one : doomed) {
             const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - Clock::now()).count();
-            if (is_gone(one, static_cast<int>(std::max<long long>(left, 0))))
+            if (is_gone(one, id, static_cast<int>(std::max<long long>(left, 0))))
                 ++result.ended;
             else
                 result.left.push_back(fmt::format("process {} does not end", one.process));

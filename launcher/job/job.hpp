@@ -3,6 +3,7 @@
 // launcher finds itself. Pure: starts nothing, so that it can be shown and tested.
 #pragma once
 
+#include "core/watch/job_folder.hpp" // job_variable, by which processes of a job are known on every host
 #include "launcher/job/binding.hpp"
 #include "launcher/job/hosts.hpp"
 
@@ -16,9 +17,6 @@ inline constexpr std::int64_t most_ranks = 1'000'000, most_threads = 4096;
 
 // Seconds within which a host must answer, and no question waits for an answer that it will never get.
 inline constexpr const char* usual_remote_shell = "ssh -x -o BatchMode=yes -o ConnectTimeout=5";
-
-// The variable by which processes of a job are known, on every host: what ends them looks for it (clean.hpp).
-inline constexpr const char* job_variable = "TESSERA_JOB";
 
 // What a person asked for.
 struct Wish {

@@ -17,6 +17,7 @@
 namespace tessera {
 namespace {
 
+constexpr std::chrono::seconds clean_within{5};
 constexpr std::int64_t layouts_tried = 64; // each takes a plan, a second or less
 
 using Clock = RunProgress::Clock;
@@ -53,8 +54,8 @@ private:
 class Supervisor {
 public:
     Supervisor(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision,
-               std::string id)
-        : program_(program), wish_(wish), supervision_(supervision), id_(std::move(id)),
+               std::string id, RunLock& lock)
+        : lock_(lock), program_(program), wish_(wish), supervision_(supervision), id_(std::move(id)),
           voice_("launch", supervision.run_folder), here_(this_host()),
           policy_(supervision.max_restarts, supervision.restart_delay) {}
 
@@ -69,6 +70,7 @@ private:
     bool wait();
     int ended_between() const;
 
+    RunLock& lock_;
     const std::vector<std::string>& program_;
     const Wish& wish_;
     const Supervision& supervision_;
@@ -123,6 +125,7 @@ Attempt Supervisor::attempt(const Job& job) {
     for (const std::string& note : job.notes)
         voice_.say(note);
     voice_.write_down(job_text(job, here_));
+    lock_.tell(job.id);
     if (number_ == 1)
         clear_job_folder(supervision_.run_folder);
     else
@@ -177,8 +180,9 @@ int Supervisor::run() {
 
 int supervise(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision) {
     const std::string id = new_job_id(1);
-    const RunLock lock(supervision.run_folder, id);
-    Supervisor supervisor(program, wish, supervision, id);
+    RunLock lock(supervision.run_folder, id);
+    if (is_job_id(lock.left())) clean_this_host(lock.left(), clean_within);
+    Supervisor supervisor(program, wish, supervision, id, lock);
     if (!lock.warning().empty()) Voice("launch", supervision.run_folder).say(lock.warning());
     return supervisor.run();
 }

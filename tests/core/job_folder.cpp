@@ -90,6 +90,38 @@ TEST_F(JobFolder, AFailureOfAJobBeforeIsForgottenOneOfThisIsNot) {
     EXPECT_EQ(read_failure(run_)->message, "new");
 }
 
+// A host that was cut off comes back, with ranks of an attempt that is over.
+TEST_F(JobFolder, OneOfAnotherAttemptNotesNothing) {
+    const auto as = [](const char* job, const auto& what) {
+        ::setenv(job_variable, job, 1);
+        what();
+        ::unsetenv(job_variable);
+    };
+    const std::vector<RankPlace> old{{0, "a", 10}, {1, "b", 11}}, now{{0, "a", 20}, {1, "c", 21}};
+    as("x.1", [&] {
+        write_ranks(run_, old);
+        EXPECT_TRUE(note_failure(run_, {.place = old[1], .message = "old"}));
+    });
+    EXPECT_EQ(read_failure(run_)->job, "x.1");
+    set_job_folder_aside(run_);
+    as("x.1", [&] { EXPECT_TRUE(note_failure(run_, {.place = old[1], .message = "before the ranks are known"})); });
+    as("x.2", [&] {
+        EXPECT_TRUE(note_failure(run_, {.place = now[1], .message = "new"})) << "the old one is in the way";
+        EXPECT_EQ(read_failure(run_)->message, "new");
+        write_ranks(run_, now);
+        EXPECT_EQ(read_failure(run_)->message, "new");
+    });
+    EXPECT_EQ(read_ranks(run_), now);
+    set_job_folder_aside(run_);
+    as("x.2", [&] { write_ranks(run_, now); });
+    as("x.1", [&] {
+        EXPECT_TRUE(is_of_another_job(run_));
+        EXPECT_FALSE(note_failure(run_, {.place = old[1], .message = "still there"}));
+    });
+    EXPECT_FALSE(read_failure(run_));
+    as("x.2", [&] { EXPECT_FALSE(is_of_another_job(run_)); });
+}
+
 TEST_F(JobFolder, IsClearedOrSetAside) {
     EXPECT_EQ(set_job_folder_aside(run_), "");
     for (const char* name : {"job.1", "job.2"}) {

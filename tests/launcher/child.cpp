@@ -123,6 +123,27 @@ TEST(Child, IsToldToSaveAndGoOn) {
     EXPECT_EQ(code, 0);
 }
 
+// mpirun that gets it before it has a handler would die of it.
+TEST(Child, GetsSignalsWhenItIsReadyForThem) {
+    const fs::path ready = fs::temp_directory_path() / fmt::format("tessera-ready-{}", getpid());
+    for (const int signal : {SIGUSR1, SIGTERM}) {
+        fs::remove(ready);
+        const SignalInbox signals;
+        Watch watch;
+        watch.ready = [&] { return fs::exists(ready); };
+        kill(getpid(), SIGUSR2);
+        kill(getpid(), signal);
+        const ChildEnd end = run_child({"bash", "-c",
+                                        fmt::format("sleep 0.5; trap 'save=1' USR2; trap 'stop=1' USR1; touch {}; "
+                                                    "until [ \"$save$stop\" = 11 ]; do sleep 0.02; done; exit 75",
+                                                    ready.string())},
+                                       {}, long_grace, signals, watch);
+        EXPECT_EQ(end.code, 75) << signal;
+        EXPECT_EQ(end.asked, Asked::save_and_stop);
+    }
+    fs::remove(ready);
+}
+
 // A closed terminal sends SIGHUP twice, and a batch system SIGTERM some time after SIGUSR1: the run is saving by then.
 TEST(Child, OnlyTheSignalsOfOneWhoInsistsCutTheGraceTimeShort) {
     for (const std::vector<int>& signals :

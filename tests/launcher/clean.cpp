@@ -7,11 +7,18 @@
 #include "launcher/job/process.hpp"
 #include "launcher/job/run_lock.hpp"
 
+#include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <gtest/gtest.h>
+#include <iterator>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +66,35 @@ TEST(Clean, EndsTheProcessesOfAJobAndNoOthers) {
     EXPECT_FALSE(fs::exists("/dev/shm/" + other));
 }
 
+// In this process, from now on, the system has no descriptors of processes, as before Linux 5.3.
+bool forbid_process_descriptors() {
+    sock_filter rules[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                           BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_open, 0, 1),
+                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+                           BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    const sock_fprog filter{std::size(rules), rules};
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST(Clean, WorksWithoutDescriptorsOfProcesses) {
+    const std::string id = new_job_id(1);
+    const pid_t rank = sleeper({{job_variable, id}}), bystander = sleeper({});
+    const pid_t cleaner = fork();
+    if (cleaner == 0) {
+        if (!forbid_process_descriptors()) ::_exit(77);
+        const Cleaned cleaned = clean_this_host(id, 30s);
+        ::_exit(cleaned.ended >= 1 && cleaned.left.empty() ? 0 : 1);
+    }
+    const int code = wait_for(cleaner);
+    EXPECT_FALSE(exit_code_of(bystander));
+    ::kill(bystander, SIGKILL);
+    wait_for(bystander);
+    if (code == 77) ::kill(rank, SIGKILL);
+    EXPECT_TRUE(ended_by_kill(rank));
+    if (code == 77) GTEST_SKIP() << "no seccomp here";
+    EXPECT_EQ(code, 0);
+}
+
 TEST(Clean, TakesNothingElseForAJob) {
     EXPECT_NE(new_job_id(1), new_job_id(1));
     for (const char* text :
@@ -93,6 +129,27 @@ TEST(RunLock, IsHeldByOneLauncherUntilItEnds) {
     ::kill(holder, SIGKILL);
     ::waitpid(holder, nullptr, 0);
     EXPECT_EQ(RunLock(folder, "other").warning(), "");
+    fs::remove_all(folder);
+}
+
+// As mpirun may, by some seconds.
+TEST(RunLock, IsHeldByWhatADeadLauncherHasStarted) {
+    const fs::path folder = fs::temp_directory_path() / fmt::format("tessera-lock-{}", getpid());
+    Pipe pipe = make_pipe();
+    const pid_t holder = fork();
+    if (holder == 0) {
+        const RunLock lock(folder, "tessera-0123456789abcdef.1");
+        const pid_t child =
+            start_process({"sh", "-c", "trap '' TERM; sleep 1.5; touch " + (folder / "end").string()}, {}, {});
+        [[maybe_unused]] const ssize_t written = ::write(pipe.write.number(), &child, sizeof child);
+        ::usleep(300'000); // its trap
+        ::kill(::getpid(), SIGKILL);
+    }
+    ::waitpid(holder, nullptr, 0);
+    EXPECT_FALSE(fs::exists(folder / "end"));
+    EXPECT_EQ(RunLock(folder, "other").left(), "tessera-0123456789abcdef.1");
+    EXPECT_TRUE(fs::exists(folder / "end"));
+    EXPECT_EQ(RunLock(folder, "other").left(), "") << "this process is there";
     fs::remove_all(folder);
 }
 
