@@ -6,7 +6,10 @@
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
@@ -14,6 +17,7 @@
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <sstream>
+#include <stdio_ext.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -102,8 +106,17 @@ struct Log::Sinks {
         progress_shown = false;
         line += text;
         line += '\n';
-        std::fwrite(line.data(), 1, line.size(), stdout);
-        std::fflush(stdout);
+        write(line);
+    }
+
+    // A run does not end because nobody listens any more: the file goes on.
+    void write(std::string_view text) {
+        std::fwrite(text.data(), 1, text.size(), stdout);
+        if (std::fflush(stdout) == 0 || errno == EAGAIN) return;
+        console = terminal = false;
+        file->warn("the console cannot be written to: {}; the log goes on here", std::strerror(errno));
+        ::__fpurge(stdout); // nor is it tried again when the program ends
+        std::clearerr(stdout);
     }
 
     void print_labelled(std::string_view label, std::string_view paint, std::string_view text) {
@@ -121,7 +134,7 @@ Log::Log(const Config& config, const std::filesystem::path& run_folder, int rank
 Log::Log(Log&&) noexcept = default;
 Log& Log::operator=(Log&&) noexcept = default;
 Log::~Log() {
-    if (sinks_ && sinks_->progress_shown) sinks_->print("");
+    if (sinks_ && sinks_->console && sinks_->progress_shown) sinks_->print("");
 }
 
 void Log::info(std::string_view text) {
@@ -143,9 +156,8 @@ void Log::error(std::string_view text) {
 void Log::progress(std::string_view text) {
     if (!sinks_->terminal) return;
     const std::string line = fmt::format("{}{}", erase_line, text);
-    std::fwrite(line.data(), 1, line.size(), stdout);
-    std::fflush(stdout);
     sinks_->progress_shown = true;
+    sinks_->write(line);
 }
 
 bool Log::on_terminal() const { return sinks_->terminal; }

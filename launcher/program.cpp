@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
 #include <new>
@@ -102,9 +103,20 @@ int fail(const Process& process, int code, const std::string& message) {
     return code;
 }
 
+// A file opened later must not become the standard output or error of one who was started without. What is written
+// there fails, as it would have.
+void fill_standard_descriptors() {
+    for (int file = ::open("/dev/null", O_RDONLY); file >= 0; file = ::open("/dev/null", O_RDONLY))
+        if (file > STDERR_FILENO) {
+            ::close(file);
+            return;
+        }
+}
+
 } // namespace
 
 int run_program(int argc, char** argv) {
+    fill_standard_descriptors();
     Process process;
     try {
         const int code = run({argv + 1, argv + argc}, process);

@@ -30,6 +30,8 @@ StopRequest::StopRequest() {
     to_save = to_stop = interrupts = 0;
     for (const int signal : signals)
         std::signal(signal, ask);
+    if (std::signal(SIGHUP, ask) == SIG_IGN) std::signal(SIGHUP, SIG_IGN); // who was started by nohup goes on
+    std::signal(SIGPIPE, SIG_IGN); // nor does a run end because nobody reads what it says
 }
 
 StopRequest::~StopRequest() {

@@ -10,9 +10,10 @@ namespace tessera {
 
 enum class Request : std::int32_t { none, save, stop }; // stop: save first; the larger one counts
 
-// While it lives, signals set a flag instead of ending the process: SIGUSR1, SIGTERM and SIGINT ask to save and stop,
-// SIGUSR2 to save and go on. A second SIGINT ends the process at once (exit_code::interrupted). One of a process at a
-// time. After its life SIGUSR1 and SIGUSR2 are ignored.
+// While it lives, signals set a flag instead of ending the process: SIGUSR1, SIGTERM, SIGINT and SIGHUP ask to save and
+// stop, SIGUSR2 to save and go on. A second SIGINT ends the process at once (exit_code::interrupted). SIGHUP that was
+// ignored before stays so. One of a process at a time. From its life on SIGPIPE is ignored, and after it SIGUSR1 and
+// SIGUSR2 are.
 class StopRequest {
 public:
     StopRequest();

@@ -145,7 +145,8 @@ Voice::Voice(std::string name, const std::filesystem::path& run_folder) : name_(
 void Voice::say(const std::string& sentence) {
     if (sentence == last_) return;
     last_ = sentence;
-    fmt::print(stderr, "tessera {}: {}\n", name_, sentence);
+    const std::string line = fmt::format("tessera {}: {}\n", name_, sentence);
+    std::fwrite(line.data(), 1, line.size(), stderr);
     write_down(fmt::format("[{:%Y-%m-%d %H:%M:%S}] {}\n", fmt::localtime(std::time(nullptr)), sentence));
 }
 

@@ -47,6 +47,7 @@ std::vector<std::string> all_variables(const std::map<std::string, std::string>&
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::signal(SIGPIPE, SIG_DFL); // which supervise() has changed
     ::setsid();
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     const int input = ::open("/dev/null", O_RDONLY);

@@ -11,6 +11,7 @@
 #include "launcher/job/run_lock.hpp"
 #include "parallel/communication/lost_error.hpp"
 
+#include <csignal>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -179,6 +180,7 @@ int Supervisor::run() {
 } // namespace
 
 int supervise(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision) {
+    std::signal(SIGPIPE, SIG_IGN); // the job goes on when nobody reads what is said of it
     const std::string id = new_job_id(1);
     RunLock lock(supervision.run_folder, id);
     if (is_job_id(lock.left())) clean_this_host(lock.left(), clean_within);

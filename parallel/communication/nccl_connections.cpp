@@ -12,7 +12,7 @@
 namespace tessera {
 namespace {
 
-constexpr Seconds between_looks{1e-3};
+constexpr Seconds between_looks{1e-3}, impatient_for{10e-3}, nap{20e-6};
 
 std::string text_of(ncclResult_t result, ncclComm_t communicator) {
     const char* detail = ncclGetLastError(communicator);
@@ -92,7 +92,8 @@ void NcclConnections::wait(const CudaStream& stream, Seconds patience) {
                              "gone{}",
                              patience.count(), open));
         }
-        std::this_thread::yield();
+        // Who has waited long can wait some microseconds more, and lets others have the core.
+        waited < impatient_for ? std::this_thread::yield() : std::this_thread::sleep_for(nap);
     }
     stream.wait();
     for (Connection& connection : connections_)

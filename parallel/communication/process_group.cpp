@@ -7,15 +7,50 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <ctime>
 #include <exception>
 #include <fmt/format.h>
 #include <mpi.h>
+#include <sched.h>
 #include <string_view>
+#include <unistd.h>
 
 namespace tessera {
 namespace {
 
 constexpr std::int64_t largest_message = std::int64_t{1} << 30; // MPI counts are int
+
+// Where ranks share cores, those that wait must not keep the awaited ones from running: MPI yields without end, which
+// Linux 6.18 lets others wait for (meeting.cpp). Here they sleep, once they have yielded for a while.
+constexpr int patient_tests = 200; // some 100 µs
+constexpr timespec nap{0, 20'000};
+
+bool ranks_share_cores() {
+    const char* const here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    static const bool shared = here != nullptr && std::atoi(here) > ::sysconf(_SC_NPROCESSORS_ONLN);
+    return shared;
+}
+
+// `test` as MPI_Test: returns a code, and sets its argument to other than 0 at the end.
+template <class Test> int wait_asleep(const Test& test) {
+    int ended = 0;
+    for (int tests = 0;; ++tests) {
+        const int code = test(&ended);
+        if (code != MPI_SUCCESS || ended != 0) return code;
+        tests < patient_tests ? ::sched_yield() : ::nanosleep(&nap, nullptr);
+    }
+}
+
+int wait_for(MPI_Request* request) {
+    if (!ranks_share_cores()) return MPI_Wait(request, MPI_STATUS_IGNORE);
+    return wait_asleep([&](int* ended) { return MPI_Test(request, ended, MPI_STATUS_IGNORE); });
+}
+
+int wait_for(std::vector<MPI_Request>& requests) {
+    const int count = static_cast<int>(requests.size());
+    if (!ranks_share_cores()) return MPI_Waitall(count, requests.data(), MPI_STATUSES_IGNORE);
+    return wait_asleep([&](int* ended) { return MPI_Testall(count, requests.data(), ended, MPI_STATUSES_IGNORE); });
+}
 
 void check(int code, std::string_view call, std::int64_t bytes, int rank) {
     if (code == MPI_SUCCESS) return;
@@ -102,8 +137,7 @@ void ProcessGroup::exchange(std::span<const Message> sends, std::span<const Mess
         start(message, false);
         bytes += message.bytes;
     }
-    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "MPI_Waitall", bytes,
-          rank_);
+    check(wait_for(requests), "MPI_Waitall", bytes, rank_);
 }
 
 // exchange() has tag 0, and messages for finish() those from here on.
@@ -165,7 +199,7 @@ std::int64_t ProcessGroup::begin_exchange(std::span<const Message> sends, std::s
 void ProcessGroup::finish(std::int64_t ticket) const {
     std::erase_if(state_->begun, [&](State::Begun& one) {
         if (one.ticket != ticket) return false;
-        check(MPI_Wait(&one.request, MPI_STATUS_IGNORE), "MPI_Wait", 0, rank_);
+        check(wait_for(&one.request), "MPI_Wait", 0, rank_);
         return true;
     });
 }
@@ -179,17 +213,35 @@ void ProcessGroup::broadcast(void* data, std::int64_t bytes, int root) const {
     auto* from = static_cast<char*>(data);
     for (std::int64_t at = 0; at < bytes; at += largest_message) {
         const int count = static_cast<int>(std::min(largest_message, bytes - at));
-        check(MPI_Bcast(from + at, count, MPI_BYTE, root, state_->communicator), "MPI_Bcast", bytes, rank_);
+        if (!ranks_share_cores()) {
+            check(MPI_Bcast(from + at, count, MPI_BYTE, root, state_->communicator), "MPI_Bcast", bytes, rank_);
+            continue;
+        }
+        MPI_Request request = MPI_REQUEST_NULL;
+        check(MPI_Ibcast(from + at, count, MPI_BYTE, root, state_->communicator, &request), "MPI_Ibcast", bytes, rank_);
+        check(wait_for(&request), "MPI_Ibcast", bytes, rank_);
     }
 }
 
-void ProcessGroup::barrier() const { check(MPI_Barrier(state_->communicator), "MPI_Barrier", 0, rank_); }
+void ProcessGroup::barrier() const {
+    if (!ranks_share_cores()) return check(MPI_Barrier(state_->communicator), "MPI_Barrier", 0, rank_);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(state_->communicator, &request), "MPI_Ibarrier", 0, rank_);
+    check(wait_for(&request), "MPI_Ibarrier", 0, rank_);
+}
 
 bool ProcessGroup::all(bool verdict) const { return largest(verdict ? 0 : 1) == 0; }
 
 std::int64_t ProcessGroup::largest(std::int64_t value) const {
     std::int64_t result = 0;
-    check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, state_->communicator), "MPI_Allreduce", 8, rank_);
+    if (!ranks_share_cores()) {
+        check(MPI_Allreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, state_->communicator), "MPI_Allreduce", 8, rank_);
+        return result;
+    }
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Iallreduce(&value, &result, 1, MPI_INT64_T, MPI_MAX, state_->communicator, &request), "MPI_Iallreduce", 8,
+          rank_);
+    check(wait_for(&request), "MPI_Iallreduce", 8, rank_);
     return result;
 }
 
