@@ -22,7 +22,7 @@ class Soak:
     def __init__(self, seed):
         self.draw = random.Random(seed)
         self.faults = collections.Counter()
-        self.attempts = 0
+        self.attempts = self.reached = 0
         self.launch()
 
     def launch(self):
@@ -67,14 +67,9 @@ class Soak:
         self.launch()
 
     def wait_for_steps(self, more):
-        """New ones: an attempt first forgets those since the checkpoint that it begins with."""
-        lowest = self.run.steps()
-
-        def made():
-            nonlocal lowest
-            lowest = min(lowest, self.run.steps())
-            return self.run.steps() >= lowest + more
-        self.run.wait_for(f"{more} new steps", made)
+        """Further than it ever was: what fails three times at one step is not tried again."""
+        self.run.wait_for(f"{more} new steps", lambda: self.run.steps() >= self.reached + more)
+        self.reached = self.run.steps()
 
     def strike(self):
         """At any time of the training, in a save too."""
