@@ -184,8 +184,7 @@ void share_out(const Layout& layout, int place, Plan& plan) {
 }
 
 // Where weights are gathered in every micro-batch, a rank with fewer of them takes part in the gathering all the same;
-// and one that has none takes part in the sums that end the step. Only in evaluations: a rank trains with samples, and
-// by ZeRO 3 with as many as the others.
+// and one that has none takes part in the sums that end the step. By ZeRO 3 a rank trains with as many as the others.
 std::int64_t idle_rounds(const Graph& graph, const Layout& layout, int place, const Plan& plan) {
     const int first = place / layout.shard_ranks() * layout.shard_ranks(); // of its replica
     const std::int64_t least = plan.share.size() == 0 ? 1 : 0;
@@ -201,10 +200,6 @@ std::int64_t idle_rounds(const Graph& graph, const Layout& layout, int place, co
     return least;
 }
 
-bool trains(const Graph& graph) {
-    return std::ranges::any_of(graph.nodes(), [](const Node& node) { return node.phase == Phase::backward; });
-}
-
 } // namespace
 
 TensorType Plan::seen(ValueId id, Phase phase) const {
@@ -214,7 +209,7 @@ TensorType Plan::seen(ValueId id, Phase phase) const {
 }
 
 double bubble(const Plan& plan, const Layout& layout) {
-    if (layout.stages() == 1) return 0;
+    if (layout.stages() == 1 || plan.share.size() == 0) return 0;
     const bool trains = !plan.calls(Phase::backward).empty();
     return makespan(layout.pipeline(plan.share.size(), trains), plan.chunk_flops).bubble();
 }
@@ -222,7 +217,6 @@ double bubble(const Plan& plan, const Layout& layout) {
 CutGraph cut_graph(const Graph& graph, const Layout& layout) {
     if (static_cast<int>(layout.strategies.size()) != layout.mesh.axis_count())
         throw InternalError("a layout needs one strategy per axis of its mesh");
-    if (trains(graph)) check_shares(layout);
     Plan refused_early;
     share_out(layout, 0, refused_early);
     auto placed = std::make_shared<PlacedGraph>(place_graph(graph, layout));

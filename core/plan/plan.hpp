@@ -158,7 +158,7 @@ struct Plan {
     int slots = 1;                           // sums kept at once: see SummationTree
     Range share;                             // this rank's micro-batches; see stride
     std::int64_t stride = 1;                 // the i-th of them is number share.begin + i * stride
-    std::int64_t idle_rounds = 0;            // forward passes in which it takes part for the other ranks' sake
+    std::int64_t idle_rounds = 0;            // in which it takes part for the other ranks' sake, before its share
     double flops_per_micro_batch = 0;        // of the whole model, forward and backward
 
     const std::vector<Call>& calls(Phase phase) const { return phases[static_cast<std::size_t>(phase)]; }

@@ -2,8 +2,6 @@
 // Shares of the summation tree, or even ones.
 #include "core/plan/shares.hpp"
 
-#include "kernels/error.hpp"
-
 #include <algorithm>
 #include <fmt/format.h>
 
@@ -11,7 +9,7 @@ namespace tessera {
 
 namespace {
 
-// Those without a micro-batch are the last, and bring zeros. With these, a tree of one leaf each adds in the order of
+// Those without a micro-batch are the last, and bring nothing (-0, which changes no sum). With these, a tree of one leaf each adds in the order of
 // the smaller tree: a leaf that comes later never changes which of the earlier ones are neighbours.
 SummationTree tree_of(std::int64_t micro_batches, int sharers) {
     return {std::max<std::int64_t>(micro_batches, sharers), sharers};
@@ -34,20 +32,6 @@ SummationTree tree_of_replica(const Layout& layout, int replica) {
 Range share_of_replica(const Layout& layout, int replica) {
     if (layout.replicas() == 1) return {0, layout.micro_batches};
     return share_in({0, layout.micro_batches}, layout.replicas(), replica, layout.reproducible);
-}
-
-void check_shares(const Layout& layout) {
-    if (layout.replicas() == 1 && layout.micro_batches < layout.shard_ranks())
-        throw ConfigError(fmt::format("a step of {} micro-batches leaves some of {} data ranks without work: use a "
-                                      "larger batch, smaller micro-batches, or fewer ranks",
-                                      layout.micro_batches, layout.shard_ranks()));
-    for (int replica = 0; replica < layout.replicas(); ++replica)
-        if (const Range share = share_of_replica(layout, replica); share.size() < layout.shard_ranks())
-            throw ConfigError(
-                fmt::format("{} micro-batches are shared out to {} replicas (parallelism.data_parallel_"
-                            "replicate_degree), of which one gets {} for its {} ranks: take a larger batch, "
-                            "or a power of two of micro-batches",
-                            layout.micro_batches, layout.replicas(), share.size(), layout.shard_ranks()));
 }
 
 Range share_of(const Layout& layout, int place) {

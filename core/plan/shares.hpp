@@ -14,9 +14,6 @@ Range share_of_replica(const Layout& layout, int replica);
 // the first of them, and the number is what counts.
 Range share_of(const Layout& layout, int place);
 
-// ConfigError where a replica has more ranks than micro-batches: training must not leave ranks without work.
-void check_shares(const Layout& layout);
-
 // In which order the sums of a replica's ranks are added, and then those of the replicas.
 SummationTree tree_of_replica(const Layout& layout, int replica);
 SummationTree tree_of_replicas(const Layout& layout);

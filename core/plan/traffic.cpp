@@ -11,8 +11,8 @@ namespace {
 constexpr std::array phases = {Phase::prepare, Phase::forward, Phase::backward, Phase::update};
 
 std::int64_t runs_of(Phase phase, const Plan& plan) {
-    if (phase == Phase::forward) return plan.share.size() + plan.idle_rounds;
-    return phase == Phase::backward ? plan.share.size() : 1;
+    const bool of_micro_batches = phase == Phase::forward || phase == Phase::backward;
+    return of_micro_batches ? plan.share.size() + plan.idle_rounds : 1;
 }
 
 Transfers& entry(std::vector<Transfers>& found, Phase phase, Op::Transfer transfer, const Plan& plan) {

@@ -8,8 +8,9 @@
 namespace tessera {
 
 std::string Batch::text(std::int64_t least, std::int64_t most) const {
-    const std::string shares =
-        least == most ? fmt::format("{}", most) : fmt::format("{} to {} (uneven: the others wait)", least, most);
+    const std::string shares = least == most ? fmt::format("{}", most)
+                               : least == 0  ? fmt::format("none to {} (some have no work and wait)", most)
+                                             : fmt::format("{} to {} (uneven: the others wait)", least, most);
     return fmt::format("global batch {} = {} micro-batches of {}; per rank: {}", global, micro_batches, micro_batch,
                        shares);
 }
@@ -36,11 +37,6 @@ Batch solve_batch(const Config& config, int ranks) {
         config.refuse(training_global_batch.name,
                       fmt::format("is no multiple of training.local_batch_size = {}", local));
     const std::int64_t micro_batches = global / local;
-    if (micro_batches < ranks)
-        config.refuse(training_global_batch.name,
-                      fmt::format("is {} micro-batch{} of {} (training.local_batch_size) for {} ranks: each needs at "
-                                  "least one; lower the local batch size or the number of ranks",
-                                  micro_batches, micro_batches == 1 ? "" : "es", local, ranks));
     if (accumulation != 0 && micro_batches != accumulation * ranks)
         config.refuse(training_accumulation.name,
                       fmt::format("{} micro-batches of {} on {} ranks make a global batch of {}, not {}", accumulation,

@@ -23,7 +23,7 @@ struct Batch {
     bool fixed_micro_batch = false; // the experiment says its size, so that it does not follow from the rank count
 
     // "global batch 12 = 4 micro-batches of 3; per rank: 2" or "…; per rank: 1 to 2 (uneven: …)", for the least and the
-    // most that a rank takes.
+    // most that a rank takes. Ranks beyond the micro-batches get none.
     std::string text(std::int64_t least, std::int64_t most) const;
 };
 

@@ -178,10 +178,11 @@ View Executor::slot_view(std::size_t slot, SlotPiece piece) const {
                         {{piece.bytes / bytes_of(DType::f32)}, DType::f32});
 }
 
-// The sum of a rank without micro-batches is 0, whatever its idle round has made.
+// The sum of a rank without micro-batches is nothing, whatever its idle round has made: -0, since x + -0 is x to the
+// last bit, of a 0 the sign, too.
 void Executor::merge(const Turn& turn, const std::vector<SlotPiece>& pieces) {
     for (const SlotPiece piece : pieces)
-        if (turn.micro_batch < 0) std::visit([&](auto& s) { kernels::fill(s, slot_view(0, piece), 0); }, stream_);
+        if (turn.micro_batch < 0) std::visit([&](auto& s) { kernels::fill(s, slot_view(0, piece), -0.0f); }, stream_);
     if (turn.micro_batch < 0) return;
     for (const Merge& one : accumulation_[static_cast<std::size_t>(turn.micro_batch)].merges)
         for (const SlotPiece piece : pieces) {
@@ -198,7 +199,7 @@ void Executor::reduce(std::size_t index) {
     recorder_.computes(sum.name);
     Communicator& communicator = groups_.axis(exchange.axis);
     const View buffer = slot_view(0, {exchange.offset, exchange.bytes});
-    if (exchange.absent) std::visit([&](auto& s) { kernels::fill(s, buffer, 0); }, stream_);
+    if (exchange.absent) std::visit([&](auto& s) { kernels::fill(s, buffer, -0.0f); }, stream_);
     follow(exchange_stream_, stream_); // so that it is recorded, too
     const bool beside = layout_.shares_micro_batches(exchange.axis);
     if (!beside) follow(stream_, exchange_stream_); // which may be at the same sums

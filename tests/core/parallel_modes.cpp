@@ -234,6 +234,19 @@ const std::vector<Uneven> uneven = {
      {"metrics.evaluate_batches=1"},
      {"1f1b", "zero_1"},
      {{"data_parallel", 3}, {"pipeline_parallel", 2}}},
+    // Training, too: of 4 micro-batches, or 2.
+    {"five_ranks", {}, {}, {{"data_parallel", 5}}},
+    {"six_ranks_zero_1", {}, {"zero_1"}, {{"data_parallel", 6}}},
+    {"two_of_four", {"training.global_batch_size=4"}, {"1f1b"}, {{"data_parallel", 4}, {"pipeline_parallel", 2}}},
+    {"two_of_three_tensor",
+     {"training.global_batch_size=4"},
+     {},
+     {{"data_parallel", 3}, {"tensor_parallel", 2}},
+     false},
+    {"replica_without",
+     {"training.global_batch_size=4"},
+     {"zero_1"},
+     {{"data_parallel", 2}, {"data_parallel_replicate", 2}}},
     // 8 rows and 7 columns of pixels, of which poolings leave 4 and 3, and 3 and 2.
     {"images_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_cnn},
     {"rows_3", {}, {}, {{"spatial_parallel", 3}}, false, tiny_cnn},
@@ -297,9 +310,6 @@ TEST(ParallelModesRefuse, WhatCannotBeSharedOut) {
     EXPECT_THAT(refusal({"", {}, {}, {{"context_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("4 heads cannot be shared out evenly over 3 ranks of context")));
     EXPECT_THAT(refusal({"", {}, {}, {{"tensor_parallel", 3}}}), ThrowsMessage<ConfigError>(HasSubstr("4 heads")));
-    EXPECT_THAT(refusal({"", {}, {}, {{"data_parallel", 5}}}), // a rank without samples
-                ThrowsMessage<ConfigError>(HasSubstr("is 4 micro-batches of 2 (training.local_batch_size) for 5 ranks: "
-                                                     "each needs at least one")));
     EXPECT_THAT(refusal({"", {}, {"zero_2"}, {{"data_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("must be a multiple of that")));
     EXPECT_THAT(refusal({"", {}, {"1f1b"}, {{"pipeline_parallel", 3}}}),
