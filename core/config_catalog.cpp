@@ -101,6 +101,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_heads),
         key_info(model_layers),
         key_info(model_norm),
+        key_info(model_norm_epsilon),
         key_info(model_tied_head),
         key_info(model_type),
         key_info(optimizer_alpha),

@@ -52,6 +52,9 @@ layers::TransformerBlockOptions block_options(const Config& config, std::int64_t
                    .deviation = deviation,
                    .output_deviation = output_deviation};
     options.norm = layers::norm_named(config.get(model_norm));
+    options.norm_epsilon = config.get(model_norm_epsilon);
+    if (!(options.norm_epsilon > 0 && options.norm_epsilon < 1))
+        config.refuse(model_norm_epsilon.name, "must be above 0 and below 1");
     return options;
 }
 
@@ -98,7 +101,7 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
     }
     if (mixtures.empty() && moe.experts > 0)
         config.refuse(model_moe_every.name, fmt::format("none of the {} blocks has experts", blocks));
-    const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream);
+    const ValueId x = layers::norm(builder, "norm", block.norm, block.mlp.bias, stream, block.norm_epsilon);
     const ValueId head = config.get(model_tied_head)
                              ? embedded.table
                              : builder.table("head.weight", sizes.sample.classes, width, block.mlp.deviation);

@@ -20,6 +20,8 @@ inline constexpr Key<bool> model_bias{"model.bias", false, "biases in linear lay
 inline constexpr Key<double> model_dropout{"model.dropout", 0.0, "probability of dropping an activation in training"};
 inline constexpr Key<std::string> model_activation{"model.activation", "gelu", "gelu, gelu_tanh, relu or silu"};
 inline constexpr Key<std::string> model_norm{"model.norm", "layer_norm", "layer_norm or rms_norm"};
+inline constexpr Key<double> model_norm_epsilon{"model.norm_eps", 1e-5,
+                                                "added to the variance or mean square in norms"};
 inline constexpr Key<bool> model_tied_head{"model.tied_head", true, "the output head shares the token embedding"};
 inline constexpr Key<double> model_deviation{"model.init_std", 0.02, "standard deviation of initial weights"};
 inline constexpr Key<std::int64_t> model_experts{

@@ -108,10 +108,11 @@ Command checkpoint_command() {
 verify   reads every block and names what is damaged; exit code 1 if anything is
 diff     A B: the tensors that differ, where and how far; exit code 1 if one does
 average  the mean of the weights of several, as a new checkpoint in --to RUN
-export   the weights as one file, in one of three formats
-import   FILE [section.key=value …]: weights from safetensors or llm.c's file, as
-         a checkpoint in --to RUN, of the model in --config CONFIG; `train` with
-         run.folder=RUN starts from it. A file that export wrote has its config.
+export   the weights in one of four formats
+import   FILE [section.key=value …]: weights from safetensors, llm.c's file or a
+         folder of Hugging Face's, as a checkpoint in --to RUN, of the model in
+         --config CONFIG; `train` with run.folder=RUN starts from it. A file that
+         export wrote has its config, a folder says it: RUN/model.toml.
 C is a checkpoint, or the newest of a run's folder (verify: all of them). Nothing
 is overwritten. Tensors are read a piece at a time, whatever their size.
 
@@ -121,6 +122,8 @@ Example
              {{"json", "", "inspect: as one line of JSON"},
               {"safetensors", "FILE", "export: as safetensors"},
               {"hdf5-single", "FILE", "export: as HDF5 with whole datasets"},
+              {"hugging-face", "FOLDER", "export: as a folder that transformers loads"},
+              {"file-mb", "N", "--hugging-face: of one file at most; default 5000"},
               {"llmc", "FILE", "export: as a model file of llm.c, of a GPT-2"},
               {"dtype", "f32|bf16", "export: store f32 weights as this"},
               {"states", "", "export, average: the optimizer's states, too"},

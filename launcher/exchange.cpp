@@ -3,11 +3,12 @@
 #include "launcher/exchange.hpp"
 
 #include "core/checkpoint/whole_hdf5.hpp"
-#include "core/config_catalog.hpp"
+#include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/import.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/new_file.hpp"
 #include "core/formats/safetensors.hpp"
+#include "core/run/text_file.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "launcher/setup.hpp"
@@ -18,16 +19,17 @@
 namespace tessera {
 namespace {
 
-// The one of the three formats that was asked for.
+// The one of the formats that was asked for.
 std::string format_of(const Arguments& arguments) {
     std::string format;
-    for (const char* name : {"safetensors", "hdf5-single", "llmc"}) {
+    for (const char* name : {"safetensors", "hdf5-single", "hugging-face", "llmc"}) {
         if (!arguments.has(name)) continue;
         if (!format.empty())
             throw ConfigError(fmt::format("checkpoint export: --{} or --{}, one at a time", format, name));
         format = name;
     }
-    if (format.empty()) throw ConfigError("checkpoint export: say --safetensors, --hdf5-single or --llmc, and a file");
+    if (format.empty())
+        throw ConfigError("checkpoint export: say --safetensors, --hdf5-single, --hugging-face or --llmc, and a path");
     return format;
 }
 
@@ -36,16 +38,6 @@ std::optional<DType> narrow_dtype(const Arguments& arguments) {
     if (said == "f32") return std::nullopt;
     if (said == "bf16") return DType::bf16;
     throw ConfigError(fmt::format("--dtype: {}", no_such_name("dtype", said, {"bf16", "f32"})));
-}
-
-Config config_for_import(const Arguments& arguments, const WeightFile& file,
-                         const std::vector<std::string>& overrides) {
-    if (const std::optional<std::string> path = arguments.text("config"))
-        return Config::load(*path, overrides, known_keys());
-    const auto kept = file.metadata().find("config");
-    if (kept == file.metadata().end())
-        throw ConfigError(fmt::format("{} does not say how its model is built: say --config CONFIG", file.path()));
-    return Config::parse(kept->second, file.path() + ":config", overrides, known_keys());
 }
 
 } // namespace
@@ -67,10 +59,16 @@ int export_checkpoint(const Arguments& arguments) {
     if (format == "safetensors") {
         write_safetensors(checkpoint, path, states, narrow);
     } else if (format == "hdf5-single") {
-        if (narrow) throw ConfigError("--dtype is for --safetensors and --llmc");
+        if (narrow) throw ConfigError("--dtype is for --safetensors, --hugging-face and --llmc");
         NewFile file(path);
         write_whole_hdf5(checkpoint, file.file(), states);
         file.finish();
+    } else if (format == "hugging-face") {
+        if (states) throw ConfigError("--states: a folder of Hugging Face's holds none");
+        const std::int64_t most = arguments.integer("file-mb", 1, 1 << 30).value_or(5000);
+        const std::size_t files = write_hub_folder(checkpoint, config_of(checkpoint, {}), path,
+                                                   {.narrow = narrow, .most_bytes = most * 1'000'000});
+        if (files > 1) fmt::print("{} files of weights\n", files);
     } else {
         if (states) throw ConfigError("--states: a model file of llm.c holds none");
         write_llmc(checkpoint, config_of(checkpoint, {}), path, narrow);
@@ -81,12 +79,20 @@ int export_checkpoint(const Arguments& arguments) {
 
 int import_checkpoint(const Arguments& arguments) {
     const std::vector<std::string>& words = arguments.words();
-    if (words.size() < 2) throw ConfigError("checkpoint import: expected a safetensors or llm.c file");
+    if (words.size() < 2)
+        throw ConfigError("checkpoint import: expected a safetensors or llm.c file, or a folder of Hugging Face's");
     const std::string folder = checkpoints_below(arguments);
-    const WeightFile file = open_weight_file(words[1]);
-    const Config config = config_for_import(arguments, file, {words.begin() + 2, words.end()});
-    const Imported done = import_weights(file, config, folder);
+    const FoundWeights found =
+        find_weights(words[1], arguments.text("config").value_or(""), {words.begin() + 2, words.end()});
+    const Imported done = import_weights(*found.source, found.config, folder);
     fmt::print("{}: step {}, {} optimizer states\n", done.folder, done.step, done.with_states ? "the file's" : "fresh");
+    if (!found.fitting.empty()) {
+        const std::string path = (std::filesystem::path(*arguments.text("to")) / "model.toml").string();
+        replace_file(path,
+                     fmt::format("# The model of {}. A config that opens with base = \"{}\" goes on from here.\n{}",
+                                 words[1], path, found.fitting));
+        fmt::print("{}: its model, for configs to be based on\n", path);
+    }
     return 0;
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera generate`: text from a trained language model.
+#include "core/formats/numpy.hpp"
 #include "core/run/generation.hpp"
 #include "core/run/weights.hpp"
 #include "kernels/error.hpp"
 #include "launcher/setup.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/core.h>
@@ -22,17 +24,61 @@ double number(const Arguments& arguments, const std::string& option, double fall
     return value;
 }
 
+// What a person or a program wrote as "15496,11,995".
+std::vector<std::int32_t> ids_in(const std::string& text) {
+    std::vector<std::int32_t> ids;
+    for (std::size_t from = 0; from <= text.size();) {
+        const std::size_t comma = std::min(text.find(',', from), text.size());
+        ids.push_back(static_cast<std::int32_t>(parse_integer("--ids", text.substr(from, comma - from), 0, INT32_MAX)));
+        from = comma + 1;
+    }
+    return ids;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint, bool wanted) {
+    const std::string saved = metadata_of(checkpoint, "tokenizer");
+    if (!saved.empty()) return Tokenizer::load(saved);
+    if (wanted)
+        throw ConfigError(
+            fmt::format("checkpoint {} holds no tokenizer, its data were token ids: say --ids", checkpoint.folder()));
+    return nullptr;
+}
+
+void write_logits(const Experiment& experiment, Executor& executor, const std::vector<std::int32_t>& prompt,
+                  const std::string& path) {
+    const std::vector<float> logits = logits_of(experiment, executor, prompt);
+    const auto rows = static_cast<std::int64_t>(prompt.size());
+    write_numpy(path, {logits.data(), {rows, experiment.sizes.sample.classes}, DType::f32});
+    fmt::print("{}: logits behind each of {}\n", path, counted(rows, "token"));
+}
+
+// Prints what follows the prompt, as text or, where that was given as ids, as ids.
+void write_text(const Experiment& experiment, Executor& executor, const std::vector<std::int32_t>& prompt,
+                const SamplingOptions& options, const Tokenizer* tokenizer) {
+    bool first = true;
+    generate(experiment, executor, prompt, options, [&](std::int32_t token) {
+        if (tokenizer != nullptr)
+            fmt::print("{}", tokenizer->decode({&token, 1}));
+        else
+            fmt::print("{}{}", first ? "" : ",", token);
+        first = false;
+        std::fflush(stdout);
+    });
+    fmt::print("\n");
+}
+
 int run_generate(const Arguments& arguments, Process&) {
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
     const Config config = config_of(checkpoint, {});
     if (config.get(model_type) != "gpt") config.refuse(model_type.name, "writes no text, as a language model does");
-    const std::string saved = metadata_of(checkpoint, "tokenizer");
-    if (saved.empty())
-        throw ConfigError(
-            fmt::format("checkpoint {} holds no tokenizer: its data were token ids", checkpoint.folder()));
-    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(saved);
+    const std::optional<std::string> ids = arguments.text("ids");
+    if (ids && arguments.has("prompt")) throw ConfigError("generate: --prompt or --ids, one at a time");
+    const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(checkpoint, !ids);
     Stream stream = make_stream(config, nullptr);
-    const Experiment experiment = plan_generation(config, tokenizer->vocabulary_size(), stream);
+    const std::int64_t vocabulary =
+        tokenizer ? tokenizer->vocabulary_size()
+                  : parse_integer("data.vocabulary", metadata_of(checkpoint, "data.vocabulary"), 1, INT32_MAX);
+    const Experiment experiment = plan_generation(config, vocabulary, stream);
     const Program& program = experiment.generate;
     Groups groups(program.layout.mesh);
     const Memory memory(experiment.memory, program.layout, groups, stream);
@@ -44,13 +90,14 @@ int run_generate(const Arguments& arguments, Process&) {
                                   .top_k = arguments.integer("top-k", 0, 1 << 30).value_or(0),
                                   .seed =
                                       static_cast<std::uint64_t>(arguments.integer("seed", 0, INT64_MAX).value_or(1))};
-    const std::string prompt = arguments.text("prompt").value_or("\n");
-    fmt::print("{}", prompt);
-    generate(experiment, executor, tokenizer->encode(prompt), options, [&](std::int32_t token) {
-        fmt::print("{}", tokenizer->decode({&token, 1}));
-        std::fflush(stdout);
-    });
-    fmt::print("\n");
+    const std::string text = arguments.text("prompt").value_or("\n");
+    const std::vector<std::int32_t> prompt = ids ? ids_in(*ids) : tokenizer->encode(text);
+    if (const std::optional<std::string> path = arguments.text("logits")) {
+        write_logits(experiment, executor, prompt, *path);
+        return 0;
+    }
+    if (!ids) fmt::print("{}", text);
+    write_text(experiment, executor, prompt, options, ids ? nullptr : tokenizer.get());
     return 0;
 }
 
@@ -67,6 +114,8 @@ Example
   tessera generate runs/quickstart --prompt "In the beginning" --tokens 300
 )",
              {{"prompt", "TEXT", "what to continue (default: a new line)"},
+              {"ids", "I,J,…", "the same as token ids; what follows is printed as ids"},
+              {"logits", "FILE", "write the prompt's logits, (tokens, vocabulary), as .npy"},
               {"tokens", "N", "tokens to generate (default 200)"},
               {"temperature", "T", "0: the most likely token; default 0.8"},
               {"top-k", "K", "draw from the K most likely tokens only; 0, the default: from all"},

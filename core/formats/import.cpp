@@ -4,7 +4,9 @@
 
 #include "core/checkpoint/manifest.hpp"
 #include "core/checkpoint/streamed_save.hpp"
+#include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
+#include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/safetensors.hpp"
 #include "core/model.hpp"
@@ -22,20 +24,17 @@
 namespace tessera {
 namespace {
 
-constexpr const char* token_table = "embedding.weight";
-
-// What the model must know of its samples: of text the vocabulary is that of the file's token table.
-SampleForm form_of(const WeightFile& file, const Config& config) {
-    const StoredTensor* table = file.find(token_table);
+// What the model must know of its samples: of text the vocabulary is that of the token table.
+SampleForm form_of(const WeightSource& source, const Config& config) {
     if (!reads_text(config)) {
         if (auto form = form_without_data(config, 1)) return *form;
         config.refuse(data_reader.name, "without the data the form of its samples is not known: say data.classes and "
                                         "data.image_shape or data.features");
     }
-    if (table == nullptr || table->shape.rank() != 2 || table->shape[0] < 1)
-        throw ConfigError(fmt::format("{} has no token table '{}'", file.path(), token_table));
+    const std::optional<std::int64_t> vocabulary = source.vocabulary();
+    if (!vocabulary) throw ConfigError(fmt::format("{} has no token table 'embedding.weight'", source.path()));
     if (config.get(training_sequence) < 1) config.refuse(training_sequence.name, "must be at least 1");
-    return text_form(config.get(training_sequence), table->shape[0]);
+    return text_form(config.get(training_sequence), *vocabulary);
 }
 
 // Parameters and optimizer states of a training run; batch and ranks make no difference to them.
@@ -61,26 +60,14 @@ std::vector<const Value*> values_of(const Graph& graph, ValueKind kind) {
     return values;
 }
 
-// The elements of `value` from the file, which must have them in this shape.
-TensorSource source_in(const WeightFile& file, const Value& value) {
+// The elements of `value` from the source, which must have them in this shape.
+TensorSource source_in(const WeightSource& source, const Value& value) {
     const Shape shape = value.shape_outside();
-    const StoredTensor* stored = file.find(value.name);
-    if (stored == nullptr) {
-        std::vector<std::string_view> names;
-        for (const StoredTensor& tensor : file.tensors())
-            names.emplace_back(tensor.name);
-        const std::string nearest = nearest_name(value.name, names);
-        throw ConfigError(fmt::format("{} has no tensor '{}', which the model needs{}", file.path(), value.name,
-                                      nearest.empty() ? "" : fmt::format("; there is '{}'", nearest)));
-    }
-    if (stored->shape != shape)
-        throw ConfigError(fmt::format("{}: tensor '{}' is {}, the model wants {}", file.path(), value.name,
-                                      stored->shape.text(), shape.text()));
-    if (stored->dtype == DType::i32)
-        throw ConfigError(
-            fmt::format("{}: tensor '{}' is i32, the model wants numbers with a fraction", file.path(), value.name));
+    source.require(value.name, shape);
     return {{value.name, shape, value.type.dtype},
-            [&file, stored](const TensorPiece& piece, const View& part) { file.read(*stored, piece.first, part); }};
+            [&source, shape, name = value.name](const TensorPiece& piece, const View& part) {
+                source.read(name, shape, piece.box.start, part);
+            }};
 }
 
 TensorSource fresh_state(const Value& value) {
@@ -89,65 +76,108 @@ TensorSource fresh_state(const Value& value) {
             [start](const TensorPiece&, const View& part) { std::fill_n(part.as<float>(), part.count(), start); }};
 }
 
-void refuse_unknown(const WeightFile& file, const std::vector<TensorSource>& sources, bool with_states) {
-    std::set<std::string_view> known;
-    for (const TensorSource& source : sources)
-        known.insert(source.tensor.name);
-    for (const StoredTensor& tensor : file.tensors())
-        if (!known.contains(tensor.name) && (with_states || !is_optimizer_state(tensor.name)))
-            throw ConfigError(fmt::format(
-                "{}: {}", file.path(), no_such_name("tensor of the model", tensor.name, {known.begin(), known.end()})));
+void refuse_unknown(const WeightSource& source, const std::vector<TensorSource>& sources) {
+    std::set<std::string> known;
+    for (const TensorSource& tensor : sources)
+        known.insert(tensor.tensor.name);
+    for (const std::string& name : source.beside(known))
+        throw ConfigError(fmt::format("{}: {}", source.path(),
+                                      no_such_name("tensor of the model", name, {known.begin(), known.end()})));
 }
 
-std::int64_t step_said(const WeightFile& file) {
-    const auto found = file.metadata().find("step");
+std::int64_t step_said(const WeightSource& source) {
+    const auto found = source.metadata().find("step");
     std::int64_t step = -1;
-    if (found == file.metadata().end()) return 0;
+    if (found == source.metadata().end()) return 0;
     const char *first = found->second.data(), *end = first + found->second.size();
     const auto [stop, error] = std::from_chars(first, end, step);
     if (error != std::errc() || stop != end || step < 0)
-        throw ConfigError(fmt::format("{}: its metadata say step '{:.40}'", file.path(), found->second));
+        throw ConfigError(fmt::format("{}: its metadata say step '{:.40}'", source.path(), found->second));
     return step;
 }
 
-std::map<std::string, std::string> metadata_for(const WeightFile& file, const Config& config, const SampleForm& form,
-                                                bool with_states) {
+// The config without what nobody has said of the data: a folder of weights knows none, so any may follow.
+std::string without_data(const Config& config, const std::string& folder) {
+    std::string text = config.resolved();
+    for (const ConfigEntry& entry : config.entries()) {
+        const bool said = entry.where != "default" && !entry.where.starts_with(folder);
+        const std::string line = fmt::format("\n{} = {}\n", entry.name.substr(entry.name.find('.') + 1), entry.value);
+        const std::size_t section = text.find("\n[data]\n");
+        if (said || !entry.name.starts_with("data.") || section == std::string::npos) continue;
+        if (const std::size_t at = text.find(line, section); at != std::string::npos) text.erase(at, line.size() - 1);
+    }
+    return text;
+}
+
+std::map<std::string, std::string> metadata_for(const WeightSource& source, const Config& config,
+                                                const SampleForm& form, bool with_states) {
     std::map<std::string, std::string> metadata;
-    for (const auto& [key, value] : file.metadata())
+    for (const auto& [key, value] : source.metadata())
         if (is_valid_name(key) && key != "format" && key != "step" && (with_states || key == "tokenizer"))
             metadata.emplace(key, value);
-    metadata["config"] = config.resolved();
+    const bool of_folder = std::filesystem::is_directory(source.path());
+    metadata["config"] = of_folder ? without_data(config, source.path() + "/config.json") : config.resolved();
     metadata["data.vocabulary"] = fmt::format("{}", form.classes);
-    metadata["imported_from"] = std::filesystem::path(file.path()).filename().string();
+    metadata["imported_from"] = std::filesystem::path(source.path()).filename().string();
     return metadata;
 }
 
 } // namespace
 
-WeightFile open_weight_file(const std::string& path) {
+namespace {
+
+std::unique_ptr<WeightSource> open_file(const std::string& path) {
     const File file = open_weights(path);
     std::int32_t magic = 0;
     if (file.bytes() >= 4) file.read_at(0, &magic, sizeof magic);
-    return magic == llmc_model_magic ? open_llmc(path) : open_safetensors(path);
+    return std::make_unique<FileWeights>(magic == llmc_model_magic ? open_llmc(path) : open_safetensors(path));
 }
 
-Imported import_weights(const WeightFile& file, const Config& config, const std::string& checkpoints_folder) {
-    const SampleForm form = form_of(file, config);
+FoundWeights find_in_folder(const std::string& path, const std::string& config_path,
+                            const std::vector<std::string>& overrides) {
+    const HubFolder folder(path);
+    std::vector<std::string> words;
+    for (const HubSetting& setting : folder.settings())
+        words.push_back(fmt::format("{}={}", setting.key, toml_text(setting.value)));
+    words.insert(words.end(), overrides.begin(), overrides.end());
+    Config config = config_path.empty() ? Config::parse(folder.toml(), path + "/config.json", overrides, known_keys())
+                                        : Config::load(config_path, words, known_keys());
+    std::unique_ptr<WeightSource> source = folder.weights(config);
+    return {std::move(source), std::move(config), folder.toml()};
+}
+
+} // namespace
+
+FoundWeights find_weights(const std::string& path, const std::string& config_path,
+                          const std::vector<std::string>& overrides) {
+    if (HubFolder::is_one(path)) return find_in_folder(path, config_path, overrides);
+    if (std::filesystem::is_directory(path))
+        throw ConfigError(fmt::format("{} is no folder of Hugging Face's: it has no config.json", path));
+    std::unique_ptr<WeightSource> source = open_file(path);
+    if (!config_path.empty()) return {std::move(source), Config::load(config_path, overrides, known_keys())};
+    const auto kept = source->metadata().find("config");
+    if (kept == source->metadata().end())
+        throw ConfigError(fmt::format("{} does not say how its model is built: say --config CONFIG", path));
+    Config config = Config::parse(kept->second, path + ":config", overrides, known_keys());
+    return {std::move(source), std::move(config)};
+}
+
+Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder) {
+    const SampleForm form = form_of(source, config);
     const Graph graph = graph_of(config, form);
     const std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state);
     Imported result;
-    result.with_states = !states.empty() && std::all_of(states.begin(), states.end(), [&](const Value* state) {
-        return file.find(state->name) != nullptr;
-    });
-    result.step = result.with_states ? step_said(file) : 0;
+    result.with_states = !states.empty() && std::all_of(states.begin(), states.end(),
+                                                        [&](const Value* state) { return source.has(state->name); });
+    result.step = result.with_states ? step_said(source) : 0;
     std::vector<TensorSource> sources;
     for (const Value* parameter : values_of(graph, ValueKind::parameter))
-        sources.push_back(source_in(file, *parameter));
+        sources.push_back(source_in(source, *parameter));
     for (const Value* state : states)
-        sources.push_back(result.with_states ? source_in(file, *state) : fresh_state(*state));
-    refuse_unknown(file, sources, result.with_states);
-    result.folder =
-        save_in_pieces(checkpoints_folder, result.step, metadata_for(file, config, form, result.with_states), sources);
+        sources.push_back(result.with_states ? source_in(source, *state) : fresh_state(*state));
+    refuse_unknown(source, sources);
+    result.folder = save_in_pieces(checkpoints_folder, result.step,
+                                   metadata_for(source, config, form, result.with_states), sources);
     return result;
 }
 

@@ -8,6 +8,8 @@
 #include "core/checkpoint/checkpoint.hpp"
 #include "core/formats/weight_file.hpp"
 
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,6 +29,19 @@ struct SafetensorsHeader {
 SafetensorsHeader parse_safetensors_header(std::string_view json, std::int64_t data_bytes, const std::string& where);
 
 WeightFile open_safetensors(const std::string& path);
+
+// A tensor to be written: `fill` gives its elements to `write`, in order, as `dtype`, in pieces of any size.
+using WritePiece = std::function<void(const ConstView&)>;
+struct NewTensor {
+    std::string name;
+    Shape shape;
+    DType dtype = DType::f32;
+    std::function<void(const WritePiece& write)> fill;
+};
+
+// Writes a new file of these, in this order.
+void write_safetensors_file(const std::string& path, const std::map<std::string, std::string>& metadata,
+                            const std::vector<NewTensor>& tensors);
 
 // Writes the tensors of `checkpoint`, optimizer states only if `states` is set; f32 as `narrow`, where it is bf16.
 // Names are the checkpoint's; the header's metadata are the checkpoint's with format "pt" (transformers wants one) and

@@ -26,35 +26,28 @@ std::string_view word_of(DType dtype) {
     }
 }
 
-std::string metadata_text(const Checkpoint& checkpoint) {
-    std::map<std::string, std::string> metadata{{"format", "pt"}, {"step", fmt::format("{}", checkpoint.step())}};
-    metadata.insert(checkpoint.metadata().begin(), checkpoint.metadata().end()); // which does not overrule these
+std::string metadata_text(const std::map<std::string, std::string>& metadata) {
     std::string text = "\"__metadata__\":{";
     for (const auto& [key, value] : metadata)
         text += fmt::format("{}{}:{}", text.ends_with('{') ? "" : ",", json_string(key), json_string(value));
     return text + "}";
 }
 
+std::int64_t bytes_of(const NewTensor& tensor) { return tensor.shape.count() * tessera::bytes_of(tensor.dtype); }
+
 } // namespace
 
-void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bool states,
-                       std::optional<DType> narrow) {
-    std::vector<SavedTensor> tensors;
-    for (const SavedTensor& tensor : checkpoint.tensors())
-        if (states || !is_optimizer_state(tensor.name)) tensors.push_back(tensor);
-    const auto stored = [&](const SavedTensor& tensor) { return stored_dtype(tensor.dtype, narrow); };
-    std::stable_sort(tensors.begin(), tensors.end(), [&](const SavedTensor& a, const SavedTensor& b) {
-        return bytes_of(stored(a)) > bytes_of(stored(b));
-    });
-    std::string header = "{" + metadata_text(checkpoint);
+void write_safetensors_file(const std::string& path, const std::map<std::string, std::string>& metadata,
+                            const std::vector<NewTensor>& tensors) {
+    std::string header = "{" + metadata_text(metadata);
     std::int64_t position = 0;
-    for (const SavedTensor& tensor : tensors) {
+    for (const NewTensor& tensor : tensors) {
         std::vector<std::int64_t> sizes;
-        for (int dim = 0; dim < tensor.whole.rank(); ++dim)
-            sizes.push_back(tensor.whole[dim]);
-        const std::int64_t end = position + tensor.whole.count() * bytes_of(stored(tensor));
+        for (int dim = 0; dim < tensor.shape.rank(); ++dim)
+            sizes.push_back(tensor.shape[dim]);
+        const std::int64_t end = position + bytes_of(tensor);
         header += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", json_string(tensor.name),
-                              word_of(stored(tensor)), fmt::join(sizes, ","), position, end);
+                              word_of(tensor.dtype), fmt::join(sizes, ","), position, end);
         position = end;
     }
     header += "}";
@@ -66,12 +59,36 @@ void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bo
     const std::uint64_t header_bytes = header.size();
     file.write(&header_bytes, 8);
     file.write(header.data(), static_cast<std::int64_t>(header.size()));
-    for (const SavedTensor& tensor : tensors)
-        read_in_pieces(checkpoint, tensor, [&](const TensorPiece&, const View& part) {
-            const ConstView narrowed = narrow_in_place(part, stored(tensor));
-            file.write(narrowed.data, narrowed.bytes());
+    for (const NewTensor& tensor : tensors) {
+        std::int64_t written = 0;
+        tensor.fill([&](const ConstView& part) {
+            file.write(part.data, part.bytes());
+            written += part.bytes();
         });
+        if (written != bytes_of(tensor))
+            throw InternalError(fmt::format("{} bytes of '{}' {}", written, tensor.name, tensor.shape.text()));
+    }
     file.finish();
+}
+
+void write_safetensors(const Checkpoint& checkpoint, const std::string& path, bool states,
+                       std::optional<DType> narrow) {
+    std::vector<NewTensor> tensors;
+    for (const SavedTensor& tensor : checkpoint.tensors()) {
+        if (!states && is_optimizer_state(tensor.name)) continue;
+        const DType stored = stored_dtype(tensor.dtype, narrow);
+        tensors.push_back({tensor.name, tensor.whole, stored, [&checkpoint, &tensor, stored](const WritePiece& write) {
+                               read_in_pieces(checkpoint, tensor, [&](const TensorPiece&, const View& part) {
+                                   write(narrow_in_place(part, stored));
+                               });
+                           }});
+    }
+    std::stable_sort(tensors.begin(), tensors.end(), [](const NewTensor& a, const NewTensor& b) {
+        return tessera::bytes_of(a.dtype) > tessera::bytes_of(b.dtype);
+    });
+    std::map<std::string, std::string> metadata{{"format", "pt"}, {"step", fmt::format("{}", checkpoint.step())}};
+    metadata.insert(checkpoint.metadata().begin(), checkpoint.metadata().end()); // which does not overrule these
+    write_safetensors_file(path, metadata, tensors);
 }
 
 } // namespace tessera

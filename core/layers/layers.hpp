@@ -75,13 +75,14 @@ struct ResidualStream {
 Norm norm_named(std::string_view name); // ConfigError for an unknown one
 // The norm of the stream, whose branch is added to its sum in the same pass.
 // Parameters "scale" (C), starting at one, and for layer_norm with bias "bias" (C).
-ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ResidualStream& stream);
+ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ResidualStream& stream, double epsilon = 1e-5);
 
 struct TransformerBlockOptions {
     AttentionOptions attention;
     MlpOptions mlp;
     MoeOptions moe; // in place of the MLP where it has experts
     Norm norm = Norm::layer_norm;
+    double norm_epsilon = 1e-5;
 };
 // x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020). The last sum is left to the norm
 // that follows. Returns the mixture of experts, if there is one.

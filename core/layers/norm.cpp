@@ -7,17 +7,13 @@
 
 namespace tessera::layers {
 
-namespace {
-constexpr double epsilon = 1e-5; // PyTorch's default for both
-} // namespace
-
 Norm norm_named(std::string_view name) {
     if (name == "layer_norm") return Norm::layer_norm;
     if (name == "rms_norm") return Norm::rms_norm;
     throw ConfigError(no_such_name("norm", name, {"layer_norm", "rms_norm"}));
 }
 
-ValueId norm(Builder& builder, std::string_view name, Norm kind, bool bias, ResidualStream& stream) {
+ValueId norm(Builder& builder, std::string_view name, Norm kind, bool bias, ResidualStream& stream, double epsilon) {
     Graph& graph = builder.graph();
     const std::string path = builder.path(name);
     const Builder::Scope scope(builder, name);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fmt/format.h>
 #include <numeric>
 
 namespace tessera {
@@ -34,38 +35,84 @@ std::int32_t sample_token(std::span<const float> logits, double temperature, std
     return order.back();
 }
 
+namespace {
+
+// The model of one window, run again and again.
+class Window {
+public:
+    Window(const Experiment& experiment, Executor& executor)
+        : executor_(executor), logits_(executor.view(experiment.generate.model.logits)),
+          tokens_(executor.stream(), executor.view(experiment.generate.model.inputs[0])),
+          size_(static_cast<std::size_t>(experiment.sizes.sample.units)), vocabulary_(experiment.sizes.sample.classes) {
+        executor_.prepare({});
+    }
+
+    std::size_t size() const { return size_; }
+
+    void run(std::span<const std::int32_t> tokens) {
+        executor_.run_micro_batches({}, 1, [&] {
+            auto* ids = tokens_.view().as<std::int32_t>();
+            std::fill_n(ids, size_, 0);
+            std::copy(tokens.begin(), tokens.end(), ids);
+            tokens_.store();
+        });
+    }
+
+    // Of the last run, behind the token at `place`.
+    void read(std::size_t place, float* row) const {
+        auto* from = static_cast<std::byte*>(logits_.memory()) +
+                     place * static_cast<std::size_t>(logits_.shape[-1] * bytes_of(logits_.dtype));
+        const Shape shape{vocabulary_};
+        HostCopy copy(executor_.stream(), View(from, shape, logits_.dtype));
+        copy.load();
+        CpuStream host;
+        kernels::cast(host, copy.view(), View(row, shape, DType::f32));
+    }
+
+private:
+    Executor& executor_;
+    View logits_;
+    HostCopy tokens_;
+    std::size_t size_;
+    std::int64_t vocabulary_;
+};
+
+void check_tokens(std::span<const std::int32_t> tokens, std::int64_t vocabulary) {
+    for (const std::int32_t token : tokens)
+        if (token < 0 || token >= vocabulary)
+            throw ConfigError(fmt::format("the prompt has token {}, the vocabulary {} tokens", token, vocabulary));
+}
+
+} // namespace
+
 void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take) {
     if (prompt.empty()) throw ConfigError("the prompt is empty: generation continues at least one token");
-    const Model& model = experiment.generate.model;
-    const auto window = static_cast<std::size_t>(experiment.sizes.sample.units);
-    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.sample.classes);
-    HostCopy tokens(executor.stream(), executor.view(model.inputs[0]));
-    const View logits = executor.view(model.logits);
-    std::vector<float> row(vocabulary);
+    check_tokens(prompt, experiment.sizes.sample.classes);
+    Window window(experiment, executor);
+    std::vector<float> row(static_cast<std::size_t>(experiment.sizes.sample.classes));
     const RandomKey key = random_key(options.seed, "generate");
-    const auto next_batch = [&] {
-        const std::size_t count = std::min(window, prompt.size());
-        auto* ids = tokens.view().as<std::int32_t>();
-        std::fill_n(ids, window, 0);
-        std::copy(prompt.end() - static_cast<std::ptrdiff_t>(count), prompt.end(), ids);
-        tokens.store();
-    };
-    CpuStream host;
-    executor.prepare({});
     for (std::int64_t i = 0; i < options.tokens; ++i) {
-        executor.run_micro_batches({}, 1, next_batch);
-        const std::size_t last = std::min(window, prompt.size()) - 1;
-        auto* from = static_cast<std::byte*>(logits.memory()) +
-                     last * static_cast<std::size_t>(logits.shape[-1] * bytes_of(logits.dtype));
-        const Shape shape{experiment.sizes.sample.classes};
-        HostCopy last_row(executor.stream(), View(from, shape, logits.dtype));
-        last_row.load();
-        kernels::cast(host, last_row.view(), View(row.data(), shape, DType::f32));
+        const std::size_t count = std::min(window.size(), prompt.size());
+        window.run(std::span(prompt).last(count));
+        window.read(count - 1, row.data());
         prompt.push_back(
             sample_token(row, options.temperature, options.top_k, random_uniform(key, static_cast<std::uint64_t>(i))));
         take(prompt.back());
     }
+}
+
+std::vector<float> logits_of(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> tokens) {
+    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.sample.classes);
+    check_tokens(tokens, experiment.sizes.sample.classes);
+    Window window(experiment, executor);
+    if (tokens.empty() || tokens.size() > window.size())
+        throw ConfigError(fmt::format("{} tokens, the model takes 1 to {} at once", tokens.size(), window.size()));
+    window.run(tokens);
+    std::vector<float> logits(tokens.size() * vocabulary);
+    for (std::size_t place = 0; place < tokens.size(); ++place)
+        window.read(place, logits.data() + place * vocabulary);
+    return logits;
 }
 
 } // namespace tessera

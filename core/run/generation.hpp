@@ -22,6 +22,9 @@ struct SamplingOptions {
 void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take);
 
+// The logits that follow each of `tokens`, of which there are at most a window: (tokens, vocabulary), row-major.
+std::vector<float> logits_of(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> tokens);
+
 // The token that `uniform`, in [0, 1), draws from softmax(logits / temperature) restricted to the k most likely.
 std::int32_t sample_token(std::span<const float> logits, double temperature, std::int64_t top_k, double uniform);
 

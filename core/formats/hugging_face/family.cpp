@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one list of families, and what their files share.
+#include "core/formats/hugging_face/family.hpp"
+
+#include "core/json.hpp"
+#include "kernels/error.hpp"
+
+#include <array>
+#include <charconv>
+#include <fmt/format.h>
+
+namespace tessera {
+
+std::span<const HubFamily* const> hub_families() {
+    static constexpr std::array all{&hub_gpt2};
+    return all;
+}
+
+HubMatrix::HubMatrix(const HubRows& from) {
+    const Shape& shape = from.shape;
+    if (from.transposed && shape.rank() != 2)
+        throw InternalError(fmt::format("'{}' {} is no matrix", from.tensor, shape.text()));
+    const std::int64_t all = shape.rank() == 0 ? 1 : from.transposed ? shape[1] : shape[0];
+    columns = from.transposed ? shape[0] : shape.rank() == 0 ? 1 : shape.count(1, shape.rank());
+    first_row = from.first;
+    rows = from.count == 0 ? all : from.count;
+    if (first_row < 0 || first_row + rows > all) throw InternalError(fmt::format("'{}' has {} rows", from.tensor, all));
+}
+
+void HubFields::add(std::string_view name, std::int64_t value) { add_text(name, fmt::format("{}", value)); }
+void HubFields::add(std::string_view name, double value) { add_text(name, fmt::format("{}", value)); }
+void HubFields::add(std::string_view name, std::string_view value) { add_text(name, json_string(value)); }
+void HubFields::add_text(std::string_view name, std::string json) { fields_.emplace_back(name, std::move(json)); }
+
+std::string HubFields::text() const {
+    std::string all = "{\n";
+    for (std::size_t i = 0; i < fields_.size(); ++i)
+        all += fmt::format("  {}: {}{}\n", json_string(fields_[i].first), fields_[i].second,
+                           i + 1 < fields_.size() ? "," : "");
+    return all + "}\n";
+}
+
+std::optional<NumberedName> numbered(std::string_view list, std::string_view name) {
+    if (!name.starts_with(list) || name.size() <= list.size() || name[list.size()] != '.') return {};
+    name.remove_prefix(list.size() + 1);
+    NumberedName found{};
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), found.number);
+    if (error != std::errc() || end == name.data() + name.size() || *end != '.') return {};
+    found.rest = name.substr(static_cast<std::size_t>(end - name.data()) + 1);
+    return found;
+}
+
+Shape shape_in(const Checkpoint& checkpoint, std::string_view name) {
+    for (const SavedTensor& tensor : checkpoint.tensors())
+        if (tensor.name == name) return tensor.whole;
+    throw ConfigError(fmt::format("checkpoint {} has no tensor '{}'", checkpoint.folder(), name));
+}
+
+} // namespace tessera

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that transformers has written are imported, give its logits, and exported are loaded by it and give them again:
+with one file and with several, with prefixes and without, in f32 and in bf16."""
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import peer_packages
+import runs
+
+peer_packages.use("transformers")
+import safetensors.torch
+import torch
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+
+LOGITS = 1e-4  # absolute; they are a few units large
+IDS = [3, 1, 41, 5, 9, 26, 5, 35, 8, 9, 7, 0]
+
+
+def their_logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.tensor([IDS])).logits[0].numpy()
+
+
+def our_logits(run):
+    path = pathlib.Path(f"{run}.npy")
+    runs.tessera("generate", run, "--ids", ",".join(map(str, IDS)), "--logits", path)
+    logits = np.load(path)
+    path.unlink()
+    return logits
+
+
+def near(what, found, expected, allowed=LOGITS):
+    error = np.abs(found - expected).max()
+    assert found.shape == expected.shape and error < allowed, f"{what}: logits differ by {error:.1e}"
+    assert np.ptp(expected) > 1, f"{what}: the logits say nothing"
+    return error
+
+
+def random_model(kind, config):
+    """With weights so large that a wrong order of any tensor shows in the logits, biases and scales among them."""
+    torch.manual_seed(3)
+    model = kind(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.randn_like(weight) * 0.2 + (1.0 if "ln_" in name or "norm" in name else 0.0))
+    return model
+
+
+def check_round_trip(name, model):
+    model.save_pretrained(name)
+    expected = their_logits(model)
+    runs.tessera("checkpoint", "import", name, "--to", f"run-{name}")
+    error = near(f"{name} imported", our_logits(f"run-{name}"), expected)
+    runs.tessera("checkpoint", "export", "--hugging-face", f"out-{name}", f"run-{name}")
+    again = type(model).from_pretrained(f"out-{name}")
+    assert np.array_equal(their_logits(again), expected), f"{name}: exported, other logits"
+    for weight, back in zip(model.parameters(), again.parameters()):
+        assert torch.equal(weight, back), f"{name}: exported, other weights"
+    print(f"{name}: logits within {error:.1e}, exported the same")
+    return expected
+
+
+def check_files(name, model, expected, wide):
+    """Several files with an index, both ways; and rounded to bf16."""
+    model.save_pretrained(f"{name}-files", max_shard_size="5KB")
+    assert len(list(pathlib.Path(f"{name}-files").glob("*.safetensors"))) > 2
+    runs.tessera("checkpoint", "import", f"{name}-files", "--to", f"run-{name}-files")
+    near(f"{name} of several files", our_logits(f"run-{name}-files"), expected)
+    out = runs.tessera("checkpoint", "export", "--hugging-face", f"out-{name}-files", "--file-mb", 1, f"run-{name}-wide").out
+    assert "files of weights" in out, out
+    index = json.loads(pathlib.Path(f"out-{name}-files", "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"]["total_size"] == 4 * sum(weight.numel() for weight in wide.parameters()), index["metadata"]
+    again = type(wide).from_pretrained(f"out-{name}-files")
+    assert np.array_equal(their_logits(again), their_logits(wide)), f"{name}: several files, other logits"
+    runs.tessera("checkpoint", "export", "--hugging-face", f"out-{name}-bf16", "--dtype", "bf16", f"run-{name}")
+    stored = safetensors.torch.load_file(f"out-{name}-bf16/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    runs.tessera("checkpoint", "import", f"out-{name}-bf16", "--to", f"run-{name}-bf16")
+    rounded = model.to(torch.bfloat16).to(torch.float32)
+    near(f"{name} in bf16", our_logits(f"run-{name}-bf16"), their_logits(rounded))
+
+
+def check_gpt2():
+    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=24, vocab_size=50, n_inner=40,
+                                     layer_norm_epsilon=1e-3, activation_function="gelu_new")
+    model = random_model(transformers.GPT2LMHeadModel, config)
+    expected = check_round_trip("gpt2", model)
+    model.transformer.save_pretrained("gpt2-bare")  # as the hub's own: without the prefix
+    runs.tessera("checkpoint", "import", "gpt2-bare", "--to", "run-gpt2-bare")
+    near("gpt2 without prefix", our_logits("run-gpt2-bare"), expected)
+    wide = random_model(transformers.GPT2LMHeadModel, transformers.GPT2Config(n_layer=1, n_head=2, n_embd=128,
+                                                                                    n_positions=16, vocab_size=2000))
+    wide.save_pretrained("gpt2-wide")
+    runs.tessera("checkpoint", "import", "gpt2-wide", "--to", "run-gpt2-wide")
+    check_files("gpt2", model, expected, wide)
+
+
+def check_goes_on():
+    """Trained further with the config that the import wrote, and other parts of it said on the line."""
+    words = ["data.reader=synthetic", "training.steps=3", "training.global_batch_size=4", "optimizer.lr=1e-3",
+             "metrics.log_every=1", "run.folder=run-gpt2", "data.vocab_size=50"]
+    runs.tessera("train", "run-gpt2/model.toml", *words)
+    assert runs.newest("run-gpt2") == 3
+
+
+def check_refusals():
+    folder = pathlib.Path("gpt2-odd")
+    folder.mkdir()
+    said = json.loads(pathlib.Path("gpt2/config.json").read_text(encoding="utf-8"))
+
+    def refused(sentence, **changes):
+        (folder / "config.json").write_text(json.dumps({**said, **changes}), encoding="utf-8")
+        found = runs.tessera("checkpoint", "import", folder, "--to", "run-odd", code=2).err
+        assert sentence in found, found
+
+    refused("gpt2-odd has neither model.safetensors nor model.safetensors.index.json")
+    refused('model_type = "gpt3": no family of models named \'gpt3\'', model_type="gpt3")
+    refused('activation_function = "tanh": expected gelu_new', activation_function="tanh")
+    refused("add_cross_attention = true: is not computed here", add_cross_attention=True)
+    refused("'n_layer' is missing: a whole number", n_layer=None)
+    (folder / "model.safetensors").write_bytes(pathlib.Path("gpt2/model.safetensors").read_bytes())
+    refused("tensor 'transformer.wpe.weight' is (24, 16), the model's 'position.weight' wants (25, 16)", n_positions=25)
+    refused("has no tensor 'transformer.h.2.ln_1.weight', of which 'layers.2.attention_norm.scale' is made", n_layer=3)
+    refused("no tensor of the model named 'transformer.h.1.", n_layer=1)
+    assert "is there already" in runs.tessera("checkpoint", "export", "--hugging-face", "gpt2", "run-gpt2", code=2).err
+
+
+with runs.folder():
+    check_gpt2()
+    check_goes_on()
+    check_refusals()
