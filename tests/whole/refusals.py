@@ -127,7 +127,7 @@ WITHOUT_CHECKPOINT = [
     (["checkpoint", "inspect"], "checkpoint inspect: expected one checkpoint or run"),
     (["checkpoint", "diff", "empty"], "checkpoint diff: expected two checkpoints or runs"),
     (["checkpoint", "average", "empty"], "empty"),
-    (["checkpoint", "export", "empty"], "checkpoint export: say --safetensors, --hdf5-single or --llmc, and a file"),
+    (["checkpoint", "export", "empty"], "checkpoint export: say --safetensors, --hdf5-single, --hugging-face or --llmc, and a path"),
     (["checkpoint", "export", "empty", "--llmc", "a", "--safetensors", "b"], "--safetensors or --llmc, one at a time"),
     (["checkpoint", "export", "empty", "--llmc", "a", "--dtype", "bf61"], "--dtype: no dtype named 'bf61'; did you mean 'bf16'?"),
     (["checkpoint", "import", "text.txt"], "checkpoint import: say --to RUN, the folder to put it into"),
@@ -274,7 +274,7 @@ with runs.folder():
     check_divergence()
     runs.train("gpt.toml", ranks=2)
     runs.train("gpt.toml", *TOKENS, 'data.files=["good.bin"]', "run.name=tokens")
-    refused(["generate", "runs/tokens"], "holds no tokenizer: its data were token ids")
+    refused(["generate", "runs/tokens"], "holds no tokenizer, its data were token ids: say --ids")
     refused(["generate", "runs/gpt", "--temperature", "cold"], "--temperature: 'cold' is no number of at least 0")
 for failure in failures:
     print(f"FAILED: {failure}")
