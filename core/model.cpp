@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Models by name, and the GPT: embeddings, pre-norm blocks, a final norm, a head. Weights start as in GPT-2 (Radford et
-// al. 2019): normal with a small deviation, the projections back into the residual stream scaled down by 1 / sqrt(2
-// layers).
+// Models by name, and the GPT: embeddings, pre-norm blocks, a final norm, a head; a LLaMA (Touvron et al. 2023) is one
+// of its keys: rope, rms_norm, a gated MLP with silu, fewer heads of keys, no biases. Weights start as in GPT-2
+// (Radford et al. 2019): normal with a small deviation, the projections back into the residual stream scaled down by 1
+// / sqrt(2 layers).
 #include "core/model.hpp"
 
 #include "core/layered_model.hpp"
@@ -13,6 +14,7 @@
 #include "kernels/route.hpp"
 
 #include <cmath>
+#include <limits>
 
 namespace tessera {
 namespace {
@@ -23,30 +25,93 @@ std::int64_t positive(const Config& config, const Key<std::int64_t>& key) {
     return value;
 }
 
+double not_negative(const Config& config, const Key<double>& key) {
+    const double value = config.get(key);
+    if (!(value >= 0 && value < 1e6)) config.refuse(key.name, "must be from 0 to 1e6");
+    return value;
+}
+
+double at_least_one(const Config& config, const Key<double>& key) {
+    const double value = config.get(key);
+    if (!(value >= 1 && value <= 1e12)) config.refuse(key.name, "must be from 1 to 1e12");
+    return value;
+}
+
+kernels::RotaryScaling rotary_scaling(const Config& config) {
+    const std::string kind = config.get(model_rope_scaling);
+    kernels::RotaryScaling scaling;
+    if (kind == "none") return scaling;
+    scaling.factor = at_least_one(config, model_rope_factor);
+    if (kind == "linear") {
+        scaling.low_turns = scaling.high_turns = std::numeric_limits<double>::infinity();
+        return scaling;
+    }
+    if (kind != "llama3")
+        config.refuse(model_rope_scaling.name, no_such_name("scaling of angles", kind, {"linear", "llama3", "none"}));
+    scaling.low_turns = not_negative(config, model_rope_low);
+    scaling.high_turns = not_negative(config, model_rope_high);
+    if (!(scaling.low_turns < scaling.high_turns))
+        config.refuse(model_rope_high.name, "must be above model.rope_low_freq_factor");
+    scaling.trained = static_cast<double>(positive(config, model_rope_trained));
+    return scaling;
+}
+
+// Nothing where positions are learned.
+std::optional<RotaryOptions> rotary_options(const Config& config) {
+    const std::string positions = config.get(model_positions);
+    if (positions == "rope") return RotaryOptions{at_least_one(config, model_rope_theta), rotary_scaling(config)};
+    if (positions != "learned")
+        config.refuse(model_positions.name, no_such_name("position embedding", positions, {"learned", "rope"}));
+    return {};
+}
+
+layers::AttentionOptions attention_options(const Config& config) {
+    layers::AttentionOptions options;
+    options.width = positive(config, model_dim);
+    options.heads = positive(config, model_heads);
+    options.kv_heads = config.get(model_kv_heads);
+    options.head_dim = config.get(model_head_dim);
+    constexpr std::int64_t largest_head = 256; // kernels/attention.hpp
+    if (options.head_dim < 0 || options.head_dim > largest_head)
+        config.refuse(model_head_dim.name, fmt::format("must be from 0 to {}", largest_head));
+    if (options.head_dim == 0 && options.width % options.heads != 0)
+        config.refuse(model_heads.name,
+                      fmt::format("model.dim = {} cannot be cut into {} heads", options.width, options.heads));
+    if (options.kv_heads < 0 || (options.kv_heads > 0 && options.heads % options.kv_heads != 0))
+        config.refuse(model_kv_heads.name,
+                      fmt::format("{} heads cannot share {} heads of keys evenly", options.heads, options.kv_heads));
+    options.rotary = rotary_options(config);
+    const std::int64_t head = options.head_dim == 0 ? options.width / options.heads : options.head_dim;
+    if (options.rotary && head % 2 != 0)
+        config.refuse(model_positions.name, fmt::format("heads of {} have no pairs that could turn", head));
+    return options;
+}
+
+std::int64_t hidden_width(const Config& config, std::int64_t width, bool gated) {
+    constexpr std::int64_t whole = 32;
+    const std::int64_t hidden = config.get(model_hidden_dim);
+    if (hidden < 0) config.refuse(model_hidden_dim.name, "must be at least 0");
+    if (hidden > 0) return hidden;
+    return gated ? (8 * width / 3 + whole - 1) / whole * whole : 4 * width;
+}
+
 layers::TransformerBlockOptions block_options(const Config& config, std::int64_t blocks) {
     layers::TransformerBlockOptions options;
-    const std::int64_t width = positive(config, model_dim);
-    const std::int64_t heads = positive(config, model_heads);
-    if (width % heads != 0)
-        config.refuse(model_heads.name, fmt::format("model.dim = {} cannot be cut into {} heads", width, heads));
+    options.attention = attention_options(config);
     const double dropout = config.get(model_dropout);
     if (dropout < 0 || dropout >= 1) config.refuse(model_dropout.name, "must be at least 0 and below 1");
     const double deviation = config.get(model_deviation);
     if (!(deviation > 0)) config.refuse(model_deviation.name, "must be above 0");
-    const std::int64_t hidden = config.get(model_hidden_dim);
-    if (hidden < 0) config.refuse(model_hidden_dim.name, "must be at least 0");
-    const bool bias = config.get(model_bias);
+    const bool bias = config.get(model_bias), gated = config.get(model_gated);
     const double output_deviation = deviation / std::sqrt(2.0 * static_cast<double>(blocks));
-    options.attention = {.width = width,
-                         .heads = heads,
-                         .causal = true,
-                         .bias = bias,
-                         .dropout = dropout,
-                         .deviation = deviation,
-                         .output_deviation = output_deviation};
-    options.mlp = {.width = width,
-                   .hidden = hidden == 0 ? 4 * width : hidden,
+    options.attention.bias = bias;
+    options.attention.dropout = dropout;
+    options.attention.deviation = deviation;
+    options.attention.output_deviation = output_deviation;
+    options.mlp = {.width = options.attention.width,
+                   .hidden = hidden_width(config, options.attention.width, gated),
                    .activation = activation_named(config.get(model_activation)),
+                   .gated = gated,
                    .bias = bias,
                    .dropout = dropout,
                    .deviation = deviation,
@@ -56,12 +121,6 @@ layers::TransformerBlockOptions block_options(const Config& config, std::int64_t
     if (!(options.norm_epsilon > 0 && options.norm_epsilon < 1))
         config.refuse(model_norm_epsilon.name, "must be above 0 and below 1");
     return options;
-}
-
-double not_negative(const Config& config, const Key<double>& key) {
-    const double value = config.get(key);
-    if (!(value >= 0 && value < 1e6)) config.refuse(key.name, "must be from 0 to 1e6");
-    return value;
 }
 
 layers::MoeOptions moe_options(const Config& config, const layers::MlpOptions& expert) {
@@ -91,8 +150,13 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
     const layers::MoeOptions moe = moe_options(config, block.mlp);
     const std::int64_t every = positive(config, model_moe_every);
     const std::int64_t width = block.attention.width;
-    const layers::Embedded embedded =
-        layers::embedding(builder, {sizes.sample.classes, width, block.mlp.dropout, block.mlp.deviation}, tokens);
+    const layers::Embedded embedded = layers::embedding(builder,
+                                                        {.vocabulary = sizes.sample.classes,
+                                                         .width = width,
+                                                         .dropout = block.mlp.dropout,
+                                                         .deviation = block.mlp.deviation,
+                                                         .learned_positions = !block.attention.rotary},
+                                                        tokens);
     layers::ResidualStream stream{embedded.x, no_value};
     std::vector<layers::Mixture> mixtures;
     for (int layer = 0; layer < blocks; ++layer) {

@@ -14,8 +14,27 @@ inline constexpr Key<std::string> model_type{"model.type", "gpt",
                                              "gpt, or layers: as the tables [[model.layers]] put it together"};
 inline constexpr Key<std::int64_t> model_layers{"model.n_layers", 4, "transformer blocks"};
 inline constexpr Key<std::int64_t> model_heads{"model.n_heads", 4, "attention heads per block"};
+inline constexpr Key<std::int64_t> model_kv_heads{
+    "model.n_kv_heads", 0, "heads of keys and values, each shared by as many of n_heads; 0: n_heads"};
+inline constexpr Key<std::int64_t> model_head_dim{"model.head_dim", 0, "width of a head; 0: model.dim / model.n_heads"};
 inline constexpr Key<std::int64_t> model_dim{"model.dim", 128, "width of the residual stream"};
-inline constexpr Key<std::int64_t> model_hidden_dim{"model.hidden_dim", 0, "width inside the MLP; 0: 4 * model.dim"};
+inline constexpr Key<std::int64_t> model_hidden_dim{
+    "model.hidden_dim", 0, "width inside the MLP; 0: 4 * model.dim, gated 8/3 of it in whole 32s"};
+inline constexpr Key<bool> model_gated{"model.gated_mlp", false,
+                                       "a third product gates the MLP's activations: with silu SwiGLU"};
+inline constexpr Key<std::string> model_positions{"model.position_embedding", "learned",
+                                                  "learned: a table; rope: queries and keys turn by their positions"};
+inline constexpr Key<double> model_rope_theta{"model.rope_theta", 10000, "rope: base of the angles"};
+inline constexpr Key<std::string> model_rope_scaling{
+    "model.rope_scaling", "none", "rope, for longer sequences than were trained: none, linear or llama3"};
+inline constexpr Key<double> model_rope_factor{"model.rope_factor", 8,
+                                               "linear, llama3: slow angles turn so much slower"};
+inline constexpr Key<double> model_rope_low{
+    "model.rope_low_freq_factor", 1, "llama3: slow is what makes fewer turns than this in rope_original_seq_len"};
+inline constexpr Key<double> model_rope_high{"model.rope_high_freq_factor", 4,
+                                             "llama3: what makes more turns than this is not scaled"};
+inline constexpr Key<std::int64_t> model_rope_trained{"model.rope_original_seq_len", 8192,
+                                                      "llama3: tokens of the sequences that were trained"};
 inline constexpr Key<bool> model_bias{"model.bias", false, "biases in linear layers and layer norms"};
 inline constexpr Key<double> model_dropout{"model.dropout", 0.0, "probability of dropping an activation in training"};
 inline constexpr Key<std::string> model_activation{"model.activation", "gelu", "gelu, gelu_tanh, relu or silu"};

@@ -13,6 +13,8 @@ struct AttentionShape {
     std::int64_t batch, tokens, heads, kv_heads, head_dim; // B, T, H, G, D
     float scale = 1;                                       // of the scores
     bool causal = false;
+    // qkv is (B, T, G, H / G + 2, D): for each head of keys the heads of q that share it, then k, then v.
+    bool by_group = false;
 
     std::int64_t group() const { return heads / kv_heads; } // query heads that share one head of keys
     std::int64_t qkv_heads() const { return heads + 2 * kv_heads; }
@@ -24,7 +26,8 @@ struct AttentionShape {
 // y[b,t,h,:] = sum_s p[t,s] v[b,s,g,:]    p[t,:] = softmax over s of scale * <q[b,t,h,:], k[b,s,g,:]>    g = h / (H/G)
 // With `causal`, s runs over [0, t], otherwise over [0, T). log_sum_exp[b,h,t] is the logarithm of the softmax's
 // denominator, which the gradient needs to find p again.
-//   qkv: (B, T, H + 2G, D), first the heads of q, then those of k, then those of v   (G = H: (B, T, 3, H, D))
+//   qkv: (B, T, H + 2G, D), first the heads of q, then those of k, then those of v   (G = H: (B, T, 3, H, D)), or
+//   by group
 //   y: (B, T, H, D)   log_sum_exp: (B, H, T), f32
 // qkv and y are all f32, all bf16 or all f16; sums are taken in fp32 (on a GPU, p is rounded to bf16 before it meets v
 // in bf16). The views may have any shape with the right count. D is at most 256; fastest are multiples of 16 on a CPU,

@@ -31,6 +31,12 @@ void activation(CudaStream& stream, Activation kind, ConstView x, View y);
 void activation_gradient(CpuStream& stream, Activation kind, ConstView x, ConstView dy, View dx);
 void activation_gradient(CudaStream& stream, Activation kind, ConstView x, ConstView dy, View dx);
 
+// y = f(gate) * x, and of it dgate = dy * x * f'(gate), dx = dy * f(gate), which may be dy's memory.
+void gate(CpuStream& stream, Activation kind, ConstView gate, ConstView x, View y);
+void gate(CudaStream& stream, Activation kind, ConstView gate, ConstView x, View y);
+void gate_gradient(CpuStream& stream, Activation kind, ConstView gate, ConstView x, ConstView dy, View dgate, View dx);
+void gate_gradient(CudaStream& stream, Activation kind, ConstView gate, ConstView x, ConstView dy, View dgate, View dx);
+
 void add(CpuStream& stream, ConstView a, ConstView b, View y);
 void add(CudaStream& stream, ConstView a, ConstView b, View y);
 void multiply(CpuStream& stream, ConstView a, ConstView b, View y);

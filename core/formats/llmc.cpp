@@ -82,6 +82,12 @@ void check_is_gpt2(const Config& config) {
         config.refuse(model_activation.name, "llm.c's GPT-2 has gelu_tanh");
     if (!config.get(model_bias)) config.refuse(model_bias.name, "llm.c's GPT-2 has biases");
     if (!config.get(model_tied_head)) config.refuse(model_tied_head.name, "llm.c's GPT-2 has a tied head");
+    if (config.get(model_positions) != "learned")
+        config.refuse(model_positions.name, "llm.c's GPT-2 has learned positions");
+    if (config.get(model_gated)) config.refuse(model_gated.name, "llm.c's GPT-2 has no gate");
+    if (config.get(model_kv_heads) != 0 && config.get(model_kv_heads) != config.get(model_heads))
+        config.refuse(model_kv_heads.name, "in llm.c's GPT-2 heads share no keys");
+    if (config.get(model_norm_epsilon) != 1e-5) config.refuse(model_norm_epsilon.name, "llm.c's GPT-2 has 1e-5");
     if (config.get(model_experts) != 0) config.refuse(model_experts.name, "llm.c's GPT-2 has no experts");
     const std::int64_t hidden = config.get(model_hidden_dim);
     if (hidden != 0 && hidden != 4 * config.get(model_dim))

@@ -11,23 +11,30 @@
 namespace tessera::layers {
 
 struct AttentionOptions {
-    std::int64_t width = 0; // C
-    std::int64_t heads = 0; // H; head dim C / H
+    std::int64_t width = 0;    // C
+    std::int64_t heads = 0;    // H
+    std::int64_t kv_heads = 0; // G: heads of keys and of values, each shared by H / G neighbours; 0: H
+    std::int64_t head_dim = 0; // D; 0: C / H
     bool causal = true;
+    std::optional<RotaryOptions> rotary{}; // positions turn queries and keys
     bool bias = false;
     double dropout = 0;
     double deviation = 0.02;
     double output_deviation = 0.02;
 };
 // Parameters "qkv.weight" (3, H, D, C), "out.weight" (C, H, D) and, with bias, "qkv.bias" (3, H, D), "out.bias" (C).
+// With G below H, by group of R = H / G heads (Ainslie et al. 2023): "qkv.weight" (G, R + 2, D, C), of each group the
+// rows of its queries, then of keys, then of values; "qkv.bias" (G, R + 2, D); "out.weight" (C, G, R, D).
 ValueId attention(Builder&, std::string_view name, const AttentionOptions&, ValueId x);
 
-// y = table[token] + position[t]: "embedding.weight" (V, C), "position.weight" (T, C). tokens: (B, T) i32.
+// y = table[token] + position[t]: "embedding.weight" (V, C), "position.weight" (T, C). tokens: (B, T) i32. Without
+// learned positions the table alone.
 struct EmbeddingOptions {
     std::int64_t vocabulary = 0;
     std::int64_t width = 0;
     double dropout = 0;
     double deviation = 0.02;
+    bool learned_positions = true;
 };
 struct Embedded {
     ValueId x;
@@ -39,12 +46,13 @@ struct MlpOptions {
     std::int64_t width = 0;  // C
     std::int64_t hidden = 0; // F
     Activation activation = Activation::gelu;
+    bool gated = false; // activation(gate(x)) * up(x) in the place of activation(up(x)) (Shazeer 2020)
     bool bias = false;
     double dropout = 0;
     double deviation = 0.02;
     double output_deviation = 0.02;
 };
-// Parameters "up.weight" (F, C), "down.weight" (C, F) and their biases.
+// Parameters "up.weight" (F, C), "down.weight" (C, F), gated "gate.weight" (F, C), and their biases.
 ValueId mlp(Builder&, std::string_view name, const MlpOptions&, ValueId x);
 
 struct MoeOptions {
@@ -63,7 +71,8 @@ struct Mixture {
 };
 // A mixture of experts (Shazeer et al. 2017; kernels/route.hpp): each token goes to the MLPs that a linear router ranks
 // highest, as far as they have room, and y is the sum of their results, weighted by the router; where none has room, 0.
-// Parameters "router.weight" (E, C), "up.weight" (E, F, C), "down.weight" (E, C, F) and the MLPs' biases.
+// Parameters "router.weight" (E, C), "up.weight" (E, F, C), "down.weight" (E, C, F), gated "gate.weight" (E, F, C), and
+// the MLPs' biases.
 Mixture moe(Builder&, std::string_view name, const MoeOptions&, ValueId x);
 
 // What flows from block to block: sum + branch, the branch not yet added where there is one.

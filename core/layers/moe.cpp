@@ -20,6 +20,11 @@ Mixture moe(Builder& builder, std::string_view name, const MoeOptions& options, 
     const MlpOptions& mlp = options.expert;
     const std::int64_t experts = options.experts;
     const ValueId router = builder.exact_matrix("router.weight", {experts, mlp.width}, "router", mlp.deviation);
+    const ValueId gate_weight =
+        mlp.gated ? builder.matrix("gate.weight", {experts, mlp.hidden, mlp.width}, "expert_column", mlp.deviation)
+                  : no_value;
+    const ValueId gate_bias =
+        mlp.gated && mlp.bias ? builder.vector("gate.bias", {experts, mlp.hidden}, "expert_column", 0) : no_value;
     const ValueId up_weight =
         builder.matrix("up.weight", {experts, mlp.hidden, mlp.width}, "expert_column", mlp.deviation);
     const ValueId up_bias = mlp.bias ? builder.vector("up.bias", {experts, mlp.hidden}, "expert_column", 0) : no_value;
@@ -40,7 +45,13 @@ Mixture moe(Builder& builder, std::string_view name, const MoeOptions& options, 
                                            .z = static_cast<float>(options.z)});
     const ValueId there = ops::dispatch(graph, builder.path("dispatch"), x, routed.slots, experts, capacity);
     const ValueId up = ops::expert_linear(graph, builder.path("up"), there, up_weight, up_bias);
-    const ValueId active = ops::activation(graph, builder.path("activation"), mlp.activation, up);
+    ValueId active = no_value;
+    if (mlp.gated) {
+        const ValueId gate = ops::expert_linear(graph, builder.path("gate"), there, gate_weight, gate_bias);
+        active = ops::gate(graph, builder.path("gated"), mlp.activation, gate, up);
+    } else {
+        active = ops::activation(graph, builder.path("activation"), mlp.activation, up);
+    }
     const ValueId down = ops::expert_linear(graph, builder.path("down"), active, down_weight, down_bias);
     const ValueId back = ops::combine(graph, builder.path("combine"), down, routed.gates, routed.slots);
     const bool drops = mlp.dropout != 0 && builder.training();

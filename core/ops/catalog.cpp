@@ -16,6 +16,7 @@ std::vector<OpPointer> op_catalog() {
         make_add_rows(),
         make_attention(true),
         make_attention(false),
+        make_attention(true, true),
         make_average_pool(window, true),
         make_average_pool(window, false),
         make_average_pool({{.size = 5}, {.size = 4}}, false), // of the whole image
@@ -34,6 +35,8 @@ std::vector<OpPointer> op_catalog() {
         make_embedding(9), // and padding
         make_expert_linear(),
         make_flatten(),
+        make_gate(Activation::silu),
+        make_gate(Activation::gelu_tanh),
         make_layer_norm(1e-5),
         make_leave_out(1),
         make_linear(1),
@@ -44,6 +47,8 @@ std::vector<OpPointer> op_catalog() {
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),
+        make_rotary({}, false),
+        make_rotary({.theta = 500000, .scaling = {.factor = 8, .trained = 12}}, true),
         make_route({.choices = 1, .capacity = 1}),
         make_route({.choices = 2, .capacity = 1}),
         make_sum_rows(2),

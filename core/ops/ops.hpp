@@ -5,6 +5,7 @@
 
 #include "core/graph/graph.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/rotary.hpp"
 #include "kernels/window.hpp"
 
 namespace tessera {
@@ -18,6 +19,11 @@ struct RouteOptions {
     float balance = 0, z = 0;  // coefficients of the losses beside the loss
 };
 
+struct RotaryOptions {
+    double theta = 10000;
+    kernels::RotaryScaling scaling{};
+};
+
 namespace ops {
 
 // How many of the logits' rows are largest at their target (kernels/accuracy.hpp): (..., V), (...) i32 -> scalar f32
@@ -29,7 +35,9 @@ ValueId add(Graph&, std::string name, ValueId a, ValueId b);
 // y = x + row for each leading index of x; row has x's last dims: positions (T, C) on x (B, T, C), a bias (C).
 ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
 // y[b,t,h,:] = sum_s softmax_s(q[b,t,h,:] . k[b,s,h,:] / sqrt(D)) v[b,s,h,:]   qkv: (B, T, 3, H, D)  y: (B, T, H, D)
-ValueId attention(Graph&, std::string name, ValueId qkv, bool causal);
+// by group, of R heads that share a head of keys and one of values (kernels/attention.hpp): qkv: (B, T, G, R + 2, D)
+// y: (B, T, G, R, D)
+ValueId attention(Graph&, std::string name, ValueId qkv, bool causal, bool by_group = false);
 // y = the mean over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId average_pool(Graph&, std::string name, ValueId x, const Window& window, bool count_padding = true);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
@@ -56,6 +64,8 @@ ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table, std::
 ValueId expert_linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias);
 // x: (B, ...) -> (B, N), the elements of each sample in a row
 ValueId flatten(Graph&, std::string name, ValueId x);
+// y = f(gate) * x, element by element: a gated linear unit (Shazeer 2020), with silu SwiGLU.
+ValueId gate(Graph&, std::string name, Activation function, ValueId gate, ValueId x);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
 // targets: (...) i32, -1 where they were `left_out`
@@ -88,6 +98,9 @@ ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, Value
                            double epsilon);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
+// Queries and keys turned by the angles of their positions (kernels/rotary.hpp), values as they are: qkv as attention
+// takes it.
+ValueId rotary(Graph&, std::string name, ValueId qkv, const RotaryOptions& options, bool by_group = false);
 // A token's choices among the experts, each sample for itself (kernels/route.hpp): logits (B, T, E).
 struct Routed {
     ValueId gates, slots; // (B, T, k), f32 and i32
@@ -107,7 +120,7 @@ OpPointer make_accuracy();
 OpPointer make_activation(Activation function);
 OpPointer make_add();
 OpPointer make_add_rows();
-OpPointer make_attention(bool causal);
+OpPointer make_attention(bool causal, bool by_group = false);
 OpPointer make_average_pool(const Window& window, bool count_padding);
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
@@ -120,6 +133,7 @@ OpPointer make_dropout(double probability, std::string_view stream_name);
 OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_expert_linear();
 OpPointer make_flatten();
+OpPointer make_gate(Activation function);
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_leave_out(std::int32_t left_out);
 OpPointer make_linear(int contracted);
@@ -128,6 +142,7 @@ OpPointer make_mean_squared_error();
 OpPointer make_mean_squared_error_loss();
 OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
+OpPointer make_rotary(const RotaryOptions& options, bool by_group);
 OpPointer make_route(const RouteOptions& options);
 OpPointer make_sum_rows(int dims);
 

@@ -4,15 +4,22 @@
 #pragma once
 
 #include "core/graph/op.hpp"
+#include "kernels/attention.hpp"
 
 namespace tessera {
 
 // As attention and its gradient, of parts along the ring's axis; the sequence is a multiple of 2 `ranks`.
-std::shared_ptr<const Op> make_ring_attention(int axis, int ranks, bool causal);          // qkv -> y, log_sum_exp
-std::shared_ptr<const Op> make_ring_attention_gradient(int axis, int ranks, bool causal); // see attention.cpp
+// qkv -> y, log_sum_exp
+std::shared_ptr<const Op> make_ring_attention(int axis, int ranks, bool causal, bool by_group = false);
+// see attention.cpp
+std::shared_ptr<const Op> make_ring_attention_gradient(int axis, int ranks, bool causal, bool by_group = false);
 
-// What attention and ring attention have in common. qkv: (B, T, 3, H, D)
-double attention_product_flops(const Shape& qkv, bool causal);  // of one product
-std::vector<TensorType> attention_types(const TensorType& qkv); // of y and log_sum_exp; ConfigError for another shape
+// What attention and ring attention have in common. qkv: (B, T, 3, H, D), or by group (B, T, G, H / G + 2, D)
+kernels::AttentionShape attention_shape(const Shape& qkv, bool causal, bool by_group);
+double attention_product_flops(const kernels::AttentionShape& shape); // of one product
+// Of y and log_sum_exp; ConfigError for another shape.
+std::vector<TensorType> attention_types(const TensorType& qkv, bool by_group);
+// Where the heads are, or groups of them, in qkv.
+inline int head_dim_of(bool by_group) { return by_group ? 2 : 3; }
 
 } // namespace tessera

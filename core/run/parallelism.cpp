@@ -80,7 +80,10 @@ bool takes_ring(const Config& config, const Mesh& mesh) {
 }
 
 void check_context(const Config& config, int ranks, bool ring) {
-    const std::int64_t tokens = config.get(training_sequence), heads = config.get(model_heads);
+    const std::int64_t tokens = config.get(training_sequence);
+    const bool by_group = config.get(model_kv_heads) > 0; // of heads that share keys, which stay together
+    const auto& heads_key = by_group ? model_kv_heads : model_heads;
+    const std::int64_t heads = config.get(heads_key);
     if (ring && tokens % (2 * ranks) != 0)
         config.refuse(
             training_sequence.name,
@@ -92,10 +95,10 @@ void check_context(const Config& config, int ranks, bool ring) {
                                                           "context parallelism",
                                                           tokens, ranks));
     if (!ring && heads % ranks != 0)
-        config.refuse(model_heads.name, fmt::format("{} heads cannot be shared out evenly over {} ranks of context "
-                                                    "parallelism: parallelism.context_parallel_method = \"ring\" "
-                                                    "shares out none",
-                                                    heads, ranks));
+        config.refuse(heads_key.name, fmt::format("{} heads cannot be shared out evenly over {} ranks of context "
+                                                  "parallelism: parallelism.context_parallel_method = \"ring\" "
+                                                  "shares out none",
+                                                  heads, ranks));
 }
 
 void check_modes(const Config& config, const Mesh& mesh) {

@@ -19,16 +19,20 @@ HeadSizes sizes_of(const AttentionShape& shape) {
 
 // Offsets, in elements, of time 0: of a query head in q and in y (0 <= head < B H), of a head of keys in k or v.
 std::int64_t in_q(const AttentionShape& shape, std::int64_t head) {
-    return (head / shape.heads * shape.tokens * shape.qkv_heads() + head % shape.heads) * shape.head_dim;
+    const std::int64_t number = head % shape.heads, before = shape.by_group ? number / shape.group() * 2 : 0;
+    return (head / shape.heads * shape.tokens * shape.qkv_heads() + number + before) * shape.head_dim;
 }
 std::int64_t in_y(const AttentionShape& shape, std::int64_t head) {
     return (head / shape.heads * shape.tokens * shape.heads + head % shape.heads) * shape.head_dim;
 }
 std::int64_t in_k(const AttentionShape& shape, std::int64_t kv_head) {
-    return (kv_head / shape.kv_heads * shape.tokens * shape.qkv_heads() + shape.heads + kv_head % shape.kv_heads) *
-           shape.head_dim;
+    const std::int64_t number = kv_head % shape.kv_heads;
+    const std::int64_t place = shape.by_group ? (number + 1) * (shape.group() + 2) - 2 : shape.heads + number;
+    return (kv_head / shape.kv_heads * shape.tokens * shape.qkv_heads() + place) * shape.head_dim;
 }
-std::int64_t from_k_to_v(const AttentionShape& shape) { return shape.kv_heads * shape.head_dim; }
+std::int64_t from_k_to_v(const AttentionShape& shape) {
+    return shape.by_group ? shape.head_dim : shape.kv_heads * shape.head_dim;
+}
 
 // Heads of a forward call, groups of heads of a gradient.
 std::int64_t forward_items(const AttentionShape& shape) { return shape.tokens == 0 ? 0 : shape.batch * shape.heads; }

@@ -73,6 +73,12 @@ struct SiluGradient {
         return dy * (s * (1.0f - s) * x + s);
     }
 };
+template <class Function> struct Gated {
+    TESSERA_INLINE Floats operator()(Floats gate, Floats x) const { return Function{}(gate)*x; }
+};
+template <class Gradient> struct GateGradient {
+    TESSERA_INLINE Floats operator()(Floats gate, Floats x, Floats dy) const { return Gradient{}(gate, dy * x); }
+};
 struct Sum {
     TESSERA_INLINE Floats operator()(Floats a, Floats b) const { return a + b; }
 };
@@ -83,6 +89,22 @@ struct Scaled {
     float factor;
     TESSERA_INLINE Floats operator()(Floats x) const { return x * factor; }
 };
+
+// use(function, its gradient)
+template <class Use> void with_activation(Activation kind, const Use& use) {
+    switch (kind) {
+    case Activation::gelu:
+        return use(Gelu{}, GeluGradient{});
+    case Activation::gelu_tanh:
+        return use(GeluTanh{}, GeluTanhGradient{});
+    case Activation::relu:
+        return use(Relu{}, ReluGradient{});
+    case Activation::silu:
+        return use(Silu{}, SiluGradient{});
+    }
+}
+
+std::int64_t grain_of(Activation kind) { return kind == Activation::relu ? cheap_grain : function_grain; }
 
 template <class Operation> void map_one(CpuStream& stream, std::string_view kernel, std::int64_t grain,
                                         const Operation& operation, ConstView x, View y) {
@@ -118,31 +140,31 @@ add_rows_part(const T* x, const Row* row, std::int64_t row_count, std::int64_t b
 } // namespace
 
 void activation(CpuStream& stream, Activation kind, ConstView x, View y) {
-    const std::string_view name = name_of(kind);
-    switch (kind) {
-    case Activation::gelu:
-        return map_one(stream, name, function_grain, Gelu{}, x, y);
-    case Activation::gelu_tanh:
-        return map_one(stream, name, function_grain, GeluTanh{}, x, y);
-    case Activation::relu:
-        return map_one(stream, name, cheap_grain, Relu{}, x, y);
-    case Activation::silu:
-        return map_one(stream, name, function_grain, Silu{}, x, y);
-    }
+    with_activation(kind, [&](auto function, auto) { map_one(stream, name_of(kind), grain_of(kind), function, x, y); });
 }
 
 void activation_gradient(CpuStream& stream, Activation kind, ConstView x, ConstView dy, View dx) {
-    const std::string_view name = name_of(kind);
-    switch (kind) {
-    case Activation::gelu:
-        return map_two(stream, name, function_grain, GeluGradient{}, x, dy, dx);
-    case Activation::gelu_tanh:
-        return map_two(stream, name, function_grain, GeluTanhGradient{}, x, dy, dx);
-    case Activation::relu:
-        return map_two(stream, name, cheap_grain, ReluGradient{}, x, dy, dx);
-    case Activation::silu:
-        return map_two(stream, name, function_grain, SiluGradient{}, x, dy, dx);
-    }
+    with_activation(kind,
+                    [&](auto, auto gradient) { map_two(stream, name_of(kind), grain_of(kind), gradient, x, dy, dx); });
+}
+
+void gate(CpuStream& stream, Activation kind, ConstView gate, ConstView x, View y) {
+    with_activation(kind, [&](auto function, auto) {
+        map_two(stream, "gate", grain_of(kind), Gated<decltype(function)>{}, gate, x, y);
+    });
+}
+
+void gate_gradient(CpuStream& stream, Activation kind, ConstView gate, ConstView x, ConstView dy, View dgate, View dx) {
+    check_count("gate_gradient", "x", x, gate.count());
+    check_count("gate_gradient", "dy", dy, gate.count());
+    check_count("gate_gradient", "dgate", dgate, gate.count());
+    with_activation(kind, [&](auto function, auto gradient) {
+        with_float_type("gate_gradient", gate.dtype, [&]<class T>() {
+            map(stream, grain_of(kind), GateGradient<decltype(gradient)>{}, gate.count(), dgate.as<T>(), gate.as<T>(),
+                x.as<T>(), dy.as<T>());
+        });
+        map_two(stream, "gate_gradient", grain_of(kind), Gated<decltype(function)>{}, gate, dy, dx);
+    });
 }
 
 void add(CpuStream& stream, ConstView a, ConstView b, View y) { map_two(stream, "add", cheap_grain, Sum{}, a, b, y); }

@@ -23,11 +23,13 @@ struct Chunk {
     std::array<std::uint64_t, largest_chunk> turn; // of each pair in one position, as a fraction of 2^64
 };
 
-Chunk chunk_of(const RotarySizes& sizes, std::int64_t first) {
+Chunk chunk_of(const Rotary& which, const RotarySizes& sizes, std::int64_t first) {
     Chunk chunk{first, std::min(largest_chunk, sizes.pairs - first), {}};
-    for (std::int64_t i = 0; i < chunk.count; ++i)
-        chunk.turn[static_cast<std::size_t>(i)] =
-            static_cast<std::uint64_t>(std::exp2(static_cast<double>(first + i) * -sizes.octaves) * rotary_turn);
+    for (std::int64_t i = 0; i < chunk.count; ++i) {
+        const double angle = std::exp2(static_cast<double>(first + i) * -sizes.octaves);
+        const double scale = which.scaling.of_angle(0x1p64 / (angle * rotary_turn));
+        chunk.turn[static_cast<std::size_t>(i)] = static_cast<std::uint64_t>(angle * scale * rotary_turn);
+    }
     return chunk;
 }
 
@@ -75,8 +77,9 @@ template <class T> TESSERA_MULTIVERSION void rotate(const Rotary& which, const R
     for (std::int64_t t = begin; t < end; ++t) {
         angles_at(chunk, which.first_position + t, direction, interleaved, angles);
         for (std::int64_t batch = 0; batch < sizes.batch; ++batch) {
-            T* row = x + (batch * sizes.time + t) * sizes.heads * head;
-            for (std::int64_t h = 0; h < sizes.turning; ++h, row += head) {
+            T* token = x + (batch * sizes.time + t) * sizes.heads * head;
+            for (std::int64_t h = 0; h < sizes.all_turning(); ++h) {
+                T* row = token + sizes.head(h) * head;
                 if (interleaved) {
                     T* at = row + 2 * chunk.first;
                     simd::for_columns(2 * chunk.count, [&](std::int64_t c, auto width) TESSERA_INLINED {
@@ -102,10 +105,10 @@ template <class T> TESSERA_MULTIVERSION void rotate(const Rotary& which, const R
 
 void run(const CpuStream& stream, const Rotary& which, float direction, View x) {
     const RotarySizes sizes = rotary_sizes(which, x);
-    const std::int64_t elements = sizes.batch * sizes.turning * 2 * sizes.pairs; // of a position
+    const std::int64_t elements = sizes.batch * sizes.all_turning() * 2 * sizes.pairs; // of a position
     with_float_type("rotary", x.dtype, [&]<class T>() {
         for (std::int64_t first = 0; first < sizes.pairs; first += largest_chunk) {
-            const Chunk chunk = chunk_of(sizes, first);
+            const Chunk chunk = chunk_of(which, sizes, first);
             const auto work = [&](std::int64_t begin, std::int64_t end) {
                 rotate(which, sizes, chunk, direction, begin, end, x.as<T>());
             };
@@ -118,14 +121,21 @@ void run(const CpuStream& stream, const Rotary& which, float direction, View x) 
 
 RotarySizes rotary_sizes(const Rotary& which, const ConstView& x) {
     const Shape& shape = x.shape;
-    if (shape.rank() != 4 || shape[3] % 2 != 0 || !(which.theta >= 1) || which.heads < 0 || which.heads > shape[2])
-        throw InternalError(fmt::format("rotary: x is {}, theta {}, {} heads turn; expected (B, T, H, an even D), "
-                                        "theta at least 1, at most H heads",
-                                        shape.text(), which.theta, which.heads));
+    const std::int64_t period = shape.rank() == 4 && which.period == 0 ? shape[2] : which.period;
+    if (shape.rank() != 4 || shape[3] % 2 != 0 || !(which.theta >= 1) || which.heads < 0 || which.heads > period ||
+        period < 0 || (period > 0 && shape[2] % period != 0) || !(which.scaling.factor >= 1))
+        throw InternalError(
+            fmt::format("rotary: x is {}, theta {}, {} of {} heads turn; expected (B, T, H, an even D), "
+                        "theta at least 1, whole periods of heads",
+                        shape.text(), which.theta, which.heads, period));
     const std::int64_t pairs = shape[3] / 2;
-    return {shape[0], shape[1],
-            shape[2], which.heads == 0 ? shape[2] : which.heads,
-            pairs,    pairs == 0 ? 0 : std::log2(which.theta) / static_cast<double>(pairs)};
+    return {shape[0],
+            shape[1],
+            shape[2],
+            pairs,
+            which.heads == 0 ? period : which.heads,
+            std::max<std::int64_t>(period, 1),
+            pairs == 0 ? 0 : std::log2(which.theta) / static_cast<double>(pairs)};
 }
 
 void rotary(CpuStream& stream, const Rotary& which, View x) { run(stream, which, 1, x); }

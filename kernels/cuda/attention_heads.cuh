@@ -14,26 +14,31 @@ constexpr float ln_2 = 0.693147180559945309f;
 struct AttentionHeads {
     int tokens, heads, kv_heads, head_dim;
     float scale;
-    bool causal;
+    bool causal, by_group;
 
     explicit AttentionHeads(const AttentionShape& shape)
         : tokens(static_cast<int>(shape.tokens)), heads(static_cast<int>(shape.heads)),
           kv_heads(static_cast<int>(shape.kv_heads)), head_dim(static_cast<int>(shape.head_dim)), scale(shape.scale),
-          causal(shape.causal) {}
+          causal(shape.causal), by_group(shape.by_group) {}
 
     __device__ int group() const { return heads / kv_heads; }
     // From one token to the next.
     __device__ std::int64_t qkv_stride() const { return static_cast<std::int64_t>(heads + 2 * kv_heads) * head_dim; }
     __device__ std::int64_t y_stride() const { return static_cast<std::int64_t>(heads) * head_dim; }
     // Token 0 of a query head, in q, in y and among the rows of scores.
-    __device__ std::int64_t q(int head) const { return first_token(head / heads) * qkv_stride() + at(head % heads); }
+    __device__ std::int64_t q(int head) const {
+        const int number = head % heads;
+        return first_token(head / heads) * qkv_stride() + at(number + (by_group ? number / group() * 2 : 0));
+    }
     __device__ std::int64_t y(int head) const { return first_token(head / heads) * y_stride() + at(head % heads); }
     __device__ std::int64_t row(int head) const { return first_token(head); }
     // Token 0 of a head of keys, and of its values.
     __device__ std::int64_t k(int kv_head) const {
-        return first_token(kv_head / kv_heads) * qkv_stride() + at(heads + kv_head % kv_heads);
+        const int number = kv_head % kv_heads;
+        return first_token(kv_head / kv_heads) * qkv_stride() +
+               at(by_group ? (number + 1) * (group() + 2) - 2 : heads + number);
     }
-    __device__ std::int64_t v(int kv_head) const { return k(kv_head) + at(kv_heads); }
+    __device__ std::int64_t v(int kv_head) const { return k(kv_head) + at(by_group ? 1 : kv_heads); }
     // Keys that the queries below `end_query` see are [0, end_key).
     __device__ int end_key(int end_query) const { return causal && end_query < tokens ? end_query : tokens; }
 

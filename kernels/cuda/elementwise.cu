@@ -61,6 +61,12 @@ struct SiluGradient {
         return dy * (s * (1.0f - s) * x + s);
     }
 };
+template <class Function> struct Gated {
+    __device__ float operator()(float gate, float x) const { return Function{}(gate)*x; }
+};
+template <class Gradient> struct GateGradient {
+    __device__ float operator()(float gate, float x, float dy) const { return Gradient{}(gate, dy * x); }
+};
 struct Sum {
     __device__ float operator()(float a, float b) const { return a + b; }
 };
@@ -78,8 +84,10 @@ template <class Operation, class T, int inputs>
 __device__ __forceinline__ T apply(const Operation& operation, const T (&in)[inputs]) {
     if constexpr (inputs == 1)
         return cuda::from_float<T>(operation(cuda::to_float(in[0])));
-    else
+    else if constexpr (inputs == 2)
         return cuda::from_float<T>(operation(cuda::to_float(in[0]), cuda::to_float(in[1])));
+    else
+        return cuda::from_float<T>(operation(cuda::to_float(in[0]), cuda::to_float(in[1]), cuda::to_float(in[2])));
 }
 
 // y[i] = operation(x[i]...). y may be any of the inputs: a thread reads all of its elements before it writes.
@@ -134,6 +142,20 @@ void map(CudaStream& stream, std::string_view kernel, const Operation& operation
     });
 }
 
+// use(function, its gradient)
+template <class Use> void with_activation(Activation kind, const Use& use) {
+    switch (kind) {
+    case Activation::gelu:
+        return use(Gelu{}, GeluGradient{});
+    case Activation::gelu_tanh:
+        return use(GeluTanh{}, GeluTanhGradient{});
+    case Activation::relu:
+        return use(Relu{}, ReluGradient{});
+    case Activation::silu:
+        return use(Silu{}, SiluGradient{});
+    }
+}
+
 // y[i] = x[i] + row[i % row_count]; the row's count is a multiple of the width.
 template <class T, class Row, int width> __global__ void __launch_bounds__(threads)
     add_rows_kernel(const T* x, const Row* __restrict__ row, std::int64_t row_count, std::int64_t count, T* y) {
@@ -150,31 +172,23 @@ template <class T, class Row, int width> __global__ void __launch_bounds__(threa
 } // namespace
 
 void activation(CudaStream& stream, Activation kind, ConstView x, View y) {
-    const std::string_view name = name_of(kind);
-    switch (kind) {
-    case Activation::gelu:
-        return map(stream, name, Gelu{}, y, x);
-    case Activation::gelu_tanh:
-        return map(stream, name, GeluTanh{}, y, x);
-    case Activation::relu:
-        return map(stream, name, Relu{}, y, x);
-    case Activation::silu:
-        return map(stream, name, Silu{}, y, x);
-    }
+    with_activation(kind, [&](auto function, auto) { map(stream, name_of(kind), function, y, x); });
 }
 
 void activation_gradient(CudaStream& stream, Activation kind, ConstView x, ConstView dy, View dx) {
-    const std::string_view name = name_of(kind);
-    switch (kind) {
-    case Activation::gelu:
-        return map(stream, name, GeluGradient{}, dx, x, dy);
-    case Activation::gelu_tanh:
-        return map(stream, name, GeluTanhGradient{}, dx, x, dy);
-    case Activation::relu:
-        return map(stream, name, ReluGradient{}, dx, x, dy);
-    case Activation::silu:
-        return map(stream, name, SiluGradient{}, dx, x, dy);
-    }
+    with_activation(kind, [&](auto, auto gradient) { map(stream, name_of(kind), gradient, dx, x, dy); });
+}
+
+void gate(CudaStream& stream, Activation kind, ConstView gate, ConstView x, View y) {
+    with_activation(kind, [&](auto function, auto) { map(stream, "gate", Gated<decltype(function)>{}, y, gate, x); });
+}
+
+void gate_gradient(CudaStream& stream, Activation kind, ConstView gate, ConstView x, ConstView dy, View dgate,
+                   View dx) {
+    with_activation(kind, [&](auto function, auto gradient) {
+        map(stream, "gate_gradient", GateGradient<decltype(gradient)>{}, dgate, gate, x, dy);
+        map(stream, "gate_gradient", Gated<decltype(function)>{}, dx, gate, dy);
+    });
 }
 
 void add(CudaStream& stream, ConstView a, ConstView b, View y) { map(stream, "add", Sum{}, y, a, b); }

@@ -14,15 +14,27 @@ constexpr int threads = 256; // each makes one angle
 struct Sizes {
     std::int64_t tokens, time, first_position;
     std::int64_t heads, pairs; // x is (tokens, heads, 2 pairs)
-    int turning;               // heads
+    int turning, period;       // of each `period` heads the first so many turn
+    int all_turning;           // heads
     int chunk, tokens_per_block;
     double octaves;
+    RotaryScaling scaling;
     float direction;
 };
 
 // The cosine and sine of one pair's angle at one position. Whole turns fall out of the product's upper end.
 __device__ __forceinline__ float2 angle(const Sizes& sizes, std::int64_t pair, std::int64_t position) {
-    const auto turn = static_cast<unsigned long long>(exp2(static_cast<double>(pair) * -sizes.octaves) * rotary_turn);
+    const double unscaled = exp2(static_cast<double>(pair) * -sizes.octaves);
+    const RotaryScaling& by = sizes.scaling; // as RotaryScaling::of_angle, which is the host's
+    const double turns = by.trained * (unscaled * rotary_turn) * 0x1p-64;
+    double scale = 1;
+    if (turns < by.low_turns) {
+        scale = 1 / by.factor;
+    } else if (turns <= by.high_turns) {
+        const double part = (turns - by.low_turns) / (by.high_turns - by.low_turns);
+        scale = (1 - part) / by.factor + part;
+    }
+    const auto turn = static_cast<unsigned long long>(unscaled * scale * rotary_turn);
     const unsigned long long turned = turn * static_cast<unsigned long long>(position);
     const float part = static_cast<float>(static_cast<int>(turned >> 32)) * 0x1p-31f; // in [-1, 1) of half a turn
     float sine, cosine;
@@ -86,12 +98,14 @@ template <RotaryPairs layout, int n, class T> __global__ void __launch_bounds__(
     const int per_head = static_cast<int>(min(static_cast<std::int64_t>(sizes.chunk), sizes.pairs - first_pair)) / n;
     const int tokens =
         static_cast<int>(min(static_cast<std::int64_t>(sizes.tokens_per_block), sizes.tokens - first_token));
-    const std::int64_t items = static_cast<std::int64_t>(tokens) * sizes.turning * per_head;
+    const std::int64_t items = static_cast<std::int64_t>(tokens) * sizes.all_turning * per_head;
     for (std::int64_t item = threadIdx.x; item < items; item += threads) {
         const int in_head = static_cast<int>(item % per_head) * n;
-        const std::int64_t head = item / per_head;
-        const int token = static_cast<int>(head / sizes.turning);
-        T* start = x + ((first_token + token) * sizes.heads + head % sizes.turning) * 2 * sizes.pairs;
+        const std::int64_t turning = item / per_head; // of the heads of these tokens that turn
+        const int token = static_cast<int>(turning / sizes.all_turning);
+        const int number = static_cast<int>(turning % sizes.all_turning);
+        const int head = number / sizes.turning * sizes.period + number % sizes.turning;
+        T* start = x + ((first_token + token) * sizes.heads + head) * 2 * sizes.pairs;
         Pairs<T, n> value = load_pairs<layout, n>(start, first_pair + in_head, sizes.pairs);
 #pragma unroll
         for (int i = 0; i < n; ++i) {
@@ -118,8 +132,20 @@ void run(CudaStream& stream, const Rotary& which, float direction, View x) {
     cuda::with_float_type("rotary", x.dtype, [&]<class T>() {
         if (x.count() == 0) return;
         const int chunk = static_cast<int>(std::min<std::int64_t>(of.pairs, threads));
-        const Sizes sizes{of.batch * of.time,           of.time, which.first_position, of.heads,   of.pairs,
-                          static_cast<int>(of.turning), chunk,   threads / chunk,      of.octaves, direction};
+        if (of.all_turning() == 0) return;
+        const Sizes sizes{.tokens = of.batch * of.time,
+                          .time = of.time,
+                          .first_position = which.first_position,
+                          .heads = of.heads,
+                          .pairs = of.pairs,
+                          .turning = static_cast<int>(of.turning),
+                          .period = static_cast<int>(of.period),
+                          .all_turning = static_cast<int>(of.all_turning()),
+                          .chunk = chunk,
+                          .tokens_per_block = threads / chunk,
+                          .octaves = of.octaves,
+                          .scaling = which.scaling,
+                          .direction = direction};
         if (which.pairs == RotaryPairs::half)
             launch_rotary<RotaryPairs::half>(stream, sizes, cuda::pointer<T>(x));
         else

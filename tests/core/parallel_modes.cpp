@@ -43,6 +43,10 @@ const std::vector<Row> models = {
     {"gpt",
      joined(base, {"model.dropout=0.1", "model.bias=true"}),
      {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
+    {"llama",
+     joined(base, {"model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true",
+                   "model.activation=silu", "model.n_kv_heads=2", "model.tied_head=false"}),
+     {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
     {"mixture",
      joined(base, {"model.moe_experts=4", "training.local_batch_size=4", "training.global_batch_size=16"}),
      {{"rows", no_images}, {"columns", no_images}}},
@@ -159,6 +163,13 @@ const Products of_mixture = {
     {"zero_2", "expert", "ring", "full"}, {"data", "expert", "tensor", "selective"},
 };
 
+const Products of_llama = {
+    {"zero_3", "sequence", "1f1b"},
+    {"zero_1", "ring", "tensor"},
+    {"ulysses", "zero_bubble", "selective"},
+    {"sequence", "ring", "full"},
+};
+
 const Products of_perceptron = {{"data", "tensor", "1f1b"}, {"hybrid", "tensor", "full"}};
 
 const Products of_convolutions = {
@@ -168,7 +179,7 @@ const Products of_convolutions = {
 };
 
 const std::map<std::string, Products> products = {
-    {"gpt", of_gpt}, {"mixture", of_mixture}, {"perceptron", of_perceptron}, {"convolutions", of_convolutions}};
+    {"gpt", of_gpt}, {"llama", of_llama}, {"mixture", of_mixture}, {"perceptron", of_perceptron}, {"convolutions", of_convolutions}};
 
 TEST_P(ParallelModes, ProductsTrainAsOneRankDoes) {
     Table table(GetParam());
@@ -309,6 +320,10 @@ TEST(ParallelModesRefuse, WhatCannotBeSharedOut) {
                                                      "in 4 equal chunks")));
     EXPECT_THAT(refusal({"", {}, {}, {{"context_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("4 heads cannot be shared out evenly over 3 ranks of context")));
+    EXPECT_THAT(refusal({"", {"model.n_kv_heads=2"}, {}, {{"context_parallel", 4}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("2 heads cannot be shared out evenly over 4 ranks of context")));
+    EXPECT_THAT(refusal({"", {"model.n_kv_heads=2"}, {}, {{"tensor_parallel", 4}}}),
+                ThrowsMessage<ConfigError>(HasSubstr("has 2 groups of heads")));
     EXPECT_THAT(refusal({"", {}, {}, {{"tensor_parallel", 3}}}), ThrowsMessage<ConfigError>(HasSubstr("4 heads")));
     EXPECT_THAT(refusal({"", {}, {"zero_2"}, {{"data_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("must be a multiple of that")));

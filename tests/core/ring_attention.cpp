@@ -53,7 +53,10 @@ struct Whole {
     Sample qkv, dy;
 
     Whole(const AttentionSizes& of, DType dtype)
-        : sizes(of), qkv({of.batch, of.times, 3, of.heads, of.depth}, dtype), dy(of.y(), dtype) {
+        : sizes(of), qkv(of.by_group ? Shape{of.batch, of.times, of.kv_heads(), of.group + 2, of.depth}
+                                     : Shape{of.batch, of.times, 3, of.heads, of.depth},
+                         dtype),
+          dy(of.y(), dtype) {
         std::mt19937 generator(17);
         fill_randomly(qkv, generator);
         fill_randomly(dy, generator);
@@ -89,8 +92,8 @@ Found run_on_ranks(const Whole& whole, int ranks) {
         const Sample y(dy.view().shape, dy.dtype()), dqkv(qkv.view().shape, qkv.dtype());
         const Shape rows{whole.sizes.batch, whole.sizes.heads, whole.sizes.times};
         const Sample log_sum_exp(cut(rows, 2, ranks), DType::f32);
-        const auto forward = make_ring_attention(1, ranks, whole.sizes.causal);
-        const auto backward = make_ring_attention_gradient(1, ranks, whole.sizes.causal);
+        const auto forward = make_ring_attention(1, ranks, whole.sizes.causal, whole.sizes.by_group);
+        const auto backward = make_ring_attention_gradient(1, ranks, whole.sizes.causal, whole.sizes.by_group);
         run(*forward, groups, {qkv.view()}, {y.view(), log_sum_exp.view()});
         found.forward_sent[index] = communicator.bytes_sent();
         const std::vector<View> inputs{qkv.view(), y.view(), log_sum_exp.view(), dy.view()};
@@ -135,7 +138,10 @@ TEST(RingAttention, EqualsThePlainLoops) {
         for (const bool causal : {true, false})
             for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
                 for (const std::int64_t chunk : {1, 5, 34}) {
-                    const Whole whole({2, 2 * ranks * chunk, 3, 12, causal, 1 / std::sqrt(12.0)}, dtype);
+                    const bool by_group = chunk == 5;
+                    const Whole whole({2, 2 * ranks * chunk, by_group ? 4 : 3, 12, causal, 1 / std::sqrt(12.0),
+                                       by_group ? 2 : 1, by_group},
+                                      dtype);
                     SCOPED_TRACE(fmt::format("{}, {}, {} ranks", whole.sizes.text(), name_of(dtype), ranks));
                     const Found found = run_on_ranks(whole, ranks);
                     const PlainAttention expected = plain_attention(whole.sizes, whole.qkv.values());

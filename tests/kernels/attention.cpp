@@ -179,6 +179,9 @@ TYPED_TEST(Attention, GroupsOfHeadsShareKeys) {
                 expect_right(on, variant, {2, 70, 4, 16, causal, 0.3, 2}, dtype);
                 expect_right(on, variant, {1, 131, 3, 64, causal, 0.3, 3}, dtype);
                 expect_right(on, variant, {1, 20, 6, 128, causal, 0.3, 3}, dtype);
+                expect_right(on, variant, {2, 70, 6, 16, causal, 0.3, 2, true}, dtype);
+                expect_right(on, variant, {1, 131, 6, 64, causal, 0.3, 3, true}, dtype);
+                expect_right(on, variant, {1, 20, 4, 128, causal, 0.3, 4, true}, dtype);
             }
 }
 

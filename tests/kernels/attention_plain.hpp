@@ -19,18 +19,22 @@ struct AttentionSizes {
     bool causal;
     double scale = 0.3;
     std::int64_t group = 1; // query heads that share keys
+    bool by_group = false;  // how they lie in qkv
 
     std::int64_t kv_heads() const { return heads / group; }
     std::int64_t row() const { return (heads + 2 * kv_heads()) * depth; } // of one token
     Shape qkv() const { return Shape{batch, times, row()}; }
     Shape y() const { return Shape{batch, times, heads, depth}; }
     // The first of D numbers of query head h: its q, its k, its v in qkv; its y.
-    std::size_t q(std::int64_t b, std::int64_t t, std::int64_t h) const { return at(b, t, h); }
+    std::size_t q(std::int64_t b, std::int64_t t, std::int64_t h) const {
+        return at(b, t, by_group ? h / group * (group + 2) + h % group : h);
+    }
     std::size_t k(std::int64_t b, std::size_t t, std::int64_t h) const {
-        return at(b, static_cast<std::int64_t>(t), heads + h / group);
+        return at(b, static_cast<std::int64_t>(t), by_group ? h / group * (group + 2) + group : heads + h / group);
     }
     std::size_t v(std::int64_t b, std::size_t t, std::int64_t h) const {
-        return at(b, static_cast<std::int64_t>(t), heads + kv_heads() + h / group);
+        return at(b, static_cast<std::int64_t>(t),
+                  by_group ? h / group * (group + 2) + group + 1 : heads + kv_heads() + h / group);
     }
     std::size_t y(std::int64_t b, std::int64_t t, std::int64_t h) const {
         return static_cast<std::size_t>(((b * times + t) * heads + h) * depth);
@@ -43,11 +47,12 @@ struct AttentionSizes {
                 .kv_heads = kv_heads(),
                 .head_dim = depth,
                 .scale = static_cast<float>(scale),
-                .causal = causal};
+                .causal = causal,
+                .by_group = by_group};
     }
     std::string text() const {
-        return fmt::format("B {} T {} H {} G {} D {} causal {} scale {}", batch, times, heads, kv_heads(), depth,
-                           causal, scale);
+        return fmt::format("B {} T {} H {} G {} D {} causal {} scale {}{}", batch, times, heads, kv_heads(), depth,
+                           causal, scale, by_group ? " by group" : "");
     }
 
 private:

@@ -85,6 +85,30 @@ TYPED_TEST(Elementwise, GradientsEqualFiniteDifferences) {
             }
 }
 
+TYPED_TEST(Elementwise, GatesAndTheirGradients) {
+    TypeParam on;
+    for (const Activation kind : activations)
+        for (const DType type : types)
+            for (const std::int64_t size : sizes) {
+                const Sample gate(Shape{size}, type, 1, -6, 6), x(Shape{size}, type, 2), dy(Shape{size}, type, 3);
+                const Sample y = poisoned(Shape{size}, type), dgate = poisoned(Shape{size}, type);
+                const Sample dx(dy); // in place
+                kernels::gate(on.stream(), kind, on(gate), on(x), on(y));
+                kernels::gate_gradient(on.stream(), kind, on(gate), on(x), on(dx), on(dgate), on(dx));
+                on.finish();
+                std::vector<double> forth, of_gate, of_x;
+                for (std::int64_t i = 0; i < size; ++i) {
+                    const auto of = [&](const std::vector<double>& value) { return reference(kind, value[0]); };
+                    forth.push_back(reference(kind, gate[i]) * x[i]);
+                    of_gate.push_back(dy[i] * x[i] * slope({gate[i]}, 0, of));
+                    of_x.push_back(dy[i] * reference(kind, gate[i]));
+                }
+                EXPECT_TRUE(close_to(y, forth, tolerance(type, Kind::function))) << name_of(kind) << " of " << size;
+                EXPECT_TRUE(close_to(dx, of_x, tolerance(type, Kind::function))) << name_of(kind) << " of " << size;
+                EXPECT_TRUE(close_to(dgate, of_gate, tolerance(type, Kind::finite_difference))) << name_of(kind);
+            }
+}
+
 TYPED_TEST(Elementwise, NanStaysNan) {
     TypeParam on;
     Sample x(Shape{17}, DType::f32), y(Shape{17}, DType::f32);

@@ -6,6 +6,7 @@
 #include "tests/support/device.hpp"
 
 #include <cmath>
+#include <limits>
 
 using namespace tessera;
 using kernels::Rotary;
@@ -25,18 +26,29 @@ struct Expected {
     std::vector<double> values, magnitudes;
 };
 
+// As transformers' modeling_rope_utils says it: by wave length.
+double scale_of(const kernels::RotaryScaling& scaling, double frequency) {
+    const double length = 2 * M_PI / frequency;
+    if (length > scaling.trained / scaling.low_turns) return 1 / scaling.factor;
+    if (length < scaling.trained / scaling.high_turns) return 1;
+    const double smooth = (scaling.trained / length - scaling.low_turns) / (scaling.high_turns - scaling.low_turns);
+    return (1 - smooth) / scaling.factor + smooth;
+}
+
 // direction: 1 forward, -1 back
 Expected turned(const Sample& x, const Sizes& size, const Rotary& which, double direction) {
     Expected expected{x.values(), std::vector<double>(static_cast<std::size_t>(x.count()))};
     for (std::size_t i = 0; i < expected.values.size(); ++i)
         expected.magnitudes[i] = std::abs(expected.values[i]);
-    const std::int64_t turning = which.heads == 0 ? size.heads : which.heads;
+    const std::int64_t period = which.period == 0 ? size.heads : which.period;
+    const std::int64_t turning = which.heads == 0 ? period : which.heads;
     for (std::int64_t row = 0; row < size.batch * size.time * size.heads; ++row) {
-        if (row % size.heads >= turning) continue;
+        if (row % size.heads % period >= turning) continue;
         const auto position = static_cast<double>(which.first_position + row / size.heads % size.time);
         for (std::int64_t i = 0; i < size.width / 2; ++i) {
-            const double angle = direction * position *
-                                 std::pow(which.theta, static_cast<double>(-2 * i) / static_cast<double>(size.width));
+            const double unscaled =
+                std::pow(which.theta, static_cast<double>(-2 * i) / static_cast<double>(size.width));
+            const double angle = direction * position * unscaled * scale_of(which.scaling, unscaled);
             const bool half = which.pairs == RotaryPairs::half;
             const std::int64_t first = row * size.width + (half ? i : 2 * i);
             const std::int64_t second = first + (half ? size.width / 2 : 1);
@@ -74,6 +86,36 @@ TYPED_TEST(RotaryEmbedding, TurnsAsTheFormulaSays) {
                     EXPECT_TRUE(close_to(y, forth.values, tolerance(type, Kind::function), forth.magnitudes));
                     EXPECT_TRUE(close_to(dy, back.values, tolerance(type, Kind::function), back.magnitudes));
                 }
+}
+
+// Heads by group, of each of which the last stays; angles that are scaled as Llama 3.1's, and all alike.
+TYPED_TEST(RotaryEmbedding, GroupsOfHeadsAndScaledAngles) {
+    TypeParam on;
+    const double infinite = std::numeric_limits<double>::infinity();
+    const kernels::RotaryScaling scalings[] = {{}, {8, 1, 4, 512}, {4, infinite, infinite, 1}};
+    for (const RotaryPairs layout : layouts)
+        for (const kernels::RotaryScaling& scaling : scalings)
+            for (const std::int64_t period : {2, 3}) {
+                const Sizes size{2, 19, 6, 64};
+                const Rotary which{.theta = 500000,
+                                   .pairs = layout,
+                                   .first_position = 3000,
+                                   .heads = period - 1,
+                                   .period = period,
+                                   .scaling = scaling};
+                const Sample x(Shape{size.batch, size.time, size.heads, size.width}, DType::f32, 1), y(x);
+                kernels::rotary(on.stream(), which, on(y));
+                on.finish();
+                const Expected expected = turned(x, size, which, 1);
+                EXPECT_TRUE(close_to(y, expected.values, tolerance(DType::f32, Kind::function), expected.magnitudes))
+                    << "factor " << scaling.factor << ", period " << period;
+                if (&scaling == scalings) continue;
+                Rotary plain = which;
+                plain.scaling = {};
+                EXPECT_FALSE(close_to(y, turned(x, size, plain, 1).values, tolerance(DType::f32, Kind::function),
+                                      expected.magnitudes))
+                    << "scaling makes no difference";
+            }
 }
 
 TYPED_TEST(RotaryEmbedding, TurningBackUndoesIt) {

@@ -101,6 +101,27 @@ def check_gpt2():
     check_files("gpt2", model, expected, wide)
 
 
+def llama_config(**changes):
+    return transformers.LlamaConfig(**{
+        "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 48, "intermediate_size": 40,
+        "vocab_size": 50, "max_position_embeddings": 24, "rms_norm_eps": 1e-4, "rope_theta": 1000.0, **changes})
+
+
+def check_llama():
+    """Heads that share keys and heads that do not, a head of its own width, biases, a tied head, both ways to scale angles."""
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 12}
+    for name, changes in {
+        "llama": {},
+        "llama-alike": {"num_key_value_heads": 6, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+        "llama-3": {"rope_scaling": llama3, "head_dim": 16, "num_key_value_heads": 1},
+        "llama-linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}, "attention_bias": True, "mlp_bias": True},
+    }.items():
+        check_round_trip(name, random_model(transformers.LlamaForCausalLM, llama_config(**changes)))
+    plain, scaled = (our_logits(f"run-{name}") for name in ("llama", "llama-alike"))
+    assert np.abs(plain - scaled).max() > 10 * LOGITS, "the models are one"
+
+
 def check_goes_on():
     """Trained further with the config that the import wrote, and other parts of it said on the line."""
     words = ["data.reader=synthetic", "training.steps=3", "training.global_batch_size=4", "optimizer.lr=1e-3",
@@ -128,10 +149,14 @@ def check_refusals():
     refused("tensor 'transformer.wpe.weight' is (24, 16), the model's 'position.weight' wants (25, 16)", n_positions=25)
     refused("has no tensor 'transformer.h.2.ln_1.weight', of which 'layers.2.attention_norm.scale' is made", n_layer=3)
     refused("no tensor of the model named 'transformer.h.1.", n_layer=1)
+    said = json.loads(pathlib.Path("llama/config.json").read_text(encoding="utf-8"))
+    refused('rope_scaling.rope_type = "yarn": expected default, linear or llama3', rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    refused("mlp_bias = true: here either all linear layers have biases or none", mlp_bias=True)
     assert "is there already" in runs.tessera("checkpoint", "export", "--hugging-face", "gpt2", "run-gpt2", code=2).err
 
 
 with runs.folder():
     check_gpt2()
+    check_llama()
     check_goes_on()
     check_refusals()

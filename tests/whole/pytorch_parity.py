@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program against an independent GPT in PyTorch: from the same weights and over the same batches, the gradients of
+"""The program against an independent GPT and LLaMA in PyTorch: from the same weights and over the same batches, the gradients of
 the first step and the losses and gradient norms of 50 steps agree."""
 import functools
 import itertools
@@ -9,6 +9,7 @@ import sys
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import numpy as np
 import reference_gpt
+import reference_llama
 import runs
 
 STEPS, BLOCK, BATCH, MICRO_BATCH, VOCABULARY = 50, 32, 12, 4, 61
@@ -67,11 +68,10 @@ def check_gradients(what, found, expected):
         assert error < GRADIENT, f"{what}: gradient of {name}: relative error {error:.2e}, allowed {GRADIENT}"
 
 
-def check_variant(what, words, tokens, gelu, clip):
+def check_variant(what, words, tokens, load, clip):
     """Returns the losses of the run."""
     checkpoint, gradients = start_of(words)
-    model = reference_gpt.load(checkpoint, gelu=gelu)
-    reference = reference_gpt.train(model, batches(tokens), max_lr=3e-3, min_lr=3e-4, warmup=8, decay_iters=STEPS,
+    reference = reference_gpt.train(load(checkpoint), batches(tokens), max_lr=3e-3, min_lr=3e-4, warmup=8, decay_iters=STEPS,
                                     betas=BETAS, weight_decay=0.1, clip=clip)
     check_gradients(what, gradients, reference.first_gradients)
     runs.train("gpt.toml", f"run.folder={what}", f"training.max_norm={clip}", *words)
@@ -116,10 +116,17 @@ with runs.folder():
     data = draw_tokens()
     runs.write_tokens("tokens.bin", data)
     runs.write_config("gpt.toml", KEYS)
-    f32 = check_variant("default", [], data, "exact", 0.8)
+    f32 = check_variant("default", [], data, reference_gpt.load, 0.8)
     full = ["model.bias=true", "model.tied_head=false", "model.activation=gelu_tanh", "model.hidden_dim=80"]
-    other = check_variant("bias-untied-tanh", full, data, "tanh", 1.2)
+    other = check_variant("bias-untied-tanh", full, data, functools.partial(reference_gpt.load, gelu="tanh"), 1.2)
     assert np.abs(f32 - other).max() > 10 * LOSS, "the two models are one"
+
+    llama = ["model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true", "model.activation=silu",
+             "model.tied_head=false"]
+    check_variant("llama", [*llama, "model.n_kv_heads=2", "model.norm_eps=1e-6"], data,
+                  functools.partial(reference_llama.load, epsilon=1e-6), 0.8)
+    check_variant("llama-bias-theta", [*llama, "model.bias=true", "model.rope_theta=500", "model.head_dim=8", "model.n_layers=2"],
+                  data, functools.partial(reference_llama.load, theta=500), 0.8)
 
     check_padding(data)
     check_experts(data)

@@ -17,7 +17,9 @@ KEYS = {
     "metrics.evaluate_every": 8, "metrics.evaluate_batches": 7,
     "checkpoint.interval": 0,
 }
-DTYPES = {"f8": "bf16", "bf16-stochastic": "bf16", "pipeline": "f32", "bf16-pipeline": "bf16"}
+LLAMA = ["model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true", "model.activation=silu",
+         "model.n_kv_heads=2", "model.tied_head=false"]
+DTYPES = {"llama": "f32", "f8": "bf16", "bf16-stochastic": "bf16", "pipeline": "f32", "bf16-pipeline": "bf16"}
 MOMENTS = ("optimizer.first_moment/", "optimizer.second_moment/")
 
 
@@ -32,7 +34,7 @@ def check_content(result, learned):
     assert list(result.evaluations) == [8, 16, 20], result.evaluations
     assert float(result.losses[20]) < float(result.losses[1]) - learned, f"it does not learn: {result.losses}"
     weights = [name for name in result.tensors if "/" not in name and not name.startswith("optimizer.")]
-    assert len(weights) in (2 + 2 * 6 + 1, 2 + 5 * 6 + 1, 2 + 5 * 6 + 2), weights
+    assert len(weights) in (2 + 2 * 6 + 1, 2 + 5 * 6 + 1, 2 + 5 * 6 + 2, 1 + 2 * 7 + 2), weights
     for name in weights:
         for tensor in (name, *(moment + name for moment in MOMENTS)):
             assert np.isfinite(result.tensors[tensor]).all() and result.tensors[tensor].any(), tensor
@@ -145,6 +147,11 @@ with runs.folder():
         ("2-stages-2-ranks-zero-3", [*stages(2, "zero_bubble"), "parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 4}),
         ("2-stages-2-replicas-of-2-zero-3", [*stages(2, "1f1b"), *replicas(2), "parallelism.zero_stage=3", "parallelism.shared_memory=false"], {"ranks": 8}),
     ], ["model.n_layers=5"])
+    check_spread("llama", [
+        ("2-ranks", [], {"ranks": 2}),
+        ("4-ranks-zero-3-recompute", ["parallelism.zero_stage=3", "training.recompute=full"], {"ranks": 4}),
+        ("2-stages", stages(2, "1f1b"), {"ranks": 2}),
+    ], LLAMA)
     check_spread("bf16-pipeline", [
         ("3-stages-messages", [*stages(3, "1f1b"), "parallelism.shared_memory=false", "training.recompute=selective"], {"ranks": 3}),
     ], ["model.n_layers=5", "model.tied_head=false"])

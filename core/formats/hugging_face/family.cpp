@@ -12,7 +12,7 @@
 namespace tessera {
 
 std::span<const HubFamily* const> hub_families() {
-    static constexpr std::array all{&hub_gpt2};
+    static constexpr std::array all{&hub_gpt2, &hub_llama};
     return all;
 }
 
@@ -28,7 +28,7 @@ HubMatrix::HubMatrix(const HubRows& from) {
 }
 
 void HubFields::add(std::string_view name, std::int64_t value) { add_text(name, fmt::format("{}", value)); }
-void HubFields::add(std::string_view name, double value) { add_text(name, fmt::format("{}", value)); }
+void HubFields::add(std::string_view name, double value) { add_text(name, toml_text(value)); }
 void HubFields::add(std::string_view name, std::string_view value) { add_text(name, json_string(value)); }
 void HubFields::add_text(std::string_view name, std::string json) { fields_.emplace_back(name, std::move(json)); }
 

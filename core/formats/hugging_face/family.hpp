@@ -73,6 +73,7 @@ struct HubFamily {
 
 // Alphabetical: one file each.
 extern const HubFamily hub_gpt2;
+extern const HubFamily hub_llama;
 
 std::span<const HubFamily* const> hub_families();
 

@@ -95,11 +95,16 @@ std::vector<HubRows> rows_of(const std::string& name, const Shape& shape, const 
 }
 
 bool fits(const Config& config) {
-    return config.get(model_type) == "gpt" && config.get(model_norm) == "layer_norm" && config.get(model_experts) == 0;
+    return config.get(model_type) == "gpt" && config.get(model_norm) == "layer_norm" &&
+           config.get(model_positions) == "learned" && !config.get(model_gated) && config.get(model_experts) == 0;
 }
 
 void fields(const Config& config, const Checkpoint& checkpoint, HubFields& fields) {
     if (!config.get(model_bias)) config.refuse(model_bias.name, "Hugging Face's GPT-2 has biases");
+    const std::int64_t kv_heads = config.get(model_kv_heads);
+    if (kv_heads != 0 && kv_heads != config.get(model_heads))
+        config.refuse(model_kv_heads.name, "in Hugging Face's GPT-2 heads share no keys");
+    if (config.get(model_head_dim) != 0) config.refuse(model_head_dim.name, "Hugging Face's GPT-2 has none of its own");
     fields.add_text("architectures", "[\"GPT2LMHeadModel\"]");
     const std::string activation = config.get(model_activation);
     for (const NamedActivation& known : activations)
