@@ -13,6 +13,7 @@
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
+#include "core/run/transfer.hpp"
 #include "core/watch/deadlines.hpp"
 
 #include <algorithm>
@@ -65,6 +66,9 @@ std::vector<KeyInfo> known_keys() {
         key_info(schedule_type),
         key_info(schedule_warmup),
         key_info(loss_ignore_index),
+        key_info(lora_alpha),
+        key_info(lora_rank),
+        key_info(lora_targets),
         key_info(metrics_color),
         key_info(evaluate_batches),
         key_info(evaluate_every),
@@ -101,6 +105,9 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_choices),
         key_info(model_z),
         key_info(model_heads),
+        key_info(model_init_from),
+        key_info(model_init_rename),
+        key_info(model_init_skip),
         key_info(model_kv_heads),
         key_info(model_layers),
         key_info(model_norm),

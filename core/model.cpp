@@ -210,6 +210,7 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
     Model model;
     declare_inputs(model, sizes, purpose);
     Builder builder(model.graph, sizes.precision, purpose == Purpose::train);
+    builder.adapt(lora_options(config));
     const auto [logits, mixtures] = gpt_logits(config, sizes, builder, model.inputs[0]);
     if (!mixtures.empty()) model.choices = config.get(model_choices);
     const std::int64_t vocabulary = sizes.sample.classes;
@@ -305,8 +306,12 @@ std::int64_t active_parameter_count(const Model& model) {
 
 std::string parameters_text(const Model& model) {
     const std::int64_t count = parameter_count(model.graph), active = active_parameter_count(model);
-    const std::string text = with_thousands(count) + " parameters";
-    return active == count ? text : fmt::format("{}, of which {} work on a token", text, with_thousands(active));
+    std::string text = with_thousands(count) + " parameters";
+    if (active != count) text += fmt::format(", of which {} work on a token", with_thousands(active));
+    std::int64_t trained = 0;
+    for (const ValueId id : model.graph.trained())
+        trained += model.graph.value(id).shape_outside().count();
+    return trained == count ? text : fmt::format("{}, of which {} are trained", text, with_thousands(trained));
 }
 
 } // namespace tessera

@@ -6,8 +6,10 @@
 #include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/import.hpp"
 #include "core/formats/llmc.hpp"
+#include "core/formats/merge_adapters.hpp"
 #include "core/formats/new_file.hpp"
 #include "core/formats/safetensors.hpp"
+#include "core/layers/lora.hpp"
 #include "core/run/text_file.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -40,6 +42,20 @@ std::optional<DType> narrow_dtype(const Arguments& arguments) {
     throw ConfigError(fmt::format("--dtype: {}", no_such_name("dtype", said, {"bf16", "f32"})));
 }
 
+// A checkpoint without adapters, beside what is made of it, and removed with it.
+struct Merged {
+    Merged(const std::string& path, const Checkpoint& adapted)
+        : folder(path), checkpoint(merge_adapters(adapted, config_of(adapted, {}), path)) {}
+    Merged(const Merged&) = delete;
+    Merged& operator=(const Merged&) = delete;
+    ~Merged() {
+        std::error_code ignored; // what was to be written is
+        std::filesystem::remove_all(folder, ignored);
+    }
+
+    std::string folder, checkpoint;
+};
+
 } // namespace
 
 std::string checkpoints_below(const Arguments& arguments) {
@@ -55,7 +71,14 @@ int export_checkpoint(const Arguments& arguments) {
     const std::string format = format_of(arguments), path = *arguments.text(format);
     const std::optional<DType> narrow = narrow_dtype(arguments);
     const bool states = arguments.has("states");
-    const Checkpoint checkpoint = open_checkpoint(words[1]);
+    Checkpoint checkpoint = open_checkpoint(words[1]);
+    std::optional<Merged> merged;
+    if (config_of(checkpoint, {}).get(lora_rank) > 0) {
+        if (states) throw ConfigError("--states: adapters are merged into weights, which have none");
+        merged.emplace(path + ".merged", checkpoint);
+        checkpoint = Checkpoint(merged->checkpoint);
+        fmt::print("adapters are merged into the weights\n");
+    }
     if (format == "safetensors") {
         write_safetensors(checkpoint, path, states, narrow);
     } else if (format == "hdf5-single") {

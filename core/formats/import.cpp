@@ -124,14 +124,14 @@ std::map<std::string, std::string> metadata_for(const WeightSource& source, cons
 
 } // namespace
 
-namespace {
-
-std::unique_ptr<WeightSource> open_file(const std::string& path) {
+std::unique_ptr<WeightSource> open_weight_source(const std::string& path) {
     const File file = open_weights(path);
     std::int32_t magic = 0;
     if (file.bytes() >= 4) file.read_at(0, &magic, sizeof magic);
     return std::make_unique<FileWeights>(magic == llmc_model_magic ? open_llmc(path) : open_safetensors(path));
 }
+
+namespace {
 
 FoundWeights find_in_folder(const std::string& path, const std::string& config_path,
                             const std::vector<std::string>& overrides) {
@@ -153,7 +153,7 @@ FoundWeights find_weights(const std::string& path, const std::string& config_pat
     if (HubFolder::is_one(path)) return find_in_folder(path, config_path, overrides);
     if (std::filesystem::is_directory(path))
         throw ConfigError(fmt::format("{} is no folder of Hugging Face's: it has no config.json", path));
-    std::unique_ptr<WeightSource> source = open_file(path);
+    std::unique_ptr<WeightSource> source = open_weight_source(path);
     if (!config_path.empty()) return {std::move(source), Config::load(config_path, overrides, known_keys())};
     const auto kept = source->metadata().find("config");
     if (kept == source->metadata().end())

@@ -29,6 +29,9 @@ struct FoundWeights {
 FoundWeights find_weights(const std::string& path, const std::string& config_path,
                           const std::vector<std::string>& overrides);
 
+// Of a safetensors file, or a model file of llm.c, by its first bytes. ConfigError for anything else.
+std::unique_ptr<WeightSource> open_weight_source(const std::string& path);
+
 // Writes a checkpoint below `checkpoints_folder` of the model and optimizer that `config` describes. Each parameter is
 // taken from the source; so are the optimizer's states and the step, where it holds them all (as a file that was
 // exported with its states does), and with these the metadata; otherwise the states are fresh and the step is 0. The

@@ -24,6 +24,8 @@ public:
     virtual std::optional<std::int64_t> vocabulary() const = 0; // of the token table; nothing: it has none
 
     virtual bool has(const std::string& name) const = 0;
+    // Of a tensor that is there; where that is not known, `wanted`.
+    virtual Shape shape_of(const std::string& name, const Shape& wanted) const = 0;
     // ConfigError unless the tensor is there, in this shape, as numbers with a fraction.
     virtual void require(const std::string& name, const Shape& whole) const = 0;
     // Fills `part`, which is f32, with the box of its shape that begins at `start`, of a tensor for which require() has
@@ -44,6 +46,10 @@ public:
     const std::map<std::string, std::string>& metadata() const override { return file_.metadata(); }
     std::optional<std::int64_t> vocabulary() const override;
     bool has(const std::string& name) const override { return file_.find(name) != nullptr; }
+    Shape shape_of(const std::string& name, const Shape& wanted) const override {
+        const StoredTensor* found = file_.find(name);
+        return found == nullptr ? wanted : found->shape;
+    }
     void require(const std::string& name, const Shape& whole) const override;
     void read(const std::string& name, const Shape& whole, const std::vector<std::int64_t>& start,
               const View& part) const override;

@@ -9,10 +9,10 @@
 namespace tessera {
 namespace {
 
-// Which values a parameter flows into: only those need a gradient.
+// Which values a parameter that is trained flows into: only those need a gradient.
 std::vector<bool> depends_on_parameters(const Graph& graph) {
     std::vector<bool> depends(graph.values().size());
-    for (const ValueId id : graph.of_kind(ValueKind::parameter))
+    for (const ValueId id : graph.trained())
         depends[static_cast<std::size_t>(id)] = true;
     for (const Node& node : graph.nodes())
         for (const ValueId input : node.inputs)
@@ -20,6 +20,26 @@ std::vector<bool> depends_on_parameters(const Graph& graph) {
                 for (const ValueId output : node.outputs)
                     depends[static_cast<std::size_t>(output)] = true;
     return depends;
+}
+
+// Ops give the gradients of all their inputs: those of frozen weights are wanted by nobody.
+void drop_unused(Graph& graph) {
+    std::vector<bool> wanted(graph.values().size());
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+        wanted[i] = graph.values()[i].accumulated;
+    for (const ValueId id : graph.kept())
+        wanted[static_cast<std::size_t>(id)] = true;
+    std::deque<Node> nodes;
+    for (auto node = graph.nodes().rbegin(); node != graph.nodes().rend(); ++node) {
+        bool used = node->phase != Phase::backward;
+        for (const ValueId output : node->outputs)
+            used = used || wanted[static_cast<std::size_t>(output)];
+        if (!used) continue;
+        for (const ValueId input : node->inputs)
+            wanted[static_cast<std::size_t>(input)] = true;
+        nodes.push_front(*node);
+    }
+    graph.replace_nodes(std::move(nodes));
 }
 
 } // namespace
@@ -55,7 +75,7 @@ std::vector<ValueId> differentiate(Graph& graph, ValueId loss, std::span<const L
     }
 
     std::vector<ValueId> gradients;
-    for (const ValueId parameter : graph.of_kind(ValueKind::parameter)) {
+    for (const ValueId parameter : graph.trained()) {
         const ValueId gradient = gradient_of[static_cast<std::size_t>(parameter)];
         if (gradient == no_value)
             throw InternalError(fmt::format("the loss does not depend on '{}'", graph.value(parameter).name));
@@ -63,6 +83,7 @@ std::vector<ValueId> differentiate(Graph& graph, ValueId loss, std::span<const L
         gradients.push_back(gradient);
     }
     graph.accumulate(loss);
+    if (gradients.size() < graph.of_kind(ValueKind::parameter).size()) drop_unused(graph);
     return gradients;
 }
 

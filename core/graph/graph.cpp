@@ -108,6 +108,12 @@ std::vector<ValueId> Graph::of_kind(ValueKind kind) const {
     return found;
 }
 
+std::vector<ValueId> Graph::trained() const {
+    std::vector<ValueId> found = of_kind(ValueKind::parameter);
+    std::erase_if(found, [this](ValueId id) { return value(id).parameter->frozen; });
+    return found;
+}
+
 ValueId Graph::named(std::string_view name) const {
     for (std::size_t i = 0; i < values_.size(); ++i)
         if (values_[i].name == name) return static_cast<ValueId>(i);

@@ -29,6 +29,7 @@ struct ParameterInfo {
     Initialization start;
     bool decays = false;   // weight decay applies: matrices and tables only
     std::int64_t rows = 0; // that count; those behind are padding, which stays 0 and is not saved; 0: all do
+    bool frozen = false;   // keeps its first value: it has no gradient and no optimizer state
 };
 
 enum class ValueKind { input, parameter, optimizer_state, computed };
@@ -118,6 +119,7 @@ public:
     const std::deque<Node>& nodes() const { return nodes_; }
     const std::vector<ValueId>& kept() const { return kept_; }
     std::vector<ValueId> of_kind(ValueKind kind) const;
+    std::vector<ValueId> trained() const;       // parameters that are not frozen, in the order of of_kind
     ValueId named(std::string_view name) const; // InternalError when there is none
 
     // For passes that rewrite a graph. A value without a producer, to be made by a node of replace_nodes.
@@ -141,11 +143,10 @@ struct LossBeside {
     ValueId gradient;
 };
 
-// Appends, in the backward phase, the nodes that compute d loss / d parameter for every parameter that the loss depends
-// on, marks loss and gradients as accumulated, and returns the gradients in the order of of_kind(parameter).
-// The loss must come from an op that computes its inputs' gradients itself (cross_entropy): the seed is one. Losses
-// beside it must be computed before it.
-// Reverse-mode differentiation; several contributions to one value are added in the order of the nodes.
+// Appends, in the backward phase, the nodes that compute d loss / d parameter for every parameter that is trained,
+// marks loss and gradients as accumulated, and returns the gradients in the order of trained(). The loss must come from
+// an op that computes its inputs' gradients itself (cross_entropy): the seed is one. Losses beside it must be computed
+// before it. Reverse-mode differentiation; several contributions to one value are added in the order of the nodes.
 std::vector<ValueId> differentiate(Graph& graph, ValueId loss, std::span<const LossBeside> beside = {});
 
 } // namespace tessera

@@ -5,6 +5,8 @@
 
 #include "core/ops/ops.hpp"
 
+#include <cmath>
+
 namespace tessera {
 
 std::int64_t rows_in_memory(std::int64_t vocabulary) {
@@ -17,7 +19,7 @@ ValueId Builder::matrix(std::string_view name, const Shape& shape, std::string r
 }
 
 ValueId Builder::exact_matrix(std::string_view name, const Shape& shape, std::string role, double deviation) {
-    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.deviation = deviation}, true});
+    return parameter(name, shape, {std::move(role), layer_, {.deviation = deviation}, true});
 }
 
 ValueId Builder::table(std::string_view name, std::int64_t vocabulary, std::int64_t width, double deviation) {
@@ -26,7 +28,7 @@ ValueId Builder::table(std::string_view name, std::int64_t vocabulary, std::int6
 }
 
 ValueId Builder::decaying(std::string_view name, const Shape& shape, ParameterInfo info) {
-    const ValueId parameter = graph_.parameter(path(name), shape, std::move(info));
+    const ValueId parameter = this->parameter(name, shape, std::move(info));
     if (compute() == DType::f32) return parameter;
     const Graph::PhaseGuard prepare(graph_, Phase::prepare);
     const std::string in_use = path(name) + ".in_use";
@@ -34,13 +36,43 @@ ValueId Builder::decaying(std::string_view name, const Shape& shape, ParameterIn
     return ops::cast(graph_, in_use, parameter, compute());
 }
 
+ValueId Builder::parameter(std::string_view name, const Shape& shape, ParameterInfo info) {
+    info.frozen = lora_.rank > 0 && !adapter_;
+    return graph_.parameter(path(name), shape, std::move(info));
+}
+
 ValueId Builder::linear_weight(std::string_view name, const Shape& shape, std::string role, double deviation) {
-    if (!precision_.linear_f8) return matrix(name, shape, std::move(role), deviation);
-    return exact_matrix(name, shape, std::move(role), deviation);
+    const ValueId weight =
+        precision_.linear_f8 ? exact_matrix(name, shape, role, deviation) : matrix(name, shape, role, deviation);
+    roles_.emplace(weight, std::move(role));
+    return weight;
+}
+
+// Where a strategy cuts the weight's outputs it cuts B's, where it cuts the inputs A's.
+ValueId Builder::adapted(std::string_view name, ValueId x, ValueId weight, ValueId y, int contracted) {
+    const Shape shape = graph_.value(weight).type.shape;
+    const int outputs = shape.rank() - contracted;
+    const std::string role = roles_.at(weight);
+    const bool of_inputs = role == "row" || role == "head_output";
+    Shape a{lora_.rank}, b = shape.slice(0, outputs);
+    for (int dim = outputs; dim < shape.rank(); ++dim)
+        a.append(shape[dim]);
+    b.append(lora_.rank);
+    const auto inputs = static_cast<double>(shape.count(outputs, shape.rank()));
+    const Scope scope(*this, name);
+    adapter_ = true;
+    const ValueId down = matrix("lora_a", a, of_inputs ? role : "whole", 1 / std::sqrt(3 * inputs)); // as peft's
+    const ValueId up = matrix("lora_b", b, of_inputs ? "whole" : role, 0);
+    adapter_ = false;
+    const ValueId inner = ops::linear(graph_, path("lora_down"), x, down, no_value, contracted);
+    const ValueId outer = ops::linear(graph_, path("lora_up"), inner, up, no_value);
+    return ops::add(graph_, path("lora"), y, ops::scale(graph_, path("lora_scale"), outer, lora_.factor()));
 }
 
 ValueId Builder::linear(std::string_view name, ValueId x, ValueId weight, ValueId bias, int contracted) {
-    if (!precision_.linear_f8) return ops::linear(graph_, path(name), x, weight, bias, contracted);
+    const bool adapts = roles_.contains(weight) && lora_.adapts(path(name));
+    const auto with_adapter = [&](ValueId y) { return adapts ? adapted(name, x, weight, y, contracted) : y; };
+    if (!precision_.linear_f8) return with_adapter(ops::linear(graph_, path(name), x, weight, bias, contracted));
     const auto in_8_bits = [&](ValueId value, const std::string& label) {
         return ops::quantize(graph_, label + ".in_f8", value, DType::f8e4m3, contracted);
     };
@@ -49,11 +81,11 @@ ValueId Builder::linear(std::string_view name, ValueId x, ValueId weight, ValueI
         return in_8_bits(weight, graph_.value(weight).name);
     };
     const ops::InEightBits w = of_step();
-    return ops::linear_f8(graph_, path(name), in_8_bits(x, path(name) + ".input"), w, bias, contracted);
+    return with_adapter(ops::linear_f8(graph_, path(name), in_8_bits(x, path(name) + ".input"), w, bias, contracted));
 }
 
 ValueId Builder::vector(std::string_view name, const Shape& shape, std::string role, double constant) {
-    return graph_.parameter(path(name), shape, {std::move(role), layer_, {.constant = constant}, false});
+    return parameter(name, shape, {std::move(role), layer_, {.constant = constant}, false});
 }
 
 Builder::Scope::Scope(Builder& builder, std::string_view name, int layer)

@@ -3,8 +3,10 @@
 #pragma once
 
 #include "core/graph/graph.hpp"
+#include "core/layers/lora.hpp"
 
 #include <fmt/core.h>
+#include <map>
 #include <string>
 
 namespace tessera {
@@ -27,6 +29,9 @@ class Builder {
 public:
     Builder(Graph& graph, const Precision& precision, bool training)
         : graph_(graph), precision_(precision), training_(training) {}
+
+    // From here on weights are frozen, and linear layers that are targets get adapters, which are trained.
+    void adapt(LoraOptions lora) { lora_ = std::move(lora); }
 
     Graph& graph() { return graph_; }
     DType compute() const { return precision_.compute; }
@@ -67,12 +72,17 @@ public:
 
 private:
     ValueId decaying(std::string_view name, const Shape& shape, ParameterInfo info);
+    ValueId parameter(std::string_view name, const Shape& shape, ParameterInfo info);
+    ValueId adapted(std::string_view name, ValueId x, ValueId weight, ValueId y, int contracted);
 
     Graph& graph_;
     Precision precision_;
     bool training_;
     std::string scope_;
     int layer_ = -1;
+    LoraOptions lora_;
+    std::map<ValueId, std::string> roles_; // of linear layers' weights
+    bool adapter_ = false;                 // what is made is one
 };
 
 } // namespace tessera

@@ -30,7 +30,7 @@ public:
     }
     std::optional<Substitute> around_ring(int axis, int ranks, std::span<const TensorType> in,
                                           std::span<const Placement> inputs) const override {
-        if (!on_a_ring(inputs, {1, 1, 2, 1}, in[0].shape[1], ranks)) return std::nullopt;
+        if (!on_a_ring(inputs, {1, 1, score_time_dim(by_group_), 1}, in[0].shape[1], ranks)) return std::nullopt;
         return Substitute{make_ring_attention_gradient(axis, ranks, causal_, by_group_), {Placement::shard(1)}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
@@ -78,7 +78,7 @@ public:
                                           std::span<const Placement> inputs) const override {
         if (!on_a_ring(inputs, {1}, in[0].shape[1], ranks)) return std::nullopt;
         return Substitute{make_ring_attention(axis, ranks, causal_, by_group_),
-                          {Placement::shard(1), Placement::shard(2)}};
+                          {Placement::shard(1), Placement::shard(score_time_dim(by_group_))}};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {

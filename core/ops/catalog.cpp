@@ -51,6 +51,7 @@ std::vector<OpPointer> op_catalog() {
         make_rotary({.theta = 500000, .scaling = {.factor = 8, .trained = 12}}, true),
         make_route({.choices = 1, .capacity = 1}),
         make_route({.choices = 2, .capacity = 1}),
+        make_scale(0.75),
         make_sum_rows(2),
     };
 }

@@ -108,6 +108,8 @@ struct Routed {
     ValueId losses;       // (3): load balancing, z, dropped choices
 };
 Routed route(Graph&, std::string name, ValueId logits, const RouteOptions& options);
+// y = factor * x
+ValueId scale(Graph&, std::string name, ValueId x, double factor);
 // f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
 ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
@@ -144,6 +146,7 @@ OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
 OpPointer make_rotary(const RotaryOptions& options, bool by_group);
 OpPointer make_route(const RouteOptions& options);
+OpPointer make_scale(double factor);
 OpPointer make_sum_rows(int dims);
 
 // The slots of the examples of dispatch and combine.

@@ -21,5 +21,7 @@ double attention_product_flops(const kernels::AttentionShape& shape); // of one 
 std::vector<TensorType> attention_types(const TensorType& qkv, bool by_group);
 // Where the heads are, or groups of them, in qkv.
 inline int head_dim_of(bool by_group) { return by_group ? 2 : 3; }
+// Where time is in log_sum_exp: (B, H, T), or by group (B, G, H / G, T).
+inline int score_time_dim(bool by_group) { return by_group ? 3 : 2; }
 
 } // namespace tessera

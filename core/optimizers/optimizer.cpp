@@ -207,7 +207,8 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
 ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, const Optimizer& optimizer,
                          const StepControl& control) {
     const Graph::PhaseGuard guard(graph, Phase::update);
-    const std::vector<ValueId> parameters = graph.of_kind(ValueKind::parameter);
+    const std::vector<ValueId> parameters = graph.trained();
+    if (parameters.empty()) throw ConfigError("all weights of the model are frozen: nothing is trained");
     std::vector<std::int64_t> counts;
     for (const ValueId gradient : gradients)
         counts.push_back(graph.value(gradient).type.shape.count());

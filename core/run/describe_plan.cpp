@@ -44,9 +44,11 @@ void parameters(const Program& program, Lines out) {
         for (const ValueId other : graph.of_kind(ValueKind::optimizer_state))
             if (graph.value(other).name.ends_with("/" + graph.value(id).name))
                 state = program.plan.value(other).placements;
-        fmt::format_to(out, "  {:<{}}  {:<18}  {} {} {}\n", graph.value(id).name, width,
-                       graph.value(id).shape_outside().text(), text_of(program.plan.value(id).placements),
-                       text_of(gradient), text_of(state));
+        const std::string trained = graph.value(id).parameter->frozen
+                                        ? "frozen"
+                                        : fmt::format("{} {}", text_of(gradient), text_of(state));
+        fmt::format_to(out, "  {:<{}}  {:<18}  {} {}\n", graph.value(id).name, width,
+                       graph.value(id).shape_outside().text(), text_of(program.plan.value(id).placements), trained);
     }
 }
 

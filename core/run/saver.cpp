@@ -4,8 +4,9 @@
 #include "core/run/saver.hpp"
 
 #include "core/run/changed_keys.hpp"
-#include "core/run/diverged_error.hpp"
 #include "core/run/disk_space.hpp"
+#include "core/run/diverged_error.hpp"
+#include "core/run/transfer.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
@@ -32,6 +33,7 @@ Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor&
       writer_(team_, folder_, {ground.config.get(checkpoint_keep), ground.config.get(checkpoint_keep_every)}) {}
 
 void Saver::check_keys(const Config& config) {
+    check_transfer_keys(config);
     if (config.get(checkpoint_interval) < -1) config.refuse(checkpoint_interval.name, "must be at least -1");
     if (config.get(checkpoint_keep) < 0) config.refuse(checkpoint_keep.name, "must be at least 0");
     if (config.get(checkpoint_keep_every) < 0) config.refuse(checkpoint_keep_every.name, "must be at least 0");
@@ -336,6 +338,15 @@ void Saver::tell_of_skipped_steps(const Checkpoint& checkpoint) const {
                                  skipped, guard_policy.name));
 }
 
+void Saver::take_first_weights() const {
+    const std::string from = ground_.config.get(model_init_from);
+    if (from.empty()) return;
+    const Transferred found = take_weights(ground_.config, experiment_.train, memory_of(executor_), executor_.stream());
+    log_.info(transfer_text(found, from));
+    if (team_.rank == 0 && !found.unlike.empty())
+        log_.warning(fmt::format("{} was trained with {}", from, fmt::join(found.unlike, "; ")));
+}
+
 std::int64_t Saver::start_or_resume() {
     std::vector<std::string> skipped;
     std::string path = checkpoint_to_resume(INT64_MAX, skipped);
@@ -362,6 +373,7 @@ std::int64_t Saver::start_or_resume() {
     }
     initialize_weights(experiment_.train, executor_, experiment_.seed);
     initialize_states(experiment_.train, executor_);
+    take_first_weights();
     set_aside_after(-1); // of step 0, too: it may be of somewhere else
     check_space(0);
     make_snapshot();

@@ -70,6 +70,7 @@ private:
     void compare_config(const Checkpoint& checkpoint) const;
     bool may_change(std::string_view key) const;
     void tell_of_skipped_steps(const Checkpoint& checkpoint) const;
+    void take_first_weights() const;
     void make_snapshot();
     void check_space(std::int64_t steps_done);
     void make_room(const CheckpointContent& content);

@@ -184,6 +184,16 @@ void require_tensors(const Checkpoint& checkpoint, const Program& program) {
     }
 }
 
+void fill_held(const Program& program, ValueId id, const View& view, Stream& stream,
+               const std::function<void(const std::vector<std::int64_t>&, const View&)>& read) {
+    HostCopy copy(stream, view);
+    const View all = copy.view();
+    std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
+    for (const Piece& piece : pieces_outside(program.model.graph.value(id), program.plan.value(id)))
+        read(start_of(piece.box), view_from(all, piece.first, piece.box.shape()));
+    copy.store();
+}
+
 std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of,
                                          Stream& stream) {
     require_tensors(checkpoint, program);
@@ -196,12 +206,9 @@ std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Pro
             started.push_back(value.name);
             continue;
         }
-        HostCopy copy(stream, view_of(id));
-        const View all = copy.view();
-        std::memset(all.memory(), 0, static_cast<std::size_t>(all.bytes())); // the padding
-        for (const Piece& piece : pieces_outside(value, program.plan.value(id)))
-            checkpoint.read(value.name, start_of(piece.box), view_from(all, piece.first, piece.box.shape()));
-        copy.store();
+        fill_held(program, id, view_of(id), stream, [&](const std::vector<std::int64_t>& start, const View& part) {
+            checkpoint.read(value.name, start, part);
+        });
     }
     return started;
 }

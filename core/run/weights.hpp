@@ -33,6 +33,11 @@ ViewOf planned(const Program& program);
 // hold alike is shared out among them, along its first dim.
 std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view_of, int rank);
 
+// Fills what this rank holds of a weight or state, box by box: read(start of the box in the whole, its elements). Rows
+// of padding become 0.
+void fill_held(const Program& program, ValueId id, const View& view, Stream& stream,
+               const std::function<void(const std::vector<std::int64_t>&, const View&)>& read);
+
 // Throws ConfigError unless the checkpoint has the program's parameters and, where it has any, optimizer states, in
 // their shapes. States of no parameter (of a loss scale, of the guard) may be missing. Reads no data.
 void require_tensors(const Checkpoint& checkpoint, const Program& program);

@@ -45,7 +45,7 @@ const std::vector<Row> models = {
      {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
     {"llama",
      joined(base, {"model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true",
-                   "model.activation=silu", "model.n_kv_heads=2", "model.tied_head=false"}),
+                   "model.activation=silu", "model.n_heads=8", "model.n_kv_heads=4", "model.tied_head=false"}),
      {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
     {"mixture",
      joined(base, {"model.moe_experts=4", "training.local_batch_size=4", "training.global_batch_size=16"}),
@@ -178,8 +178,11 @@ const Products of_convolutions = {
     {"zero_1", "rows", "zero_bubble"}, {"rows", "columns", "tensor"},
 };
 
-const std::map<std::string, Products> products = {
-    {"gpt", of_gpt}, {"llama", of_llama}, {"mixture", of_mixture}, {"perceptron", of_perceptron}, {"convolutions", of_convolutions}};
+const std::map<std::string, Products> products = {{"gpt", of_gpt},
+                                                  {"llama", of_llama},
+                                                  {"mixture", of_mixture},
+                                                  {"perceptron", of_perceptron},
+                                                  {"convolutions", of_convolutions}};
 
 TEST_P(ParallelModes, ProductsTrainAsOneRankDoes) {
     Table table(GetParam());

@@ -19,6 +19,7 @@ KEYS = {
 KINDS = ["weights", "gradients", "optimizer", "activations", "workspace", "communication", "data", "checkpoint"]
 
 # (words, ranks): 8 micro-batches of 2 rows unless said otherwise
+LLAMA = ["model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true", "model.activation=silu", "model.n_kv_heads=2"]
 CASES = [
     ([], 1), ([], 2), ([], 3), ([], 4),
     (["training.dtype=bf16"], 1), (["training.dtype=bf16", "parallelism.shared_memory=false"], 3),
@@ -43,6 +44,9 @@ CASES = [
     (["parallelism.tensor_parallel_degree=4", "data.tokenizer=character", "parallelism.shared_memory=false"], 4),
     (["parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true", "training.seq_len=23",
       "training.dtype=bf16", "parallelism.shared_memory=false"], 4),
+    ([*LLAMA, "training.dtype=bf16", "training.recompute=selective"], 1),
+    ([*LLAMA, "parallelism.tensor_parallel_degree=2", "parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring"], 4),
+    (["lora.rank=2"], 1), ([*LLAMA, "lora.rank=2", "parallelism.zero_stage=2"], 2),
 ]
 
 
@@ -127,7 +131,9 @@ def check_traffic():
 
 def check_configs():
     """The large models of configs/ are planned on any machine, without data."""
-    for name, parameters, ranks in (("gpt2_124m", 124_439_808, 16), ("gpt2_1558m", 1_557_611_200, 64)):
+    for name, parameters, ranks in (("gpt2_124m", 124_439_808, 16), ("gpt2_355m", 354_823_168, 16),
+                                    ("gpt2_774m", 774_030_080, 32), ("gpt2_1558m", 1_557_611_200, 64),
+                                    ("llama_8b", 8_030_261_248, 64)):
         config = os.path.join(os.environ["TESSERA_SOURCE"], "configs", f"{name}.toml")
         out = runs.tessera("plan", "-n", ranks, config, "run.device=cpu").out
         assert f"Parameters {parameters:,}" in out, out

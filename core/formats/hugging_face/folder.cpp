@@ -86,7 +86,16 @@ public:
                std::ranges::all_of(rows, [&](const HubRows& some) { return tensors_.contains(some.tensor); });
     }
 
+    // Known of a tensor that is one of theirs as it lies.
+    Shape shape_of(const std::string& name, const Shape& wanted) const override {
+        const std::vector<HubRows> rows = family_.rows_of(name, wanted, config_);
+        if (rows.size() != 1 || rows[0].transposed || rows[0].shape != wanted) return wanted;
+        const auto found = tensors_.find(rows[0].tensor);
+        return found == tensors_.end() ? wanted : found->second.tensor->shape;
+    }
+
     void require(const std::string& name, const Shape& whole) const override {
+        std::int64_t count = 0;
         for (const HubRows& rows : rows_of(name, whole)) {
             const auto found = tensors_.find(rows.tensor);
             if (found == tensors_.end())
@@ -99,7 +108,12 @@ public:
             if (tensor.dtype == DType::i32)
                 throw ConfigError(
                     fmt::format("{}: tensor '{}' is i32, the model wants numbers with a fraction", path_, rows.tensor));
+            const HubMatrix matrix(rows);
+            count += matrix.rows * matrix.columns;
         }
+        if (count != whole.count())
+            throw ConfigError(
+                fmt::format("{}: '{}' would have {} elements, the model wants {}", path_, name, count, whole.text()));
     }
 
     void read(const std::string& name, const Shape& whole, const std::vector<std::int64_t>& start,
