@@ -7,6 +7,7 @@ namespace tessera {
 Command bench_command();
 Command checkpoint_command();
 Command config_command();
+Command data_command();
 Command doctor_command();
 Command evaluate_command();
 Command generate_command();
@@ -21,9 +22,9 @@ Command verify_command();
 
 std::vector<Command> commands() {
     return {
-        bench_command(),    checkpoint_command(), config_command(), doctor_command(), evaluate_command(),
-        generate_command(), host_command(),       launch_command(), plan_command(),   rank_command(),
-        submit_command(),   trace_command(),      train_command(),  verify_command(),
+        bench_command(),    checkpoint_command(), config_command(), data_command(),   doctor_command(),
+        evaluate_command(), generate_command(),   host_command(),   launch_command(), plan_command(),
+        rank_command(),     submit_command(),     trace_command(),  train_command(),  verify_command(),
     };
 }
 

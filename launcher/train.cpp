@@ -8,6 +8,7 @@
 #include "core/run/memory_limit.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
+#include "core/visible.hpp"
 #include "core/watch/job_folder.hpp"
 #include "core/watch/planted_stall.hpp"
 #include "core/watch/watchdog.hpp"
@@ -96,6 +97,9 @@ int run_train(const Arguments& arguments, Process& process) {
 
     log.info(fmt::format("{} on {}", folder.string(), ranks_text(world, stream)));
     tell_of(experiment, log);
+    for (const SkippedRecords& skipped : dataset->skipped())
+        log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
+                             visible(skipped.first)));
     if (!recomputed.empty()) log.info(recomputed);
     recorder->begin(Activity::starting);
     Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);

@@ -43,8 +43,8 @@ double factor_of(double variance) { return variance > 0 ? 1 / std::sqrt(variance
 } // namespace
 
 ArraySamples::ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation,
-                           double fraction)
-    : form_(std::move(form)), parts_{std::move(train), std::move(validation)} {
+                           double fraction, std::vector<SkippedRecords> skipped)
+    : form_(std::move(form)), parts_{std::move(train), std::move(validation)}, skipped_(std::move(skipped)) {
     if (parts_[1].count == 0) parts_[1] = split_by_fraction(parts_[0], fraction);
     if (parts_[0].count == 0)
         throw DataError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,

@@ -24,12 +24,14 @@ public:
     // `form` has two fields, the inputs (f32) and the targets. Where there is no validation part, the last `fraction`
     // of the training part is it. `name` stands for the data in messages. Throws DataError when nothing is left to
     // train on.
-    ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation, double fraction);
+    ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation, double fraction,
+                 std::vector<SkippedRecords> skipped = {});
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).count; }
     void read(Split split, std::int64_t sample, std::span<const View> views) const override;
     const Tokenizer* tokenizer() const override { return nullptr; }
+    std::vector<SkippedRecords> skipped() const override { return skipped_; }
     std::string fingerprint() const override;
 
 private:
@@ -37,7 +39,8 @@ private:
     void find_statistics();
 
     SampleForm form_;
-    std::array<SampleArrays, 2> parts_;   // by Split
+    std::array<SampleArrays, 2> parts_; // by Split
+    std::vector<SkippedRecords> skipped_;
     std::vector<double> means_, factors_; // one, or one of each element
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;

@@ -21,4 +21,8 @@ std::string ContentHash::text() const {
     return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
+std::uint64_t short_hash(const void* data, std::size_t bytes, std::uint64_t seed) {
+    return XXH3_64bits_withSeed(data, bytes, seed);
+}
+
 } // namespace tessera

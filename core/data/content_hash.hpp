@@ -22,4 +22,7 @@ private:
     std::unique_ptr<void, void (*)(void*)> state_;
 };
 
+// xxh3-64 of some bytes, for tables in memory.
+std::uint64_t short_hash(const void* data, std::size_t bytes, std::uint64_t seed = 0);
+
 } // namespace tessera

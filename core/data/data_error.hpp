@@ -6,8 +6,8 @@
 
 namespace tessera {
 
-// A file that is missing, closed to us, cut off or not of its format, text that a tokenizer cannot take, too few samples.
-// A person can mend it, and a restart cannot. Exit code 3.
+// A file that is missing, closed to us, cut off or not of its format, text that a tokenizer cannot take, too few
+// samples. A person can mend it, and a restart cannot. Exit code 3.
 class DataError : public ConfigError {
     using ConfigError::ConfigError;
 };

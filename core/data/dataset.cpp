@@ -19,19 +19,24 @@ struct Reader {
     std::unique_ptr<Dataset> (*open)(const DatasetOptions&);
 };
 
-template <TokenRuns (*read)(const DatasetOptions&)>
+template <TokenRuns (*read)(const DatasetOptions&, RecordErrors&)>
 std::unique_ptr<Dataset> open_windows(const DatasetOptions& options) {
     if (options.sequence_length < 1 || options.sequence_length > sequence_limit)
         throw ConfigError(
             fmt::format("sequence_length is {}, expected from 1 to {}", options.sequence_length, sequence_limit));
-    TokenRuns runs = read(options);
+    RecordErrors errors(options.skip_errors);
+    TokenRuns runs = read(options, errors);
+    if (errors.skips()) leave_out_unknown_tokens(runs, errors);
+    if (runs.train.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
     if (runs.validation.empty()) split_by_fraction(runs, options.validation_fraction);
-    return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length);
+    return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length, errors.skipped());
 }
 
-constexpr std::array<Reader, 5> catalog = {{
+constexpr std::array<Reader, 7> catalog = {{
     {"csv", read_table},
     {"idx", read_images},
+    {"megatron", open_windows<read_indexed_tokens>},
+    {"pairs", read_pairs},
     {"synthetic", open_windows<read_synthetic>},
     {"text", open_windows<read_text>},
     {"tokens", open_windows<read_token_files>},

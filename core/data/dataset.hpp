@@ -2,6 +2,7 @@
 // Samples to train on. Says what there is and reads one by its number; the order is sample_order.hpp's.
 #pragma once
 
+#include "core/data/record_errors.hpp"
 #include "core/data/sample_form.hpp"
 #include "core/data/tokenizer.hpp"
 #include "kernels/tensor.hpp"
@@ -30,6 +31,12 @@ public:
     // token beyond the vocabulary), InternalError for a sample or a view that was never offered.
     virtual void read(Split split, std::int64_t sample, std::span<const View> views) const = 0;
 
+    // Samples this far apart have nothing in common: windows of a text overlap with those nearer.
+    virtual std::int64_t spacing() const { return form().units; }
+
+    // What data.on_error = "skip" has left out.
+    virtual std::vector<SkippedRecords> skipped() const { return {}; }
+
     virtual const Tokenizer* tokenizer() const = 0; // null when the data has none; lives as long as the dataset
 
     // xxh3-128 (32 hex digits) of all content, the splits and the vocabulary: "has the data changed?". The first call
@@ -43,6 +50,8 @@ using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&
 struct DatasetOptions {
     // csv        tables of numbers, a sample on each line (table_reader.cpp)
     // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
+    // megatron   .bin and .idx of Megatron (indexed_tokens.hpp), mapped: windows do not cross files
+    // pairs      a source and a target on each line, or on the same lines of two files (pair_reader.cpp)
     // synthetic  a Markov chain drawn from `seed`, for tests and timings; the best possible loss is about 1.21 nats
     // text       files of text, tokenised into memory and joined: windows run across files
     // tokens     llm.c .bin files, mapped: windows do not cross files, and a file too small for one is refused
@@ -62,6 +71,12 @@ struct DatasetOptions {
     std::int64_t synthetic_vocabulary = 64;
     std::int64_t synthetic_tokens = 1 << 20;
     std::uint64_t seed = 1; // synthetic only
+
+    bool skip_errors = false; // leave out records and files that are not right, and count them
+
+    std::vector<std::string> target_files, validation_target_files; // pairs: none where lines hold both texts
+    std::string pair_separator = "\t";                              // pairs: between the two of a line
+    std::int64_t target_length = 0;                                 // pairs: tokens; 0: sequence_length
 
     std::vector<std::string> label_files; // idx: of `files`, as many of each
     std::vector<std::string> validation_label_files;

@@ -58,8 +58,8 @@ void read_table_keys(const Config& config, DatasetOptions& options) {
 void read_text_keys(const Config& config, DatasetOptions& options) {
     const std::string file = config.get(data_tokenizer_file);
     if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = Tokenizer::open(file)->save();
-    if (!file.empty() && options.reader == "text") return;
-    if (options.reader == "text") {
+    if (!file.empty() && (options.reader == "text" || options.reader == "pairs")) return;
+    if (options.reader == "text" || options.reader == "pairs") {
         options.tokenizer.kind = config.get(data_tokenizer);
         options.tokenizer.vocabulary_size = config.get(data_vocabulary);
     } else {
@@ -71,6 +71,18 @@ const ReaderType* added_reader(const Config& config) {
     const std::vector<ReaderType>& added = extension().readers;
     const auto found = std::ranges::find(added, config.get(data_reader), &ReaderType::name);
     return found == added.end() ? nullptr : &*found;
+}
+
+void read_pair_keys(const Config& config, DatasetOptions& options) {
+    options.target_files = config.get(data_target_files);
+    if (options.target_files.empty()) {
+        options.pair_separator = config.get(data_pair_separator);
+        if (options.pair_separator.empty()) config.refuse(data_pair_separator.name, "is empty");
+    } else if (!options.validation_files.empty()) {
+        options.validation_target_files = config.get(data_validation_target_files);
+        if (options.validation_target_files.empty()) config.refuse(data_validation_target_files.name, "names no file");
+    }
+    options.target_length = count_in(config, data_target_length);
 }
 
 } // namespace
@@ -108,6 +120,11 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     options.files = config.get(data_files);
     options.validation_files = config.get(data_validation_files);
     if (options.files.empty()) config.refuse(data_files.name, "names no file to train on");
+    const std::string on_error = config.get(data_on_error);
+    if (on_error != "stop" && on_error != "skip")
+        config.refuse(data_on_error.name, no_such_name("choice", on_error, {"skip", "stop"}));
+    options.skip_errors = on_error == "skip";
+    if (options.reader == "pairs") read_pair_keys(config, options);
     if (options.reader == "idx")
         read_image_keys(config, options);
     else if (options.reader == "csv")
@@ -122,10 +139,11 @@ SampleOrderOptions order_options(const Config& config, const Dataset& dataset, S
     return {.kind = training ? config.get(data_order) : "sequential",
             .seed = seed,
             .samples = dataset.samples(split),
-            .window = dataset.form().units};
+            .window = dataset.spacing()};
 }
 
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
+    if (config.get(data_reader) == "pairs") return std::nullopt; // the padding and the end may be ids of their own
     if (reads_text(config)) {
         const std::int64_t vocabulary = vocabulary_without_data(config);
         return vocabulary == 0 ? std::nullopt : std::optional(text_form(sequence_length, vocabulary));

@@ -12,8 +12,18 @@ namespace tessera {
 
 inline constexpr Key<std::string> data_reader{
     "data.reader", "text",
-    "text, tokens (llm.c .bin files), synthetic (a Markov chain), idx (images "
-    "in MNIST's format, .gz or not) or csv"};
+    "text, tokens (llm.c .bin files), megatron (.bin with .idx), pairs (source and target texts), synthetic (a Markov "
+    "chain), idx (images in MNIST's format, .gz or not) or csv"};
+inline constexpr Key<std::string> data_on_error{
+    "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
+inline constexpr Key<std::vector<std::string>> data_target_files{
+    "data.target_files", "", "pairs: the targets, line by line, of data.files; []: lines of data.files hold both"};
+inline constexpr Key<std::vector<std::string>> data_validation_target_files{
+    "data.validation_target_files", "", "pairs: the targets of data.validation_files"};
+inline constexpr Key<std::string> data_pair_separator{"data.pair_separator", "\t",
+                                                      "pairs: what stands between source and target on a line"};
+inline constexpr Key<std::int64_t> data_target_length{
+    "data.target_length", 0, "pairs: tokens of a target, its end included; 0: training.seq_len, as the source has"};
 inline constexpr Key<std::vector<std::string>> data_files{
     "data.files", "", "files to train on (patterns allowed), relative to the working directory"};
 inline constexpr Key<std::vector<std::string>> data_validation_files{

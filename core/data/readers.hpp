@@ -10,8 +10,10 @@ namespace tessera {
 // All throw ConfigError for options, DataError for files. `validation` of runs is empty unless there are files for it.
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options);
-TokenRuns read_synthetic(const DatasetOptions& options);
-TokenRuns read_text(const DatasetOptions& options);
-TokenRuns read_token_files(const DatasetOptions& options);
+std::unique_ptr<Dataset> read_pairs(const DatasetOptions& options);
+TokenRuns read_indexed_tokens(const DatasetOptions& options, RecordErrors& errors);
+TokenRuns read_synthetic(const DatasetOptions& options, RecordErrors& errors);
+TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors);
+TokenRuns read_token_files(const DatasetOptions& options, RecordErrors& errors);
 
 } // namespace tessera

@@ -29,7 +29,7 @@ std::vector<std::uint32_t> draw_successors(std::uint64_t seed, std::int64_t voca
 
 } // namespace
 
-TokenRuns read_synthetic(const DatasetOptions& options) {
+TokenRuns read_synthetic(const DatasetOptions& options, RecordErrors&) {
     const std::int64_t vocabulary = options.synthetic_vocabulary;
     if (!options.files.empty() || !options.validation_files.empty())
         throw ConfigError("the reader 'synthetic' makes its data itself, but files are given; did you mean 'text'?");

@@ -99,7 +99,7 @@ struct Table {
 
 class TableReader {
 public:
-    explicit TableReader(const DatasetOptions& options) : options_(options) {
+    TableReader(const DatasetOptions& options, RecordErrors& errors) : options_(options), errors_(errors) {
         if (options.delimiter.size() != 1 || options.delimiter == "\"" || options.delimiter == "\n")
             throw ConfigError(fmt::format("data.delimiter is '{}', expected one character", options.delimiter));
         if (options.label_column.empty() == options.targets.empty())
@@ -112,7 +112,7 @@ public:
         table.arrays.inputs = std::vector<float>();
         if (!options_.targets.empty()) table.arrays.targets = std::vector<float>();
         for (const std::string& path : matching_paths(patterns))
-            read_file(path, table);
+            errors_.attempt("file", [&] { read_file(path, table); });
         return table;
     }
 
@@ -129,8 +129,11 @@ private:
         else if (options_.header && names_of(fields) != columns_.names)
             lines.refuse("other columns than the files before it have");
         if (!options_.header) add(lines, fields, table);
-        while (lines.next(fields))
-            add(lines, fields, table);
+        for (bool more = true; more;)
+            errors_.attempt("row", [&] {
+                while ((more = lines.next(fields)))
+                    add(lines, fields, table);
+            });
     }
 
     std::vector<std::string> names_of(const std::vector<std::string>& fields) const {
@@ -177,11 +180,15 @@ private:
     void add(const Lines& lines, const std::vector<std::string>& fields, Table& table) const {
         if (fields.size() != columns_.names.size())
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), columns_.names.size()));
-        auto& inputs = std::get<std::vector<float>>(table.arrays.inputs);
+        std::vector<float> numbers, wanted; // all of a row, or nothing
         for (const std::size_t column : columns_.features)
-            inputs.push_back(number_in(lines, fields, column));
+            numbers.push_back(number_in(lines, fields, column));
         for (const std::size_t column : columns_.targets)
-            std::get<std::vector<float>>(table.arrays.targets).push_back(number_in(lines, fields, column));
+            wanted.push_back(number_in(lines, fields, column));
+        auto& inputs = std::get<std::vector<float>>(table.arrays.inputs);
+        inputs.insert(inputs.end(), numbers.begin(), numbers.end());
+        if (auto* targets = std::get_if<std::vector<float>>(&table.arrays.targets))
+            targets->insert(targets->end(), wanted.begin(), wanted.end());
         if (columns_.targets.empty()) {
             table.labels.emplace_back(trimmed(fields[columns_.label]));
             if (!table.first_seen.contains(table.labels.back()))
@@ -191,6 +198,7 @@ private:
     }
 
     const DatasetOptions& options_;
+    RecordErrors& errors_;
     Columns columns_;
 };
 
@@ -210,9 +218,11 @@ void number_labels(Table& table, const std::map<std::string, std::int32_t>& numb
 
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
     if (options.files.empty()) throw ConfigError("the reader 'csv' needs files, none are given");
-    TableReader reader(options);
+    RecordErrors errors(options.skip_errors);
+    TableReader reader(options, errors);
     Table train = reader.read(options.files), validation = reader.read(options.validation_files);
     const Columns& columns = reader.columns();
+    if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
     SampleForm form{{{"features", {static_cast<std::int64_t>(columns.features.size())}, DType::f32}}};
     if (columns.targets.empty()) {
         std::map<std::string, std::int32_t> numbers;
@@ -230,7 +240,7 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
         form.fields.push_back({"targets", {static_cast<std::int64_t>(columns.targets.size())}, DType::f32});
     }
     return std::make_unique<ArraySamples>(std::move(form), options.files[0], std::move(train.arrays),
-                                          std::move(validation.arrays), options.validation_fraction);
+                                          std::move(validation.arrays), options.validation_fraction, errors.skipped());
 }
 
 } // namespace tessera

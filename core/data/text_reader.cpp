@@ -39,14 +39,15 @@ TokenRun encode_texts(const std::vector<NamedText>& texts, TokenRuns& runs) {
 
 } // namespace
 
-TokenRuns read_text(const DatasetOptions& options) {
+TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors) {
     if (options.files.empty()) throw ConfigError("the reader 'text' needs files, none are given");
     std::vector<MappedFile> files;
     for (const std::string& path : matching_paths(options.files))
-        files.emplace_back(path);
+        errors.attempt("file", [&] { files.emplace_back(path); });
     const std::size_t train_files = files.size();
     for (const std::string& path : matching_paths(options.validation_files))
-        files.emplace_back(path);
+        errors.attempt("file", [&] { files.emplace_back(path); });
+    if (train_files == 0) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
     std::vector<NamedText> texts;
     for (const MappedFile& file : files)
         texts.push_back({file.path(), file.text()});

@@ -61,37 +61,39 @@ template <class Token> std::span<const Token> tokens_of(const MappedFile& file) 
 
 // All files of one run share a tokenizer: the first one's format sets it.
 std::vector<TokenRun> open_runs(const std::vector<std::string>& patterns, std::int64_t sequence_length,
-                                const TokenFormat*& format, TokenRuns& owner) {
+                                const TokenFormat*& format, TokenRuns& owner, RecordErrors& errors) {
     std::vector<TokenRun> runs;
-    for (const std::string& path : matching_paths(patterns)) {
-        auto file = std::make_shared<const MappedFile>(path);
-        const TokenFormat& own = format_of(*file);
-        if (format == nullptr) format = &own;
-        if (format != &own)
-            throw DataError(fmt::format("{}: holds {} tokens, the files before it {} tokens", path, own.tokenizer,
-                                        format->tokenizer));
-        TokenRun run{tokens_of<std::uint16_t>(*file), path};
-        if (own.token_bytes == 4) run.tokens = tokens_of<std::uint32_t>(*file);
-        if (run.count() <= sequence_length)
-            throw DataError(fmt::format("{} has {} tokens, a window of {} needs {}", path, run.count(), sequence_length,
-                                        sequence_length + 1));
-        runs.push_back(std::move(run));
-        owner.memory.push_back(std::move(file));
-    }
+    for (const std::string& path : matching_paths(patterns))
+        errors.attempt("file", [&] {
+            auto file = std::make_shared<const MappedFile>(path);
+            const TokenFormat& own = format_of(*file);
+            if (format == nullptr) format = &own;
+            if (format != &own)
+                throw DataError(fmt::format("{}: holds {} tokens, the files before it {} tokens", path, own.tokenizer,
+                                            format->tokenizer));
+            TokenRun run{tokens_of<std::uint16_t>(*file), path};
+            if (own.token_bytes == 4) run.tokens = tokens_of<std::uint32_t>(*file);
+            if (run.count() <= sequence_length)
+                throw DataError(fmt::format("{} has {} tokens, a window of {} needs {}", path, run.count(),
+                                            sequence_length, sequence_length + 1));
+            runs.push_back(std::move(run));
+            owner.memory.push_back(std::move(file));
+        });
     return runs;
 }
 
 } // namespace
 
-TokenRuns read_token_files(const DatasetOptions& options) {
+TokenRuns read_token_files(const DatasetOptions& options, RecordErrors& errors) {
     if (options.files.empty()) throw ConfigError("the reader 'tokens' needs files, none are given");
     if (options.token_vocabulary < 0)
         throw ConfigError(
             fmt::format("token_vocabulary is {}, expected 1 or more (0: that of the files)", options.token_vocabulary));
     TokenRuns runs;
     const TokenFormat* format = nullptr;
-    runs.train = open_runs(options.files, options.sequence_length, format, runs);
-    runs.validation = open_runs(options.validation_files, options.sequence_length, format, runs);
+    runs.train = open_runs(options.files, options.sequence_length, format, runs, errors);
+    runs.validation = open_runs(options.validation_files, options.sequence_length, format, runs, errors);
+    if (format == nullptr) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
     if (!options.tokenizer_json.empty()) runs.tokenizer = Tokenizer::load(options.tokenizer_json);
     if (runs.tokenizer && options.token_vocabulary != 0 &&
         options.token_vocabulary != runs.tokenizer->vocabulary_size())

@@ -70,10 +70,30 @@ void split_by_fraction(TokenRuns& runs, double fraction) {
     }
 }
 
-TokenWindows::TokenWindows(TokenRuns runs, std::int64_t sequence_length)
+void leave_out_unknown_tokens(TokenRuns& runs, RecordErrors& errors) {
+    for (std::vector<TokenRun>* part : {&runs.train, &runs.validation}) {
+        std::vector<TokenRun> kept;
+        for (const TokenRun& run : *part) {
+            std::int64_t begin = 0;
+            for (std::int64_t i = 0; i < run.count(); ++i) {
+                const std::uint32_t token =
+                    std::visit([&](auto all) { return std::uint32_t{all[static_cast<std::size_t>(i)]}; }, run.tokens);
+                if (token < static_cast<std::uint64_t>(runs.vocabulary_size)) continue;
+                errors.count("token", fmt::format("{}: token number {} is {}, beyond the vocabulary of {}", run.name,
+                                                  run.first_token + i, token, runs.vocabulary_size));
+                if (i > begin) kept.push_back(run.part(begin, i));
+                begin = i + 1;
+            }
+            if (begin < run.count()) kept.push_back(run.part(begin, run.count()));
+        }
+        *part = std::move(kept);
+    }
+}
+
+TokenWindows::TokenWindows(TokenRuns runs, std::int64_t sequence_length, std::vector<SkippedRecords> skipped)
     : sequence_length_(sequence_length), vocabulary_size_(runs.vocabulary_size),
       form_(text_form(sequence_length, runs.vocabulary_size)), tokenizer_(std::move(runs.tokenizer)),
-      memory_(std::move(runs.memory)) {
+      memory_(std::move(runs.memory)), skipped_(std::move(skipped)) {
     const bool has_validation = !runs.validation.empty();
     parts_[0] = make_part(std::move(runs.train), "training");
     if (has_validation)

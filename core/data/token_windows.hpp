@@ -35,16 +35,20 @@ struct TokenRuns {
 // Moves the last `fraction` of the tokens from train to validation: floor((1 - fraction) * count) stay.
 void split_by_fraction(TokenRuns& runs, double fraction);
 
+// Looks at every token; cuts runs at those beyond the vocabulary, so that no window holds one, and counts them.
+void leave_out_unknown_tokens(TokenRuns& runs, RecordErrors& errors);
+
 class TokenWindows final : public Dataset {
 public:
     // sequence_length >= 1. Throws DataError when train has no window of sequence_length + 1 tokens, or validation
     // has runs but no window.
-    TokenWindows(TokenRuns runs, std::int64_t sequence_length);
+    TokenWindows(TokenRuns runs, std::int64_t sequence_length, std::vector<SkippedRecords> skipped = {});
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).first_samples.back(); }
     void read(Split split, std::int64_t sample, std::span<const View> views) const override;
     const Tokenizer* tokenizer() const override { return tokenizer_.get(); }
+    std::vector<SkippedRecords> skipped() const override { return skipped_; }
     std::string fingerprint() const override;
 
 private:
@@ -64,6 +68,7 @@ private:
     std::unique_ptr<Tokenizer> tokenizer_;
     std::vector<std::shared_ptr<const void>> memory_;
     std::array<Part, 2> parts_; // by Split
+    std::vector<SkippedRecords> skipped_;
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;
 };

@@ -2,6 +2,7 @@
 // Formats records and keeps RUN/metrics.jsonl. The only file here that includes nlohmann/json.
 #include "core/run/metrics.hpp"
 
+#include "core/visible.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 
@@ -207,6 +208,12 @@ void Metrics::evaluation(const EvaluationRecord& record) {
 }
 
 void Metrics::checkpoint(const CheckpointRecord& record) { file_.write(json_line(record) + '\n'); }
+
+void Metrics::skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first) {
+    const Json json{
+        {"kind", "skipped"}, {"step", step}, {"records", kind}, {"count", count}, {"first", visible(first)}};
+    file_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
+}
 
 double Metrics::eta(const StepRecord& record) {
     const double weight = step_seconds_ < 0 ? 1 : average_weight;

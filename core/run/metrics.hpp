@@ -90,6 +90,8 @@ public:
     void step(const StepRecord& record);
     void evaluation(const EvaluationRecord& record);
     void checkpoint(const CheckpointRecord& record); // to the file only
+    // Records of the data that were left out, of each kind; to the file only.
+    void skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first);
 
 private:
     double eta(const StepRecord& record);

@@ -120,6 +120,8 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
               loader_memory(ground.stream, experiment.sizes.sample.fields, experiment.train_loader(first_step_))),
       throughput_(experiment, ground), trace_(ground, experiment, log, folder), allocated_(memory_.allocated()) {
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
+    for (const SkippedRecords& skipped : ground.dataset.skipped())
+        if (metrics_) metrics_->skipped(first_step_, skipped.kind, skipped.count, skipped.first);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
     allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes();
 }

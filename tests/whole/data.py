@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tessera data`: a corpus prepared on 1, 2 and 4 ranks has the same bytes, which numpy reads as the ids of Hugging Face's own
+library; runs on it have the same bits on any number of ranks; what is left out is counted in the log and in metrics.jsonl; and what
+is wrong is answered with exit code 3 and one sentence."""
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import runs
+
+GOLDEN = pathlib.Path(os.environ["TESSERA_SOURCE"], "tests", "core", "golden", "tokenizers")
+KEYS = {"model.n_layers": 1, "model.n_heads": 2, "model.dim": 32, "training.steps": 4, "training.seq_len": 16,
+        "training.global_batch_size": 8, "training.local_batch_size": 2, "checkpoint.interval": 0}
+
+
+def read_megatron(name):
+    """The documents of NAME.bin and NAME.idx, by the format's description."""
+    index = pathlib.Path(name + ".idx").read_bytes()
+    assert index[:17] == b"MMIDIDX\0\0" + (1).to_bytes(8, "little"), index[:17]
+    count, documents = np.frombuffer(index, "<u8", 2, 18)
+    lengths = np.frombuffer(index, "<i4", int(count), 34)
+    begins = np.frombuffer(index, "<i8", int(count), 34 + 4 * int(count))
+    assert documents == count + 1 and len(index) == 34 + 12 * int(count) + 8 * int(documents)
+    tokens = np.fromfile(name + ".bin", {8: "<u2", 4: "<i4"}[index[17]])
+    size = tokens.itemsize
+    return [tokens[begin // size:begin // size + length].tolist() for begin, length in zip(begins, lengths)]
+
+
+def prepare(folder, *words, ranks=0, code=0):
+    return runs.tessera("data", "prepare", "--to", folder, *words, ranks=ranks, code=code)
+
+
+def check_prepare():
+    lines = json.loads((GOLDEN / "lines.json").read_text(encoding="utf-8"))
+    ids = json.loads((GOLDEN / "gpt2.ids.json").read_text(encoding="utf-8"))["ids"]
+    wanted = [(line, own) for line, own in zip(lines, ids) if line]
+    with open("lines.jsonl", "w", encoding="utf-8") as out:
+        out.writelines(json.dumps({"text": line}) + "\n" for line, _ in wanted)
+        out.write('{"no": 1}\n{"text": ""}\n' + json.dumps({"text": wanted[0][0]}) + "\n")
+    words = ["--records", "jsonl", "--tokenizer-file", GOLDEN / "gpt2.json", "lines.jsonl"]
+    said = [prepare(f"made{ranks}", *words, ranks=ranks).out for ranks in (1, 2, 4)]
+    distinct = {line: own for line, own in wanted}
+    assert f"records kept: {len(distinct)}\n" in said[0] and "records broken UTF-8: 1\n" in said[0], said[0]
+    assert "records too short: 1\n" in said[0] and "records duplicates: " in said[0], said[0]
+    files = {name: [pathlib.Path(f"made{ranks}", name).read_bytes() for ranks in (1, 2, 4)]
+             for name in ("tokens.bin", "tokens.idx", "tokenizer.json", "manifest.json")}
+    for name, contents in files.items():
+        assert contents[0] == contents[1] == contents[2], f"{name} depends on the number of ranks"
+    end = json.loads((GOLDEN / "gpt2.json").read_text(encoding="utf-8"))["model"]["vocab"]["<|endoftext|>"]
+    assert read_megatron("made1/tokens") == [own + [end] for own in distinct.values()], "other ids than Hugging Face's"
+
+
+def check_look():
+    out = runs.tessera("data", "inspect", "made1").out
+    assert "tokenizer: huggingface, 420 tokens" in out and "the first begins: " in out, out
+    assert "each within the vocabulary; all hashes are right" in runs.tessera("data", "check", "made1").out
+    config = ["gpt.toml", "data.reader=megatron", 'data.files=["made1/tokens.idx"]', "data.tokenizer_file=made1/tokenizer.json"]
+    out = runs.tessera("data", "check", *config).out
+    assert "vocabulary: 420" in out and "every sample is readable" in out, out
+    for ranks in (1, 2, 4):
+        runs.train(*config, f"run.folder=on{ranks}", ranks=ranks)
+    for ranks in (2, 4):
+        assert runs.metrics("on1", "step")[-1]["loss"] == runs.metrics(f"on{ranks}", "step")[-1]["loss"], "other bits"
+    content = bytearray(pathlib.Path("made2/tokens.bin").read_bytes())
+    content[40] ^= 1
+    pathlib.Path("made2/tokens.bin").write_bytes(content)
+    run = runs.tessera("data", "check", "made2", code=3)
+    assert "made2/tokens.bin: the hash is " in run.err, run.err
+
+
+def check_left_out():
+    rows = [f"{i},{i * i % 7},{'ab'[i % 2]}\n" for i in range(60)]
+    pathlib.Path("t.csv").write_text("x,y,kind\n" + "".join(rows[:30]) + "1,2\n" + "".join(rows[30:]) + "1,two,a\n", encoding="utf-8")
+    (pathlib.Path("layers.toml")).write_text("""
+[data]
+reader = "csv"
+files = ["t.csv"]
+label_column = "kind"
+[model]
+type = "layers"
+[[model.layers]]
+type = "linear"
+outputs = 2
+[[model.layers]]
+type = "cross_entropy"
+[training]
+steps = 2
+global_batch_size = 4
+local_batch_size = 2
+[checkpoint]
+interval = 0
+""", encoding="utf-8")
+    run = runs.train("layers.toml", "run.folder=stops", code=3)
+    assert "t.csv:32: 2 fields, expected 3" in run.err, run.err
+    run = runs.train("layers.toml", "run.folder=skips", "data.on_error=skip", ranks=2)
+    assert "data: left out 2 row" in run.out and "t.csv:32: 2 fields, expected 3" in run.out, run.out
+    records = runs.metrics("skips", "skipped")
+    assert [(record["records"], record["count"]) for record in records] == [("row", 2)], records
+
+
+def check_refusals():
+    cases = [(["prepare", "text.txt"], 2, "data prepare: say --to FOLDER"),
+             (["prepare", "--to", "made1", "text.txt"], 2, "made1 is there already, and nothing is overwritten"),
+             (["prepare", "--to", "new", "--records", "lines", "text.txt"], 2, "no kind of records named 'lines'; did you mean 'line'?"),
+             (["prepare", "--to", "new", "--near-duplicates", "2", "text.txt"], 2, "--near-duplicates 2: expected a number from 0 to 1"),
+             (["prepare", "--to", "new", "--end-token", "</x>", "text.txt"], 2, "--end-token: the tokenizer has no token '</x>'"),
+             (["prepare", "--to", "new", "nowhere.txt"], 3, "nowhere.txt: there is no such file"),
+             (["prepare", "--to", "new", "--min-characters", "1000000", "text.txt"], 3, "text.txt: none of 1 records is left to keep"),
+             (["chek", "gpt.toml"], 2, "no data command named 'chek'; did you mean 'check'?"),
+             (["inspect"], 2, "data inspect: expected a config, or a folder that data prepare made"),
+             (["check", "."], 3, "./manifest.json: there is no such file"),
+             (["check", "gpt.toml", "data.reader=megatron", "data.vocab_size=9", 'data.files=["text.txt"]'], 3, "text.txt.bin: there is no such file"),
+             (["check", "gpt.toml", "data.on_error=ignore"], 2, "data.on_error = \"ignore\": no choice named 'ignore'")]
+    for words, code, sentence in cases:
+        run = runs.tessera("data", *words, code=code)
+        assert sentence in run.err and "Traceback" not in run.err, (words, run.err)
+        assert not pathlib.Path("new").exists(), words
+
+
+with runs.folder():
+    runs.write_text("text.txt", 4000)
+    runs.write_config("gpt.toml", {"data.files": ["text.txt"], **KEYS})
+    check_prepare()
+    check_look()
+    check_left_out()
+    check_refusals()
