@@ -141,7 +141,7 @@ void Saver::make_room(const CheckpointContent& content) {
         throw SystemError(failure.empty() ? "another rank has no memory for a copy to save" : failure);
 }
 
-void Saver::save(std::int64_t steps_done, bool last) {
+void Saver::save(std::int64_t steps_done, bool last, const std::map<std::string, std::string>& also) {
     const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     const Clock::time_point begin = Clock::now();
     take_further(true, false); // the save before
@@ -149,6 +149,7 @@ void Saver::save(std::int64_t steps_done, bool last) {
     current_ = {.step = steps_done};
     begun_ = Clock::now();
     CheckpointContent content = content_of(steps_done);
+    content.metadata.insert(also.begin(), also.end());
     const bool in_host_memory = std::holds_alternative<CpuStream>(ground_.stream);
     try {
         if (!in_host_memory) make_room(content);
@@ -369,6 +370,7 @@ std::int64_t Saver::start_or_resume() {
         set_aside_after(step);
         check_space(step);
         make_snapshot();
+        resumed_ = checkpoint.metadata();
         return step;
     }
     initialize_weights(experiment_.train, executor_, experiment_.seed);

@@ -38,6 +38,8 @@ public:
     // Starts the weights, or reads them from a checkpoint; returns the number of steps done. Checkpoints of later steps
     // in the run's folder are set aside. Called by all ranks. ConfigError where the disk has no room for a checkpoint.
     std::int64_t start_or_resume();
+    // Of the checkpoint that the run has resumed from.
+    const std::map<std::string, std::string>& metadata() const { return resumed_; }
 
     std::int64_t allocated_bytes() const { return snapshot_ == nullptr ? 0 : snapshot_->bytes(); }
 
@@ -45,8 +47,9 @@ public:
 
     // Called by all ranks together. Returns when training may go on: `last` (nothing follows) or where saving is not
     // asynchronous when the checkpoint is on disk, otherwise when it is copied. Waits for the save before it.
-    // SystemError, on all ranks alike, when a save has failed, unless checkpoint.on_error says to go on.
-    void save(std::int64_t steps_done, bool last);
+    // SystemError, on all ranks alike, when a save has failed, unless checkpoint.on_error says to go on. `also`:
+    // metadata besides the saver's own.
+    void save(std::int64_t steps_done, bool last, const std::map<std::string, std::string>& also = {});
 
     // Called by all ranks together after each step: takes a save under way as far as it has come, or with `wait` to its
     // end. The saves that have ended since the last call. Throws as save() does.
@@ -87,6 +90,7 @@ private:
     std::int64_t interval_;
     bool stop_on_error_;
     bool asynchronous_;
+    std::map<std::string, std::string> resumed_;
     std::map<std::string, std::string> metadata_; // what is the same in all checkpoints of the run
     std::unique_ptr<Snapshot> snapshot_;          // null: the memory itself is written, or a copy made for one save
     CheckpointRecord current_;

@@ -7,13 +7,25 @@
 
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <fmt/ranges.h>
 
 namespace tessera {
 
-StepNumbers::StepNumbers(const Experiment& experiment, const Executor& executor)
+namespace {
+constexpr const char* odd_steps = "guard.odd_in_a_row";
+}
+
+StepNumbers::StepNumbers(const Experiment& experiment, const Executor& executor, const Kept& kept)
     : experiment_(experiment), executor_(executor) {
     restart();
+    if (const auto found = kept.find(odd_steps); found != kept.end() && experiment.guard)
+        odd_in_a_row_ = std::atoll(found->second.c_str());
+}
+
+StepNumbers::Kept StepNumbers::to_keep() const {
+    if (odd_in_a_row_ == 0) return {};
+    return {{odd_steps, fmt::format("{}", odd_in_a_row_)}};
 }
 
 float StepNumbers::number_of(ValueId id) const { return number(executor_.stream(), executor_.view(id)); }

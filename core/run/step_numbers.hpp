@@ -7,12 +7,18 @@
 #include "core/run/experiment.hpp"
 #include "core/run/metrics.hpp"
 
+#include <map>
+#include <string>
+
 namespace tessera {
 
 class StepNumbers {
 public:
-    // Once weights and states have started or are restored. All arguments outlive this.
-    StepNumbers(const Experiment& experiment, const Executor& executor);
+    using Kept = std::map<std::string, std::string>;
+
+    // Once weights and states have started or are restored. All arguments outlive this. `kept`: what to_keep() gave
+    // when these were saved; empty where the run begins.
+    StepNumbers(const Experiment& experiment, const Executor& executor, const Kept& kept = {});
 
     // Steps so far that changed nothing: whose gradients were not finite at their loss scale, or that the guard found
     // odd; and those that were given up since.
@@ -28,6 +34,9 @@ public:
 
     // To be called when states have been restored.
     void restart();
+
+    // What a checkpoint must say of these besides its states; mostly nothing.
+    Kept to_keep() const;
 
 private:
     float number_of(ValueId id) const;

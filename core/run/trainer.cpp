@@ -81,7 +81,7 @@ void Trainer::evaluate(std::int64_t steps_done) {
 }
 
 void Trainer::save(std::int64_t steps_done, bool last) {
-    saver_.save(steps_done, last);
+    saver_.save(steps_done, last, numbers_.to_keep());
     throughput_.restart();
 }
 
@@ -114,7 +114,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       audit_(ground, experiment, executor_, log),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
-      first_step_(saver_.start_or_resume()), numbers_(experiment, executor_),
+      first_step_(saver_.start_or_resume()), numbers_(experiment, executor_, saver_.metadata()),
       loader_(ground.dataset, SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.seed)),
               experiment.train_loader(first_step_),
               loader_memory(ground.stream, experiment.sizes.sample.fields, experiment.train_loader(first_step_))),

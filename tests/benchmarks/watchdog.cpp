@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a step pays for being watched: mpirun -n 2 bench_watchdog CONFIG [section.key=value …]. Two executors of one
 // plan take turns, one with plain groups, one with recorded groups and a watchdog that beats meanwhile; batches are
-// zeros. Prints the median step of each and their ratio, round by round.
+// zeros. Prints the median step of each and their ratio, round by round; then what an audit of the replicas takes, and
+// its share of the steps between two.
 #include "core/watch/watchdog.hpp"
 #include "core/config_catalog.hpp"
+#include "core/log.hpp"
+#include "core/run/replica_audit.hpp"
 #include "core/run/weights.hpp"
 #include "launcher/setup.hpp"
 
@@ -91,7 +94,24 @@ int main(int argc, char** argv) {
         if (round % 2 == 1) with();
         ratios.push_back(watched.seconds.back() / plain.seconds.back());
     }
+    std::filesystem::create_directories(folder);
+    Log log(config, folder, world.rank());
+    ReplicaAudit audit({config, *dataset, watched.groups, stream, host}, experiment, watched.executor, log);
+    std::vector<double> audits;
+    const std::int64_t interval = config.get(audit_interval);
+    for (int i = 0; i < rounds && audit.due(interval); ++i) {
+        watched.groups.all().barrier(host);
+        const auto start = std::chrono::steady_clock::now();
+        audit.run(interval);
+        audits.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::filesystem::remove_all(folder);
     if (world.rank() != 0) return 0;
+    if (!audits.empty()) {
+        const double share = median(audits) / (static_cast<double>(interval) * median(plain.seconds));
+        fmt::print("an audit takes {:.3f} ms: {:.5f} of the {} steps that it comes after; all together {:.4f}\n",
+                   median(audits) * 1e3, share, interval, median(ratios) + share);
+    }
     const auto [least, most] = std::ranges::minmax(ratios);
     fmt::print("{} ranks: a step takes {:.3f} ms plain, {:.3f} ms watched; ratio of rounds: median {:.4f}, from {:.4f} "
                "to {:.4f}\n",

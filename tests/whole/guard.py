@@ -35,6 +35,13 @@ def check_skip():
     assert numbers("skip")[27:] == [(28, 0, False)] + [(step, step - 28, True) for step in range(29, 33)], numbers("skip")
 
 
+def check_skip_in_two_parts():
+    """Odd steps are counted on when the run is stopped among them."""
+    runs.train("guard.toml", "run.folder=two", SKIP, "training.steps=31", ranks=2)
+    run = runs.train("guard.toml", "run.folder=two", SKIP, code=5)
+    assert "diverged at step 33, odd steps in a row: 5 (guard.max_in_a_row): the loss " in run.err, run.err
+
+
 def check_roll_back():
     """What has been trained since the checkpoint counts as skipped; its batches and numbers of steps do not come again."""
     run = runs.train("guard.toml", "run.folder=alone", ROLL_BACK)
@@ -63,6 +70,7 @@ with runs.folder():
     runs.write_config("guard.toml", KEYS)
     check_stop()
     check_skip()
+    check_skip_in_two_parts()
     check_roll_back()
     check_nowhere_to_go()
 print("a run that diverges stops, skips or goes back, alike on all ranks")
