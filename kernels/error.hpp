@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three exceptions of the house. A message says what, found, expected and where; only launcher/main.cpp catches.
+// The three exceptions of the house. A message says what, found, expected and where; only launcher/program.cpp catches.
 #pragma once
 
 #include <stdexcept>

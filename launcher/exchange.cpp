@@ -15,8 +15,12 @@
 #include "kernels/nearest_name.hpp"
 #include "launcher/setup.hpp"
 
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
+#include <memory>
 
 namespace tessera {
 namespace {
@@ -42,18 +46,26 @@ std::optional<DType> narrow_dtype(const Arguments& arguments) {
     throw ConfigError(fmt::format("--dtype: {}", no_such_name("dtype", said, {"bf16", "f32"})));
 }
 
-// A checkpoint without adapters, beside what is made of it, and removed with it.
-struct Merged {
-    Merged(const std::string& path, const Checkpoint& adapted)
-        : folder(path), checkpoint(merge_adapters(adapted, config_of(adapted, {}), path)) {}
-    Merged(const Merged&) = delete;
-    Merged& operator=(const Merged&) = delete;
-    ~Merged() {
-        std::error_code ignored; // what was to be written is
-        std::filesystem::remove_all(folder, ignored);
+// A checkpoint without adapters, in a new folder beside what is made of it, and removed with it.
+class Merged {
+public:
+    Merged(std::filesystem::path path, const Checkpoint& adapted) {
+        if (!path.has_filename()) path = path.parent_path(); // "out/"
+        std::string name = path.string() + ".merged-XXXXXX";
+        if (::mkdtemp(name.data()) == nullptr)
+            throw SystemError(fmt::format("cannot make {}: {}", name, std::strerror(errno)));
+        folder_ = std::shared_ptr<const std::string>(new std::string(name), [](const std::string* made) {
+            std::error_code ignored; // what was to be written is
+            std::filesystem::remove_all(*made, ignored);
+            delete made;
+        });
+        checkpoint_ = merge_adapters(adapted, config_of(adapted, {}), name + "/checkpoints");
     }
+    const std::string& checkpoint() const { return checkpoint_; }
 
-    std::string folder, checkpoint;
+private:
+    std::shared_ptr<const std::string> folder_; // goes where the constructor throws, too
+    std::string checkpoint_;
 };
 
 } // namespace
@@ -75,8 +87,8 @@ int export_checkpoint(const Arguments& arguments) {
     std::optional<Merged> merged;
     if (config_of(checkpoint, {}).get(lora_rank) > 0) {
         if (states) throw ConfigError("--states: adapters are merged into weights, which have none");
-        merged.emplace(path + ".merged", checkpoint);
-        checkpoint = Checkpoint(merged->checkpoint);
+        merged.emplace(path, checkpoint);
+        checkpoint = Checkpoint(merged->checkpoint());
         fmt::print("adapters are merged into the weights\n");
     }
     if (format == "safetensors") {

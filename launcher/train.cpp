@@ -71,8 +71,7 @@ int run_train(const Arguments& arguments, Process& process) {
         recorder->plant(planted_stall(*fault, world.rank()));
     const Watchdog watchdog(world, neighbours, *recorder,
                             {folder, make_mesh(config, world.size()), config.get(run_step_timeout)});
-    std::error_code none; // a folder that is there was made by a launcher, which waits for the ranks
-    const bool awaited = std::filesystem::is_directory(folder, none);
+    const bool awaited = !this_job().empty(); // by a launcher, which has read the config
     if (awaited) watchdog.write_ranks();
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);

@@ -12,8 +12,7 @@ namespace tessera {
 
 inline constexpr Key<std::string> data_reader{
     "data.reader", "text",
-    "text, tokens (llm.c .bin files), megatron (.bin with .idx), pairs (source and target texts), synthetic (a Markov "
-    "chain), idx (images in MNIST's format, .gz or not) or csv"};
+    "text, tokens (llm.c's .bin), megatron (.bin and .idx), pairs (of texts), synthetic, idx (MNIST's images) or csv"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{

@@ -135,7 +135,8 @@ public:
         form_ = {{{"source", {options.sequence_length}, DType::i32}, {"targets", {target}, DType::i32}},
                  vocabulary_,
                  target,
-                 "token"};
+                 "token",
+                 true};
     }
 
     const SampleForm& form() const override { return form_; }

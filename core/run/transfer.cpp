@@ -152,8 +152,9 @@ void check_transfer_keys(const Config& config) {
         if (rule.find('=') == std::string::npos)
             config.refuse(model_init_rename.name, fmt::format("'{}' is no rule OURS=THEIRS", rule));
     if (!from.empty()) return;
-    for (const std::string_view key : {model_init_rename.name, model_init_skip.name})
-        if (config.is_set(key)) config.refuse(key, "says how to take weights, and model.init_from says from nowhere");
+    for (const Key<std::vector<std::string>>& key : {model_init_rename, model_init_skip})
+        if (!config.get(key).empty())
+            config.refuse(key.name, "says how to take weights, and model.init_from says from nowhere");
 }
 
 } // namespace tessera

@@ -6,6 +6,7 @@
 #include "parallel/communication/lost_error.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <ctime>
 #include <exception>
@@ -25,10 +26,15 @@ constexpr std::int64_t largest_message = std::int64_t{1} << 30; // MPI counts ar
 constexpr int patient_tests = 200; // some 100 µs
 constexpr timespec nap{0, 20'000};
 
-bool ranks_share_cores() {
+// On any host: decided by all ranks together (ProcessGroup::world), because MPI does not match calls that are waited
+// for in these two ways.
+std::atomic<bool> some_ranks_share_cores = false;
+
+bool ranks_share_cores() { return some_ranks_share_cores; }
+
+int ranks_share_cores_here() {
     const char* const here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-    static const bool shared = here != nullptr && std::atoi(here) > ::sysconf(_SC_NPROCESSORS_ONLN);
-    return shared;
+    return here != nullptr && std::atoi(here) > ::sysconf(_SC_NPROCESSORS_ONLN) ? 1 : 0;
 }
 
 // `test` as MPI_Test: returns a code, and sets its argument to other than 0 at the end.
@@ -95,6 +101,10 @@ ProcessGroup::~ProcessGroup() = default;
 ProcessGroup ProcessGroup::world() {
     MPI_Comm copy = MPI_COMM_NULL;
     check(MPI_Comm_dup(MPI_COMM_WORLD, &copy), "MPI_Comm_dup", 0, 0);
+    const int here = ranks_share_cores_here();
+    int anywhere = 0;
+    check(MPI_Allreduce(&here, &anywhere, 1, MPI_INT, MPI_MAX, copy), "MPI_Allreduce", sizeof here, 0);
+    some_ranks_share_cores = anywhere != 0;
     return ProcessGroup(std::make_unique<State>(copy));
 }
 

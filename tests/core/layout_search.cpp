@@ -170,6 +170,7 @@ Machine pairs() {
 std::optional<Tried> planned(const Config& config, int ranks, const Machine& on) try {
     const Stream stream = CpuStream(1);
     const TrainingPlans plans(config, ranks, ranks <= on.ranks_per_node, nullptr, stream);
+    if (plans.of(ranks - 1).train.plan.share.size() == 0) return std::nullopt; // fewer ranks do the same
     const Prediction found = predict(plans.of(0), plans, 0, on);
     return Tried{found.cost.total(), found.memory};
 } catch (const ConfigError&) {

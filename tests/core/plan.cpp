@@ -241,7 +241,8 @@ TEST(Plan, KeepsItsPromisesOnEveryMesh) {
             for (const int tensor : {1, 2})
                 for (const int stage : {0, 1, 2, 3})
                     for (const Variant& variant : variants()) {
-                        if (variant.name == "f8" && context * tensor > 1) continue; // refused
+                        if (variant.name == "f8" && context * tensor > 1) continue;              // refused
+                        if (variant.name.starts_with("llama") && context * tensor > 1) continue; // its one head of keys
                         const int ranks = data * context * tensor;
                         SCOPED_TRACE(fmt::format("data {} x context {} x tensor {}, ZeRO {}, {}", data, context, tensor,
                                                  stage, variant.name));

@@ -276,7 +276,6 @@ with runs.folder():
         assert err.count("empty.txt: the file is empty") == 1 + (launcher[0] == "launch"), err  # which says the first error last
     for variables, text in LAUNCHERS:
         refused(["train", "gpt.toml"], text, extra=variables)
-    refused(["train", "gpt.toml", "training.global_batch_size=2"], "is 1 micro-batch of 2 (training.local_batch_size) for 2 ranks", ranks=2)
     refused(["train", "gpt.toml", "optimizer.momentum=0.9"], "optimizer.momentum", ranks=2)
     experts = ["train", "gpt.toml", "model.moe_experts=4", "parallelism.expert_parallel_degree=2"]
     refused([*experts, "model.moe_experts=0"], "parallelism.expert_parallel_degree = 2: the model has no experts to share out", ranks=2)

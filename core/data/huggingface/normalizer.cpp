@@ -90,6 +90,9 @@ Normalizer strip(const JsonValue& component) {
     };
 }
 
+// One replacement after the other may double a text each time.
+constexpr std::size_t most_bytes = std::size_t{1} << 30;
+
 Normalizer replace(const JsonValue& component) {
     const JsonValue* pattern = component.find("pattern");
     if (pattern == nullptr) throw ConfigError("tokenizer: Replace has no pattern");
@@ -98,8 +101,10 @@ Normalizer replace(const JsonValue& component) {
         const std::string old = text_of(*pattern, "String", "");
         return [=](std::string text) {
             if (old.empty()) return text;
-            for (std::size_t at = 0; (at = text.find(old, at)) != std::string::npos; at += content.size())
+            for (std::size_t at = 0; (at = text.find(old, at)) != std::string::npos; at += content.size()) {
                 text.replace(at, old.size(), content);
+                if (text.size() > most_bytes) throw ConfigError("tokenizer: Replace makes a text of more than 1 GiB");
+            }
             return text;
         };
     }

@@ -36,6 +36,19 @@ const HubFamily* family_of(const JsonValues& config) {
     config.refuse("model_type", no_such_name("family of models", type, names));
 }
 
+// Before anything is reckoned from it.
+void check_size(const HubSetting& setting, const JsonValues& config) {
+    const auto* value = std::get_if<std::int64_t>(&setting.value);
+    if (value == nullptr) return;
+    const bool of_heads = setting.key == "model.n_heads" || setting.key == "model.n_kv_heads";
+    const bool is_needed =
+        setting.key == "model.dim" || setting.key == "model.n_layers" || setting.key == "model.n_heads";
+    const std::int64_t least = is_needed ? 1 : 0, most = of_heads ? 1 << 12 : 1 << 26;
+    if (*value < least || *value > most)
+        throw ConfigError(
+            fmt::format("{}: makes {} = {}, expected {} to {}", config.where(), setting.key, *value, least, most));
+}
+
 // The files of weights, each once, as the index lists them.
 std::vector<std::string> files_of(const std::string& folder) {
     constexpr std::string_view whole = "model.safetensors", index = "model.safetensors.index.json";
@@ -204,7 +217,10 @@ bool HubFolder::is_one(const std::string& path) { return fs::exists(in_folder(pa
 
 HubFolder::HubFolder(const std::string& path)
     : path_(path), config_(text_of(in_folder(path, "config.json"), 1 << 20), in_folder(path, "config.json")),
-      family_(family_of(config_)), settings_(family_->settings(config_)) {}
+      family_(family_of(config_)), settings_(family_->settings(config_)) {
+    for (const HubSetting& setting : settings_)
+        check_size(setting, config_);
+}
 
 std::string HubFolder::toml() const {
     std::map<std::string, std::string> sections;

@@ -46,6 +46,9 @@ std::vector<HubSetting> settings(const JsonValues& config) {
     const bool bias = config.flag("attention_bias", false);
     if (config.flag("mlp_bias", false) != bias)
         config.refuse("mlp_bias", "here either all linear layers have biases or none");
+    for (const auto& [name, value] : config.all()) // transformers 5 has one table for all of them
+        if (name.starts_with("rope_parameters."))
+            config.refuse(name, "is not read: save the model with rope_theta and rope_scaling (transformers 4)");
     std::vector<HubSetting> settings = {{"model.type", std::string("gpt")},
                                         {"model.n_layers", config.integer("num_hidden_layers")},
                                         {"model.n_heads", heads},
