@@ -9,8 +9,9 @@ namespace tessera {
 
 namespace {
 
-// Those without a micro-batch are the last, and bring nothing (-0, which changes no sum). With these, a tree of one leaf each adds in the order of
-// the smaller tree: a leaf that comes later never changes which of the earlier ones are neighbours.
+// Those without a micro-batch are the last, and bring nothing (-0, which changes no sum). With these, a tree of one
+// leaf each adds in the order of the smaller tree: a leaf that comes later never changes which of the earlier ones are
+// neighbours.
 SummationTree tree_of(std::int64_t micro_batches, int sharers) {
     return {std::max<std::int64_t>(micro_batches, sharers), sharers};
 }
@@ -63,10 +64,10 @@ std::vector<std::int64_t> sizes_of(const Layout& layout) {
         const std::int64_t whole = share_of_replica(layout, replica).size();
         const bool by_tree = layout.reproducible && !layout.rounds;
         const SummationTree tree = by_tree ? tree_of_replica(layout, replica) : SummationTree(1, 1);
-        for (int place = 0; place < ranks; ++place)
-            sizes.push_back(layout.rounds ? whole / ranks
-                            : by_tree     ? tree.share(place).size()
-                                          : shard_range(whole, ranks, place).size());
+        for (int place = 0; place < ranks; ++place) {
+            const Range part = by_tree ? tree.share(place) : shard_range(whole, ranks, place);
+            sizes.push_back(layout.rounds ? whole / ranks : std::min(part.end, whole) - std::min(part.begin, whole));
+        }
     }
     return sizes;
 }

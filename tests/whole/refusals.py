@@ -165,15 +165,14 @@ WITHOUT_CHECKPOINT = [
     (["plan", "gpt.toml", "--search", "--machine", H100, "run.device=cpu", "training.local_batch_size=3"], "no size of a micro-batch"),
     (["plan", "gpt.toml", "--machine", "nowhere.toml"], "cannot read nowhere.toml"),
     (["plan", "gpt.toml", "--machine", "gpt.toml"], "no section named 'checkpoint'; there are: network, node, rank"),
-    (["plan", "-n", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
 ]
 SUBMIT = [
     (["submit", "--time", "4h", "gpt.toml"], "--time '4h': expected minutes, MM:SS, HH:MM:SS"),
     (["submit", "--time", "1", "--signal-before", "60", "gpt.toml"], "--signal-before 60: the signal would come before the run: --time 1 is 60 s"),
     (["submit", "--nodes", "4-2", "gpt.toml"], "--nodes 4-2: expected N, or the fewest and the most as N-M"),
     (["submit", "--nodes", "two", "gpt.toml"], "--nodes two: expected a whole number from 1 to"),
-    (["submit", "--nodes", "5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
-    (["submit", "--nodes", "2-5", "gpt.toml"], "training.global_batch_size = 8: is 4 micro-batches of 2"),
+    (["submit", "--nodes", "3", "gpt.toml", "parallelism.tensor_parallel_degree=2"], "2 ranks or a multiple, but 3 run"),
+    (["submit", "--nodes", "2-3", "gpt.toml", "parallelism.tensor_parallel_degree=2"], "2 ranks or a multiple, but 3 run"),
     (["submit", "--nodes", "2", "--nodes", "3", "gpt.toml"], "--nodes is said 2 times"),
     (["submit", "--job-name", "a;b", "gpt.toml"], "--job-name 'a;b': expected letters, digits and"),
     (["submit", "--partition", "$(id)", "gpt.toml"], "--partition '$(id)': expected letters, digits and"),
