@@ -103,7 +103,7 @@ TEST(Tokenizer, TrainingRefusesWhatItCannotMake) {
         [] {
             train_tokenizer({"character", 65}, "abc");
         },
-        "vocabulary_size is a choice for the tokenizer 'bpe' only; 'character' and 'byte' have their own "
+        "vocabulary_size is a choice for the tokenizers 'bpe' and 'wordpiece' only; 'character' and 'byte' have their own "
         "(found 65 with 'character')");
     expect_refusal(
         [] {
