@@ -167,6 +167,7 @@ void Saver::save(std::int64_t steps_done, bool last, const std::map<std::string,
 }
 
 std::vector<CheckpointRecord> Saver::settle(bool wait) {
+    if (!writer_.under_way()) return std::exchange(ended_, {});
     const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     take_further(wait, wait);
     return std::exchange(ended_, {});

@@ -39,6 +39,7 @@ double Deadlines::deadline_of(const RankReport& report) const {
     case Activity::saving: // the last save of a run writes all it has, whatever those beside training took
         return std::max({of_start, of_step, of_longest * longest});
     case Activity::auditing:
+        return std::max({least_of_step, of_step, of_longest * longest});
     case Activity::finishing:
         return std::max({least_of_others, of_step, of_longest * longest});
     case Activity::starting:

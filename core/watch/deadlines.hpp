@@ -19,7 +19,8 @@ inline constexpr Key<bool> run_check_collectives{"run.check_collectives", false,
 //   between two steps  the same
 //   a save             max(600, 5 x the longest so far)
 //   an evaluation      max(120, 5 x the longest so far, 10 x the median step for each micro-batch)
-//   an audit, the end  max(120, 5 x the longest so far)
+//   an audit           max(30, 5 x the longest so far): it reads what a step reads
+//   the end            max(120, 5 x the longest so far)
 //   the start          600, each of its parts
 // None but a step's is below run.step_timeout.
 class Deadlines {

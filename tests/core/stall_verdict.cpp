@@ -241,6 +241,8 @@ TEST_F(DeadlinesTest, OfTheRest) {
     EXPECT_FALSE(is_over(deadlines, at(Activity::starting, 599)));
     EXPECT_TRUE(is_over(deadlines, at(Activity::starting, 601)));
     EXPECT_TRUE(is_over(deadlines, at(Activity::finishing, 121)));
+    EXPECT_FALSE(is_over(deadlines, at(Activity::auditing, 29)));
+    EXPECT_TRUE(is_over(deadlines, at(Activity::auditing, 31))) << "it comes every few steps, and is as short as one";
     EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 100)));
     EXPECT_FALSE(is_over(deadlines, at(Activity::saving, 599)));
     EXPECT_TRUE(is_over(deadlines, at(Activity::saving, 601)));
