@@ -2,6 +2,7 @@
 // What attention refuses, on whatever machine it is to run.
 #include "kernels/attention.hpp"
 #include "kernels/attention_merge.hpp"
+#include "kernels/cross_attention.hpp"
 
 #include "kernels/error.hpp"
 
@@ -69,6 +70,40 @@ void check_attention_merge(const AttentionPart& part, const ConstView& y, const 
     check_view("part_log_sum_exp", part_log_sum_exp, rows * part.tokens, DType::f32);
     check_view("sum", sum, rows * part.all_tokens * part.head_dim, DType::f32);
     check_view("log_sum_exp", log_sum_exp, rows * part.all_tokens, DType::f32);
+}
+
+void check_cross_attention(const CrossAttentionShape& shape, DType dtype) {
+    for (const std::int64_t tokens : {shape.queries, shape.keys})
+        check_attention({shape.batch, tokens, shape.heads, shape.kv_heads, shape.head_dim}, dtype);
+    if (shape.by_group && !shape.packed) throw InternalError("cross_attention: groups of heads that are not packed");
+    if (shape.packed && shape.queries != shape.keys)
+        throw InternalError(fmt::format("cross_attention: {} queries lie beside {} keys", shape.queries, shape.keys));
+    if ((shape.queries == 0) != (shape.keys == 0))
+        throw InternalError("cross_attention: queries without keys, or keys without queries");
+}
+
+void check_cross_attention(const CrossAttentionShape& shape, const CrossAttentionInputs& in, const ConstView& y,
+                           const ConstView& log_sum_exp) {
+    check_cross_attention(shape, in.q.dtype);
+    check_view("q", in.q, shape.q_count(), in.q.dtype);
+    if (!shape.packed) check_view("kv", in.kv, shape.kv_count(), in.q.dtype);
+    if (shape.segments) {
+        check_view("segments", in.segments, shape.batch * shape.queries, DType::i32);
+        check_view("key_segments", in.key_segments, shape.batch * shape.keys, DType::i32);
+    }
+    if (shape.bias) check_view("bias", in.bias, shape.bias_count(), DType::f32);
+    check_view("y", y, shape.y_count(), in.q.dtype);
+    check_view("log_sum_exp", log_sum_exp, shape.row_count(), DType::f32);
+}
+
+void check_cross_attention_gradient(const CrossAttentionShape& shape, const CrossAttentionInputs& in,
+                                    const ConstView& y, const ConstView& dy, const ConstView& log_sum_exp,
+                                    const CrossAttentionGradients& out) {
+    check_cross_attention(shape, in, y, log_sum_exp);
+    check_view("dy", dy, shape.y_count(), in.q.dtype);
+    check_view("dq", out.q, shape.q_count(), in.q.dtype);
+    if (!shape.packed) check_view("dkv", out.kv, shape.kv_count(), in.q.dtype);
+    if (shape.bias) check_view("dbias", out.bias, shape.bias_count(), DType::f32);
 }
 
 } // namespace tessera::kernels

@@ -10,27 +10,29 @@ namespace {
 
 constexpr std::int64_t score_stride = gradient_block + simd::lanes;
 
-struct Memory {
-    float *queries, *keys, *dy, *dq;  // (padded T, padded D)
+template <class Marks> struct Memory {
+    float *queries, *keys, *dy, *dq;  // (padded T or S, padded D)
     float *key_panels, *value_panels; // panels of 32 keys, (D, 32) each
     float *logarithms, *deltas;       // (padded T)
     float *dk, *dv;                   // (gradient_rows, padded D)
     float *softmax, *dscores;         // (64 queries, 64 keys)
     KeyMask mask;
+    Marks marks;
 
-    template <class T> explicit Memory(const GradientHead<T>& head) {
+    template <class T> explicit Memory(const GradientHead<T>& head)
+        : marks(head.sizes, head.marks, head.memory + head.sizes.gradient_floats()) {
         const HeadSizes& sizes = head.sizes;
-        const std::int64_t rows = sizes.padded_times() * sizes.padded_depth();
-        const std::int64_t panels = sizes.padded_times() * sizes.depth;
+        const std::int64_t rows = sizes.padded_queries() * sizes.padded_depth();
+        const std::int64_t panels = sizes.padded_keys() * sizes.depth;
         queries = head.memory;
         keys = queries + rows;
-        dy = keys + rows;
+        dy = keys + sizes.padded_keys() * sizes.padded_depth();
         dq = dy + rows;
         key_panels = dq + rows;
         value_panels = key_panels + panels;
         logarithms = value_panels + panels;
-        deltas = logarithms + sizes.padded_times();
-        dk = deltas + sizes.padded_times();
+        deltas = logarithms + sizes.padded_queries();
+        dk = deltas + sizes.padded_queries();
         dv = dk + sizes.gradient_rows() * sizes.padded_depth();
         softmax = dv + sizes.gradient_rows() * sizes.padded_depth();
         dscores = softmax + gradient_block * score_stride;
@@ -38,18 +40,19 @@ struct Memory {
 };
 
 // softmax and dscores of 8 queries and a half or whole panel of keys: p = 2^(s - logarithm), ds = p (dp - delta).
-template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t query,
-                                                std::int64_t key, std::int64_t at) {
+template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory<Marks>& memory,
+                                                             std::int64_t query, std::int64_t key, std::int64_t at) {
     const std::int64_t depth = sizes.padded_depth();
     simd::Floats sum[tile_queries][V] = {};
     simd::multiply<tile_queries, V, false>(memory.queries + query * depth, depth, memory.key_panels + key * sizes.depth,
                                            panel_keys, sizes.depth, sum);
-    const bool masked = key + V * simd::lanes > (sizes.causal ? query + 1 : sizes.times);
+    memory.marks.apply(query, key, sum);
+    const bool masked = key + V * simd::lanes > (sizes.causal ? std::min(query + 1, sizes.keys) : sizes.keys);
     simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
         constexpr int row = index / V, v = index % V;
         simd::Floats exponent = sum[row][v] - memory.logarithms[query + row];
         if (masked) {
-            const std::int64_t last = sizes.causal ? std::min(query + row, sizes.times - 1) : sizes.times - 1;
+            const std::int64_t last = sizes.causal ? std::min(query + row, sizes.keys - 1) : sizes.keys - 1;
             exponent = memory.mask.apply(exponent, key + v * simd::lanes, last);
         }
         simd::store(memory.softmax + at + row * score_stride + v * simd::lanes, power_of_two(exponent));
@@ -61,7 +64,9 @@ template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Me
         constexpr int row = index / V, v = index % V;
         const std::int64_t offset = at + row * score_stride + v * simd::lanes;
         const simd::Floats power = simd::load(memory.softmax + offset);
-        simd::store(memory.dscores + offset, power * (sum[row][v] - memory.deltas[query + row]));
+        const simd::Floats dscores = power * (sum[row][v] - memory.deltas[query + row]);
+        simd::store(memory.dscores + offset, dscores);
+        memory.marks.add_to_gradient(query + row, key + v * simd::lanes, dscores);
     });
 }
 
@@ -86,12 +91,12 @@ TESSERA_INLINE void add_product(const float* a, const float* b, std::int64_t cou
 }
 
 // One block: queries [query, query + 64), keys [key, key + 64), as far as there are such. dk and dv: (64, padded D)
-TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std::int64_t query, std::int64_t key,
-                              float* dk, float* dv) {
+template <class Marks> TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory<Marks>& memory,
+                                                     std::int64_t query, std::int64_t key, float* dk, float* dv) {
     const std::int64_t depth = sizes.padded_depth();
     const bool diagonal = sizes.causal && query == key;
-    const std::int64_t query_count = std::min(gradient_block, sizes.times - query);
-    const std::int64_t key_count = std::min(gradient_block, sizes.times - key);
+    const std::int64_t query_count = std::min(gradient_block, sizes.queries - query);
+    const std::int64_t key_count = std::min(gradient_block, sizes.keys - key);
     for (std::int64_t row = 0; row < query_count; row += tile_queries) {
         const std::int64_t seen = diagonal ? std::min(row + tile_queries, key_count) : key_count;
         for (std::int64_t column = 0; column < seen; column += panel_keys)
@@ -112,62 +117,69 @@ TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory& memory, std:
     }
 }
 
-template <class T>
-TESSERA_INLINE void write_rows(const HeadSizes& sizes, const float* from, std::int64_t first_row, float factor, T* to) {
-    const std::int64_t end = std::min(first_row + gradient_block, sizes.times);
+template <class T> TESSERA_INLINE void write_rows(const HeadSizes& sizes, const float* from, std::int64_t first_row,
+                                                  float factor, T* to, std::int64_t times, std::int64_t stride) {
+    const std::int64_t end = std::min(first_row + gradient_block, times);
     for (std::int64_t row = first_row; row < end; ++row)
         for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes)
-            store_part(to + row * sizes.qkv_stride + d,
-                       simd::load(from + (row - first_row) * sizes.padded_depth() + d) * factor, sizes.depth - d);
+            store_part(to + row * stride + d, simd::load(from + (row - first_row) * sizes.padded_depth() + d) * factor,
+                       sizes.depth - d);
 }
 
-template <class T> TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const Memory& memory) {
+template <class T, class Marks>
+TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const Memory<Marks>& memory) {
     const HeadSizes& sizes = head.sizes;
-    pack_rows(sizes, head.k, sizes.qkv_stride, 0, sizes.padded_times(), 1, memory.keys);
-    pack_keys(sizes, head.k, sizes.padded_times(), memory.key_panels);
-    pack_keys(sizes, head.v, sizes.padded_times(), memory.value_panels);
+    pack_rows(sizes, head.k, sizes.keys, sizes.kv_stride, 0, sizes.padded_keys(), 1, memory.keys);
+    pack_keys(sizes, head.k, sizes.padded_keys(), memory.key_panels);
+    pack_keys(sizes, head.v, sizes.padded_keys(), memory.value_panels);
 }
 
-template <class T>
-TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, const Memory& memory, std::int64_t member) {
+template <class T, class Marks>
+TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, Memory<Marks>& memory, std::int64_t member) {
     const HeadSizes& sizes = head.sizes;
-    const std::int64_t times = sizes.padded_times(), at = member * sizes.depth;
-    pack_rows(sizes, head.q + at, sizes.qkv_stride, 0, times, sizes.scale * log2_e, memory.queries);
-    pack_rows(sizes, head.dy + at, sizes.y_stride, 0, times, 1, memory.dy);
+    const std::int64_t times = sizes.padded_queries(), at = member * sizes.depth;
+    constexpr float of_none = std::is_same_v<Marks, NoMarks> ? 0 : -no_score; // what a bias adds to is then far below
+    memory.marks.begin(sizes, member);
+    pack_rows(sizes, head.q + at, sizes.queries, sizes.q_stride, 0, times, sizes.scale * log2_e, memory.queries);
+    pack_rows(sizes, head.dy + at, sizes.queries, sizes.y_stride, 0, times, 1, memory.dy);
     std::memset(memory.dq, 0, static_cast<std::size_t>(times * sizes.padded_depth()) * sizeof(float));
     for (std::int64_t time = 0; time < times; ++time) {
         simd::Floats sum{};
-        for (std::int64_t d = 0; time < sizes.times && d < sizes.depth; d += simd::lanes)
+        for (std::int64_t d = 0; time < sizes.queries && d < sizes.depth; d += simd::lanes)
             sum += load_part(head.y + at + time * sizes.y_stride + d, sizes.depth - d) *
                    simd::load(memory.dy + time * sizes.padded_depth() + d);
         memory.deltas[time] = simd::sum(sum);
-        memory.logarithms[time] = time < sizes.times ? head.log_sum_exp[member * sizes.times + time] * log2_e : 0;
+        memory.logarithms[time] =
+            time < sizes.queries ? head.log_sum_exp[member * sizes.queries + time] * log2_e : of_none;
     }
 }
 
 // One query head: its dq, and its part of dk and dv, which the last of the group writes.
-template <class T>
-TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory& memory, std::int64_t member) {
+template <class T, class Marks>
+TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory<Marks>& memory, std::int64_t member) {
     const HeadSizes& sizes = head.sizes;
     const auto block_bytes = static_cast<std::size_t>(gradient_block * sizes.padded_depth()) * sizeof(float);
-    for (std::int64_t key = 0; key < sizes.times; key += gradient_block) {
+    for (std::int64_t key = 0; key < sizes.keys; key += gradient_block) {
         const std::int64_t at = sizes.group == 1 ? 0 : key * sizes.padded_depth();
         if (member == 0) {
             std::memset(memory.dk + at, 0, block_bytes);
             std::memset(memory.dv + at, 0, block_bytes);
         }
-        for (std::int64_t query = sizes.causal ? key : 0; query < sizes.times; query += gradient_block)
+        for (std::int64_t query = sizes.causal ? key : 0; query < sizes.queries; query += gradient_block)
             add_block(sizes, memory, query, key, memory.dk + at, memory.dv + at);
         if (member + 1 < sizes.group) continue;
-        write_rows(sizes, memory.dk + at, key, ln_2, head.dk); // queries hold scale / ln 2 already
-        write_rows(sizes, memory.dv + at, key, 1, head.dv);
+        write_rows(sizes, memory.dk + at, key, ln_2, head.dk, sizes.keys,
+                   sizes.kv_stride); // queries hold scale / ln 2 already
+        write_rows(sizes, memory.dv + at, key, 1, head.dv, sizes.keys, sizes.kv_stride);
     }
-    for (std::int64_t query = 0; query < sizes.times; query += gradient_block)
-        write_rows(sizes, memory.dq + query * sizes.padded_depth(), query, sizes.scale, head.dq + member * sizes.depth);
+    for (std::int64_t query = 0; query < sizes.queries; query += gradient_block)
+        write_rows(sizes, memory.dq + query * sizes.padded_depth(), query, sizes.scale, head.dq + member * sizes.depth,
+                   sizes.queries, sizes.q_stride);
+    memory.marks.end(sizes, member);
 }
 
-template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
-    const Memory memory(head);
+template <class Marks, class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
+    Memory<Marks> memory(head);
     prepare_keys(head, memory);
     for (std::int64_t member = 0; member < head.sizes.group; ++member) {
         prepare_queries(head, memory, member);
@@ -177,12 +189,31 @@ template <class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head
 
 } // namespace
 
-TESSERA_MULTIVERSION void attention_gradient_head_f32(const GradientHead<float>& head) { differentiate(head); }
-TESSERA_MULTIVERSION void attention_gradient_head_bf16(const GradientHead<BFloat16>& head) { differentiate(head); }
-TESSERA_MULTIVERSION void attention_gradient_head_f16(const GradientHead<Float16>& head) { differentiate(head); }
+TESSERA_MULTIVERSION void attention_gradient_head_f32(const GradientHead<float>& head) { differentiate<NoMarks>(head); }
+TESSERA_MULTIVERSION void attention_gradient_head_bf16(const GradientHead<BFloat16>& head) {
+    differentiate<NoMarks>(head);
+}
+TESSERA_MULTIVERSION void attention_gradient_head_f16(const GradientHead<Float16>& head) {
+    differentiate<NoMarks>(head);
+}
+TESSERA_MULTIVERSION void marked_gradient_head_f32(const GradientHead<float>& head) {
+    differentiate<PackedMarks>(head);
+}
+TESSERA_MULTIVERSION void marked_gradient_head_bf16(const GradientHead<BFloat16>& head) {
+    differentiate<PackedMarks>(head);
+}
+TESSERA_MULTIVERSION void marked_gradient_head_f16(const GradientHead<Float16>& head) {
+    differentiate<PackedMarks>(head);
+}
 
-void attention_gradient_head(const GradientHead<float>& head) { attention_gradient_head_f32(head); }
-void attention_gradient_head(const GradientHead<BFloat16>& head) { attention_gradient_head_bf16(head); }
-void attention_gradient_head(const GradientHead<Float16>& head) { attention_gradient_head_f16(head); }
+void attention_gradient_head(const GradientHead<float>& head) {
+    head.marks.any() ? marked_gradient_head_f32(head) : attention_gradient_head_f32(head);
+}
+void attention_gradient_head(const GradientHead<BFloat16>& head) {
+    head.marks.any() ? marked_gradient_head_bf16(head) : attention_gradient_head_bf16(head);
+}
+void attention_gradient_head(const GradientHead<Float16>& head) {
+    head.marks.any() ? marked_gradient_head_f16(head) : attention_gradient_head_f16(head);
+}
 
 } // namespace tessera::kernels

@@ -14,33 +14,37 @@ struct Rows {
     float maximum[simd::lanes], sum[simd::lanes], factor[simd::lanes]; // eight are used
 };
 
-struct Memory {
+template <class Marks> struct Memory {
     float *keys, *values, *maxima, *sums, *queries, *scores, *output;
     KeyMask mask;
+    Marks marks;
 
-    template <class T> explicit Memory(const ForwardHead<T>& head) {
+    template <class T> explicit Memory(const ForwardHead<T>& head)
+        : marks(head.sizes, head.marks, head.memory + head.sizes.forward_floats()) {
         const HeadSizes& sizes = head.sizes;
         keys = head.memory;
-        values = keys + sizes.padded_times() * sizes.depth;
-        maxima = values + sizes.padded_times() * sizes.padded_depth();
-        sums = maxima + sizes.padded_times();
-        queries = sums + sizes.padded_times();
+        values = keys + sizes.padded_keys() * sizes.depth;
+        maxima = values + sizes.padded_keys() * sizes.padded_depth();
+        sums = maxima + sizes.padded_queries();
+        queries = sums + sizes.padded_queries();
         output = queries + tile_queries * sizes.padded_depth();
         scores = output + tile_queries * sizes.padded_depth();
     }
 };
 
 // scores[8][keys] of a half or whole panel; keeps the largest of each row and lane.
-template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory& memory, std::int64_t first_query,
-                                                std::int64_t key, float* to, simd::Floats (&largest)[tile_queries]) {
+template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory<Marks>& memory,
+                                                             std::int64_t first_query, std::int64_t key, float* to,
+                                                             simd::Floats (&largest)[tile_queries]) {
     simd::Floats score[tile_queries][V] = {};
     const float* panel = memory.keys + key / panel_keys * panel_keys * sizes.depth + key % panel_keys;
     simd::multiply<tile_queries, V, false>(memory.queries, sizes.padded_depth(), panel, panel_keys, sizes.depth, score);
-    const bool masked = key + V * simd::lanes > (sizes.causal ? first_query + 1 : sizes.times);
+    memory.marks.apply(first_query, key, score);
+    const bool masked = key + V * simd::lanes > (sizes.causal ? std::min(first_query + 1, sizes.keys) : sizes.keys);
     if (masked)
         simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
             constexpr int row = index / V, v = index % V;
-            const std::int64_t last = sizes.causal ? std::min(first_query + row, sizes.times - 1) : sizes.times - 1;
+            const std::int64_t last = sizes.causal ? std::min(first_query + row, sizes.keys - 1) : sizes.keys - 1;
             score[row][v] = memory.mask.apply(score[row][v], key + v * simd::lanes, last);
         });
     simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
@@ -51,8 +55,9 @@ template <int V> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Me
 }
 
 // Scores become powers of two of their distance to the largest; the rows' sums go on.
-TESSERA_INLINE void normalise(const Memory& memory, std::int64_t key_count, bool first_block,
-                              const simd::Floats (&largest)[tile_queries], Rows& rows) {
+template <class Marks> TESSERA_INLINE void normalise(const Memory<Marks>& memory, std::int64_t key_count,
+                                                     bool first_block, const simd::Floats (&largest)[tile_queries],
+                                                     Rows& rows) {
     Rows before = rows;
     reduce_rows(largest, rows.maximum,
                 [](simd::Floats a, simd::Floats b) TESSERA_INLINE_LAMBDA { return simd::max(a, b); });
@@ -78,9 +83,9 @@ TESSERA_INLINE void normalise(const Memory& memory, std::int64_t key_count, bool
 }
 
 // output (8, D) = [factor * output] + scores times values
-template <int V> TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const Memory& memory, std::int64_t first_key,
-                                                  std::int64_t key_count, std::int64_t d, bool first_block,
-                                                  const Rows& rows) {
+template <int V, class Marks> TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const Memory<Marks>& memory,
+                                                               std::int64_t first_key, std::int64_t key_count,
+                                                               std::int64_t d, bool first_block, const Rows& rows) {
     const std::int64_t depth = sizes.padded_depth();
     simd::Floats sum[tile_queries][V] = {};
     if (!first_block)
@@ -96,18 +101,20 @@ template <int V> TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const 
     });
 }
 
-template <class T>
-TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory& memory, std::int64_t first_query) {
+template <class T, class Marks>
+TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory<Marks>& memory, std::int64_t first_query) {
+    constexpr bool marked = !std::is_same_v<Marks, NoMarks>;
     const HeadSizes& sizes = head.sizes;
     const std::int64_t depth = sizes.padded_depth();
-    const std::int64_t end_key = sizes.causal ? std::min(first_query + tile_queries, sizes.times) : sizes.times;
-    pack_rows(sizes, head.q, sizes.qkv_stride, first_query, tile_queries, sizes.scale * log2_e, memory.queries);
+    const std::int64_t end_key = sizes.causal ? std::min(first_query + tile_queries, sizes.keys) : sizes.keys;
+    pack_rows(sizes, head.q, sizes.queries, sizes.q_stride, first_query, tile_queries, sizes.scale * log2_e,
+              memory.queries);
     Rows rows{};
     for (std::int64_t first_key = 0; first_key < end_key; first_key += forward_keys) {
         const std::int64_t end = std::min(end_key, first_key + forward_keys);
         simd::Floats largest[tile_queries];
         simd::unrolled<tile_queries>([&](auto row) TESSERA_INLINE_LAMBDA {
-            largest[row] = simd::Floats{} - std::numeric_limits<float>::infinity();
+            largest[row] = simd::Floats{} + (marked ? no_score : -std::numeric_limits<float>::infinity());
         });
         for (std::int64_t key = first_key; key < end; key += panel_keys) {
             if (end - key > simd::lanes)
@@ -125,36 +132,46 @@ TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory& memory, std
     }
     simd::store(memory.maxima + first_query, simd::load(rows.maximum), tile_queries);
     simd::store(memory.sums + first_query, simd::load(rows.sum), tile_queries);
-    const std::int64_t row_count = std::min(tile_queries, sizes.times - first_query);
+    const std::int64_t row_count = std::min(tile_queries, sizes.queries - first_query);
     for (std::int64_t row = 0; row < row_count; ++row) {
-        const float share = 1 / rows.sum[row];
+        const float share = marked && rows.sum[row] == 0 ? 0 : 1 / rows.sum[row];
         for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes)
             store_part(head.y + (first_query + row) * sizes.y_stride + d,
                        simd::load(memory.output + row * depth + d) * share, sizes.depth - d);
     }
 }
 
-template <class T> TESSERA_INLINE void attend(const ForwardHead<T>& head) {
+template <class Marks, class T> TESSERA_INLINE void attend(const ForwardHead<T>& head) {
     const HeadSizes& sizes = head.sizes;
-    const Memory memory(head);
-    pack_keys(sizes, head.k, sizes.padded_times(), memory.keys);
-    pack_rows(sizes, head.v, sizes.qkv_stride, 0, sizes.times, 1, memory.values);
-    for (std::int64_t query = 0; query < sizes.times; query += tile_queries)
+    Memory<Marks> memory(head);
+    memory.marks.begin(sizes, 0);
+    pack_keys(sizes, head.k, sizes.padded_keys(), memory.keys);
+    pack_rows(sizes, head.v, sizes.keys, sizes.kv_stride, 0, sizes.keys, 1, memory.values);
+    for (std::int64_t query = 0; query < sizes.queries; query += tile_queries)
         attend(head, memory, query);
-    for (std::int64_t time = 0; time < sizes.times; time += simd::lanes) {
+    for (std::int64_t time = 0; time < sizes.queries; time += simd::lanes) {
         const simd::Floats sum = logarithm_to_two(simd::load(memory.sums + time));
-        store_part(head.log_sum_exp + time, (simd::load(memory.maxima + time) + sum) * ln_2, sizes.times - time);
+        store_part(head.log_sum_exp + time, (simd::load(memory.maxima + time) + sum) * ln_2, sizes.queries - time);
     }
 }
 
 } // namespace
 
-TESSERA_MULTIVERSION void attention_head_f32(const ForwardHead<float>& head) { attend(head); }
-TESSERA_MULTIVERSION void attention_head_bf16(const ForwardHead<BFloat16>& head) { attend(head); }
-TESSERA_MULTIVERSION void attention_head_f16(const ForwardHead<Float16>& head) { attend(head); }
+TESSERA_MULTIVERSION void attention_head_f32(const ForwardHead<float>& head) { attend<NoMarks>(head); }
+TESSERA_MULTIVERSION void attention_head_bf16(const ForwardHead<BFloat16>& head) { attend<NoMarks>(head); }
+TESSERA_MULTIVERSION void attention_head_f16(const ForwardHead<Float16>& head) { attend<NoMarks>(head); }
+TESSERA_MULTIVERSION void marked_head_f32(const ForwardHead<float>& head) { attend<PackedMarks>(head); }
+TESSERA_MULTIVERSION void marked_head_bf16(const ForwardHead<BFloat16>& head) { attend<PackedMarks>(head); }
+TESSERA_MULTIVERSION void marked_head_f16(const ForwardHead<Float16>& head) { attend<PackedMarks>(head); }
 
-void attention_head(const ForwardHead<float>& head) { attention_head_f32(head); }
-void attention_head(const ForwardHead<BFloat16>& head) { attention_head_bf16(head); }
-void attention_head(const ForwardHead<Float16>& head) { attention_head_f16(head); }
+void attention_head(const ForwardHead<float>& head) {
+    head.marks.any() ? marked_head_f32(head) : attention_head_f32(head);
+}
+void attention_head(const ForwardHead<BFloat16>& head) {
+    head.marks.any() ? marked_head_bf16(head) : attention_head_bf16(head);
+}
+void attention_head(const ForwardHead<Float16>& head) {
+    head.marks.any() ? marked_head_f16(head) : attention_head_f16(head);
+}
 
 } // namespace tessera::kernels

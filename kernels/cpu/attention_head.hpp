@@ -18,23 +18,41 @@ inline constexpr std::int64_t forward_stride = forward_keys + simd::lanes; // ro
 inline constexpr std::int64_t gradient_block = 64; // queries and keys whose scores are held at one time
 
 struct HeadSizes {
-    std::int64_t times, depth;         // T and D
-    std::int64_t qkv_stride, y_stride; // elements from one time to the next
-    std::int64_t group;                // query heads that share one head of keys; their rows are neighbours in q and y
+    std::int64_t queries, keys, depth;          // T, S and D
+    std::int64_t q_stride, kv_stride, y_stride; // elements from one time to the next
+    std::int64_t group; // query heads that share one head of keys; their rows are neighbours in q and y
     float scale;
     bool causal;
 
-    std::int64_t padded_times() const { return (times + gradient_block - 1) / gradient_block * gradient_block; }
+    static std::int64_t padded(std::int64_t times) {
+        return (times + gradient_block - 1) / gradient_block * gradient_block;
+    }
+    std::int64_t padded_queries() const { return padded(queries); }
+    std::int64_t padded_keys() const { return padded(keys); }
     std::int64_t padded_depth() const { return (depth + simd::lanes - 1) / simd::lanes * simd::lanes; }
     std::int64_t forward_floats() const { // of one head's memory
-        return padded_times() * (depth + padded_depth() + 2) + tile_queries * (forward_stride + 2 * padded_depth());
+        return padded_keys() * (depth + padded_depth()) + padded_queries() * 2 +
+               tile_queries * (forward_stride + 2 * padded_depth());
     }
     // Rows of dk and dv that wait for the other heads of the group, beyond those of one block.
-    std::int64_t gradient_rows() const { return group == 1 ? gradient_block : padded_times(); }
+    std::int64_t gradient_rows() const { return group == 1 ? gradient_block : padded_keys(); }
     std::int64_t gradient_floats() const {
-        return padded_times() * (5 * padded_depth() + 2 * depth + 2) + 2 * gradient_rows() * padded_depth() +
-               2 * gradient_block * (gradient_block + simd::lanes);
+        return padded_queries() * (3 * padded_depth() + 2) + padded_keys() * (2 * padded_depth() + 2 * depth) +
+               2 * gradient_rows() * padded_depth() + 2 * gradient_block * (gradient_block + simd::lanes);
     }
+    // Behind these, where a head has marks: a copy of the keys' segments and of the bias, and the sum of its gradient.
+    std::int64_t marks_floats() const { return padded_keys() + 2 * distances(); }
+    std::int64_t distances() const { return padded_queries() + padded_keys() + simd::lanes; }
+};
+
+// Which keys a query sees beyond the causal rule, and what is added to a score. Null: nothing of the kind.
+struct HeadMarks {
+    const std::int32_t *segments = nullptr, *key_segments = nullptr; // of the sequence's queries and keys
+    const float* bias = nullptr;                                     // of distance -(T - 1) and on
+    float* dbias = nullptr;                                          // in a gradient: likewise, overwritten
+    std::int64_t bias_stride = 1;                                    // from one distance to the next
+
+    bool any() const { return segments != nullptr || bias != nullptr; }
 };
 
 // Pointers to time 0 of one head; in a gradient, of a group's first head. T is float, BFloat16 or Float16.
@@ -43,7 +61,8 @@ template <class T> struct ForwardHead {
     const T *q, *k, *v;
     T* y;
     float* log_sum_exp;
-    float* memory; // sizes.forward_floats()
+    float* memory;     // sizes.forward_floats(), with marks sizes.marks_floats() more
+    HeadMarks marks{}; // of this head
 };
 
 template <class T> struct GradientHead {
@@ -51,7 +70,8 @@ template <class T> struct GradientHead {
     const T *q, *k, *v, *y, *dy;
     const float* log_sum_exp;
     T *dq, *dk, *dv;
-    float* memory; // sizes.gradient_floats()
+    float* memory;     // sizes.gradient_floats(), with marks sizes.marks_floats() more
+    HeadMarks marks{}; // of the group's first head; bias and dbias of the next lie one further
 };
 
 void attention_head(const ForwardHead<float>& head);
@@ -148,15 +168,15 @@ template <class Half> TESSERA_INLINE void store_part(Half* to, simd::Floats valu
         to[i] = part[i];
 }
 
-// to: (row_count, padded D) = factor * from, zero where there is no time or no element.
-template <class T> TESSERA_INLINE void pack_rows(const HeadSizes& sizes, const T* from, std::int64_t stride,
-                                                 std::int64_t first_row, std::int64_t row_count, float factor,
-                                                 float* to) {
+// to: (row_count, padded D) = factor * from, zero beyond its `times` or where there is no element.
+template <class T> TESSERA_INLINE void pack_rows(const HeadSizes& sizes, const T* from, std::int64_t times,
+                                                 std::int64_t stride, std::int64_t first_row, std::int64_t row_count,
+                                                 float factor, float* to) {
     const std::int64_t depth = sizes.padded_depth();
     for (std::int64_t row = first_row; row < first_row + row_count; ++row)
         for (std::int64_t d = 0; d < depth; d += simd::lanes, to += simd::lanes)
-            simd::store(to, row < sizes.times ? load_part(from + row * stride + d, sizes.depth - d) * factor
-                                              : simd::Floats{});
+            simd::store(to,
+                        row < times ? load_part(from + row * stride + d, sizes.depth - d) * factor : simd::Floats{});
 }
 
 // to: panels of 32 keys, each (D, 32): the transposed of rows [0, key_count) of `from`.
@@ -167,8 +187,8 @@ TESSERA_INLINE void pack_keys(const HeadSizes& sizes, const T* from, std::int64_
         for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes) {
             simd::Floats block[simd::lanes];
             simd::unrolled<simd::lanes>([&](auto row) TESSERA_INLINE_LAMBDA {
-                block[row] = key + row < sizes.times
-                                 ? load_part(from + (key + row) * sizes.qkv_stride + d, sizes.depth - d)
+                block[row] = key + row < sizes.keys
+                                 ? load_part(from + (key + row) * sizes.kv_stride + d, sizes.depth - d)
                                  : simd::Floats{};
             });
             simd::transpose(block);
@@ -196,5 +216,69 @@ public:
 private:
     float limits_[2 * simd::lanes];
 };
+
+// Segments and bias as the tiles of scores read them: padded, and in units of log2.
+class PackedMarks {
+public:
+    TESSERA_INLINE PackedMarks(const HeadSizes& sizes, const HeadMarks& marks, float* memory)
+        : marks_(marks), last_query_(sizes.queries - 1), zero_(sizes.padded_queries()), keys_(memory),
+          bias_(memory + sizes.padded_keys()), dbias_(bias_ + sizes.distances()) {
+        if (marks.segments != nullptr) {
+            std::memset(keys_, 0, static_cast<std::size_t>(sizes.padded_keys()) * sizeof(float));
+            std::memcpy(keys_, marks.key_segments, static_cast<std::size_t>(sizes.keys) * sizeof(float));
+        }
+    }
+    // Of query head `member` of the group.
+    TESSERA_INLINE void begin(const HeadSizes& sizes, std::int64_t member) {
+        if (marks_.bias == nullptr) return;
+        const std::int64_t count = sizes.queries + sizes.keys - 1;
+        std::memset(bias_, 0, static_cast<std::size_t>(2 * sizes.distances()) * sizeof(float)); // and its gradient
+        for (std::int64_t i = 0; i < count; ++i)
+            bias_[zero_ - last_query_ + i] = marks_.bias[i * marks_.bias_stride + member] * log2_e;
+    }
+    template <int V>
+    TESSERA_INLINE void apply(std::int64_t query, std::int64_t key, simd::Floats (&scores)[tile_queries][V]) const {
+        simd::unrolled<tile_queries * V>([&](auto index) TESSERA_INLINE_LAMBDA {
+            constexpr int row = index / V, v = index % V;
+            simd::Floats& score = scores[row][v];
+            const std::int64_t at = key + v * simd::lanes;
+            if (marks_.bias != nullptr) score += simd::load(bias_ + zero_ + at - (query + row));
+            if (marks_.segments == nullptr) return;
+            simd::Ints segments;
+            std::memcpy(&segments, keys_ + at, sizeof segments);
+            const std::int32_t segment = marks_.segments[std::min(query + row, last_query_)];
+            score = segments == segment ? score : simd::Floats{} - std::numeric_limits<float>::infinity();
+        });
+    }
+    TESSERA_INLINE void add_to_gradient(std::int64_t query, std::int64_t key, simd::Floats dscores) const {
+        if (marks_.bias == nullptr) return;
+        float* sum = dbias_ + zero_ + key - query;
+        simd::store(sum, simd::load(sum) + dscores);
+    }
+    TESSERA_INLINE void end(const HeadSizes& sizes, std::int64_t member) const {
+        if (marks_.bias == nullptr) return;
+        const std::int64_t count = sizes.queries + sizes.keys - 1;
+        for (std::int64_t i = 0; i < count; ++i)
+            marks_.dbias[i * marks_.bias_stride + member] = dbias_[zero_ - last_query_ + i];
+    }
+
+private:
+    HeadMarks marks_;
+    std::int64_t last_query_, zero_; // the place of distance 0
+    float *keys_, *bias_, *dbias_;
+};
+
+// In place of PackedMarks where a head has none: no instruction.
+class NoMarks {
+public:
+    TESSERA_INLINE NoMarks(const HeadSizes&, const HeadMarks&, float*) {}
+    TESSERA_INLINE void begin(const HeadSizes&, std::int64_t) {}
+    template <int V> TESSERA_INLINE void apply(std::int64_t, std::int64_t, simd::Floats (&)[tile_queries][V]) const {}
+    TESSERA_INLINE void add_to_gradient(std::int64_t, std::int64_t, simd::Floats) const {}
+    TESSERA_INLINE void end(const HeadSizes&, std::int64_t) const {}
+};
+
+// A query that sees no key: scores begin at this, so that their distance to the largest is a number.
+inline constexpr float no_score = -1e30f;
 
 } // namespace tessera::kernels

@@ -115,4 +115,34 @@ void attention_gradient(CudaStream& stream, const AttentionShape& shape, ConstVi
     attention_gradient(stream, AttentionVariant::fastest, shape, qkv, y, dy, log_sum_exp, dqkv, workspace);
 }
 
+std::int64_t cross_attention_workspace_bytes(const CudaStream&, const CrossAttentionShape& shape, DType dtype) {
+    check_cross_attention(shape, dtype);
+    return 0;
+}
+
+std::int64_t cross_attention_gradient_workspace_bytes(const CudaStream&, const CrossAttentionShape& shape,
+                                                      DType dtype) {
+    check_cross_attention(shape, dtype);
+    return (shape.row_count() + bias_gradient_count(shape)) * 4; // the deltas, and parts of the bias's gradient
+}
+
+void cross_attention(CudaStream& stream, const CrossAttentionShape& shape, const CrossAttentionInputs& in, View y,
+                     View log_sum_exp, View) {
+    check_cross_attention(shape, in, y, log_sum_exp);
+    cross_attention_general(stream, shape, in, y, log_sum_exp);
+}
+
+void cross_attention_gradient(CudaStream& stream, const CrossAttentionShape& shape, const CrossAttentionInputs& in,
+                              ConstView y, ConstView dy, ConstView log_sum_exp, const CrossAttentionGradients& out,
+                              View workspace) {
+    check_cross_attention_gradient(shape, in, y, dy, log_sum_exp, out);
+    check_workspace("cross_attention_gradient", workspace,
+                    cross_attention_gradient_workspace_bytes(stream, shape, in.q.dtype));
+    const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
+    const View dbias(static_cast<float*>(workspace.memory()) + shape.row_count(), {bias_gradient_count(shape)},
+                     DType::f32);
+    find_deltas(stream, {shape.batch, shape.queries, shape.heads, shape.heads, shape.head_dim}, y, dy, deltas);
+    cross_attention_gradient_general(stream, shape, in, dy, log_sum_exp, deltas, out, dbias);
+}
+
 } // namespace tessera::kernels

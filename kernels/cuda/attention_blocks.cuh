@@ -25,14 +25,14 @@ __device__ __forceinline__ int thread_y() { return static_cast<int>(threadIdx.x 
 __device__ __forceinline__ int score_row(int i) { return 4 * thread_y() + i; }
 __device__ __forceinline__ int score_column(int j) { return thread_x() + 16 * j; }
 
-// Rows of a head from some token on, `count` of them; beyond them and beyond D there are zeros.
+// Rows of a head from some token on, of `tokens`; beyond them and beyond D there are zeros.
 template <class T> struct Rows {
     const T* first;
     std::int64_t stride;
     int count, head_dim;
 
-    __device__ Rows(const T* of_head, std::int64_t stride_, int token, const AttentionHeads& heads)
-        : first(of_head + token * stride_), stride(stride_), count(heads.tokens - token), head_dim(heads.head_dim) {}
+    __device__ Rows(const T* of_head, std::int64_t stride_, int token, int tokens, int head_dim_)
+        : first(of_head + token * stride_), stride(stride_), count(tokens - token), head_dim(head_dim_) {}
 };
 
 template <int rows, int columns, int to_stride, class T>
@@ -141,19 +141,17 @@ template <int quads> __device__ __forceinline__ void clear(Sum<quads>& sum) {
         sum[i / (4 * quads)][i / 4 % quads][i % 4] = 0;
 }
 
-// Rows [token, token + 64) of a head, as far as there are such.
-template <int quads, class T> __device__ __forceinline__ void store_rows(T* of_head, std::int64_t stride, int token,
-                                                                         const AttentionHeads& heads,
-                                                                         const Sum<quads>& sum, float factor) {
+// Rows [token, token + 64) of a head, as far as there are such below `tokens`.
+template <int quads, class T> __device__ __forceinline__ void
+store_rows(T* of_head, std::int64_t stride, int token, int tokens, int head_dim, const Sum<quads>& sum, float factor) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int row = token + score_row(i);
-        if (row >= heads.tokens) continue;
+        if (row >= tokens) continue;
 #pragma unroll
         for (int j = 0; j < quads * 4; ++j) {
             const int column = 4 * thread_x() + 64 * (j / 4) + j % 4;
-            if (column < heads.head_dim)
-                of_head[row * stride + column] = cuda::from_float<T>(factor * sum[i][j / 4][j % 4]);
+            if (column < head_dim) of_head[row * stride + column] = cuda::from_float<T>(factor * sum[i][j / 4][j % 4]);
         }
     }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/attention.hpp"
+#include "kernels/cross_attention.hpp"
 
 namespace tessera::kernels {
 
@@ -21,6 +22,14 @@ void attention_gradient(CudaStream& stream, AttentionVariant variant, const Atte
 void attention_general(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp);
 void attention_gradient_general(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
                                 ConstView log_sum_exp, ConstView deltas, View dqkv);
+
+// The same beyond the plain one. dbias: bias_gradient_count(shape), f32.
+void cross_attention_general(CudaStream& stream, const CrossAttentionShape& shape, const CrossAttentionInputs& in,
+                             View y, View log_sum_exp);
+std::int64_t bias_gradient_count(const CrossAttentionShape& shape);
+void cross_attention_gradient_general(CudaStream& stream, const CrossAttentionShape& shape,
+                                      const CrossAttentionInputs& in, ConstView dy, ConstView log_sum_exp,
+                                      ConstView deltas, const CrossAttentionGradients& out, View dbias);
 
 // For bf16, D a multiple of 8 up to 128, a scale above 0, and views aligned to 16 bytes.
 void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
