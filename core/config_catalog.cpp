@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 
 #include "core/data/options.hpp"
+#include "core/encoder_model.hpp"
 #include "core/extension.hpp"
 #include "core/layers/catalog.hpp"
 #include "core/log.hpp"
@@ -14,6 +15,7 @@
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
 #include "core/run/transfer.hpp"
+#include "core/t5_model.hpp"
 #include "core/watch/deadlines.hpp"
 
 #include <algorithm>
@@ -30,6 +32,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(checkpoint_on_error),
         key_info(checkpoint_resume),
         key_info(data_classes),
+        key_info(data_cutout),
         key_info(data_delimiter),
         key_info(data_features),
         key_info(data_files),
@@ -40,6 +43,8 @@ std::vector<KeyInfo> known_keys() {
         key_info(data_on_error),
         key_info(data_order),
         key_info(data_pair_separator),
+        key_info(data_random_crop),
+        key_info(data_random_flip),
         key_info(data_reader),
         key_info(data_synthetic_tokens),
         key_info(data_target_columns),
@@ -80,6 +85,8 @@ std::vector<KeyInfo> known_keys() {
         key_info(metrics_log_every),
         key_info(model_activation),
         key_info(model_bias),
+        key_info(model_class_token),
+        key_info(model_decoder_layers),
         key_info(model_dim),
         key_info(model_dropout),
         key_info(model_gated),
@@ -90,22 +97,35 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_init_skip),
         key_info(model_deviation),
         key_info(layer_bias),
+        key_info(layer_bidirectional),
+        key_info(layer_blocks),
+        key_info(layer_bottleneck),
         key_info(layer_count_padding),
         key_info(layer_dilation),
+        key_info(layer_dropout),
+        key_info(layer_epsilon),
         key_info(layer_filters),
         key_info(layer_global),
         key_info(layer_groups),
+        key_info(layer_hidden),
         key_info(layer_ignore_index),
+        key_info(layer_init_scale),
         key_info(layer_deviation),
         key_info(layer_inputs),
         key_info(layer_kernel),
+        key_info(layer_layers),
+        key_info(layer_momentum),
         key_info(layer_name),
+        key_info(layer_output_padding),
         key_info(layer_outputs),
         key_info(layer_padding),
         key_info(layer_probability),
         key_info(layer_stride),
         key_info(layer_type),
         key_info(layer_weight),
+        key_info(model_mask_head),
+        key_info(model_mask_probability),
+        key_info(model_mask_token),
         key_info(model_balance),
         key_info(model_capacity),
         key_info(model_moe_every),
@@ -117,14 +137,21 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_layers),
         key_info(model_norm),
         key_info(model_norm_epsilon),
+        key_info(model_padding_token),
+        key_info(model_patch),
         key_info(model_positions),
+        key_info(model_buckets),
+        key_info(model_far),
         key_info(model_rope_factor),
         key_info(model_rope_high),
         key_info(model_rope_low),
         key_info(model_rope_trained),
         key_info(model_rope_scaling),
         key_info(model_rope_theta),
+        key_info(model_separator_token),
+        key_info(model_start_token),
         key_info(model_tied_head),
+        key_info(model_token_types),
         key_info(model_type),
         key_info(optimizer_alpha),
         key_info(optimizer_beta1),

@@ -2,6 +2,7 @@
 // Names become inputs, neighbouring products pairs, and then each layer builds itself.
 #include "core/layered_model.hpp"
 
+#include "core/layers/carried_states.hpp"
 #include "core/layers/catalog.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/error.hpp"
@@ -29,12 +30,18 @@ struct Layer {
     std::vector<std::size_t> users{};  // layers, by their number
     Sharing sharing = Sharing::whole;
     ValueId targets = no_value; // of a loss: those that count, -1 for the others
+
+    std::int64_t count() const { // of numbered layers
+        return type->layers != nullptr ? type->layers(item) : type->kind == LayerKind::product ? 1 : 0;
+    }
 };
 
 class LayeredModel {
 public:
     LayeredModel(const Config& config, const ModelSizes& sizes, Purpose purpose)
-        : config_(config), sizes_(sizes), purpose_(purpose), fields_(sizes.sample.fields.size()) {
+        : config_(config), sizes_(sizes), purpose_(purpose), fields_(sizes.sample.fields.size()),
+          carried_(model_.graph, purpose == Purpose::generate ? "generated" : "carried", sizes.streams,
+                   sizes.steps_per_epoch) {
         for (const Field& field : sizes.sample.fields)
             names_.push_back(field.name);
         for (const ConfigItem& item : config.items("model.layers"))
@@ -50,17 +57,26 @@ public:
             values_.push_back({input});
         values_.resize(fields_ + layers_.size());
         int number = -1;
+        if (purpose_ == Purpose::generate) check_generates();
         for (const bool losses : {false, true}) // last, so that all parameters come before what is prepared for losses
             for (std::size_t i = 0; i < layers_.size(); ++i) {
                 Layer& layer = layers_[i];
                 const bool is_loss = layer.type->kind == LayerKind::loss;
                 if (is_loss != losses) continue;
-                if (layer.type->kind == LayerKind::product) ++number;
-                const Builder::Scope scope(builder, layer.name, is_loss ? -1 : std::max(number, 0));
+                if (is_loss && purpose_ == Purpose::generate) {
+                    model_.logits = values_[layer.inputs[0]].id;
+                    model_.graph.keep(model_.logits);
+                    continue;
+                }
+                const int first = number + 1;
+                number += static_cast<int>(layer.count());
+                const int at = layer.count() > 0 ? first : std::max(number, 0);
+                const Builder::Scope scope(builder, layer.name, is_loss ? -1 : at);
                 if (is_loss) layer.targets = targets_of(layer);
-                values_[fields_ + i] = build(layer, builder);
+                values_[fields_ + i] = build(layer, builder, at);
                 if (is_loss) take_loss(layer, values_[fields_ + i].id, builder);
             }
+        model_.running = builder.running();
         if (purpose_ == Purpose::train)
             for (std::size_t i = 0; i + 1 < model_.losses.size(); ++i)
                 model_.losses_beside.push_back({model_.losses[i].value, model_.losses[i].value}); // it has its scale
@@ -140,6 +156,21 @@ private:
                                        "mean_squared_error");
     }
 
+    // Text is written by what the one loss compares with the next tokens.
+    void check_generates() const {
+        std::size_t losses = 0;
+        const Layer* last = nullptr;
+        for (const Layer& layer : layers_)
+            if (layer.type->kind == LayerKind::loss) {
+                ++losses;
+                last = &layer;
+            }
+        if (!sizes_.sample.is_text() || losses != 1 || !last->type->has_classes)
+            config_.refuse(model_type.name,
+                           "writes no text: generate wants a model whose one loss is the cross entropy "
+                           "of the next tokens");
+    }
+
     bool can_pair(const Layer& layer) const {
         return layer.type->kind == LayerKind::product && layer.sharing == Sharing::whole &&
                (layer.type->can_pair == nullptr || layer.type->can_pair(layer.item));
@@ -182,8 +213,8 @@ private:
         return targets;
     }
 
-    LayerValue build(const Layer& layer, Builder& builder) {
-        layers::LayerPlace place{builder, {}, sizes_.sample.classes, layer.sharing, no_value};
+    LayerValue build(const Layer& layer, Builder& builder, int number) {
+        layers::LayerPlace place{builder, {}, sizes_.sample.classes, number, layer.sharing, no_value, carried_};
         for (const std::size_t input : layer.inputs)
             place.inputs.push_back(values_[input]);
         const bool of_loss = layer.type->kind == LayerKind::loss;
@@ -245,6 +276,7 @@ private:
     std::vector<std::string> names_; // of fields, then of layers
     std::vector<Layer> layers_;
     Model model_;
+    layers::CarriedStates carried_;
     std::vector<LayerValue> values_; // of fields, then of layers
     std::vector<ValueId> casts_;     // of fields
     // What the losses count: the place of their targets, and which are left out; not all, or 0 and -1.
@@ -254,9 +286,13 @@ private:
 
 } // namespace
 
+bool is_recurrent(const Config& config) {
+    if (config.get(model_type) != "layers") return false;
+    const std::vector<ConfigItem> items = config.items("model.layers");
+    return std::ranges::any_of(items, [](const ConfigItem& item) { return layers::type_of(item).is_recurrent; });
+}
+
 Model build_layered_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
-    if (purpose == Purpose::generate)
-        config.refuse(model_type.name, "writes no text: generate wants a language model, model.type = \"gpt\"");
     return LayeredModel(config, sizes, purpose).build();
 }
 

@@ -5,9 +5,12 @@
 // / sqrt(2 layers).
 #include "core/model.hpp"
 
+#include "core/block_options.hpp"
+#include "core/encoder_model.hpp"
 #include "core/layered_model.hpp"
 #include "core/layers/layers.hpp"
 #include "core/ops/ops.hpp"
+#include "core/t5_model.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -17,13 +20,14 @@
 #include <limits>
 
 namespace tessera {
-namespace {
 
 std::int64_t positive(const Config& config, const Key<std::int64_t>& key) {
     const std::int64_t value = config.get(key);
     if (value < 1) config.refuse(key.name, "must be at least 1");
     return value;
 }
+
+namespace {
 
 double not_negative(const Config& config, const Key<double>& key) {
     const double value = config.get(key);
@@ -95,6 +99,8 @@ std::int64_t hidden_width(const Config& config, std::int64_t width, bool gated) 
     return gated ? (8 * width / 3 + whole - 1) / whole * whole : 4 * width;
 }
 
+} // namespace
+
 layers::TransformerBlockOptions block_options(const Config& config, std::int64_t blocks) {
     layers::TransformerBlockOptions options;
     options.attention = attention_options(config);
@@ -122,6 +128,8 @@ layers::TransformerBlockOptions block_options(const Config& config, std::int64_t
         config.refuse(model_norm_epsilon.name, "must be above 0 and below 1");
     return options;
 }
+
+namespace {
 
 layers::MoeOptions moe_options(const Config& config, const layers::MlpOptions& expert) {
     layers::MoeOptions options;
@@ -282,8 +290,11 @@ ValueId targets_without(Model& model, const std::string& name, ValueId targets, 
 Model build_model(const Config& config, const ModelSizes& sizes, Purpose purpose) {
     const std::string type = config.get(model_type);
     if (type == "gpt") return build_gpt(config, sizes, purpose);
+    if (type == "bert") return build_bert(config, sizes, purpose);
+    if (type == "t5") return build_t5(config, sizes, purpose);
+    if (type == "vit") return build_vit(config, sizes, purpose);
     if (type == "layers") return build_layered_model(config, sizes, purpose);
-    config.refuse(model_type.name, no_such_name("model", type, {"gpt", "layers"}));
+    config.refuse(model_type.name, no_such_name("model", type, {"bert", "gpt", "layers", "t5", "vit"}));
 }
 
 std::int64_t parameter_count(const Graph& graph) {

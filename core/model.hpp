@@ -10,8 +10,9 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> model_type{"model.type", "gpt",
-                                             "gpt, or layers: as the tables [[model.layers]] put it together"};
+inline constexpr Key<std::string> model_type{
+    "model.type", "gpt",
+    "gpt (GPT-2, LLaMA), bert, t5, vit, or layers: as the tables [[model.layers]] put it together"};
 inline constexpr Key<std::int64_t> model_layers{"model.n_layers", 4, "transformer blocks"};
 inline constexpr Key<std::int64_t> model_heads{"model.n_heads", 4, "attention heads per block"};
 inline constexpr Key<std::int64_t> model_kv_heads{
@@ -68,6 +69,9 @@ struct ModelSizes {
     SampleForm sample;
     Precision precision;
     std::int64_t units_per_step = 1; // of all ranks and micro-batches: the gradient is of the mean loss over them
+    // Rows of a step that go on where the step before ended (data.order = "stream"), and how often they begin anew:
+    // layers/carried_states.hpp. 0: each window stands for itself.
+    std::int64_t streams = 0, steps_per_epoch = 0;
 };
 
 // A number that is told of each step or evaluation: what a value holds, summed over units, by another such value.
@@ -89,12 +93,13 @@ struct Model {
     std::vector<WeightedLoss> losses;      // scalars f32; the last is what is differentiated. Not for generate
     std::vector<ToldValue> told{};         // scalars f32, besides; the losses among them where there are several
     ValueId counted = no_value;            // what the losses are the mean over (count_targets); none: all units
-    ValueId logits = no_value;             // (B, T, rows_in_memory(V)); Purpose::generate only
+    ValueId logits = no_value;             // (B, T, at least V); Purpose::generate only
     std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
     // Losses beside the last, and those that keep mixtures of experts at work; Purpose::train only.
     std::vector<LossBeside> losses_beside{};
-    std::vector<ValueId> routings{}; // (3) each, summed over tokens: the losses of kernels/route.hpp
-    std::int64_t choices = 0;        // of a token, in each of them
+    std::vector<RunningStatistics> running{}; // of batch norms; Purpose::train only
+    std::vector<ValueId> routings{};          // (3) each, summed over tokens: the losses of kernels/route.hpp
+    std::int64_t choices = 0;                 // of a token, in each of them
 
     ValueId loss() const { return losses.back().value; }
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera generate`: text from a trained language model.
+#include "core/data/options.hpp"
 #include "core/formats/numpy.hpp"
 #include "core/run/generation.hpp"
 #include "core/run/weights.hpp"
@@ -55,13 +56,18 @@ void write_logits(const Experiment& experiment, Executor& executor, const std::v
 // Prints what follows the prompt, as text or, where that was given as ids, as ids.
 void write_text(const Experiment& experiment, Executor& executor, const std::vector<std::int32_t>& prompt,
                 const SamplingOptions& options, const Tokenizer* tokenizer) {
-    bool first = true;
+    std::vector<std::int32_t> tokens = prompt;
+    std::size_t printed = tokenizer == nullptr ? 0 : tokenizer->decode(tokens).size();
     generate(experiment, executor, prompt, options, [&](std::int32_t token) {
-        if (tokenizer != nullptr)
-            fmt::print("{}", tokenizer->decode({&token, 1}));
-        else
-            fmt::print("{}{}", first ? "" : ",", token);
-        first = false;
+        if (tokenizer != nullptr) { // how a token is written may depend on those before: spaces between words
+            tokens.push_back(token);
+            const std::string text = tokenizer->decode(tokens);
+            fmt::print("{}", std::string_view(text).substr(std::min(printed, text.size())));
+            printed = text.size();
+        } else {
+            fmt::print("{}{}", printed == 0 ? "" : ",", token);
+            printed = 1;
+        }
         std::fflush(stdout);
     });
     fmt::print("\n");
@@ -70,7 +76,10 @@ void write_text(const Experiment& experiment, Executor& executor, const std::vec
 int run_generate(const Arguments& arguments, Process&) {
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
     const Config config = config_of(checkpoint, {});
-    if (config.get(model_type) != "gpt") config.refuse(model_type.name, "writes no text, as a language model does");
+    const std::string type = config.get(model_type);
+    const bool writes = (type == "gpt" || type == "layers") && reads_text(config);
+    if (!writes && !(type == "bert" && arguments.has("logits")))
+        config.refuse(model_type.name, "writes no text, as a language model does");
     const std::optional<std::string> ids = arguments.text("ids");
     if (ids && arguments.has("prompt")) throw ConfigError("generate: --prompt or --ids, one at a time");
     const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(checkpoint, !ids);

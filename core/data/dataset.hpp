@@ -39,6 +39,9 @@ public:
 
     virtual const Tokenizer* tokenizer() const = 0; // null when the data has none; lives as long as the dataset
 
+    // What a pixel of 0 is in the images that `read` gives.
+    virtual float black() const { return 0; }
+
     // xxh3-128 (32 hex digits) of all content, the splits and the vocabulary: "has the data changed?". The first call
     // reads everything (memory speed, or the disk's), the next ones remember.
     virtual std::string fingerprint() const = 0;

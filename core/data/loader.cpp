@@ -92,7 +92,7 @@ void Loader::read_ahead(const std::stop_token& stop) {
     }
 }
 
-void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) const {
+void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) {
     const std::int64_t step = options_.first_step + number / options_.micro_batches;
     const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches * options_.stride;
     const std::int64_t first_row = (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
@@ -102,7 +102,10 @@ void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) 
             std::byte* rows = static_cast<std::byte*>(slot_view(number, f).memory());
             views[f] = View(rows + field_bytes(fields_[f], row), fields_[f].shape, fields_[f].dtype);
         }
-        dataset_.read(options_.split, order_.sample(first_row + row), views);
+        const std::int64_t index = first_row + row, sample = order_.sample(index);
+        dataset_.read(options_.split, sample, views);
+        if (options_.augmentation.changes())
+            options_.augmentation.apply(index / order_.per_epoch(), sample, dataset_.black(), views[0], room_);
     }
 }
 

@@ -2,6 +2,7 @@
 // Micro-batches read ahead by a thread of their own, so that a step does not wait for data.
 #pragma once
 
+#include "core/data/augmentation.hpp"
 #include "core/data/dataset.hpp"
 #include "core/data/sample_order.hpp"
 #include "kernels/memory.hpp"
@@ -26,8 +27,9 @@ struct LoaderOptions {
     std::int64_t stride = 1;                 // between them
     std::int64_t micro_batches_per_step = 1; // of all ranks
     std::int64_t first_step = 0;
-    std::int64_t end_step = 0; // one past the last
-    int prefetch = 4;          // micro-batches held in memory
+    std::int64_t end_step = 0;   // one past the last
+    int prefetch = 4;            // micro-batches held in memory
+    Augmentation augmentation{}; // of the first field, an image, where it changes any
 };
 
 // Gives this rank's micro-batches in the order of (step, micro-batch). One thread calls next() and seconds_waited().
@@ -54,7 +56,7 @@ public:
 
 private:
     void read_ahead(const std::stop_token& stop);
-    void read_micro_batch(std::int64_t number, const std::stop_token& stop) const;
+    void read_micro_batch(std::int64_t number, const std::stop_token& stop);
     View slot_view(std::int64_t number, std::size_t field) const;
     void wait_for(std::int64_t number);
     void release_until(std::int64_t number);
@@ -67,7 +69,8 @@ private:
     std::int64_t slot_bytes_ = 0;
     std::int64_t micro_batches_ = 0; // to give in all
     std::int64_t given_ = 0;
-    Buffer slots_; // micro-batch number n lies in slot n % prefetch
+    Buffer slots_;            // micro-batch number n lies in slot n % prefetch
+    std::vector<float> room_; // of the reading thread, for augmentation
 
     double seconds_waited_ = 0;
     std::mutex mutex_; // guards what follows

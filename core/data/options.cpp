@@ -134,12 +134,32 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     return options;
 }
 
-SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed) {
+Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed) {
+    const Shape& shape = form.fields[0].shape;
+    if (shape.rank() != 3) return {};
+    const Augmentation found{.seed = seed,
+                             .crop_padding = config.get(data_random_crop),
+                             .flip = config.get(data_random_flip),
+                             .cutout = config.get(data_cutout)};
+    const std::int64_t least = std::min(shape[0], shape[1]);
+    if (found.crop_padding < 0 || found.crop_padding >= least)
+        config.refuse(data_random_crop.name,
+                      fmt::format("must be from 0 to {}: images are {}", least - 1, shape.text()));
+    if (found.cutout < 0 || found.cutout > least)
+        config.refuse(data_cutout.name, fmt::format("must be from 0 to {}: images are {}", least, shape.text()));
+    return found;
+}
+
+SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,
+                                 std::int64_t streams) {
     const bool training = split == Split::train;
-    return {.kind = training ? config.get(data_order) : "sequential",
+    return {.kind = training      ? config.get(data_order)
+                    : streams > 0 ? "stream"
+                                  : "sequential",
             .seed = seed,
             .samples = dataset.samples(split),
-            .window = dataset.spacing()};
+            .window = dataset.spacing(),
+            .streams = std::max<std::int64_t>(streams, 1)};
 }
 
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
@@ -171,7 +191,7 @@ std::int64_t vocabulary_without_data(const Config& config) {
     if (reader != "text") return said;
     const std::string tokenizer = config.get(data_tokenizer);
     if (tokenizer == "byte") return 256;
-    return tokenizer == "bpe" || tokenizer == "wordpiece" ? said : 0;
+    return tokenizer == "bpe" || tokenizer == "word" || tokenizer == "wordpiece" ? said : 0;
 }
 
 bool has_validation(const Config& config) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/config.hpp"
+#include "core/data/augmentation.hpp"
 #include "core/data/dataset.hpp"
 #include "core/data/sample_order.hpp"
 
@@ -31,14 +32,16 @@ inline constexpr Key<double> data_validation_fraction{
     "data.validation_fraction", 0.1,
     "without validation_files: this last share of the tokens or samples is for evaluation"};
 inline constexpr Key<std::string> data_tokenizer{"data.tokenizer", "character",
-                                                 "text: byte, character, bpe or wordpiece, trained on the files"};
+                                                 "text: byte, character, bpe, word or wordpiece, trained on the files"};
 inline constexpr Key<std::string> data_tokenizer_file{
     "data.tokenizer_file", "",
     "instead of training one: tokenizer.json, vocab.json, vocab.txt, a SentencePiece .model, or a folder with one"};
 inline constexpr Key<std::int64_t> data_vocabulary{
-    "data.vocab_size", 0, "bpe, wordpiece: tokens to train; tokens: ids in the files, 0: by their magic"};
+    "data.vocab_size", 0,
+    "bpe, wordpiece, word: tokens to train, of word 0: all; tokens: ids in the files, 0: by their magic"};
 inline constexpr Key<std::string> data_order{
-    "data.order", "shuffle", "shuffle (epochs in a random order), random (with replacement) or sequential"};
+    "data.order", "shuffle",
+    "shuffle (in epochs), random, sequential, or stream: rows and recurrent states go on from step to step"};
 inline constexpr Key<std::int64_t> data_synthetic_tokens{"data.synthetic_tokens", 1048576,
                                                          "synthetic: tokens of the chain"};
 
@@ -60,13 +63,25 @@ inline constexpr Key<std::vector<std::string>> data_target_columns{
 inline constexpr Key<std::int64_t> data_features{
     "data.features", 0, "csv: columns that are features; 0: as the data are, which a plan must read then"};
 
+inline constexpr Key<std::int64_t> data_random_crop{
+    "data.random_crop", 0,
+    "images to train on: padded by so many black pixels on each side, and cut to their size at a random place"};
+inline constexpr Key<bool> data_random_flip{"data.random_flip", false,
+                                            "images to train on: left and right exchanged in half of all cases"};
+inline constexpr Key<std::int64_t> data_cutout{
+    "data.cutout", 0, "images to train on: a square of so many pixels around a random one is grey; 0: none"};
+
 // Whether samples are windows of a text, so many tokens long, or come one by one.
 bool reads_text(const Config& config);
 
 // `sequence_length`: of text alone. `tokenizer_json`: the tokenizer of a checkpoint, or empty to train one.
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
                                const std::string& tokenizer_json);
-SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed);
+// How images to train on, of this form, are changed by chance. Reads the keys of images alone.
+Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed);
+// `streams`: rows of a step, over all ranks. The validation split is in streams where there are any, else sequential.
+SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,
+                                 std::int64_t streams);
 
 // The form of samples that the configuration alone tells; nothing when it takes the data to know.
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length);

@@ -17,7 +17,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::array<std::string_view, 3> kind_names = {"random", "sequential", "shuffle"};
+constexpr std::array<std::string_view, 4> kind_names = {"random", "sequential", "shuffle", "stream"};
 constexpr int rounds = 8; // 4 make a strong permutation of a large range (Luby and Rackoff); small ranges need more
 
 // A bijection of [0, 2^bits), bits >= 2, different for each epoch. The two halves may differ by one bit; they take
@@ -47,16 +47,24 @@ std::uint64_t permuted(RandomKey key, std::uint64_t epoch, std::uint64_t count, 
 } // namespace
 
 SampleOrder::SampleOrder(const SampleOrderOptions& options)
-    : seed_(options.seed), samples_(options.samples), window_(options.window) {
+    : seed_(options.seed), samples_(options.samples), window_(options.window), streams_(options.streams) {
     const auto name = std::find(kind_names.begin(), kind_names.end(), options.kind);
     if (name == kind_names.end())
         throw ConfigError(no_such_name("sample order", options.kind, {kind_names.begin(), kind_names.end()}));
     kind_ = static_cast<Kind>(name - kind_names.begin());
     if (samples_ < 1) throw DataError("there are no samples to put in order: this part of the data is empty");
     if (window_ < 1) throw InternalError(fmt::format("sample order: a window of {} tokens", window_));
+    if (streams_ < 1) throw InternalError(fmt::format("sample order: {} streams", streams_));
+    const std::int64_t windows = (samples_ - 1) / window_ + 1;
+    if (kind_ == Kind::stream && windows < streams_)
+        throw DataError(
+            fmt::format("the data has {} windows side by side, too few for {} streams (data.order), one for "
+                        "each row of a step",
+                        windows, streams_));
     // A shuffled epoch has one number of windows for any phase: floor(samples / window) fit from each.
-    per_epoch_ =
-        kind_ == Kind::sequential ? (samples_ - 1) / window_ + 1 : std::max<std::int64_t>(1, samples_ / window_);
+    per_epoch_ = kind_ == Kind::sequential ? windows
+                 : kind_ == Kind::stream   ? windows / streams_ * streams_
+                                           : std::max<std::int64_t>(1, samples_ / window_);
 }
 
 std::int64_t SampleOrder::sample(std::int64_t index) const {
@@ -68,6 +76,10 @@ std::int64_t SampleOrder::sample(std::int64_t index) const {
                                                       static_cast<std::uint64_t>(samples_)));
     case Kind::sequential:
         return index % per_epoch_ * window_;
+    case Kind::stream: {
+        const std::int64_t steps = per_epoch_ / streams_;
+        return (index % streams_ * steps + index / streams_ % steps) * window_;
+    }
     case Kind::shuffle:
         return shuffled(index / per_epoch_, index % per_epoch_);
     }

@@ -13,10 +13,13 @@ struct SampleOrderOptions {
     // sequential  0, window, 2 * window, …, then again from 0
     // shuffle     each epoch draws a phase in [0, window) and visits phase, phase + window, … once each, in an order of
     //             its own
+    // stream      the windows are cut into `streams` parts of equal length, and each goes on with its own: the first
+    //             windows of all, the second ones, …; what is left over at the end is left out
     std::string kind = "shuffle";
     std::uint64_t seed = 1;
     std::int64_t samples = 0; // Dataset::samples
     std::int64_t window = 1;  // samples this far apart share no token: the sequence length, or 1 for separate samples
+    std::int64_t streams = 1; // stream: rows of a step, over all ranks
 };
 
 class SampleOrder {
@@ -32,7 +35,7 @@ public:
     std::int64_t per_epoch() const { return per_epoch_; }
 
 private:
-    enum class Kind { random, sequential, shuffle };
+    enum class Kind { random, sequential, shuffle, stream };
 
     std::int64_t shuffled(std::int64_t epoch, std::int64_t position) const;
 
@@ -40,6 +43,7 @@ private:
     std::uint64_t seed_;
     std::int64_t samples_;
     std::int64_t window_;
+    std::int64_t streams_;
     std::int64_t per_epoch_;
 };
 

@@ -7,6 +7,7 @@
 #include "core/data/huggingface/tokenizer.hpp"
 #include "core/data/sentencepiece_tokenizer.hpp"
 #include "core/data/utf8.hpp"
+#include "core/data/word_tokenizer.hpp"
 #include "core/data/wordpiece_training.hpp"
 #include "core/json.hpp"
 #include "kernels/error.hpp"
@@ -73,9 +74,10 @@ public:
         ++depth_;
         if (depth_ == 1) throw ConfigError("tokenizer: the JSON is no object");
         if (depth_ == 2) entries_ = 0;
-        if (depth_ == 2 && (is_points() || is_merges())) lists_.push_back(key_);
+        if (depth_ == 2 && (is_points() || is_merges() || is_words())) lists_.push_back(key_);
         if (depth_ == 3 && is_merges()) pair_ = 0;
         if (depth_ == 3 && is_points()) refuse_entry("holds something that is no id");
+        if (depth_ == 3 && is_words()) refuse_entry("is no word");
         if (depth_ == 4 && is_merges()) refuse_entry("holds something that is no id");
     }
     void end_array() override {
@@ -84,6 +86,7 @@ public:
     }
     void text(std::string_view value) override {
         if (depth_ == 1 && key_ == "kind") kind_ = value.substr(0, 40); // nearest_name takes its square
+        if (depth_ == 2 && is_words()) return take_word(value);
         other();
     }
     void number(std::uint64_t value) override {
@@ -99,6 +102,7 @@ public:
     void other() override {
         if (depth_ == 0) throw ConfigError("tokenizer: the JSON is no object");
         if (depth_ == 2 && is_merges()) refuse_entry("is no pair");
+        if (depth_ == 2 && is_words()) refuse_entry("is no word");
         if ((depth_ == 2 && is_points()) || (depth_ == 3 && is_merges())) refuse_entry("holds something that is no id");
     }
 
@@ -111,10 +115,12 @@ public:
     }
     std::vector<std::uint32_t>& points() { return points_; }
     std::vector<TokenPair>& merges() { return merges_; }
+    std::vector<std::string>& words() { return words_; }
 
 private:
     bool is_points() const { return key_ == "code_points"; }
     bool is_merges() const { return key_ == "merges"; }
+    bool is_words() const { return key_ == "words"; }
     [[noreturn]] void refuse_entry(const char* reason) const {
         throw ConfigError(fmt::format("tokenizer: entry {} of '{}' {}", entries_, key_, reason));
     }
@@ -126,6 +132,12 @@ private:
             throw ConfigError(
                 fmt::format("tokenizer: the code points must ascend, {} follows {}", point, points_.back()));
         points_.push_back(static_cast<std::uint32_t>(point));
+    }
+
+    void take_word(std::string_view word) {
+        if (word.empty()) refuse_entry("is no word");
+        words_.emplace_back(word);
+        ++entries_;
     }
 
     void take_pair() {
@@ -144,6 +156,7 @@ private:
     std::vector<std::string> keys_, lists_;
     std::vector<std::uint32_t> points_;
     std::vector<TokenPair> merges_;
+    std::vector<std::string> words_;
     std::size_t entries_ = 0, pair_ = 0; // of the list, of a pair
     std::array<std::uint64_t, 2> both_{};
 };
@@ -163,6 +176,18 @@ std::unique_ptr<Tokenizer> load_bpe(TokenizerText& text) {
     return std::make_unique<BpeTokenizer>(std::move(text.merges()));
 }
 
+std::unique_ptr<Tokenizer> load_word(TokenizerText& text) {
+    text.expect_list("words");
+    std::vector<std::string>& words = text.words();
+    if (words.size() < 2 || words[0] != "<unk>" || words[1] != "<eos>")
+        throw ConfigError("tokenizer: 'words' does not begin with <unk> and <eos>");
+    std::vector<std::string_view> sorted(words.begin(), words.end());
+    std::ranges::sort(sorted);
+    if (const auto twice = std::ranges::adjacent_find(sorted); twice != sorted.end())
+        throw ConfigError(fmt::format("tokenizer: the word '{:.40}' stands there twice", *twice));
+    return std::make_unique<WordTokenizer>(std::move(words));
+}
+
 std::unique_ptr<Tokenizer> train_byte(const TokenizerOptions& /*options*/, std::span<const NamedText> /*corpus*/) {
     return std::make_unique<ByteTokenizer>();
 }
@@ -173,6 +198,10 @@ std::unique_ptr<Tokenizer> train_character(const TokenizerOptions& /*options*/, 
 
 std::unique_ptr<Tokenizer> train_bpe(const TokenizerOptions& options, std::span<const NamedText> corpus) {
     return std::make_unique<BpeTokenizer>(train_bpe_merges(options.vocabulary_size, corpus));
+}
+
+std::unique_ptr<Tokenizer> train_word(const TokenizerOptions& options, std::span<const NamedText> corpus) {
+    return train_word_tokenizer(options.vocabulary_size, corpus);
 }
 
 std::unique_ptr<Tokenizer> train_wordpiece(const TokenizerOptions& options, std::span<const NamedText> corpus) {
@@ -186,10 +215,11 @@ struct Kind {
     std::unique_ptr<Tokenizer> (*load)(TokenizerText&);
 };
 
-constexpr std::array<Kind, 4> catalog = {{
+constexpr std::array<Kind, 5> catalog = {{
     {"bpe", "merges", train_bpe, load_bpe},
     {"byte", nullptr, train_byte, load_byte},
     {"character", "code_points", train_character, load_character},
+    {"word", "words", train_word, load_word},
     {"wordpiece", nullptr, train_wordpiece, nullptr}, // is saved as a huggingface
 }};
 
@@ -229,11 +259,12 @@ std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
 
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus) {
     const Kind& kind = kind_named(options.kind);
-    if (options.kind != "bpe" && options.kind != "wordpiece" && options.vocabulary_size != 0)
-        throw ConfigError(fmt::format(
-            "vocabulary_size is a choice for the tokenizers 'bpe' and 'wordpiece' only; 'character' and 'byte' "
-            "have their own (found {} with '{}')",
-            options.vocabulary_size, options.kind));
+    const bool has_own = options.kind == "byte" || options.kind == "character";
+    if (has_own && options.vocabulary_size != 0)
+        throw ConfigError(
+            fmt::format("vocabulary_size is a choice for the tokenizers 'bpe', 'word' and 'wordpiece' only; "
+                        "'character' and 'byte' have their own (found {} with '{}')",
+                        options.vocabulary_size, options.kind));
     return kind.train(options, corpus);
 }
 

@@ -19,6 +19,7 @@ struct TokensAround {
 
 // Ids run from 0 to vocabulary_size() - 1. All calls are thread-safe.
 //   byte       256 ids, one per byte value. Takes any bytes.
+//   word       the most frequent words of the corpus (core/data/word_tokenizer.hpp). Takes UTF-8 only, keeps no spaces.
 //   character  the Unicode code points of the corpus in ascending order, as sorted(set(text)) in Python. Takes UTF-8
 //   only. bpe        byte pairs merged as in the training corpus (core/data/bpe_tokenizer.hpp). Takes any bytes.
 //   wordpiece  is trained here as BERT's (core/data/wordpiece_training.cpp), and then is a huggingface.
@@ -31,11 +32,11 @@ public:
     virtual std::int64_t vocabulary_size() const = 0;
 
     // `source` opens error messages: the file the text came from. Throws ConfigError for a character that is not in the
-    // vocabulary and for invalid UTF-8 (character only), with the byte where it stands.
+    // vocabulary (character only) and for invalid UTF-8 (character, word), with the byte where it stands.
     virtual std::vector<std::int32_t> encode(std::string_view text, std::string_view source = "text") const = 0;
 
-    // decode(encode(text)) == text, but for what a tokenizer from a file throws away (BERT's case, say). Throws
-    // ConfigError for an id outside the vocabulary.
+    // decode(encode(text)) == text, but for word, and for what a tokenizer from a file throws away (BERT's case, say).
+    // Throws ConfigError for an id outside the vocabulary.
     virtual std::string decode(std::span<const std::int32_t> tokens) const = 0;
 
     // A JSON text (ASCII) from which load() makes an equal tokenizer.
@@ -56,8 +57,9 @@ public:
 };
 
 struct TokenizerOptions {
-    std::string kind = "character";   // "bpe", "byte", "character" or "wordpiece"
-    std::int64_t vocabulary_size = 0; // bpe (256 bytes and vocabulary_size - 256 merges) and wordpiece only
+    std::string kind = "character"; // "bpe", "byte", "character", "word" or "wordpiece"
+    // bpe: 256 bytes and vocabulary_size - 256 merges. word: <unk>, <eos> and vocabulary_size - 2 words; 0: all words.
+    std::int64_t vocabulary_size = 0; // not of byte and character
 };
 
 // A text and what to call it in messages.

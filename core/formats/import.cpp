@@ -165,14 +165,21 @@ FoundWeights find_weights(const std::string& path, const std::string& config_pat
 Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder) {
     const SampleForm form = form_of(source, config);
     const Graph graph = graph_of(config, form);
-    const std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state);
+    std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state), weights;
+    for (const Value* parameter : values_of(graph, ValueKind::parameter))
+        weights.push_back(parameter);
+    const auto of_model = std::stable_partition(states.begin(), states.end(), [](const Value* state) {
+        return is_optimizer_state(state->name);
+    });
+    weights.insert(weights.end(), of_model, states.end()); // running statistics
+    states.erase(of_model, states.end());
     Imported result;
     result.with_states = !states.empty() && std::all_of(states.begin(), states.end(),
                                                         [&](const Value* state) { return source.has(state->name); });
     result.step = result.with_states ? step_said(source) : 0;
     std::vector<TensorSource> sources;
-    for (const Value* parameter : values_of(graph, ValueKind::parameter))
-        sources.push_back(source_in(source, *parameter));
+    for (const Value* weight : weights)
+        sources.push_back(source_in(source, *weight));
     for (const Value* state : states)
         sources.push_back(result.with_states ? source_in(source, *state) : fresh_state(*state));
     refuse_unknown(source, sources);

@@ -76,7 +76,8 @@ public:
     ValueId parameter(std::string name, const Shape& shape, ParameterInfo info); // f32
     ValueId optimizer_state(std::string name, ValueId parameter); // f32, the parameter's shape, starts at 0
 
-    // f32, the same on all ranks; an op of the update phase changes it.
+    // f32, the same on all ranks; an op of the update phase changes it. Where its name begins with "optimizer.", a
+    // checkpoint may do without it; the others are part of the model (running statistics).
     ValueId optimizer_state(std::string name, const Shape& shape, float start);
 
     // Appends a node in the current phase. ConfigError "linear 'layers.0.mlp.up': …" when the inputs do not fit.
@@ -135,6 +136,12 @@ private:
     std::vector<ValueId> kept_;
     Phase phase_ = Phase::forward;
     int layer_ = -1;
+};
+
+// Of a batch norm: two states (C), what the step accumulates for them (kernels/batch_norm.hpp), and its share in them.
+struct RunningStatistics {
+    ValueId moments = no_value, mean = no_value, variance = no_value;
+    double momentum = 0.1;
 };
 
 // A value that is a loss beside the loss: what is minimised grows with it by `gradient`, a value of its shape, f32.

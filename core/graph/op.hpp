@@ -107,6 +107,11 @@ public:
 
     virtual std::vector<PlacementRule> placements(std::span<const TensorType> inputs) const;
 
+    // More rules for an op that must see all samples of a micro-batch: over an axis whose ranks share out
+    // micro-batches, where Shard(0) of a value means that each rank has its own, and Partial that they are summed over
+    // the step.
+    virtual std::vector<PlacementRule> micro_batch_rules(std::span<const TensorType>) const { return {}; }
+
     // Where the outputs are when the inputs are placed so, not all of them on every rank; nothing when the op cannot
     // run so without communication. By the first of `placements` that fits; an op that treats many tensors, each on its
     // own, answers for itself.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Multi-head self-attention: one product for queries, keys and values, fused attention, one product back.
+// Multi-head attention: one product for queries, keys and values, or one for queries and one for the keys and values of
+// another sequence; fused attention, one product back.
 #include "core/layers/layers.hpp"
-#include "core/ops/ops.hpp"
+#include "core/ops/encoder_ops.hpp"
 #include "kernels/error.hpp"
 
 namespace tessera::layers {
@@ -36,23 +37,50 @@ Shape with(const Shape& first, const Shape& then) {
     return all;
 }
 
+struct Product {
+    ValueId weight, bias;
+};
+
+// x w^T + bias in the shape of `parts`.
+Product product_to(Builder& builder, const std::string& name, const AttentionOptions& options, const Shape& parts,
+                   const std::string& role) {
+    const ValueId weight =
+        builder.linear_weight(name + ".weight", with(parts, {options.width}), role, options.deviation);
+    return {weight, options.bias ? builder.vector(name + ".bias", parts, role, 0) : no_value};
+}
+
 } // namespace
 
-ValueId attention(Builder& builder, std::string_view name, const AttentionOptions& options, ValueId x) {
+ValueId attention(Builder& builder, std::string_view name, const AttentionOptions& options, ValueId x,
+                  const AttentionContext& context) {
     const HeadLayout layout = layout_of(options, builder.path(name));
+    const bool cross = context.memory != no_value;
+    const bool plain = !cross && context.segments == no_value && context.bias == no_value && options.scale == 0;
+    if (!plain && layout.by_group)
+        throw ConfigError(fmt::format("attention '{}': heads share keys in plain attention alone", builder.path(name)));
     const Builder::Scope scope(builder, name);
     const Shape width{options.width};
-    const ValueId qkv_weight =
-        builder.linear_weight("qkv.weight", with(layout.qkv, width), layout.role, options.deviation);
-    const ValueId qkv_bias = options.bias ? builder.vector("qkv.bias", layout.qkv, layout.role, 0) : no_value;
+    const std::int64_t head_dim = layout.out[-1];
+    const std::string of_queries = cross ? "q" : "qkv";
+    const Product q =
+        product_to(builder, of_queries, options, cross ? Shape{1, options.heads, head_dim} : layout.qkv, layout.role);
+    const Product kv = cross ? product_to(builder, "kv", options, {2, options.heads, head_dim}, layout.role)
+                             : Product{no_value, no_value};
     const ValueId out_weight =
         builder.linear_weight("out.weight", with(width, layout.out), layout.output_role, options.output_deviation);
     const ValueId out_bias = options.bias ? builder.vector("out.bias", width, "bias", 0) : no_value;
 
     Graph& graph = builder.graph();
-    ValueId qkv = builder.linear("qkv", x, qkv_weight, qkv_bias);
-    if (options.rotary) qkv = ops::rotary(graph, builder.path("rotary"), qkv, *options.rotary, layout.by_group);
-    const ValueId mixed = ops::attention(graph, builder.path("attention"), qkv, options.causal, layout.by_group);
+    ValueId qkv = builder.linear(of_queries, x, q.weight, q.bias);
+    if (options.rotary && !cross)
+        qkv = ops::rotary(graph, builder.path("rotary"), qkv, *options.rotary, layout.by_group);
+    const ValueId of_memory = cross ? builder.linear("kv", context.memory, kv.weight, kv.bias) : no_value;
+    const std::string path = builder.path("attention");
+    const ValueId mixed =
+        plain
+            ? ops::attention(graph, path, qkv, options.causal, layout.by_group)
+            : ops::cross_attention(graph, path, {qkv, of_memory, context.segments, context.key_segments, context.bias},
+                                   options.causal, options.scale);
     const ValueId out = builder.linear("out", mixed, out_weight, out_bias, layout.out.rank());
     if (options.dropout == 0 || !builder.training()) return out;
     return ops::dropout(graph, builder.path("dropout"), out, options.dropout);

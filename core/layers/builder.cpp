@@ -88,6 +88,18 @@ ValueId Builder::vector(std::string_view name, const Shape& shape, std::string r
     return parameter(name, shape, {std::move(role), layer_, {.constant = constant}, false});
 }
 
+RunningStatistics Builder::running_statistics(const Shape& shape, double momentum) {
+    return {.mean = graph_.optimizer_state(path("running_mean"), shape, 0),
+            .variance = graph_.optimizer_state(path("running_variance"), shape, 1),
+            .momentum = momentum};
+}
+
+void Builder::accumulate(RunningStatistics of, ValueId moments) {
+    graph_.accumulate(moments);
+    of.moments = moments;
+    running_.push_back(of);
+}
+
 Builder::Scope::Scope(Builder& builder, std::string_view name, int layer)
     : builder_(builder), scope_before_(builder.scope_), layer_before_(builder.layer_),
       nodes_(builder.graph_, layer >= 0 ? layer : builder.layer_) {

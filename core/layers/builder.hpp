@@ -56,6 +56,12 @@ public:
     // A scale or bias, constant at the start, used in f32. It does not decay.
     ValueId vector(std::string_view name, const Shape& shape, std::string role, double constant);
 
+    // Running statistics of a batch norm: states that start at 0 and 1.
+    RunningStatistics running_statistics(const Shape& shape, double momentum);
+    // In training: the step's moments, of which the running ones are made.
+    void accumulate(RunningStatistics of, ValueId moments);
+    const std::vector<RunningStatistics>& running() const { return running_; } // that are accumulated
+
     class Scope { // while it lives, names are below `name`, and parameters belong to layer number `layer`
     public:
         Scope(Builder& builder, std::string_view name, int layer = -1);
@@ -83,6 +89,7 @@ private:
     LoraOptions lora_;
     std::map<ValueId, std::string> roles_; // of linear layers' weights
     bool adapter_ = false;                 // what is made is one
+    std::vector<RunningStatistics> running_;
 };
 
 } // namespace tessera

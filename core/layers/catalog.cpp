@@ -22,11 +22,21 @@ std::vector<std::string_view> with(std::vector<std::string_view> keys, std::stri
     return keys;
 }
 
-bool is_whole(const ConfigItem& item) { return item.get(layer_groups) == 1; }
+const std::vector<std::string_view> of_recurrent = {layer_hidden.name,  layer_layers.name, layer_bidirectional.name,
+                                                    layer_dropout.name, layer_bias.name,   layer_deviation.name};
 
-const std::array<LayerType, 15> catalog = {{
+bool is_whole(const ConfigItem& item) { return item.get(layer_groups) == 1; }
+bool never(const ConfigItem&) { return false; }
+
+const std::array<LayerType, 21> catalog = {{
     {"add", LayerKind::other, 2, 1000, {}, read_add},
     {"average_pool", LayerKind::elementwise, 1, 1, with(of_pools, layer_count_padding.name), read_average_pool},
+    {"batch_norm",
+     LayerKind::other,
+     1,
+     1,
+     {layer_momentum.name, layer_epsilon.name, layer_init_scale.name},
+     read_batch_norm},
     {"convolution",
      LayerKind::product,
      1,
@@ -42,18 +52,39 @@ const std::array<LayerType, 15> catalog = {{
      {layer_ignore_index.name, layer_weight.name},
      read_cross_entropy,
      {},
+     {},
      true},
     {"dropout", LayerKind::other, 1, 1, {layer_probability.name}, read_dropout},
+    {"embedding", LayerKind::product, 1, 1, {layer_outputs.name, layer_deviation.name}, read_embedding, never},
     {"flatten", LayerKind::elementwise, 1, 1, {}, read_flatten},
     {"gelu", LayerKind::elementwise, 1, 1, {}, read_activation},
     {"gelu_tanh", LayerKind::elementwise, 1, 1, {}, read_activation},
+    {"gru", LayerKind::product, 1, 1, of_recurrent, read_gru, never, {}, false, true},
     {"layer_norm", LayerKind::other, 1, 1, {layer_bias.name}, read_layer_norm},
     {"linear", LayerKind::product, 1, 1, {layer_outputs.name, layer_bias.name, layer_deviation.name}, read_linear},
+    {"lstm", LayerKind::product, 1, 1, of_recurrent, read_lstm, never, {}, false, true},
     {"max_pool", LayerKind::elementwise, 1, 1, with(of_pools, layer_dilation.name), read_max_pool},
     {"mean_squared_error", LayerKind::loss, 2, 2, {layer_weight.name}, read_mean_squared_error},
     {"relu", LayerKind::elementwise, 1, 1, {}, read_activation},
+    {"residual_blocks",
+     LayerKind::other,
+     1,
+     1,
+     {layer_filters.name, layer_blocks.name, layer_stride.name, layer_bottleneck.name, layer_momentum.name,
+      layer_epsilon.name, layer_init_scale.name},
+     read_residual_blocks,
+     {},
+     count_residual_blocks},
     {"rms_norm", LayerKind::other, 1, 1, {}, read_rms_norm},
     {"silu", LayerKind::elementwise, 1, 1, {}, read_activation},
+    {"transposed_convolution",
+     LayerKind::product,
+     1,
+     1,
+     {layer_filters.name, layer_kernel.name, layer_stride.name, layer_padding.name, layer_output_padding.name,
+      layer_dilation.name, layer_groups.name, layer_bias.name, layer_deviation.name},
+     read_transposed_convolution,
+     [](const ConfigItem&) { return false; }},
 }};
 
 std::string_view last_word(std::string_view key) { return key.substr(key.rfind('.') + 1); }

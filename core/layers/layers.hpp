@@ -21,11 +21,19 @@ struct AttentionOptions {
     double dropout = 0;
     double deviation = 0.02;
     double output_deviation = 0.02;
+    double scale = 0; // of the scores; 0: 1 / sqrt(D)
+};
+// What it sees beyond x: other keys and values (B, S, C), segments and a bias (ops::CrossAttentionInputs), where there
+// are such.
+struct AttentionContext {
+    ValueId memory = no_value, segments = no_value, key_segments = no_value, bias = no_value;
 };
 // Parameters "qkv.weight" (3, H, D, C), "out.weight" (C, H, D) and, with bias, "qkv.bias" (3, H, D), "out.bias" (C).
 // With G below H, by group of R = H / G heads (Ainslie et al. 2023): "qkv.weight" (G, R + 2, D, C), of each group the
 // rows of its queries, then of keys, then of values; "qkv.bias" (G, R + 2, D); "out.weight" (C, G, R, D).
-ValueId attention(Builder&, std::string_view name, const AttentionOptions&, ValueId x);
+// With other keys "q.weight" (1, H, D, C) and "kv.weight" (2, H, D, C) in place of the first, and their biases.
+ValueId attention(Builder&, std::string_view name, const AttentionOptions&, ValueId x,
+                  const AttentionContext& context = {});
 
 // y = table[token] + position[t]: "embedding.weight" (V, C), "position.weight" (T, C). tokens: (B, T) i32. Without
 // learned positions the table alone.
@@ -85,6 +93,11 @@ Norm norm_named(std::string_view name); // ConfigError for an unknown one
 // The norm of the stream, whose branch is added to its sum in the same pass.
 // Parameters "scale" (C), starting at one, and for layer_norm with bias "bias" (C).
 ValueId norm(Builder&, std::string_view name, Norm kind, bool bias, ResidualStream& stream, double epsilon = 1e-5);
+
+// norm(x + attention(x)), then norm(x + mlp(x)): a post-norm block (Vaswani et al. 2017), BERT's.
+struct TransformerBlockOptions;
+ValueId post_norm_block(Builder&, int layer, const TransformerBlockOptions&, ValueId x,
+                        const AttentionContext& context);
 
 struct TransformerBlockOptions {
     AttentionOptions attention;

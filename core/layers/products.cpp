@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// convolution and linear, as a config says them.
+// convolution, its transpose, embedding and linear, as a config says them.
 #include "core/layers/catalog.hpp"
 #include "core/layers/windows.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace tessera::layers {
@@ -58,6 +59,46 @@ BuildLayer read_convolution(const ConfigItem& item) {
                                               deviation_of(deviation, window.taps() * channels));
         const ValueId offset = bias ? bias_of(place, filters) : no_value;
         return {ops::convolution(builder.graph(), builder.path(""), x, weight, offset, window, groups)};
+    };
+}
+
+// Each number of the result is a sum of about the window's taps, divided by the stride, of each channel of a group.
+BuildLayer read_transposed_convolution(const ConfigItem& item) {
+    const std::int64_t filters = positive(item, layer_filters), groups = positive(item, layer_groups);
+    const Window window = window_of(item, 1);
+    const auto more = pair_in(item, layer_output_padding, 0);
+    if (more.first >= window.height.stride || more.second >= window.width.stride)
+        item.refuse(layer_output_padding.name, "must be below the stride");
+    if (filters % groups != 0) item.refuse(layer_filters.name, fmt::format("expected a multiple of {} groups", groups));
+    const double deviation = deviation_in(item);
+    const bool bias = item.get(layer_bias);
+    return [=](const LayerPlace& place) -> LayerValue {
+        Builder& builder = place.builder;
+        const ValueId x = as_seen(builder, place.inputs[0]);
+        const Shape& image = builder.graph().value(x).type.shape;
+        expect_image_of(image);
+        if (image[3] % groups != 0)
+            throw ConfigError(fmt::format("{} channels, expected a multiple of {} groups", image[3], groups));
+        const std::int64_t inputs = window.taps() * image[3] / groups / (window.height.stride * window.width.stride);
+        const ValueId weight =
+            builder.matrix("weight", {image[3], window.height.size, window.width.size, filters / groups}, "whole",
+                           deviation_of(deviation, std::max<std::int64_t>(inputs, 1)));
+        const ValueId offset = bias ? bias_of(place, filters) : no_value;
+        return {ops::transposed_convolution(builder.graph(), builder.path(""), x, weight, offset, window, groups,
+                                            more.first, more.second)};
+    };
+}
+
+BuildLayer read_embedding(const ConfigItem& item) {
+    const std::int64_t width = positive(item, layer_outputs);
+    const double said = deviation_in(item), deviation = said > 0 ? said : 0.05;
+    return [=](const LayerPlace& place) -> LayerValue {
+        Builder& builder = place.builder;
+        const ValueId tokens = place.inputs[0].id;
+        if (builder.graph().value(tokens).type.dtype != DType::i32)
+            throw ConfigError("numbers, expected those of tokens or classes");
+        const ValueId table = builder.table("weight", place.classes, width, deviation);
+        return {ops::embedding(builder.graph(), builder.path(""), tokens, table, place.classes)};
     };
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pre-norm transformer block.
+// Pre-norm and post-norm transformer blocks.
 #include "core/layers/layers.hpp"
 
 namespace tessera::layers {
@@ -18,6 +18,15 @@ std::optional<Mixture> transformer_block(Builder& builder, int layer, const Tran
     const Mixture mixture = moe(builder, "moe", options.moe, normed);
     x.branch = mixture.y;
     return mixture;
+}
+
+ValueId post_norm_block(Builder& builder, int layer, const TransformerBlockOptions& options, ValueId x,
+                        const AttentionContext& context) {
+    const Builder::Scope scope(builder, fmt::format("layers.{}", layer), layer);
+    ResidualStream first{x, attention(builder, "attention", options.attention, x, context)};
+    x = norm(builder, "attention_norm", options.norm, options.attention.bias, first, options.norm_epsilon);
+    ResidualStream second{x, mlp(builder, "mlp", options.mlp, x)};
+    return norm(builder, "mlp_norm", options.norm, options.mlp.bias, second, options.norm_epsilon);
 }
 
 } // namespace tessera::layers

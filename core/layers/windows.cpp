@@ -8,17 +8,6 @@
 namespace tessera::layers {
 namespace {
 
-// Height and width; one number is both.
-std::pair<std::int64_t, std::int64_t> pair_in(const ConfigItem& item, const Key<std::vector<std::int64_t>>& key,
-                                              std::int64_t least) {
-    const std::vector<std::int64_t> values = item.get(key);
-    if (values.empty() || values.size() > 2) item.refuse(key.name, "expected one number, or [height, width]");
-    for (const std::int64_t value : values)
-        if (value < least || value > 1 << 20)
-            item.refuse(key.name, fmt::format("must be from {} to {}", least, 1 << 20));
-    return {values.front(), values.back()};
-}
-
 Window whole_image(const Shape& image) { return {{.size = image[1]}, {.size = image[2]}}; }
 
 using Pool = std::function<ValueId(Graph&, std::string, ValueId, const Window&)>;
@@ -39,6 +28,16 @@ BuildLayer read_pool(const ConfigItem& item, const Pool& pool) {
 }
 
 } // namespace
+
+std::pair<std::int64_t, std::int64_t> pair_in(const ConfigItem& item, const Key<std::vector<std::int64_t>>& key,
+                                              std::int64_t least) {
+    const std::vector<std::int64_t> values = item.get(key);
+    if (values.empty() || values.size() > 2) item.refuse(key.name, "expected one number, or [height, width]");
+    for (const std::int64_t value : values)
+        if (value < least || value > 1 << 20)
+            item.refuse(key.name, fmt::format("must be from {} to {}", least, 1 << 20));
+    return {values.front(), values.back()};
+}
 
 Window window_of(const ConfigItem& item, std::int64_t stride) {
     if (!item.is_set(layer_kernel.name)) item.refuse("kernel is missing: the height and width of the window");

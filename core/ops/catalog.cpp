@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one list of ops.
-#include "core/ops/ops.hpp"
+#include "core/ops/encoder_ops.hpp"
 
 namespace tessera {
 
@@ -20,12 +20,19 @@ std::vector<OpPointer> op_catalog() {
         make_average_pool(window, true),
         make_average_pool(window, false),
         make_average_pool({{.size = 5}, {.size = 4}}, false), // of the whole image
+        make_batch_norm(1e-5),
+        make_batch_norm_inference(1e-5),
         make_cast(DType::f32),
         make_combine(),
         make_convolution(window, 1),
         make_convolution(window, 3),
         make_convolution(window, 6), // depthwise
         make_counted_targets(false),
+        make_cross_attention({.segments = true}),
+        make_cross_attention({.segments = true, .bias = true, .causal = true, .scale = 1}),
+        make_cross_attention({.cross = true}),
+        make_cross_attention({.cross = true, .segments = true}),
+        make_cross_attention({.cross = true, .bias = true, .causal = true}),
         make_cross_entropy(19),
         make_cross_entropy(17), // and padding
         make_cross_entropy_loss(17),
@@ -37,13 +44,19 @@ std::vector<OpPointer> op_catalog() {
         make_flatten(),
         make_gate(Activation::silu),
         make_gate(Activation::gelu_tanh),
+        make_gru(true, true),
+        make_gru(false, false), // both directions
         make_layer_norm(1e-5),
         make_leave_out(1),
         make_linear(1),
         make_linear(2),
+        make_lstm(true, true),
+        make_lstm(false, false), // both directions
+        make_mask_tokens({.chosen = 2, .mask = 9, .below = 9, .kept = {0, -1, -1, -1}}, "example"),
         make_max_pool(window),
         make_mean_squared_error(),
         make_mean_squared_error_loss(),
+        make_place_rows(5),
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),
@@ -52,7 +65,12 @@ std::vector<OpPointer> op_catalog() {
         make_route({.choices = 1, .capacity = 1}),
         make_route({.choices = 2, .capacity = 1}),
         make_scale(0.75),
+        make_shift_tokens(1),
         make_sum_rows(2),
+        make_token_segments(0),
+        make_token_types(1, 2),
+        make_transposed_convolution(window, {5, 4, 6}),
+        make_transposed_convolution(window, {5, 4, 3}), // in groups
     };
 }
 

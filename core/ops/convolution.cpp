@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// convolution: of images with filters, in groups, and its two gradients; that of the bias is sum_rows.
+// convolution: of images with filters, in groups, and its two gradients; that of the bias is sum_rows. The gradient
+// for the image is an op of its own, too: transposed_convolution.
 #include "kernels/convolution.hpp"
 #include "core/ops/halo.hpp"
 #include "core/ops/images.hpp"
@@ -50,14 +51,31 @@ std::vector<Cut> cuts_of(std::int64_t groups, std::int64_t channels, std::int64_
     return cuts;
 }
 
-// dy, w -> dx of images of this height, width and channels.
+// dy, w -> dx of images of this height, width and channels; or x, w -> y of a transposed convolution.
 class ConvolutionInputGradient final : public Op {
 public:
-    ConvolutionInputGradient(const Window& window, const Shape& image)
+    ConvolutionInputGradient(const Window& window, const Shape& image) // (N, H, W, C)
         : window_(window), height_(image[1]), width_(image[2]), channels_(image[3]) {}
     std::string_view name() const override { return "convolution_input_gradient"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        return {{{in[0].shape[0], height_, width_, channels_}, in[0].dtype}};
+        const Shape &x = in[0].shape, &w = in[1].shape;
+        expect_floating("x", in[0].dtype);
+        expect_dtype("weight", in[1].dtype, in[0].dtype);
+        if (x.rank() != 4 || x[1] != window_.height.outputs(height_) || x[2] != window_.width.outputs(width_))
+            throw ConfigError(fmt::format("x is {}, expected (batch, {}, {}, channels)", x.text(),
+                                          window_.height.outputs(height_), window_.width.outputs(width_)));
+        if (w.rank() != 4 || w[0] != x[3] || w[1] != window_.height.size || w[2] != window_.width.size || w[3] < 1 ||
+            channels_ % w[3] != 0 || w[0] % (channels_ / w[3]) != 0)
+            throw ConfigError(fmt::format("weight is {}, expected ({}, {}, {}, channels of a group of {})", w.text(),
+                                          x[3], window_.height.size, window_.width.size, channels_));
+        return {{{x[0], height_, width_, channels_}, in[0].dtype}};
+    }
+    std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override;
+    std::vector<ExampleInput> example() const override {
+        const std::int64_t filters = 6;
+        const Shape weight{filters, window_.height.size, window_.width.size, 3};
+        const Shape x{3, window_.height.outputs(height_), window_.width.outputs(width_), filters};
+        return {{{x, DType::f32}}, {{weight, DType::f32}}};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         std::vector<PlacementRule> rules{{{Placement::shard(0), Placement::replicate()}, {Placement::shard(0)}}};
@@ -229,7 +247,20 @@ private:
     std::int64_t groups_;
 };
 
+// It is linear in both: that of x is the convolution whose transpose this is, and x stands where dy stood.
+std::vector<ValueId> ConvolutionInputGradient::gradient(Graph& graph, const Node& node,
+                                                        std::span<const ValueId> dy) const {
+    const std::int64_t groups = channels_ / graph.value(node.inputs[1]).type.shape[3];
+    return {graph.apply_one(make_convolution(window_, groups), node.name + ".input_gradient", {dy[0], node.inputs[1]}),
+            graph.apply_one(std::make_shared<ConvolutionWeightGradient>(window_), node.name + ".weight_gradient",
+                            {node.inputs[0], dy[0], node.inputs[1]})};
+}
+
 } // namespace
+
+OpPointer make_transposed_convolution(const Window& window, const Shape& image) {
+    return std::make_shared<ConvolutionInputGradient>(window, Shape{0, image[0], image[1], image[2]});
+}
 
 OpPointer make_convolution(const Window& window, std::int64_t groups) {
     return std::make_shared<ConvolutionOp>(window, groups);
@@ -240,6 +271,23 @@ ValueId ops::convolution(Graph& graph, std::string name, ValueId x, ValueId w, V
     std::vector<ValueId> inputs{x, w};
     if (bias != no_value) inputs.push_back(bias);
     return graph.apply_one(make_convolution(window, groups), std::move(name), std::move(inputs));
+}
+
+ValueId ops::transposed_convolution(Graph& graph, std::string name, ValueId x, ValueId w, ValueId bias,
+                                    const Window& window, std::int64_t groups, std::int64_t more_rows,
+                                    std::int64_t more_columns) {
+    const Shape &in = graph.value(x).type.shape, &filters = graph.value(w).type.shape;
+    const auto length = [](const WindowDim& dim, std::int64_t outputs, std::int64_t more) {
+        return (outputs - 1) * dim.stride - dim.before - dim.after + dim.extent() + more;
+    };
+    const Shape image{length(window.height, in[1], more_rows), length(window.width, in[2], more_columns),
+                      filters[3] * groups};
+    if (image[0] < 1 || image[1] < 1)
+        throw ConfigError(fmt::format("the result would be {}: less padding, or a larger kernel", image.text()));
+    const OpPointer op = make_transposed_convolution(window, image);
+    if (bias == no_value) return graph.apply_one(op, std::move(name), {x, w});
+    const ValueId sum = graph.apply_one(op, name + ".sum", {x, w});
+    return add_rows(graph, std::move(name), sum, bias);
 }
 
 } // namespace tessera

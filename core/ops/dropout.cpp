@@ -2,20 +2,13 @@
 // dropout: keyed by seed, step, node name and the element's place in the global batch, never by rank (Philox). What of
 // this changes is a step input.
 #include "kernels/dropout.hpp"
+#include "core/ops/draws.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "parallel/layout/zigzag.hpp"
 
 namespace tessera {
 namespace {
-
-// Of each sample of the micro-batch.
-void write_places(const StepState& state, const View& host) {
-    for (std::int64_t row = 0; row < host.shape[0]; ++row)
-        kernels::write_draw(
-            View(host.as<std::int32_t>() + row * kernels::draw_words, {kernels::draw_words}, DType::i32), state.seed,
-            static_cast<std::uint64_t>(state.step), static_cast<std::uint64_t>(state.first_sample + row));
-}
 
 class DropoutOp final : public Op { // x, places -> y
 public:
@@ -53,7 +46,7 @@ public:
         });
     }
     std::vector<ExampleInput> example() const override {
-        return {{{{4, 6, 20}, DType::f32}}, {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_places}};
+        return {{{{4, 6, 20}, DType::f32}}, {{{4, kernels::draw_words}, DType::i32}, false, 0, 0, write_draws}};
     }
 
 private:
@@ -101,9 +94,7 @@ OpPointer make_dropout(double probability, std::string_view stream_name) {
 
 ValueId ops::dropout(Graph& graph, std::string name, ValueId x, double probability) {
     OpPointer op = make_dropout(probability, name);
-    const Shape places{graph.value(x).type.shape[0], kernels::draw_words};
-    return graph.apply_one(std::move(op), std::move(name),
-                           {x, graph.step_input("dropout.places", {places, DType::i32}, write_places)});
+    return graph.apply_one(std::move(op), std::move(name), {x, draws(graph, graph.value(x).type.shape[0])});
 }
 
 } // namespace tessera

@@ -25,6 +25,7 @@ public:
         std::vector<PlacementRule> rules;
         for (int dim = 0; dim < in[0].shape.rank(); ++dim)
             rules.push_back({{Placement::shard(dim), Placement::shard(dim), replicate}, {Placement::partial()}});
+        rules.push_back({{replicate, Placement::partial(), replicate}, {Placement::partial()}});
         rules.push_back({{replicate, replicate, Placement::shard(0)}, {Placement::shard(0)}});
         rules.push_back(
             {{replicate, Placement::shard(in[0].shape.rank()), Placement::shard(1)}, {Placement::shard(1)}});
@@ -67,8 +68,8 @@ public:
         return {{shape, in[1].dtype}};
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
-        return {no_value, graph.apply_one(std::make_shared<EmbeddingGradient>(vocabulary_), node.name + ".gradient",
-                                          {node.inputs[0], dy[0], node.inputs[1]})};
+        return {no_value, ops::embedding_gradient(graph, node.name + ".gradient", node.inputs[0], dy[0], node.inputs[1],
+                                                  vocabulary_)};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         std::vector<PlacementRule> rules;
@@ -99,6 +100,11 @@ OpPointer make_embedding(std::int64_t vocabulary) { return std::make_shared<Embe
 
 ValueId ops::embedding(Graph& graph, std::string name, ValueId tokens, ValueId table, std::int64_t vocabulary) {
     return graph.apply_one(make_embedding(vocabulary), std::move(name), {tokens, table});
+}
+
+ValueId ops::embedding_gradient(Graph& graph, std::string name, ValueId tokens, ValueId dy, ValueId table,
+                                std::int64_t vocabulary) {
+    return graph.apply_one(std::make_shared<EmbeddingGradient>(vocabulary), std::move(name), {tokens, dy, table});
 }
 
 } // namespace tessera

@@ -40,6 +40,21 @@ ValueId add_rows(Graph&, std::string name, ValueId x, ValueId row);
 ValueId attention(Graph&, std::string name, ValueId qkv, bool causal, bool by_group = false);
 // y = the mean over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId average_pool(Graph&, std::string name, ValueId x, const Window& window, bool count_padding = true);
+// y = (x - mean) / sqrt(variance + epsilon) * scale + bias, with mean and variance of each channel, the last dim of x,
+// over the rest of the micro-batch (Ioffe and Szegedy 2015); and what a step's micro-batches add up
+// (kernels/batch_norm.hpp). x: (N, ..., C)   scale, bias: (C)   moments: (3, C) A micro-batch is what the experiment
+// says (training.local_batch_size), whoever computes it: neither the number of ranks nor that of micro-batches changes
+// a bit. Ranks that cut its images add up their sums.
+struct BatchNormed {
+    ValueId y, moments;
+};
+BatchNormed batch_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
+// The same with given mean and variance (C); no gradient.
+ValueId batch_norm_inference(Graph&, std::string name, ValueId x, ValueId mean, ValueId variance, ValueId scale,
+                             ValueId bias, double epsilon);
+// In the update phase: mean and variance, which are states, move towards those of the step's micro-batches by the share
+// `momentum`; not where the factor is 0, of a step that changes nothing.
+void update_running_statistics(Graph&, std::string name, const RunningStatistics& of, ValueId factor);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
@@ -60,12 +75,22 @@ ValueId dispatch(Graph&, std::string name, ValueId x, ValueId slots, std::int64_
 ValueId dropout(Graph&, std::string name, ValueId x, double probability);
 // y = table[token]   tokens: (...) i32   table: (R, C), of which the first `vocabulary` rows count   y: (..., C)
 ValueId embedding(Graph&, std::string name, ValueId tokens, ValueId table, std::int64_t vocabulary);
+// The gradient of a table: dtable[token] = the sum of its dy, 0 for tokens that there are none of. f32.
+ValueId embedding_gradient(Graph&, std::string name, ValueId tokens, ValueId dy, ValueId table,
+                           std::int64_t vocabulary);
 // y[e] = x[e] w[e]^T + bias[e]   x: (E, ..., C)   w: (E, H, C)   bias: (E, H) f32, may be no_value   y: (E, ..., H)
 ValueId expert_linear(Graph&, std::string name, ValueId x, ValueId w, ValueId bias);
 // x: (B, ...) -> (B, N), the elements of each sample in a row
 ValueId flatten(Graph&, std::string name, ValueId x);
 // y = f(gate) * x, element by element: a gated linear unit (Shazeer 2020), with silu SwiGLU.
 ValueId gate(Graph&, std::string name, Activation function, ValueId gate, ValueId x);
+// The cells of a GRU over T steps (kernels/recurrent.hpp), in D directions, which lie side by side in y. x is what the
+// inputs bring to the gates. bias may be no_value, and so may the state before the first step, 0 then.
+// x: (B, T, D, 3, H)   w: (D, 3, H, H)   bias: (D, 3, H) f32   y: (B, T, D H)   h: (B, D H) f32, without a gradient
+struct GruOutputs {
+    ValueId y, h; // h: after the last step
+};
+GruOutputs gru(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, ValueId h);
 // Layer normalisation over the last dim (Ba et al. 2016). bias may be no_value.
 ValueId layer_norm(Graph&, std::string name, ValueId x, ValueId scale, ValueId bias, double epsilon);
 // targets: (...) i32, -1 where they were `left_out`
@@ -80,6 +105,15 @@ struct InEightBits {
 // The same of x and w in 8 bits; y is bf16.
 ValueId linear_f8(Graph&, std::string name, const InEightBits& x, const InEightBits& w, ValueId bias,
                   int contracted = 1);
+// The cells of an LSTM, likewise.   x: (B, T, D, 4, H)   w: (D, 4, H, H)   bias: (D, 4, H) f32   h, c: (B, D H) f32
+struct LstmStates {
+    ValueId h = no_value, c = no_value;
+};
+struct LstmOutputs {
+    ValueId y;
+    LstmStates last;
+};
+LstmOutputs lstm(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const LstmStates& before);
 // y = the largest over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId max_pool(Graph&, std::string name, ValueId x, const Window& window);
 // loss = sum over samples of the mean of (y - targets)^2; the gradient is taken of scale * loss.
@@ -115,6 +149,12 @@ ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
 ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
 
+// The transpose of a convolution with these filters: what is convolved becomes the result (kernels/convolution.hpp, dx
+// of dy). Of the height ((P - 1) stride - padding + extent + more), and so the width; bias (C) may be no_value. x: (N,
+// P, Q, K)   w: (K, R, S, C / G)   y: (N, H, W, C)
+ValueId transposed_convolution(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const Window& window,
+                               std::int64_t groups, std::int64_t more_rows, std::int64_t more_columns);
+
 } // namespace ops
 
 // The ops themselves, with example attributes where they need some, for the catalog.
@@ -124,6 +164,8 @@ OpPointer make_add();
 OpPointer make_add_rows();
 OpPointer make_attention(bool causal, bool by_group = false);
 OpPointer make_average_pool(const Window& window, bool count_padding);
+OpPointer make_batch_norm(double epsilon);
+OpPointer make_batch_norm_inference(double epsilon);
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
 OpPointer make_convolution(const Window& window, std::int64_t groups);
@@ -136,9 +178,11 @@ OpPointer make_embedding(std::int64_t vocabulary);
 OpPointer make_expert_linear();
 OpPointer make_flatten();
 OpPointer make_gate(Activation function);
+OpPointer make_gru(bool bias, bool states);
 OpPointer make_layer_norm(double epsilon);
 OpPointer make_leave_out(std::int32_t left_out);
 OpPointer make_linear(int contracted);
+OpPointer make_lstm(bool bias, bool states);
 OpPointer make_max_pool(const Window& window);
 OpPointer make_mean_squared_error();
 OpPointer make_mean_squared_error_loss();
@@ -148,6 +192,8 @@ OpPointer make_rotary(const RotaryOptions& options, bool by_group);
 OpPointer make_route(const RouteOptions& options);
 OpPointer make_scale(double factor);
 OpPointer make_sum_rows(int dims);
+// To images of this height, width and channels.
+OpPointer make_transposed_convolution(const Window& window, const Shape& image);
 
 // The slots of the examples of dispatch and combine.
 void write_example_slots(const StepState& state, const View& host);

@@ -4,6 +4,7 @@
 #include "core/optimizers/optimizer.hpp"
 
 #include "core/extension.hpp"
+#include "core/ops/ops.hpp"
 #include "core/optimizers/counted_mean.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
@@ -225,6 +226,8 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     if (mean.ratio != no_value) factor = append_product(graph, "clip_of_counted", factor, mean.ratio);
     if (control.guard != nullptr) factor = append_judgement(graph, *control.guard, mean.loss, clip[0], factor);
     append_updates(graph, parameters, gradients, optimizer, factor);
+    for (const RunningStatistics& of : control.running)
+        ops::update_running_statistics(graph, graph.value(of.mean).name + ".update", of, factor);
     graph.keep(clip[0]);
     return clip[0];
 }

@@ -149,7 +149,7 @@ private:
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
         const std::vector<Placement> all_whole(node.outputs.size());
         if (whole && may_stay(node, all_whole)) return append(std::move(node), all_whole);
-        if (auto outputs = node.op->placed(types, inputs); outputs && may_stay(node, *outputs))
+        if (auto outputs = placed(*node.op, types, inputs, axis_); outputs && may_stay(node, *outputs))
             return append(std::move(node), *std::move(outputs));
         if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
@@ -160,6 +160,15 @@ private:
             if (inputs[i] != rule.inputs[i])
                 node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase, node.layer);
         append(std::move(node), std::move(rule.outputs));
+    }
+
+    // Where an op's outputs are on an axis; nothing where it cannot run so.
+    std::optional<std::vector<Placement>> placed(const Op& op, const std::vector<TensorType>& types,
+                                                 const std::vector<Placement>& inputs, int axis) const {
+        if (layout_.shares_micro_batches(axis))
+            for (PlacementRule& rule : op.micro_batch_rules(types))
+                if (rule.inputs == inputs) return std::move(rule.outputs);
+        return op.placed(types, inputs);
     }
 
     bool place_around_ring(Node node, const std::vector<TensorType>& types, const std::vector<Placement>& inputs) {
@@ -209,6 +218,9 @@ private:
     std::optional<PlacementRule> cheapest_rule(const Node& node, const std::vector<TensorType>& types,
                                                const std::vector<Placement>& inputs) const {
         std::vector<PlacementRule> rules = node.op->placements(types);
+        if (of_data_ranks())
+            for (PlacementRule& rule : node.op->micro_batch_rules(types))
+                rules.push_back(std::move(rule));
         rules.insert(rules.begin(),
                      {std::vector<Placement>(inputs.size()), std::vector<Placement>(node.outputs.size())});
         const PlacementRule* best = nullptr;
@@ -337,7 +349,7 @@ private:
             for (const ValueId input : node.inputs)
                 inputs.push_back(placements_.used[static_cast<std::size_t>(input)][axis]);
             if (std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); })) continue;
-            const auto outputs = node.op->placed(types, inputs);
+            const auto outputs = placed(*node.op, types, inputs, static_cast<int>(axis));
             if (!outputs) refuse(node, inputs);
             for (std::size_t i = 0; i < node.outputs.size(); ++i) {
                 const auto output = static_cast<std::size_t>(node.outputs[i]);

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Evaluation: one "step" over the validation split, summed in the same kind of tree as a training step.
+// Evaluation: one "step" over the validation split, summed in the same kind of tree as a training step; or, where
+// states are carried on, several.
 #include "core/run/evaluation.hpp"
 
+#include "core/checkpoint/walk.hpp"
 #include "core/data/options.hpp"
 #include "core/run/host_copy.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <map>
 
 namespace tessera {
 
@@ -23,28 +29,73 @@ bool Evaluation::due(std::int64_t steps_done, bool last) const {
     return executor_ != nullptr && (last || (every_ > 0 && steps_done % every_ == 0));
 }
 
+namespace {
+
+// States that an evaluation carries on itself; those of the model (running statistics) are not among them. What lies in
+// their memory is put back afterwards: a training run's own states lie there.
+class StatesOfEvaluation {
+public:
+    StatesOfEvaluation(const Program& program, const Executor& executor) {
+        for (const ValueId id : program.model.graph.of_kind(ValueKind::optimizer_state)) {
+            if (!is_optimizer_state(program.model.graph.value(id).name)) continue;
+            HostCopy& copy = copies_.emplace_back(executor.stream(), executor.view(id));
+            copy.load();
+            const auto* values = copy.view().as<float>();
+            before_.emplace_back(values, values + copy.view().count());
+            std::fill_n(copy.view().as<float>(), copy.view().count(), 0.0f);
+            copy.store();
+        }
+    }
+
+    void put_back() {
+        for (std::size_t i = 0; i < copies_.size(); ++i) {
+            std::ranges::copy(before_[i], copies_[i].view().as<float>());
+            copies_[i].store();
+        }
+    }
+
+private:
+    std::deque<HostCopy> copies_;
+    std::vector<std::vector<float>> before_;
+};
+
+} // namespace
+
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
     const FlightRecorder::Scope evaluating(ground_.groups.recorder(), Activity::evaluating,
-                                           experiment_.evaluation_batches);
+                                           experiment_.evaluation_batches * experiment_.evaluation_steps);
     const SampleForm& sample = experiment_.sizes.sample;
     Loader loader(ground_.dataset,
-                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed)),
+                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed,
+                                            experiment_.evaluation_streams())),
                   experiment_.evaluation_loader(),
                   loader_memory(ground_.stream, sample.fields, experiment_.evaluation_loader()));
-    const StepState state{.seed = experiment_.seed};
-    executor_->prepare(state);
-    executor_->run_micro_batches(state, experiment_.sizes.batch,
-                                 [&] { loader.next(ground_.stream, executor_->batch()); });
-    executor_->update(state);
     const Model& model = experiment_.evaluate.model;
     const std::int64_t units = experiment_.evaluation_batches * experiment_.sizes.batch * sample.units;
+    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = units * experiment_.evaluation_steps};
+    std::map<ValueId, double> sums; // over the steps
+    for (const WeightedLoss& loss : model.losses)
+        sums[loss.value] = 0;
+    for (const ToldValue& told : model.told)
+        sums[told.value] = 0;
+    for (const ToldValue& told : model.told)
+        if (told.by != no_value) sums[told.by] = 0;
+    if (model.counted != no_value) sums[model.counted] = 0;
+    StatesOfEvaluation states(experiment_.evaluate, *executor_);
+    StepState state{.seed = experiment_.seed};
+    executor_->prepare(state);
+    for (; state.step < experiment_.evaluation_steps; ++state.step) {
+        executor_->run_micro_batches(state, experiment_.sizes.batch,
+                                     [&] { loader.next(ground_.stream, executor_->batch()); });
+        executor_->update(state);
+        for (auto& [id, sum] : sums)
+            sum += number(ground_.stream, executor_->view(id));
+    }
+    states.put_back();
     const auto mean = [&](ValueId id, ValueId by) {
-        const double sum = number(ground_.stream, executor_->view(id));
-        if (by == no_value) return sum / static_cast<double>(units);
-        const double counted = number(ground_.stream, executor_->view(by));
-        return counted > 0 ? sum / counted : 0;
+        if (by == no_value) return sums[id] / static_cast<double>(record.units);
+        return sums[by] > 0 ? sums[id] / sums[by] : 0;
     };
-    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = units};
     for (const WeightedLoss& loss : model.losses)
         record.loss += loss.weight * mean(loss.value, model.counted);
     for (const ToldValue& told : model.told)

@@ -2,8 +2,10 @@
 // From config to plan.
 #include "core/run/experiment.hpp"
 
+#include "core/checkpoint/walk.hpp"
 #include "core/data/options.hpp"
 #include "core/graph/recompute.hpp"
+#include "core/layered_model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/plan/passes.hpp"
 #include "core/run/snapshot.hpp"
@@ -58,6 +60,7 @@ Experiment common(const Config& config, SampleForm sample, const Stream& stream)
     if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
     experiment.seed = static_cast<std::uint64_t>(seed);
     if (sample.is_text()) at_least_one(config, training_sequence);
+    experiment.augmentation = augmentation_in(config, sample, experiment.seed);
     experiment.sizes.sample = std::move(sample);
     experiment.sizes.precision = precision_of(config, stream);
     return experiment;
@@ -88,11 +91,24 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
     return batches;
 }
 
+bool carries_states(const Config& config) { return config.get(data_order) == "stream" && is_recurrent(config); }
+
+// Where states are carried on, in steps of as many micro-batches as those of training, as far as the split has them.
+void count_evaluation(const Config& config, const Dataset& dataset, std::int64_t micro_batches,
+                      Experiment& experiment) {
+    const std::int64_t batches = count_evaluation_batches(config, dataset, experiment.sizes);
+    experiment.evaluation_batches = batches;
+    if (experiment.sizes.streams == 0 || batches == 0) return;
+    experiment.evaluation_batches = std::min(batches, micro_batches);
+    experiment.evaluation_steps = batches / experiment.evaluation_batches;
+}
+
 // Training and evaluation take turns in the same memory, so each weight must lie at one place in both.
 void check_same_weights(const Program& train, const Program& evaluate) {
     if (train.plan.values.empty()) return; // evaluation alone
-    for (const ValueId id : evaluate.model.graph.of_kind(ValueKind::parameter)) {
+    for (const ValueId id : persistent_values(evaluate.model.graph)) {
         const Value& value = evaluate.model.graph.value(id);
+        if (is_optimizer_state(value.name)) continue; // its own: put back (evaluation.cpp)
         const PlannedValue& here = evaluate.plan.value(id);
         const PlannedValue& there = train.plan.value(train.model.graph.named(value.name));
         if (here.offset != there.offset || here.local != there.local)
@@ -102,7 +118,10 @@ void check_same_weights(const Program& train, const Program& evaluate) {
 
 CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
     Program& program = experiment.evaluate;
-    program.model = build_model(config, experiment.sizes, Purpose::evaluate);
+    ModelSizes sizes = experiment.sizes;
+    sizes.streams = experiment.evaluation_streams();
+    sizes.steps_per_epoch = 0;
+    program.model = build_model(config, sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
     check_images(config, program.model.graph, program.layout.mesh);
     return cut_graph(program.model.graph, program.layout);
@@ -139,7 +158,8 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
             .stride = train.plan.stride,
             .micro_batches_per_step = batch.micro_batches,
             .first_step = first_step,
-            .end_step = std::max(steps, first_step)}; // a run may resume beyond its end
+            .end_step = std::max(steps, first_step), // a run may resume beyond its end
+            .augmentation = augmentation};
 }
 
 LoaderOptions Experiment::evaluation_loader() const {
@@ -149,7 +169,7 @@ LoaderOptions Experiment::evaluation_loader() const {
             .micro_batches = evaluate.plan.share.size(),
             .micro_batches_per_step = evaluation_batches,
             .first_step = 0,
-            .end_step = 1};
+            .end_step = evaluation_steps};
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
@@ -169,6 +189,13 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
     experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
+    if (carries_states(config)) {
+        const std::int64_t streams = experiment.sizes.streams = experiment.batch.global;
+        if (dataset != nullptr)
+            experiment.sizes.steps_per_epoch =
+                SampleOrder(order_options(config, *dataset, Split::train, experiment.seed, streams)).per_epoch() /
+                streams;
+    }
     program.model = build_model(config, experiment.sizes, Purpose::train);
     check_images(config, program.model.graph, program.layout.mesh);
     const std::vector<ValueId> gradients =
@@ -180,13 +207,14 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                  .guard = experiment.guard ? &*experiment.guard : nullptr,
                                                  .loss = program.model.loss(),
                                                  .counted = program.model.counted,
-                                                 .units_per_step = experiment.sizes.units_per_step});
+                                                 .units_per_step = experiment.sizes.units_per_step,
+                                                 .running = program.model.running});
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);
     if (!evaluates) return;
     if (dataset != nullptr)
-        experiment.evaluation_batches = count_evaluation_batches(config, *dataset, experiment.sizes);
+        count_evaluation(config, *dataset, experiment.batch.micro_batches, experiment);
     else if (has_validation(config))
         experiment.evaluation_batches =
             program.layout.data_ranks(); // what it needs does not depend on how long it goes on
@@ -214,7 +242,10 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     Experiment experiment = common(config, dataset.form(), stream);
     experiment.sizes.batch = evaluation_rows(config);
     check_rows(config, make_mesh(config, view.ranks), experiment.sizes.batch);
-    experiment.evaluation_batches = count_evaluation_batches(config, dataset, experiment.sizes);
+    const std::int64_t micro_batches =
+        std::max<std::int64_t>(1, config.get(training_global_batch) / experiment.sizes.batch);
+    if (carries_states(config)) experiment.sizes.streams = micro_batches * experiment.sizes.batch;
+    count_evaluation(config, dataset, micro_batches, experiment);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
     add_evaluation(cut_evaluation(config, view, stream, experiment), view.rank, stream, experiment);
     return experiment;
@@ -222,7 +253,9 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
 
 Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream) {
     const std::int64_t tokens = at_least_one(config, training_sequence);
-    Experiment experiment = common(config, text_form(tokens, vocabulary), stream);
+    const bool by_token = is_recurrent(config);
+    Experiment experiment = common(config, text_form(by_token ? 1 : tokens, vocabulary), stream);
+    experiment.sizes.streams = by_token ? 1 : 0;
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);
     program.layout.mesh = Mesh({{"data", 1}});

@@ -53,6 +53,7 @@ struct Experiment {
     std::int64_t steps = 0;
     std::uint64_t seed = 0;
     ModelSizes sizes; // batch: rows of a micro-batch
+    Augmentation augmentation{};
     Batch batch;
 
     Program train;
@@ -60,12 +61,15 @@ struct Experiment {
     std::optional<Guard> guard{};
     Program evaluate;
     std::int64_t evaluation_batches = 0; // 0: there is no validation split
+    std::int64_t evaluation_steps = 1;   // of so many batches each: more than one where states are carried on
     Program generate;                    // without data or targets; planned when asked for
 
     MemoryNeed memory;
 
     LoaderOptions train_loader(std::int64_t first_step) const;
     LoaderOptions evaluation_loader() const;
+    // Rows whose states are carried on, in training those of the batch; 0: none.
+    std::int64_t evaluation_streams() const { return sizes.streams > 0 ? evaluation_batches * sizes.batch : 0; }
 };
 
 // `dataset` may be null for a plan without data; then the config must tell the form of samples. Throws ConfigError with

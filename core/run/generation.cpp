@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Generation by whole windows: attention is causal, so what stands behind the last token does not matter.
+// Generation by whole windows: attention is causal, so what stands behind the last token does not matter. A recurrent
+// model has a window of one token, and its state goes on from each to the next.
 #include "core/run/generation.hpp"
 
 #include "core/run/host_copy.hpp"
@@ -49,13 +50,15 @@ public:
 
     std::size_t size() const { return size_; }
 
-    void run(std::span<const std::int32_t> tokens) {
-        executor_.run_micro_batches({}, 1, [&] {
+    // `state`: its step is the place of the last token, from which a recurrent model knows where it begins.
+    void run(std::span<const std::int32_t> tokens, const StepState& state = {}) {
+        executor_.run_micro_batches(state, 1, [&] {
             auto* ids = tokens_.view().as<std::int32_t>();
             std::fill_n(ids, size_, 0);
             std::copy(tokens.begin(), tokens.end(), ids);
             tokens_.store();
         });
+        executor_.update(state);
     }
 
     // Of the last run, behind the token at `place`.
@@ -92,10 +95,17 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
     Window window(experiment, executor);
     std::vector<float> row(static_cast<std::size_t>(experiment.sizes.sample.classes));
     const RandomKey key = random_key(options.seed, "generate");
+    std::size_t seen = 0; // tokens of the prompt
+    const auto see = [&](std::size_t end) {
+        const std::size_t count = std::min(window.size(), end);
+        window.run(std::span(prompt).subspan(end - count, count), {.step = static_cast<std::int64_t>(end) - 1});
+        seen = end;
+    };
     for (std::int64_t i = 0; i < options.tokens; ++i) {
-        const std::size_t count = std::min(window.size(), prompt.size());
-        window.run(std::span(prompt).last(count));
-        window.read(count - 1, row.data());
+        while (experiment.sizes.streams > 0 && seen + 1 < prompt.size())
+            see(seen + 1);
+        see(prompt.size());
+        window.read(std::min(window.size(), prompt.size()) - 1, row.data());
         prompt.push_back(
             sample_token(row, options.temperature, options.top_k, random_uniform(key, static_cast<std::uint64_t>(i))));
         take(prompt.back());
@@ -106,12 +116,15 @@ std::vector<float> logits_of(const Experiment& experiment, Executor& executor, s
     const auto vocabulary = static_cast<std::size_t>(experiment.sizes.sample.classes);
     check_tokens(tokens, experiment.sizes.sample.classes);
     Window window(experiment, executor);
-    if (tokens.empty() || tokens.size() > window.size())
+    const bool one_by_one = experiment.sizes.streams > 0;
+    if (tokens.empty() || (!one_by_one && tokens.size() > window.size()))
         throw ConfigError(fmt::format("{} tokens, the model takes 1 to {} at once", tokens.size(), window.size()));
-    window.run(tokens);
+    if (!one_by_one) window.run(tokens);
     std::vector<float> logits(tokens.size() * vocabulary);
-    for (std::size_t place = 0; place < tokens.size(); ++place)
-        window.read(place, logits.data() + place * vocabulary);
+    for (std::size_t place = 0; place < tokens.size(); ++place) {
+        if (one_by_one) window.run(tokens.subspan(place, 1), {.step = static_cast<std::int64_t>(place)});
+        window.read(one_by_one ? 0 : place, logits.data() + place * vocabulary);
+    }
     return logits;
 }
 

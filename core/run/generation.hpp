@@ -18,7 +18,8 @@ struct SamplingOptions {
 };
 
 // Continues `prompt` (at least one token) and hands over each new token. The model sees the last sequence_length
-// tokens; each token is drawn by a function of seed and position alone.
+// tokens, a recurrent one all of them, one after the other; each token is drawn by a function of seed and position
+// alone.
 void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take);
 

@@ -132,7 +132,7 @@ double under_way(const Pipeline& pipeline) {
 } // namespace
 
 std::int64_t equal_blocks(const Config& config) {
-    return config.get(model_type) == "gpt" ? config.get(model_layers) : 0;
+    return config.get(model_type) == "layers" ? 0 : config.get(model_layers);
 }
 
 InnerCost inner_cost(Config config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,

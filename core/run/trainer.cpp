@@ -115,7 +115,9 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
       audit_(ground, experiment, executor_, log),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_, saver_.metadata()),
-      loader_(ground.dataset, SampleOrder(order_options(ground.config, ground.dataset, Split::train, experiment.seed)),
+      loader_(ground.dataset,
+              SampleOrder(
+                  order_options(ground.config, ground.dataset, Split::train, experiment.seed, experiment.batch.global)),
               experiment.train_loader(first_step_),
               loader_memory(ground.stream, experiment.sizes.sample.fields, experiment.train_loader(first_step_))),
       throughput_(experiment, ground), trace_(ground, experiment, log, folder), allocated_(memory_.allocated()) {

@@ -96,8 +96,8 @@ bool is_skipped(const std::vector<std::string>& patterns, const std::string& nam
 // Of a tensor there that is to be ours: its own shape, which may have more positions.
 Shape shape_there(const WeightSource& source, const std::string& name, const Value& value) {
     const Shape ours = value.shape_outside(), theirs = source.shape_of(name, ours);
-    const bool longer =
-        value.parameter->role == "position" && theirs.rank() == 2 && theirs[0] > ours[0] && theirs[1] == ours[1];
+    const bool longer = value.parameter && value.parameter->role == "position" && theirs.rank() == 2 &&
+                        theirs[0] > ours[0] && theirs[1] == ours[1];
     try {
         source.require(name, longer ? theirs : ours);
     } catch (const ConfigError& error) {
@@ -116,7 +116,10 @@ Transferred take_weights(const Config& config, const Program& program, const Vie
     const std::unique_ptr<WeightSource> source = open_source(config, config.get(model_init_from), transferred);
     std::set<std::string> used;
     const Graph& graph = program.model.graph;
-    for (const ValueId id : graph.of_kind(ValueKind::parameter)) {
+    std::vector<ValueId> weights = graph.of_kind(ValueKind::parameter);
+    for (const ValueId id : graph.of_kind(ValueKind::optimizer_state)) // running statistics
+        if (!is_optimizer_state(graph.value(id).name)) weights.push_back(id);
+    for (const ValueId id : weights) {
         const Value& value = graph.value(id);
         const std::string there = name_there(rules, value.name);
         if (is_skipped(skipped, value.name) || !source->has(there)) {

@@ -44,7 +44,7 @@ struct Verification::Run {
 };
 
 Verification::Verification(const Ground& ground, const Experiment& one, const Experiment& many)
-    : ground_(ground), order_(order_options(ground.config, ground.dataset, Split::train, many.seed)),
+    : ground_(ground), order_(order_options(ground.config, ground.dataset, Split::train, many.seed, many.batch.global)),
       schedule_(ground.config, ground.config.get(optimizer_rate), many.steps),
       tolerances_(tolerances_of(many.train.layout, ground.config.get(training_dtype))), alone_(one.train.layout.mesh),
       one_(std::make_unique<Run>(ground, alone_, one)), many_(std::make_unique<Run>(ground, ground.groups, many)),

@@ -2,6 +2,7 @@
 // Weights and optimizer states by name and box.
 #include "core/run/weights.hpp"
 
+#include "core/checkpoint/walk.hpp"
 #include "kernels/error.hpp"
 #include "kernels/random.hpp"
 
@@ -12,9 +13,9 @@
 namespace tessera {
 namespace {
 
-// A state of no parameter that the checkpoint has none of.
+// A state of no parameter, nor of the model, that the checkpoint has none of.
 bool starts_anew(const Checkpoint& checkpoint, const Value& value) {
-    return !checkpoint.has(value.name) && value.kind == ValueKind::optimizer_state && !value.parameter;
+    return !checkpoint.has(value.name) && is_optimizer_state(value.name) && !value.parameter;
 }
 
 void start_state(const Value& value, const View& view, Stream& stream) {

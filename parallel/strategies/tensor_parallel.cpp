@@ -28,6 +28,7 @@ constexpr std::array roles = {
     Role{"expert_column", 1, "hidden units", Shares::evenly}, // (E, H, C) and (E, H)
     Role{"expert_row", 2, "hidden units", Shares::evenly},    // (E, C, H)
     Role{"head", 1, "heads", Shares::evenly},                 // (3, H, D, C) and (3, H, D)
+    Role{"head_bias", 1, "heads", Shares::evenly},            // (buckets, H)
     Role{"head_group", 0, "groups of heads", Shares::evenly}, // (G, R + 2, D, C) and (G, R + 2, D)
     Role{"head_output", 1, "heads", Shares::evenly},          // (C, H, D) and (C, G, R, D)
     Role{"row", 1, "hidden units", Shares::evenly},

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The order of samples: permutations, phases, and what it must not depend on.
+#include "core/data/data_error.hpp"
 #include "core/data/sample_order.hpp"
 #include "tests/core/data_files.hpp"
 
@@ -47,6 +48,15 @@ TEST(SampleOrder, SeparateSamplesAreAPermutationOfAll) {
         for (std::int64_t i = 0; i < samples; ++i)
             ASSERT_EQ(visited[static_cast<std::size_t>(i)], i);
     }
+}
+
+TEST(SampleOrder, StreamsReadOn) {
+    const SampleOrder order({"stream", 1, 100, 7, 4}); // 15 windows: 3 for each of 4 streams
+    ASSERT_EQ(order.per_epoch(), 12);
+    const std::vector<std::int64_t> expected = {0, 21, 42, 63, 7, 28, 49, 70, 14, 35, 56, 77};
+    EXPECT_EQ(epoch_of(order, 0), expected);
+    EXPECT_EQ(epoch_of(order, 3), expected);
+    EXPECT_THROW(SampleOrder({"stream", 1, 100, 7, 16}), DataError);
 }
 
 TEST(SampleOrder, EpochsAndSeedsDiffer) {

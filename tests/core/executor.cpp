@@ -81,7 +81,7 @@ TEST_P(ExecutorOf, StepIsThePlainRunOfTheGraph) {
         const Graph& graph = training.program.model.graph;
         Loader loader(
             *training.dataset,
-            SampleOrder(order_options(training.config, *training.dataset, Split::train, training.experiment.seed)),
+            SampleOrder(order_options(training.config, *training.dataset, Split::train, training.experiment.seed, 0)),
             training.experiment.train_loader(0));
         GraphRun run(graph);
         std::vector<ValueId> kept = graph.of_kind(ValueKind::parameter);

@@ -68,7 +68,7 @@ TEST(RunMemory, IsWhatThePlanSays) {
                 }
                 const std::int64_t loading = mapped_bytes;
                 const auto make_loader = [&](const LoaderOptions& options) {
-                    const SampleOrder order(order_options(training.config, *training.dataset, options.split, 1));
+                    const SampleOrder order(order_options(training.config, *training.dataset, options.split, 1, 0));
                     return Loader(*training.dataset, order, options).allocated_bytes();
                 };
                 const std::int64_t allocated = make_loader(training.experiment.train_loader(0)) +

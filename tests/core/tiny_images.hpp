@@ -134,6 +134,99 @@ type = "cross_entropy"
 weight = 0.25
 )";
 
+// Two residual blocks with batch norms, the second with a stride and a projection, as in ResNet.
+inline constexpr std::string_view tiny_resnet = R"(
+[[model.layers]]
+name = "stem"
+type = "convolution"
+filters = 4
+kernel = 3
+padding = 1
+bias = false
+[[model.layers]]
+name = "stem_norm"
+type = "batch_norm"
+[[model.layers]]
+name = "one"
+type = "relu"
+[[model.layers]]
+name = "conv1"
+type = "convolution"
+filters = 4
+kernel = 3
+padding = 1
+bias = false
+[[model.layers]]
+name = "norm1"
+type = "batch_norm"
+momentum = 0.3
+[[model.layers]]
+type = "relu"
+[[model.layers]]
+name = "conv2"
+type = "convolution"
+filters = 4
+kernel = 3
+padding = 1
+bias = false
+[[model.layers]]
+name = "norm2"
+type = "batch_norm"
+init_scale = 0.5
+[[model.layers]]
+name = "sum1"
+type = "add"
+inputs = ["norm2", "one"]
+[[model.layers]]
+name = "two"
+type = "relu"
+[[model.layers]]
+name = "conv3"
+type = "convolution"
+filters = 8
+kernel = 3
+stride = 2
+padding = 1
+bias = false
+[[model.layers]]
+name = "norm3"
+type = "batch_norm"
+eps = 1e-3
+[[model.layers]]
+name = "projection"
+type = "convolution"
+filters = 8
+kernel = 1
+stride = 2
+bias = false
+inputs = ["two"]
+[[model.layers]]
+name = "sum2"
+type = "add"
+inputs = ["norm3", "projection"]
+[[model.layers]]
+type = "relu"
+[[model.layers]]
+type = "average_pool"
+global = true
+[[model.layers]]
+type = "flatten"
+[[model.layers]]
+name = "fc"
+type = "linear"
+outputs = 12
+[[model.layers]]
+name = "row_norm"
+type = "batch_norm"
+[[model.layers]]
+name = "head"
+type = "linear"
+outputs = 5
+[[model.layers]]
+name = "loss"
+type = "cross_entropy"
+)";
+
 inline Config image_config(std::string_view layers, const std::vector<std::string>& overrides = {}) {
     return Config::parse(fmt::format("{}{}", image_training, layers), "layers.toml", overrides, known_keys());
 }

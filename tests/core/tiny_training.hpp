@@ -103,7 +103,7 @@ private:
           memory(experiment.memory, program.layout, groups, stream),
           executor(program.layout, program.plan, memory, groups, stream),
           schedule(config, config.get(optimizer_rate), experiment.steps),
-          loader(*dataset, SampleOrder(order_options(config, *dataset, Split::train, experiment.seed)),
+          loader(*dataset, SampleOrder(order_options(config, *dataset, Split::train, experiment.seed, experiment.batch.global)),
                  experiment.train_loader(0)) {
         initialize_weights(program, executor, experiment.seed);
         initialize_states(program, executor);

@@ -103,8 +103,8 @@ TEST(Tokenizer, TrainingRefusesWhatItCannotMake) {
         [] {
             train_tokenizer({"character", 65}, "abc");
         },
-        "vocabulary_size is a choice for the tokenizers 'bpe' and 'wordpiece' only; 'character' and 'byte' have their own "
-        "(found 65 with 'character')");
+        "vocabulary_size is a choice for the tokenizers 'bpe', 'word' and 'wordpiece' only; 'character' and 'byte' "
+        "have their own (found 65 with 'character')");
     expect_refusal(
         [] {
             train_tokenizer({"bpe", 255}, "abc");

@@ -137,6 +137,10 @@ def check_configs():
         config = os.path.join(os.environ["TESSERA_SOURCE"], "configs", f"{name}.toml")
         out = runs.tessera("plan", "-n", ranks, config, "run.device=cpu").out
         assert f"Parameters {parameters:,}" in out, out
+    for name, parameters in (("resnet18", 11_689_512), ("resnet50", 25_557_032), ("resnet_fashion_mnist", 308_074)):
+        config = os.path.join(os.environ["TESSERA_SOURCE"], "configs", f"{name}.toml")
+        out = runs.tessera("plan", "-n", 4, config, "training.local_batch_size=8", "run.device=cpu").out
+        assert f"Parameters {parameters:,}" in out, out
 
 
 def peak_of(name, words):

@@ -24,6 +24,8 @@ struct HubRows {
     bool transposed = false; // as (in, out), where a linear layer's weight is (out, in): rows are its columns
     std::int64_t first = 0;  // row
     std::int64_t count = 0;  // of rows; 0: all of them
+    // Of a filter: a row of theirs is (channels, height, width), one of ours (height, width, channels). All rows.
+    std::int64_t channels = 0;
 };
 
 // The same, looked at as a matrix of which `rows` rows from `first_row` on are meant. InternalError where there are
@@ -72,8 +74,10 @@ struct HubFamily {
 };
 
 // Alphabetical: one file each.
+extern const HubFamily hub_bert;
 extern const HubFamily hub_gpt2;
 extern const HubFamily hub_llama;
+extern const HubFamily hub_vit;
 
 std::span<const HubFamily* const> hub_families();
 

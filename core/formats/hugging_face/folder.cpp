@@ -181,8 +181,9 @@ private:
 
     void read_rows(const HubRows& rows, std::int64_t first, const View& run) const {
         const Stored& stored = tensors_.find(rows.tensor)->second;
-        if (!rows.transposed) return stored.file->read(*stored.tensor, first, run);
-        if (transposed_name_ != rows.tensor) transpose(rows, stored);
+        if (!rows.transposed && rows.channels == 0) return stored.file->read(*stored.tensor, first, run);
+        if (transposed_name_ != rows.tensor)
+            rows.transposed ? transpose(rows, stored) : put_channels_last(rows, stored);
         std::memcpy(run.memory(), transposed_.data() + first, static_cast<std::size_t>(run.bytes()));
     }
 
@@ -196,6 +197,20 @@ private:
             stored.file->read(*stored.tensor, i * outputs, View(row.data(), {outputs}, DType::f32));
             for (std::int64_t o = 0; o < outputs; ++o)
                 transposed_[static_cast<std::size_t>(o * inputs + i)] = row[static_cast<std::size_t>(o)];
+        }
+        transposed_name_ = rows.tensor;
+    }
+
+    void put_channels_last(const HubRows& rows, const Stored& stored) const {
+        const std::int64_t columns = HubMatrix(rows).columns, pixels = columns / rows.channels;
+        transposed_name_.clear();
+        transposed_.resize(static_cast<std::size_t>(rows.shape.count()));
+        std::vector<float> row(static_cast<std::size_t>(columns));
+        for (std::int64_t i = 0; i < rows.shape[0]; ++i) {
+            stored.file->read(*stored.tensor, i * columns, View(row.data(), {columns}, DType::f32));
+            for (std::int64_t at = 0; at < columns; ++at)
+                transposed_[static_cast<std::size_t>(i * columns + at % pixels * rows.channels + at / pixels)] =
+                    row[static_cast<std::size_t>(at)];
         }
         transposed_name_ = rows.tensor;
     }

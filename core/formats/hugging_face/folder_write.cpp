@@ -30,7 +30,7 @@ struct TheirTensor {
     std::string name;
     Shape shape;
     bool transposed;
-    std::int64_t columns;
+    std::int64_t columns, channels;
     std::vector<Run> runs{};
 };
 
@@ -57,7 +57,8 @@ std::vector<TheirTensor> tensors_of(const Checkpoint& checkpoint, const Config& 
             const HubMatrix matrix(some);
             auto found = std::ranges::find(tensors, some.tensor, &TheirTensor::name);
             if (found == tensors.end())
-                found = tensors.insert(found, {some.tensor, some.shape, some.transposed, matrix.columns});
+                found =
+                    tensors.insert(found, {some.tensor, some.shape, some.transposed, matrix.columns, some.channels});
             found->runs.push_back({matrix.first_row, matrix.rows, &ours, at});
             at += matrix.rows * matrix.columns;
         }
@@ -108,6 +109,19 @@ void write_transposed(const Checkpoint& checkpoint, const TheirTensor& tensor, c
     }
 }
 
+// Filters, whose channels are ours' last and theirs' first, one at a time.
+void write_filters(const Checkpoint& checkpoint, const TheirTensor& tensor, const Take& take) {
+    const std::int64_t columns = tensor.columns, pixels = columns / tensor.channels;
+    std::vector<float> ours(static_cast<std::size_t>(columns)), theirs(ours.size());
+    for (std::int64_t i = 0; i < tensor.shape[0]; ++i) {
+        read_elements(checkpoint, *tensor.runs[0].ours, i * columns, View(ours.data(), {columns}, DType::f32));
+        for (std::int64_t at = 0; at < columns; ++at)
+            theirs[static_cast<std::size_t>(at)] =
+                ours[static_cast<std::size_t>(at % pixels * tensor.channels + at / pixels)];
+        take(View(theirs.data(), {columns}, DType::f32));
+    }
+}
+
 void write_runs(const Checkpoint& checkpoint, const TheirTensor& tensor, const Take& take) {
     std::vector<float> piece;
     for (const Run& run : tensor.runs) {
@@ -126,7 +140,11 @@ void write_runs(const Checkpoint& checkpoint, const TheirTensor& tensor, const T
 NewTensor new_tensor(const Checkpoint& checkpoint, const TheirTensor& tensor, DType stored) {
     return {tensor.name, tensor.shape, stored, [&checkpoint, &tensor, stored](const WritePiece& write) {
                 const Take take = [&](const View& part) { write(narrow_in_place(part, stored)); };
-                tensor.transposed ? write_transposed(checkpoint, tensor, take) : write_runs(checkpoint, tensor, take);
+                if (tensor.transposed)
+                    write_transposed(checkpoint, tensor, take);
+                else
+                    tensor.channels > 0 ? write_filters(checkpoint, tensor, take)
+                                        : write_runs(checkpoint, tensor, take);
             }};
 }
 

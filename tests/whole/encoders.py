@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT, ViT and T5 against PyTorch: from the same weights the gradients of the first step and the losses of 20 steps agree, with
+padding, token types and masks drawn by a second implementation; the same bits on 1, 2 and 4 ranks; and what they refuse."""
+import os
+import pathlib
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import reference_encoders
+import runs
+import torch
+from torch.nn import functional
+
+STEPS, BATCH, MICRO_BATCH, TIME, VOCABULARY, SEED = 20, 8, 2, 24, 41, 7
+LOSS, GRADIENT = 1e-4, 2e-5  # absolute; relative to the tensor's norm
+PADDING, SEPARATOR, CLASS = 0, 5, 9
+MOMENT = "optimizer.first_moment/"
+
+COMMON = {
+    "model.n_layers": 2, "model.n_heads": 2, "model.dim": 32, "model.hidden_dim": 48, "model.bias": True, "model.norm_eps": 1e-6,
+    "training.steps": STEPS, "training.global_batch_size": BATCH, "training.local_batch_size": MICRO_BATCH,
+    "training.seed": SEED, "training.max_norm": 0.0,
+    "optimizer.lr": 3e-3, "optimizer.weight_decay": 0.0, "lr_scheduler.type": "constant", "lr_scheduler.warmup_steps": 0,
+    "metrics.evaluate_every": 0, "checkpoint.interval": 0,
+}
+BERT = {
+    **COMMON, "data.reader": "tokens", "data.files": ["tokens.bin"], "data.vocab_size": VOCABULARY, "data.order": "sequential",
+    "data.validation_fraction": 0.2, "model.type": "bert", "model.padding_token": PADDING, "model.separator_token": SEPARATOR,
+    "model.class_token": CLASS, "model.mask_probability": 0.2, "training.seq_len": TIME,
+}
+VIT = {
+    **COMMON, "data.reader": "idx", "data.files": ["images"], "data.label_files": ["labels"], "data.order": "sequential",
+    "data.validation_fraction": 0.25, "model.type": "vit", "model.patch_size": 4,
+}
+T5 = {
+    **{key: value for key, value in BERT.items() if key not in ("model.separator_token", "model.class_token", "model.mask_probability")},
+    "model.type": "t5", "model.bias": False, "model.norm": "rms_norm", "model.activation": "relu",
+    "model.relative_buckets": 8, "model.relative_max_distance": 20, "model.decoder_layers": 3,
+}
+
+
+def write_data():
+    """A chain in which a token half decides the next; and images whose bright quarter is their class."""
+    draw = np.random.default_rng(5)
+    tokens = [7]
+    for fresh, noise in zip(draw.random(3000) < 0.4, draw.integers(0, VOCABULARY, 3000)):
+        tokens.append(int(noise) if fresh else (3 * tokens[-1] + 11) % VOCABULARY)
+    runs.write_tokens("tokens.bin", tokens)
+    labels = np.arange(64) % 4
+    pixels = draw.integers(0, 120, (64, 8, 8))
+    for image, label in zip(pixels, labels):
+        image[label // 2 * 4:label // 2 * 4 + 4, label % 2 * 4:label % 2 * 4 + 4] += 60
+    for path, array in (("images", pixels), ("labels", labels)):
+        header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+        pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
+    train = pixels[:48].astype(np.float64)
+    return np.array(tokens), torch.tensor((pixels - train.mean()) / train.std()).float().unsqueeze(1), torch.tensor(labels)
+
+
+def check_parity(what, load, loss_of_step):
+    """loss_of_step(model, step) is the mean loss of a step's batch."""
+    runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
+    start = runs.checkpoints("start")[-1]
+    tensors, model = runs.read_tensors(start), load(start)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
+    expected = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_of_step(model, step)
+        loss.backward()
+        expected.append(loss.item())
+        for name, gradient in model.as_numpy(lambda parameter: parameter.grad).items() if step == 0 else ():
+            found = tensors[MOMENT + name.replace("_.weight", ".weight")] / np.float32(0.1)
+            if name.endswith("attention.qkv.bias"):  # softmax takes no notice of keys' biases
+                found, gradient = found[::2], gradient[::2]
+            error = np.linalg.norm(found - gradient) / np.linalg.norm(gradient)
+            assert error < GRADIENT, f"{what}: gradient of {name}: relative error {error:.2e}"
+        optimizer.step()
+    runs.train(f"{what}.toml", f"run.folder={what}")
+    found = np.array([float(record["loss"]) for record in runs.metrics(what, "step")])
+    error = np.abs(found - expected)
+    assert len(found) == STEPS and found[-5:].mean() < found[:5].mean() - 0.05, f"{what}: it does not learn: {found}"
+    assert error.max() < LOSS, f"{what}: losses differ by {error.max():.2e} at step {error.argmax() + 1}"
+    print(f"{what}: {STEPS} losses within {error.max():.1e}")
+    return load(runs.checkpoints(what)[-1])
+
+
+def check_bert(tokens):
+    windows = (int(len(tokens) * 0.8) - TIME - 1) // TIME + 1
+    masking = {"seed": SEED, "chosen": round(0.2 * TIME), "mask": VOCABULARY, "below": VOCABULARY, "kept": (PADDING, SEPARATOR, CLASS)}
+
+    def load(folder):
+        return reference_encoders.load(reference_encoders.Bert, folder, n_heads=2, eps=1e-6, masking=masking, padding=PADDING,
+                                       separator=SEPARATOR)
+
+    def loss_of_step(model, step):
+        model.zero_for_step()
+        rows = np.stack([tokens[start:start + TIME] for start in (index % windows * TIME for index in range(step * BATCH, (step + 1) * BATCH))])
+        return model.loss(torch.from_numpy(rows), None)
+
+    check_parity("bert", load, loss_of_step)
+
+
+def check_t5(tokens):
+    """Its source is a window of tokens, its target the same one token later."""
+    windows = (int(len(tokens) * 0.8) - TIME - 1) // TIME + 1
+
+    def load(folder):
+        return reference_encoders.load(reference_encoders.T5, folder, n_heads=2, eps=1e-6, far=20, padding=PADDING)
+
+    def loss_of_step(model, step):
+        rows = np.stack([tokens[start:start + TIME + 1] for start in (index % windows * TIME for index in range(step * BATCH, (step + 1) * BATCH))])
+        return model.loss(torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:]))
+
+    check_parity("t5", load, loss_of_step)
+
+
+def check_vit(images, labels):
+    def load(folder):
+        return reference_encoders.load(reference_encoders.Vit, folder, n_heads=2, eps=1e-6)
+
+    def loss_of_step(model, step):
+        rows = [(step * BATCH + i) % 48 for i in range(BATCH)]
+        return functional.cross_entropy(model(images[rows]), labels[rows])
+
+    model, record = check_parity("vit", load, loss_of_step), runs.metrics("vit", "evaluation")[-1]
+    with torch.no_grad():
+        logits = model(images[48:])
+    accuracy, loss = (logits.argmax(1) == labels[48:]).double().mean().item(), functional.cross_entropy(logits, labels[48:]).item()
+    assert record["samples"] == 16 and float(record["accuracy"]) == accuracy, (record, accuracy)
+    assert abs(float(record["loss"]) - loss) < LOSS, (record, loss)
+
+
+def check_same_bits():
+    """One layout each: tests/core/parallel_modes.cpp has the others."""
+    for what, ranks, words in (("bert", 2, []), ("vit", 4, ["parallelism.zero_stage=3"]),
+                               ("t5", 2, ["parallelism.pipeline_parallel_degree=2"])):
+        runs.train(f"{what}.toml", f"run.folder={what}-spread", *words, ranks=ranks)
+        runs.expect_same(runs.read(what), runs.read(f"{what}-spread"), f"{what} on 1 and {ranks} ranks")
+
+
+def check_refusals():
+    def refused(name, word, sentence):
+        found = runs.tessera("train", f"{name}.toml", "run.folder=refused", word, code=2).err
+        assert sentence in found and found.count("\n") == 1, found
+
+    refused("bert", "model.padding_token=41", "model.padding_token = 41: there are 41 tokens")
+    refused("bert", "model.mask_probability=1", "must be above 0 and below 1")
+    refused("vit", "model.patch_size=3", "images of 8 x 8 cannot be cut into patches of 3")
+    refused("vit", "model.type=t5", "t5 reads pairs of texts, and samples here begin with 'image'")
+    refused("t5", "model.relative_buckets=6", "must be a multiple of 4, and model.relative_max_distance above half of it")
+    refused("t5", "model.start_token=41", "model.start_token = 41: there are 41 tokens")
+    refused("bert", "model.type=vit", "vit reads images with a label, and samples here begin with 'tokens'")
+
+
+with runs.folder():
+    words, pictures, classes = write_data()
+    runs.write_config("bert.toml", BERT)
+    runs.write_config("vit.toml", VIT)
+    runs.write_config("t5.toml", T5)
+    check_bert(words)
+    check_vit(pictures, classes)
+    check_t5(words)
+    check_same_bits()
+    check_refusals()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of BERT and ViT that transformers has written are imported, give its logits, and exported are loaded by it and give
+them again: a masked language model, the bare encoder, old names of norms, images with one and three channels."""
+import os
+import pathlib
+import shutil
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import numpy as np
+import peer_packages
+import runs
+
+peer_packages.use("transformers")
+import safetensors.torch
+import torch
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+
+LOGITS = 1e-4  # absolute; they are a few units large
+IDS = [3, 1, 41, 5, 9, 26, 5, 35, 8, 9, 7, 2]
+
+
+def random_model(kind, config):
+    """With weights so large that a wrong order of any tensor shows in the logits, biases and scales among them."""
+    torch.manual_seed(3)
+    model = kind(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.randn_like(weight) * 0.2 + (1.0 if name.lower().endswith("norm.weight") or "layernorm_" in name and name.endswith("weight") else 0.0))
+    return model.eval()
+
+
+def our_logits(run):
+    runs.tessera("generate", run, "--ids", ",".join(map(str, IDS)), "--logits", "logits.npy")
+    logits = np.load("logits.npy")
+    pathlib.Path("logits.npy").unlink()
+    return logits
+
+
+def near(what, found, expected):
+    error = np.abs(found - expected).max()
+    assert found.shape == expected.shape and error < LOGITS, f"{what}: logits differ by {error:.1e}"
+    assert np.ptp(expected) > 1, f"{what}: the logits say nothing"
+    print(f"{what}: logits within {error:.1e}")
+
+
+def bert_config(**changes):
+    return transformers.BertConfig(**{
+        "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 40, "vocab_size": 50,
+        "max_position_embeddings": 24, "layer_norm_eps": 1e-5, **changes})
+
+
+def export(run, folder, kind):
+    runs.tessera("checkpoint", "export", "--hugging-face", folder, run)
+    return kind.from_pretrained(folder).eval()
+
+
+@torch.no_grad()
+def check_bert():
+    model = random_model(transformers.BertForMaskedLM, bert_config())
+    expected = model(torch.tensor([IDS])).logits[0].numpy()
+    model.save_pretrained("bert")
+    runs.tessera("checkpoint", "import", "bert", "--to", "run-bert")
+    near("bert", our_logits("run-bert"), expected)
+    again = export("run-bert", "out-bert", transformers.BertForMaskedLM)
+    assert np.array_equal(again(torch.tensor([IDS])).logits[0].numpy(), expected), "exported, other logits"
+
+    tensors = safetensors.torch.load_file("bert/model.safetensors")
+    shutil.copytree("bert", "bert-old")
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+           for name, tensor in tensors.items()}
+    assert set(old) != set(tensors)
+    safetensors.torch.save_file(old, "bert-old/model.safetensors", {"format": "pt"})
+    runs.tessera("checkpoint", "import", "bert-old", "--to", "run-bert-old")
+    near("bert with old names", our_logits("run-bert-old"), expected)
+
+
+@torch.no_grad()
+def check_bare_bert():
+    """As MiniLM's are stored: no prefix, a pooler, no head. What we tell are the products with the table."""
+    model = random_model(transformers.BertModel, bert_config(hidden_act="gelu_new", num_attention_heads=4, layer_norm_eps=1e-12))
+    hidden = model(torch.tensor([IDS])).last_hidden_state[0]
+    model.save_pretrained("bare")
+    runs.tessera("checkpoint", "import", "bare", "--to", "run-bare")
+    near("bare bert", our_logits("run-bare"), (hidden @ model.embeddings.word_embeddings.weight.T).numpy())
+    again = export("run-bare", "out-bare", transformers.BertModel)
+    assert torch.equal(again(torch.tensor([IDS])).last_hidden_state[0], hidden), "exported, another encoder"
+
+
+def write_idx(path, array):
+    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@torch.no_grad()
+def check_vit(channels):
+    config = transformers.ViTConfig(num_hidden_layers=2, num_attention_heads=2, hidden_size=16, intermediate_size=40, image_size=8,
+                                    patch_size=4, num_channels=channels, num_labels=5, layer_norm_eps=1e-5)
+    model, name = random_model(transformers.ViTForImageClassification, config), f"vit-{channels}"
+    model.save_pretrained(name)
+    draw = np.random.default_rng(channels)
+    pixels, labels = draw.integers(0, 256, (40, 8, 8, channels)), draw.integers(0, 5, 40)
+    write_idx("images", pixels)
+    write_idx("labels", labels)
+    train = pixels[:20].astype(np.float64)  # whose mean and deviation inputs are normalised by
+    images = torch.tensor((pixels[20:] - train.mean()) / train.std()).float().permute(0, 3, 1, 2)
+    logits = model(images).logits
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[20:])).item()
+    data = ["data.files=['images']", "data.label_files=['labels']", "data.validation_fraction=0.5"]
+    runs.tessera("checkpoint", "import", name, "--to", f"run-{name}", *data)
+    out = runs.tessera("evaluate", f"run-{name}", *data).out
+    found = float(out.split("loss: ")[1].split()[0])
+    assert abs(found - loss) < LOGITS and loss > 1, f"{name}: loss {found}, theirs {loss}"
+    print(f"{name}: loss within {abs(found - loss):.1e}")
+    again = export(f"run-{name}", f"out-{name}", transformers.ViTForImageClassification)
+    assert torch.equal(again(images).logits, logits), f"{name}: exported, other logits"
+
+
+with runs.folder():
+    check_bert()
+    check_bare_bert()
+    check_vit(1)
+    check_vit(3)
