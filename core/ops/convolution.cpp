@@ -280,10 +280,11 @@ ValueId ops::transposed_convolution(Graph& graph, std::string name, ValueId x, V
     const auto length = [](const WindowDim& dim, std::int64_t outputs, std::int64_t more) {
         return (outputs - 1) * dim.stride - dim.before - dim.after + dim.extent() + more;
     };
-    const Shape image{length(window.height, in[1], more_rows), length(window.width, in[2], more_columns),
-                      filters[3] * groups};
-    if (image[0] < 1 || image[1] < 1)
-        throw ConfigError(fmt::format("the result would be {}: less padding, or a larger kernel", image.text()));
+    const std::int64_t rows = length(window.height, in[1], more_rows),
+                       columns = length(window.width, in[2], more_columns);
+    if (rows < 1 || columns < 1)
+        throw ConfigError(fmt::format("the result would be {} x {}: less padding, or a larger kernel", rows, columns));
+    const Shape image{rows, columns, filters[3] * groups};
     const OpPointer op = make_transposed_convolution(window, image);
     if (bias == no_value) return graph.apply_one(op, std::move(name), {x, w});
     const ValueId sum = graph.apply_one(op, name + ".sum", {x, w});

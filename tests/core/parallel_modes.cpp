@@ -225,6 +225,8 @@ const Products of_bert = {
 const Products of_recurrent = {
     {"zero_1", "tensor", "1f1b"}, {"zero_3", "zero_bubble", "full"}, {"hybrid", "ring", "selective"}};
 
+const Products of_residual = {{"zero_3", "rows", "columns"}, {"hybrid", "rows", "full"}, {"zero_1", "columns", "1f1b"}};
+
 const Products of_vit = {{"zero_3", "tensor", "full"}, {"hybrid", "zero_bubble"}};
 
 const std::map<std::string, Products> products = {{"gpt", of_gpt},
@@ -234,6 +236,7 @@ const std::map<std::string, Products> products = {{"gpt", of_gpt},
                                                   {"convolutions", of_convolutions},
                                                   {"recurrent", of_recurrent},
                                                   {"bert", of_bert},
+                                                  {"residual", of_residual},
                                                   {"t5", of_bert},
                                                   {"vit", of_vit}};
 
@@ -324,6 +327,8 @@ const std::vector<Uneven> uneven = {
      false,
      tiny_cnn},
     {"stages_of_images_3", {}, {"1f1b"}, {{"pipeline_parallel", 3}}, true, tiny_cnn},
+    {"residual_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_resnet},
+    {"residual_rows_3", {}, {}, {{"spatial_parallel", 3}}, false, tiny_resnet},
     {"perceptron_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_mlp},
     {"perceptron_tensor_3", {}, {}, {{"tensor_parallel", 3}}, false, tiny_mlp},
     {"perceptron_stages_3", {}, {"zero_bubble"}, {{"pipeline_parallel", 3}}, true, tiny_mlp},
