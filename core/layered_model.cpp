@@ -40,8 +40,7 @@ class LayeredModel {
 public:
     LayeredModel(const Config& config, const ModelSizes& sizes, Purpose purpose)
         : config_(config), sizes_(sizes), purpose_(purpose), fields_(sizes.sample.fields.size()),
-          carried_(model_.graph, purpose == Purpose::generate ? "generated" : "carried", sizes.streams,
-                   sizes.steps_per_epoch) {
+          carried_(model_.graph, purpose, sizes.streams, sizes.steps_per_epoch) {
         for (const Field& field : sizes.sample.fields)
             names_.push_back(field.name);
         for (const ConfigItem& item : config.items("model.layers"))
@@ -77,6 +76,7 @@ public:
                 if (is_loss) take_loss(layer, values_[fields_ + i].id, builder);
             }
         model_.running = builder.running();
+        model_.carried = carried_.left();
         if (purpose_ == Purpose::train)
             for (std::size_t i = 0; i + 1 < model_.losses.size(); ++i)
                 model_.losses_beside.push_back({model_.losses[i].value, model_.losses[i].value}); // it has its scale

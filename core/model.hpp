@@ -98,6 +98,7 @@ struct Model {
     // Losses beside the last, and those that keep mixtures of experts at work; Purpose::train only.
     std::vector<LossBeside> losses_beside{};
     std::vector<RunningStatistics> running{}; // of batch norms; Purpose::train only
+    std::vector<CarriedState> carried{};      // of recurrent layers; Purpose::train only
     std::vector<ValueId> routings{};          // (3) each, summed over tokens: the losses of kernels/route.hpp
     std::int64_t choices = 0;                 // of a token, in each of them
 

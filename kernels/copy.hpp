@@ -12,6 +12,10 @@ namespace tessera::kernels {
 void cast(CpuStream& stream, ConstView x, View y);
 void cast(CudaStream& stream, ConstView x, View y);
 
+// y[i] = x[i], unless the scalar `factor` is 0, as of a step that is not taken. All f32, equal counts.
+void replace(CpuStream& stream, ConstView factor, ConstView x, View y);
+void replace(CudaStream& stream, ConstView factor, ConstView x, View y);
+
 // Copies between the host's memory and the stream's, equal counts and types. When the call returns, all work of the
 // stream is done, and the result is there.
 void upload(CpuStream& stream, ConstView host, View y);

@@ -144,6 +144,11 @@ struct RunningStatistics {
     double momentum = 0.1;
 };
 
+// A state in f32 that holds what the last step has left.
+struct CarriedState {
+    ValueId state = no_value, left = no_value;
+};
+
 // A value that is a loss beside the loss: what is minimised grows with it by `gradient`, a value of its shape, f32.
 struct LossBeside {
     ValueId value;

@@ -3,41 +3,31 @@
 #include "core/layers/carried_states.hpp"
 
 #include "core/ops/ops.hpp"
-#include "kernels/copy.hpp"
 
 #include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera::layers {
-namespace {
-
-class CarryState final : public Op { // state, what the step has left ->
-public:
-    std::string_view name() const override { return "carry_state"; }
-    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {}; }
-    std::vector<int> writes() const override { return {0}; }
-    void run(Stream& stream, const Operands& a) const override {
-        std::visit([&](auto& s) { kernels::cast(s, a.inputs[1], a.inputs[0]); }, stream);
-    }
-};
-
-} // namespace
 
 // Another number of streams is another table: a run that is resumed with it begins anew.
 CarriedStates::State CarriedStates::take(const std::string& name, std::int64_t rows, std::int64_t width) {
     const ValueId table =
-        graph_.optimizer_state(fmt::format("optimizer.{}.{}.{}", purpose_, streams_, name), {streams_ + 1, width}, 0);
-    const ValueId from = rows_of_table(purpose_ + ".rows_before", rows, true);
+        graph_.optimizer_state(fmt::format("optimizer.{}.{}.{}", word_, streams_, name), {streams_ + 1, width}, 0);
+    const ValueId from = rows_of_table(word_ + ".rows_before", rows, true);
     return {table, ops::embedding(graph_, name + ".before", from, table, streams_ + 1)};
 }
 
 void CarriedStates::leave(const std::string& name, const State& state, ValueId after) {
     const std::int64_t rows = graph_.value(after).type.shape[0];
-    const ValueId to = rows_of_table(purpose_ + ".rows_after", rows, false);
+    const ValueId to = rows_of_table(word_ + ".rows_after", rows, false);
     const ValueId left = ops::embedding_gradient(graph_, name + ".after", to, after, state.table, streams_ + 1);
     graph_.accumulate(left);
+    if (trains_) {
+        left_.push_back({state.table, left});
+        return;
+    }
     const Graph::PhaseGuard update(graph_, Phase::update);
-    graph_.apply(std::make_shared<CarryState>(), name + ".carry", {state.table, left});
+    ops::carry_state(graph_, name + ".carry", {state.table, left}, no_value);
 }
 
 // A round without a micro-batch has rows of no stream, and its sum does not count.

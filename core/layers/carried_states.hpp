@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/layers/builder.hpp"
+#include "core/model.hpp"
 
 #include <string>
 
@@ -15,9 +16,11 @@ namespace tessera::layers {
 class CarriedStates {
 public:
     // `streams`: rows of a step; none: every window starts from 0. States are 0 before each step whose number is a
-    // multiple of `steps_per_epoch`; 0: before the first alone. `purpose` is a word of their names.
-    CarriedStates(Graph& graph, std::string purpose, std::int64_t streams, std::int64_t steps_per_epoch)
-        : graph_(graph), purpose_(std::move(purpose)), streams_(streams), steps_per_epoch_(steps_per_epoch) {}
+    // multiple of `steps_per_epoch`; 0: before the first alone.
+    CarriedStates(Graph& graph, Purpose purpose, std::int64_t streams, std::int64_t steps_per_epoch)
+        : graph_(graph), trains_(purpose == Purpose::train),
+          word_(purpose == Purpose::generate ? "generated" : "carried"), streams_(streams),
+          steps_per_epoch_(steps_per_epoch) {}
 
     explicit operator bool() const { return streams_ > 0; }
 
@@ -29,12 +32,17 @@ public:
     // after: (rows, width) f32
     void leave(const std::string& name, const State& state, ValueId after);
 
+    // Of training, where the update decides whether a step counts; elsewhere leave() has carried them.
+    const std::vector<CarriedState>& left() const { return left_; }
+
 private:
     ValueId rows_of_table(const std::string& name, std::int64_t rows, bool reads);
 
     Graph& graph_;
-    std::string purpose_;
+    bool trains_;
+    std::string word_; // of the names of values
     std::int64_t streams_, steps_per_epoch_;
+    std::vector<CarriedState> left_;
 };
 
 } // namespace tessera::layers

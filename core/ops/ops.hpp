@@ -55,6 +55,8 @@ ValueId batch_norm_inference(Graph&, std::string name, ValueId x, ValueId mean, 
 // In the update phase: mean and variance, which are states, move towards those of the step's micro-batches by the share
 // `momentum`; not where the factor is 0, of a step that changes nothing.
 void update_running_statistics(Graph&, std::string name, const RunningStatistics& of, ValueId factor);
+// The same of a state that becomes what was left. Factor no_value: it always does.
+void carry_state(Graph&, std::string name, const CarriedState& of, ValueId factor);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);

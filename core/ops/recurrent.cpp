@@ -95,7 +95,30 @@ private:
     };
 };
 
+class CarryState final : public Op { // state, what the step has left[, factor] ->
+public:
+    std::string_view name() const override { return "carry_state"; }
+    std::vector<TensorType> infer(std::span<const TensorType>) const override { return {}; }
+    std::vector<int> writes() const override { return {0}; }
+    void run(Stream& stream, const Operands& a) const override {
+        std::visit(
+            [&](auto& s) {
+                if (a.inputs.size() == 3)
+                    kernels::replace(s, a.inputs[2], a.inputs[1], a.inputs[0]);
+                else
+                    kernels::cast(s, a.inputs[1], a.inputs[0]);
+            },
+            stream);
+    }
+};
+
 } // namespace
+
+void ops::carry_state(Graph& graph, std::string name, const CarriedState& of, ValueId factor) {
+    std::vector<ValueId> inputs{of.state, of.left};
+    if (factor != no_value) inputs.push_back(factor);
+    graph.apply(std::make_shared<CarryState>(), std::move(name), std::move(inputs));
+}
 
 void expect_recurrent(std::span<const TensorType> in, const RecurrentInputs& which, std::int64_t gates,
                       std::size_t states) {

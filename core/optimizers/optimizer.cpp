@@ -228,6 +228,8 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     append_updates(graph, parameters, gradients, optimizer, factor);
     for (const RunningStatistics& of : control.running)
         ops::update_running_statistics(graph, graph.value(of.mean).name + ".update", of, factor);
+    for (const CarriedState& of : control.carried)
+        ops::carry_state(graph, graph.value(of.state).name + ".carry", of, factor);
     graph.keep(clip[0]);
     return clip[0];
 }

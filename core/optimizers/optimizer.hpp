@@ -63,7 +63,8 @@ struct StepControl {
     ValueId loss = no_value;               // for the guard: the step's
     ValueId counted = no_value;            // the weight of the step's targets that count (counted_mean.hpp); none: all
     std::int64_t units_per_step = 1;       // with `counted`
-    std::vector<RunningStatistics> running{}; // of batch norms, which change when the weights do
+    std::vector<RunningStatistics> running{}; // of batch norms; they and the next change when the weights do
+    std::vector<CarriedState> carried{};
 };
 
 // Appends the update phase for all parameters. Returns the global gradient norm before clipping (scalar f32, kept).

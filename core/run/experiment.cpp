@@ -208,7 +208,8 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                  .loss = program.model.loss(),
                                                  .counted = program.model.counted,
                                                  .units_per_step = experiment.sizes.units_per_step,
-                                                 .running = program.model.running});
+                                                 .running = program.model.running,
+                                                 .carried = program.model.carried});
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);

@@ -35,6 +35,12 @@ void cast(CpuStream& stream, ConstView x, View y) {
     }
 }
 
+void replace(CpuStream& stream, ConstView factor, ConstView x, View y) {
+    check_count("replace", "factor", factor, 1);
+    check_count("replace", "the result", y, x.count());
+    if (*factor.as<float>() != 0) cast(stream, x, y);
+}
+
 void upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
 void begin_upload(CpuStream& stream, ConstView host, View y) { cast(stream, host, y); }
 void end_uploads(CpuStream&) {}

@@ -32,6 +32,12 @@ template <class T> __global__ void __launch_bounds__(threads) fill_kernel(T* y, 
     if (i < count) y[i] = value;
 }
 
+__global__ void __launch_bounds__(threads)
+    replace_kernel(const float* factor, const float* x, float* y, std::int64_t count) {
+    const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
+    if (i < count && *factor != 0) y[i] = x[i];
+}
+
 bool is_aligned(const ConstView& view) { return reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0; }
 
 } // namespace
@@ -53,6 +59,13 @@ void cast(CudaStream& stream, ConstView x, View y) {
                          cuda::pointer<From>(x), cuda::pointer<To>(y), x.count());
         });
     });
+}
+
+void replace(CudaStream& stream, ConstView factor, ConstView x, View y) {
+    check_count("replace", "factor", factor, 1);
+    check_count("replace", "the result", y, x.count());
+    cuda::launch("replace", stream, replace_kernel, cuda::blocks(x.count(), threads), threads, 0,
+                 cuda::pointer<float>(factor), cuda::pointer<float>(x), cuda::pointer<float>(y), x.count());
 }
 
 void copy_blocks(CudaStream& stream, const Blocks& blocks, ConstView from, View to) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The guard in training: an odd step changes neither weights nor moments, is named, and is not counted by Adam.
 #include "kernels/error.hpp"
+#include "tests/core/tiny_recurrent.hpp"
 #include "tests/core/tiny_training.hpp"
 
 #include <cmath>
@@ -23,6 +24,7 @@ struct Training : Alone, TinyTraining {
 
     explicit Training(const std::vector<std::string>& words, Stream where = CpuStream(1))
         : TinyTraining(words, *alone, std::move(where)) {}
+    explicit Training(const Config& config) : TinyTraining(config, 0, Groups(Mesh({{"data", 1}}), *alone)) {}
 
     StepRecord record(std::int64_t step_number) {
         step(step_number);
@@ -32,8 +34,8 @@ struct Training : Alone, TinyTraining {
     }
 
     // Steps with a weight that is not finite, put back afterwards.
-    StepRecord poisoned(std::int64_t step_number, float poison) {
-        HostCopy copy(executor.stream(), executor.view(program.model.graph.named("norm.scale")));
+    StepRecord poisoned(std::int64_t step_number, float poison, const std::string& name = "norm.scale") {
+        HostCopy copy(executor.stream(), executor.view(program.model.graph.named(name)));
         copy.load();
         float& weight = copy.view().as<float>()[0];
         const float before = std::exchange(weight, poison);
@@ -83,6 +85,21 @@ TEST(Guard, AStepThatIsNotFiniteChangesNothing) {
             EXPECT_EQ(training.record(2).divergence, "");
             EXPECT_FALSE(training.without_guard() == before);
         }
+}
+
+// Nor do what recurrent layers carry on and the statistics of batch norms, which forward passes make.
+TEST(Guard, AStepThatIsNotFiniteLeavesStatesOfTheModelAlone) {
+    const auto check = [](const Config& config, const std::string& weight) {
+        Training training(config);
+        training.record(0);
+        const std::vector<std::uint32_t> before = training.without_guard();
+        EXPECT_NE(training.poisoned(1, NAN, weight).divergence, "");
+        EXPECT_TRUE(training.without_guard() == before) << weight;
+        EXPECT_EQ(training.record(2).divergence, "");
+        EXPECT_FALSE(training.without_guard() == before);
+    };
+    check(recurrent_config(skipping), "first.bias_ih_l0");
+    check(image_config(tiny_resnet, skipping), "stem_norm.scale");
 }
 
 // Where nothing is odd, the guard leaves no trace.

@@ -48,6 +48,19 @@ TYPED_TEST(Copy, CastsUnalignedViews) {
         }
 }
 
+TYPED_TEST(Copy, ReplacesUnlessTheFactorIsZero) {
+    TypeParam on;
+    for (const std::int64_t size : {0, 1, 17, 200001})
+        for (const double value : {0.0, 0.5, static_cast<double>(NAN)}) {
+            const Sample x(Shape{size}, DType::f32, 1), y(Shape{size}, DType::f32, 2), factor(Shape{}, DType::f32);
+            const Sample before(Shape{size}, DType::f32, 2);
+            factor.set(0, value);
+            kernels::replace(on.stream(), on(factor), on(x), on(y));
+            on.finish();
+            EXPECT_TRUE(y.same_bits(value == 0 ? before : x)) << value;
+        }
+}
+
 TYPED_TEST(Copy, FillsWithOneValue) {
     TypeParam on;
     for (const DType type : {DType::f32, DType::bf16, DType::f16})
