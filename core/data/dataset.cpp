@@ -32,13 +32,15 @@ std::unique_ptr<Dataset> open_windows(const DatasetOptions& options) {
     return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length, errors.skipped());
 }
 
-constexpr std::array<Reader, 7> catalog = {{
+constexpr std::array<Reader, 9> catalog = {{
+    {"arff", read_table},
     {"csv", read_table},
     {"idx", read_images},
     {"megatron", open_windows<read_indexed_tokens>},
     {"pairs", read_pairs},
     {"synthetic", open_windows<read_synthetic>},
     {"text", open_windows<read_text>},
+    {"tsv", read_table},
     {"tokens", open_windows<read_token_files>},
 }};
 

@@ -51,7 +51,7 @@ struct DatasetOptions;
 using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&)>;
 
 struct DatasetOptions {
-    // csv        tables of numbers, a sample on each line (table_reader.cpp)
+    // csv, tsv, arff  tables of numbers and categories, a sample on each line (table_reader.cpp)
     // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
     // megatron   .bin and .idx of Megatron (indexed_tokens.hpp), mapped: windows do not cross files
     // pairs      a source and a target on each line, or on the same lines of two files (pair_reader.cpp)
@@ -85,11 +85,13 @@ struct DatasetOptions {
     std::vector<std::string> validation_label_files;
     std::vector<std::int64_t> image_shape; // idx: (height, width, channels) to expect; empty: that of the files
 
-    std::string delimiter = ",";      // csv: one character
-    bool header = true;               // csv: the first line names the columns; else they are "1", "2", …
-    std::string label_column;         // csv: a category; or
-    std::vector<std::string> targets; // csv: columns of numbers. All others are features.
-    std::int64_t features = 0;        // csv: columns to expect; 0: any number
+    std::string delimiter = ",";               // csv: one character
+    bool header = true;                        // csv: the first line names the columns; else they are "1", "2", …
+    std::string label_column;                  // csv: a category; or
+    std::vector<std::string> targets;          // csv: columns of numbers. All others are features.
+    std::vector<std::string> category_columns; // csv, tsv: features that are categories; arff says it itself
+    bool missing_mean = false; // csv, tsv, arff: missing features are the training data's mean, not refused
+    std::int64_t features = 0; // csv: columns to expect; 0: any number
 
     OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
 

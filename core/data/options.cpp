@@ -14,6 +14,8 @@ namespace tessera {
 
 namespace {
 
+bool is_table(std::string_view reader) { return reader == "csv" || reader == "tsv" || reader == "arff"; }
+
 std::int64_t at_least_0(const Config& config, const Key<std::int64_t>& key) {
     const std::int64_t value = config.get(key);
     if (value < 0) config.refuse(key.name, "must be at least 0");
@@ -44,8 +46,14 @@ void read_image_keys(const Config& config, DatasetOptions& options) {
 }
 
 void read_table_keys(const Config& config, DatasetOptions& options) {
-    options.delimiter = config.get(data_delimiter);
-    options.header = config.get(data_header);
+    if (options.reader == "csv") options.delimiter = config.get(data_delimiter);
+    if (options.reader == "tsv") options.delimiter = "\t";
+    if (options.reader != "arff") options.header = config.get(data_header);
+    if (options.reader != "arff") options.category_columns = config.get(data_category_columns);
+    const std::string lacking = config.get(data_missing);
+    if (lacking != "stop" && lacking != "mean")
+        config.refuse(data_missing.name, no_such_name("choice", lacking, {"mean", "stop"}));
+    options.missing_mean = lacking == "mean";
     options.label_column = config.get(data_label_column);
     options.targets = config.get(data_target_columns);
     options.features = count_in(config, data_features);
@@ -89,7 +97,7 @@ void read_pair_keys(const Config& config, DatasetOptions& options) {
 
 bool reads_text(const Config& config) {
     const std::string reader = config.get(data_reader);
-    return added_reader(config) == nullptr && reader != "csv" && reader != "idx";
+    return added_reader(config) == nullptr && !is_table(reader) && reader != "idx";
 }
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
@@ -127,7 +135,7 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     if (options.reader == "pairs") read_pair_keys(config, options);
     if (options.reader == "idx")
         read_image_keys(config, options);
-    else if (options.reader == "csv")
+    else if (is_table(options.reader))
         read_table_keys(config, options);
     else
         read_text_keys(config, options);

@@ -13,7 +13,7 @@ namespace tessera {
 
 inline constexpr Key<std::string> data_reader{
     "data.reader", "text",
-    "text, tokens (llm.c's .bin), megatron (.bin and .idx), pairs (of texts), synthetic, idx (MNIST's images) or csv"};
+    "text, tokens (llm.c), megatron (.bin and .idx), pairs (of texts), synthetic, idx (MNIST), csv, tsv or arff"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{
@@ -60,6 +60,11 @@ inline constexpr Key<std::string> data_label_column{"data.label_column", "",
                                                     "csv: the column of a category to be found"};
 inline constexpr Key<std::vector<std::string>> data_target_columns{
     "data.target_columns", "", "csv: columns of numbers to be found; all others are features"};
+inline constexpr Key<std::vector<std::string>> data_category_columns{
+    "data.category_columns", "", "csv, tsv: features that are categories, each of which becomes a number, 1 or 0"};
+inline constexpr Key<std::string> data_missing{
+    "data.missing", "stop",
+    "csv, tsv, arff: empty, ?, NA, NaN and null: stop, or the column's mean (a category: none)"};
 inline constexpr Key<std::int64_t> data_features{
     "data.features", 0, "csv: columns that are features; 0: as the data are, which a plan must read then"};
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// CSV (RFC 4180, a record to a line): features are numbers; what is to be found is one column of categories, or columns
-// of numbers. Categories are numbered in the order of their bytes.
+// CSV, TSV and ARFF: features are numbers, or categories that become a number for each; what is to be found is one
+// column of categories, or columns of numbers. Categories are numbered in the order of their bytes, or as ARFF lists
+// them.
+#include "core/data/arff_header.hpp"
 #include "core/data/array_samples.hpp"
 #include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
+#include "core/data/table_lines.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
@@ -12,89 +15,34 @@
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
+#include <limits>
 #include <map>
 #include <set>
 
 namespace tessera {
 namespace {
 
-// The lines of a file, one after the other, as fields.
-class Lines {
-public:
-    Lines(const MappedFile& file, char delimiter) : file_(file), rest_(file.text()), delimiter_(delimiter) {
-        if (rest_.starts_with("\xEF\xBB\xBF")) rest_.remove_prefix(3); // a byte order mark
-    }
-
-    // False at the end. Empty lines are passed over.
-    bool next(std::vector<std::string>& fields) {
-        while (!rest_.empty()) {
-            const std::size_t end = std::min(rest_.find('\n'), rest_.size());
-            std::string_view line = rest_.substr(0, end);
-            rest_.remove_prefix(std::min(end + 1, rest_.size()));
-            ++number_;
-            if (line.ends_with('\r')) line.remove_suffix(1);
-            if (line.empty()) continue;
-            cut(line, fields);
-            return true;
-        }
-        return false;
-    }
-
-    std::string place() const { return fmt::format("{}:{}", file_.path(), number_); }
-    [[noreturn]] void refuse(const std::string& why) const { throw DataError(place() + ": " + why); }
-
-private:
-    void cut(std::string_view line, std::vector<std::string>& fields) const {
-        fields.clear();
-        for (std::size_t at = 0;;) {
-            std::string& field = fields.emplace_back();
-            if (at < line.size() && line[at] == '"')
-                at = unquote(line, at + 1, field);
-            else
-                while (at < line.size() && line[at] != delimiter_)
-                    field += line[at++];
-            if (at == line.size()) return;
-            if (line[at] != delimiter_)
-                refuse(fmt::format("field {}: expected '{}' after the closing quote", fields.size(), delimiter_));
-            ++at;
-        }
-    }
-
-    // From behind the opening quote to behind the closing one; two quotes are one.
-    std::size_t unquote(std::string_view line, std::size_t at, std::string& field) const {
-        for (; at < line.size(); ++at) {
-            if (line[at] == '"' && (at + 1 == line.size() || line[at + 1] != '"')) return at + 1;
-            if (line[at] == '"') ++at;
-            field += line[at];
-        }
-        refuse("a quote is opened and not closed on this line");
-    }
-
-    const MappedFile& file_;
-    std::string_view rest_;
-    char delimiter_;
-    std::int64_t number_ = 0;
-};
-
-std::string_view trimmed(std::string_view text) {
-    while (text.starts_with(' ') || text.starts_with('\t'))
-        text.remove_prefix(1);
-    while (text.ends_with(' ') || text.ends_with('\t'))
-        text.remove_suffix(1);
-    return text;
-}
-
 // Which column is what.
 struct Columns {
     std::vector<std::string> names;
     std::vector<std::size_t> features, targets;
     std::size_t label = 0; // where there are no targets
+    // Of features and labels that are categories: as they are listed, or empty where the training data say it.
+    std::map<std::size_t, std::vector<std::string>> categories;
 };
+
+constexpr float missing = std::numeric_limits<float>::quiet_NaN();
+
+bool is_missing(std::string_view text) {
+    return text.empty() || text == "?" || text == "NA" || text == "NaN" || text == "nan" || text == "null";
+}
 
 struct Table {
     SampleArrays arrays;                           // labels are not yet numbers
     std::vector<std::string> labels;               // of each sample
     std::map<std::string, std::string> first_seen; // FILE:LINE of each
+    // Of features that are categories, by column: the words of each sample, "" where it is missing.
+    std::map<std::size_t, std::vector<std::string>> words;
 };
 
 class TableReader {
@@ -121,9 +69,16 @@ public:
 private:
     void read_file(const std::string& path, Table& table) {
         const MappedFile file(path);
-        Lines lines(file, options_.delimiter[0]);
+        const bool arff = options_.reader == "arff";
+        Lines lines(file, arff ? ',' : options_.delimiter[0], arff ? "'\"" : "\"", arff ? '%' : '\0');
         std::vector<std::string> fields;
-        if (!lines.next(fields)) throw DataError(fmt::format("{}: the file has no line", path));
+        if (arff) {
+            ArffHeader header = read_arff_header(lines);
+            if (columns_.names.empty()) columns_.categories = std::move(header.categories);
+            fields = std::move(header.names);
+        } else if (!lines.next(fields)) {
+            throw DataError(fmt::format("{}: the file has no line", path));
+        }
         if (columns_.names.empty())
             find_columns(lines, fields);
         else if (options_.header && names_of(fields) != columns_.names)
@@ -155,6 +110,8 @@ private:
         std::set<std::string_view> seen;
         for (const std::string& name : columns_.names)
             if (!seen.insert(name).second) lines.refuse(fmt::format("two columns are named '{}'", name));
+        for (const std::string& name : options_.category_columns)
+            columns_.categories.try_emplace(column_named(name, lines));
         for (const std::string& name : options_.targets)
             columns_.targets.push_back(column_named(name, lines));
         std::vector<std::size_t> taken = columns_.targets;
@@ -163,12 +120,15 @@ private:
             if (std::ranges::find(taken, i) == taken.end()) columns_.features.push_back(i);
         if (columns_.features.empty()) lines.refuse("no column is left to be a feature");
         const auto count = static_cast<std::int64_t>(columns_.features.size());
-        if (options_.features > 0 && options_.features != count)
+        const bool numbers =
+            std::ranges::none_of(columns_.features, [&](std::size_t i) { return columns_.categories.contains(i); });
+        if (numbers && options_.features > 0 && options_.features != count)
             lines.refuse(fmt::format("{} columns are features, data.features says {}", count, options_.features));
     }
 
     float number_in(const Lines& lines, const std::vector<std::string>& fields, std::size_t column) const {
         std::string_view text = trimmed(fields[column]);
+        if (options_.missing_mean && is_missing(text)) return missing;
         if (text.starts_with('+')) text.remove_prefix(1);
         float value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -177,14 +137,39 @@ private:
         return value;
     }
 
+    std::string word_in(const Lines& lines, const std::vector<std::string>& fields, std::size_t column) const {
+        const std::string word(trimmed(fields[column]));
+        if (is_missing(word)) {
+            if (options_.missing_mean) return "";
+            lines.refuse(
+                fmt::format("column '{}' is missing; data.missing = \"mean\" takes such rows", columns_.names[column]));
+        }
+        const std::vector<std::string>& listed = columns_.categories.at(column);
+        if (!listed.empty() && std::ranges::find(listed, word) == listed.end())
+            lines.refuse(fmt::format("column '{}' is '{}', which is none of its {} categories", columns_.names[column],
+                                     word, listed.size()));
+        return word;
+    }
+
     void add(const Lines& lines, const std::vector<std::string>& fields, Table& table) const {
         if (fields.size() != columns_.names.size())
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), columns_.names.size()));
         std::vector<float> numbers, wanted; // all of a row, or nothing
+        std::vector<std::string> words;
         for (const std::size_t column : columns_.features)
-            numbers.push_back(number_in(lines, fields, column));
+            if (columns_.categories.contains(column))
+                words.push_back(word_in(lines, fields, column));
+            else
+                numbers.push_back(number_in(lines, fields, column));
         for (const std::size_t column : columns_.targets)
             wanted.push_back(number_in(lines, fields, column));
+        if (std::ranges::any_of(wanted, [](float value) { return std::isnan(value); }))
+            lines.refuse("what is to be found is missing");
+        if (columns_.targets.empty() && options_.missing_mean && is_missing(trimmed(fields[columns_.label])))
+            lines.refuse("what is to be found is missing");
+        for (std::size_t i = 0, next = 0; i < columns_.features.size(); ++i)
+            if (columns_.categories.contains(columns_.features[i]))
+                table.words[columns_.features[i]].push_back(std::move(words[next++]));
         auto& inputs = std::get<std::vector<float>>(table.arrays.inputs);
         inputs.insert(inputs.end(), numbers.begin(), numbers.end());
         if (auto* targets = std::get_if<std::vector<float>>(&table.arrays.targets))
@@ -202,6 +187,62 @@ private:
     Columns columns_;
 };
 
+// Categories of a feature that nobody has listed: those of the training data, in the order of their bytes.
+void list_categories(const Table& train, Columns& columns) {
+    for (auto& [column, listed] : columns.categories) {
+        const auto words = train.words.find(column);
+        if (!listed.empty() || words == train.words.end()) continue;
+        std::set<std::string> seen(words->second.begin(), words->second.end());
+        seen.erase("");
+        listed.assign(seen.begin(), seen.end());
+    }
+}
+
+// Features side by side in the order of the columns: a number as it is, a category as one number for each that there
+// is, 1 or 0; a missing one is 0 everywhere, as one is that the training data do not have. Returns how many there are.
+std::int64_t lay_out(Table& table, const Columns& columns) {
+    const std::vector<float> numbers = std::move(std::get<std::vector<float>>(table.arrays.inputs));
+    std::vector<float> all;
+    std::size_t next = 0;
+    const auto samples = static_cast<std::size_t>(table.arrays.count);
+    for (std::size_t sample = 0; sample < samples; ++sample)
+        for (const std::size_t column : columns.features) {
+            const auto words = table.words.find(column);
+            if (words == table.words.end()) {
+                all.push_back(numbers[next++]);
+                continue;
+            }
+            for (const std::string& category : columns.categories.at(column))
+                all.push_back(category == words->second[sample] ? 1.0f : 0.0f);
+        }
+    std::int64_t width = 0;
+    for (const std::size_t column : columns.features) {
+        const auto categories = columns.categories.find(column);
+        width += categories == columns.categories.end() ? 1 : static_cast<std::int64_t>(categories->second.size());
+    }
+    table.arrays.inputs = std::move(all);
+    return width;
+}
+
+// Missing numbers become the mean of those that the training data have.
+void fill_missing(const std::vector<Table*>& tables, std::int64_t width) {
+    const auto features = static_cast<std::size_t>(width);
+    std::vector<double> sums(features), counts(features);
+    const auto& train = std::get<std::vector<float>>(tables[0]->arrays.inputs);
+    for (std::size_t i = 0; i < train.size(); ++i)
+        if (!std::isnan(train[i])) {
+            sums[i % features] += static_cast<double>(train[i]);
+            counts[i % features] += 1;
+        }
+    for (Table* table : tables) {
+        auto& values = std::get<std::vector<float>>(table->arrays.inputs);
+        for (std::size_t i = 0; i < values.size(); ++i)
+            if (std::isnan(values[i]))
+                values[i] =
+                    counts[i % features] > 0 ? static_cast<float>(sums[i % features] / counts[i % features]) : 0.0f;
+    }
+}
+
 // Numbers for labels, by the categories of the training part.
 void number_labels(Table& table, const std::map<std::string, std::int32_t>& numbers) {
     auto& targets = std::get<std::vector<std::int32_t>>(table.arrays.targets);
@@ -217,17 +258,29 @@ void number_labels(Table& table, const std::map<std::string, std::int32_t>& numb
 } // namespace
 
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
-    if (options.files.empty()) throw ConfigError("the reader 'csv' needs files, none are given");
+    if (options.files.empty())
+        throw ConfigError(fmt::format("the reader '{}' needs files, none are given", options.reader));
     RecordErrors errors(options.skip_errors);
     TableReader reader(options, errors);
     Table train = reader.read(options.files), validation = reader.read(options.validation_files);
-    const Columns& columns = reader.columns();
+    Columns columns = reader.columns();
     if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
-    SampleForm form{{{"features", {static_cast<std::int64_t>(columns.features.size())}, DType::f32}}};
+    list_categories(train, columns);
+    const std::int64_t width = lay_out(train, columns);
+    lay_out(validation, columns);
+    if (options.features > 0 && options.features != width)
+        throw DataError(
+            fmt::format("{}: {} features, data.features says {}", options.files[0], width, options.features));
+    fill_missing({&train, &validation}, width);
+    SampleForm form{{{"features", {width}, DType::f32}}};
     if (columns.targets.empty()) {
         std::map<std::string, std::int32_t> numbers;
-        for (const auto& [label, place] : train.first_seen)
-            numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
+        if (const auto listed = columns.categories.find(columns.label); listed != columns.categories.end())
+            for (const std::string& label : listed->second)
+                numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
+        if (numbers.empty())
+            for (const auto& [label, place] : train.first_seen)
+                numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
         form.classes = static_cast<std::int64_t>(numbers.size());
         if (options.classes > 0 && form.classes > options.classes)
             throw ConfigError(fmt::format("{}: column '{}' has {} labels, data.classes says {}", options.files[0],

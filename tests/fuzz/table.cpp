@@ -43,5 +43,10 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
             options.targets = category ? std::vector<std::string>() : std::vector<std::string>{column};
             read_all(options);
         }
+    options.reader = "arff";
+    options.missing_mean = true;
+    options.label_column = "kind";
+    options.targets.clear();
+    read_all(options);
     return 0;
 }
