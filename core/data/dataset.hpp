@@ -53,6 +53,7 @@ using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&
 struct DatasetOptions {
     // csv, tsv, arff  tables of numbers and categories, a sample on each line (table_reader.cpp)
     // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
+    // image_folder  JPEG and PNG files, a folder for each class, read as they are needed (image_folder.cpp)
     // megatron   .bin and .idx of Megatron (indexed_tokens.hpp), mapped: windows do not cross files
     // pairs      a source and a target on each line, or on the same lines of two files (pair_reader.cpp)
     // synthetic  a Markov chain drawn from `seed`, for tests and timings; the best possible loss is about 1.21 nats
@@ -83,7 +84,7 @@ struct DatasetOptions {
 
     std::vector<std::string> label_files; // idx: of `files`, as many of each
     std::vector<std::string> validation_label_files;
-    std::vector<std::int64_t> image_shape; // idx: (height, width, channels) to expect; empty: that of the files
+    std::vector<std::int64_t> image_shape; // (height, width, channels); idx: to expect, empty: that of the files
 
     std::string delimiter = ",";               // csv: one character
     bool header = true;                        // csv: the first line names the columns; else they are "1", "2", …
@@ -95,7 +96,7 @@ struct DatasetOptions {
 
     OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
 
-    std::int64_t classes = 0; // idx, csv: to expect; 0: as many as the data to train on have
+    std::int64_t classes = 0; // idx, image_folder, tables: to expect; 0: as many as the data have
 };
 
 std::vector<std::string_view> reader_names(); // built in

@@ -31,18 +31,30 @@ std::int64_t count_in(const Config& config, const Key<std::int64_t>& key) {
     return value;
 }
 
-void read_image_keys(const Config& config, DatasetOptions& options) {
-    options.label_files = config.get(data_label_files);
-    options.validation_label_files = config.get(data_validation_label_files);
-    if (options.label_files.empty()) config.refuse(data_label_files.name, "names no file of labels");
-    if (!options.validation_files.empty() && options.validation_label_files.empty())
-        config.refuse(data_validation_label_files.name, "names no file of labels");
+void read_shape_of_images(const Config& config, DatasetOptions& options) {
     options.image_shape = config.get(data_image_shape);
     const auto fits = [](std::int64_t size) { return size > 0 && size <= 65536; };
     if (!options.image_shape.empty() &&
         (options.image_shape.size() != 3 || !std::ranges::all_of(options.image_shape, fits)))
         config.refuse(data_image_shape.name, "expected [height, width, channels], each from 1 to 65536");
     options.classes = count_in(config, data_classes);
+}
+
+void read_folder_keys(const Config& config, DatasetOptions& options) {
+    read_shape_of_images(config, options);
+    if (options.image_shape.empty())
+        config.refuse(data_image_shape.name, "say [height, width, channels]: images are cut and scaled to it");
+    if (options.image_shape[2] != 1 && options.image_shape[2] != 3)
+        config.refuse(data_image_shape.name, "channels of image folders are 1, brightness, or 3, colours");
+}
+
+void read_image_keys(const Config& config, DatasetOptions& options) {
+    options.label_files = config.get(data_label_files);
+    options.validation_label_files = config.get(data_validation_label_files);
+    if (options.label_files.empty()) config.refuse(data_label_files.name, "names no file of labels");
+    if (!options.validation_files.empty() && options.validation_label_files.empty())
+        config.refuse(data_validation_label_files.name, "names no file of labels");
+    read_shape_of_images(config, options);
 }
 
 void read_table_keys(const Config& config, DatasetOptions& options) {
@@ -97,7 +109,7 @@ void read_pair_keys(const Config& config, DatasetOptions& options) {
 
 bool reads_text(const Config& config) {
     const std::string reader = config.get(data_reader);
-    return added_reader(config) == nullptr && !is_table(reader) && reader != "idx";
+    return added_reader(config) == nullptr && !is_table(reader) && reader != "idx" && reader != "image_folder";
 }
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
@@ -135,6 +147,8 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     if (options.reader == "pairs") read_pair_keys(config, options);
     if (options.reader == "idx")
         read_image_keys(config, options);
+    else if (options.reader == "image_folder")
+        read_folder_keys(config, options);
     else if (is_table(options.reader))
         read_table_keys(config, options);
     else
@@ -179,7 +193,7 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
     if (added_reader(config) != nullptr) return std::nullopt;
     const DatasetOptions options = dataset_options(config, 0, 0, {});
     const Field label{"label", {}, DType::i32};
-    if (options.reader == "idx") {
+    if (options.reader == "idx" || options.reader == "image_folder") {
         if (options.image_shape.empty() || options.classes == 0) return std::nullopt;
         const Shape shape{options.image_shape[0], options.image_shape[1], options.image_shape[2]};
         return SampleForm{{{"image", shape, DType::f32}, label}, options.classes};

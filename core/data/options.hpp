@@ -11,9 +11,9 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> data_reader{
-    "data.reader", "text",
-    "text, tokens (llm.c), megatron (.bin and .idx), pairs (of texts), synthetic, idx (MNIST), csv, tsv or arff"};
+inline constexpr Key<std::string> data_reader{"data.reader", "text",
+                                              "text, tokens (llm.c), megatron (.bin, .idx), pairs (of texts), "
+                                              "synthetic, idx (MNIST), image_folder, csv, tsv, arff"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{
@@ -25,7 +25,9 @@ inline constexpr Key<std::string> data_pair_separator{"data.pair_separator", "\t
 inline constexpr Key<std::int64_t> data_target_length{
     "data.target_length", 0, "pairs: tokens of a target, its end included; 0: training.seq_len, as the source has"};
 inline constexpr Key<std::vector<std::string>> data_files{
-    "data.files", "", "files to train on (patterns allowed), relative to the working directory"};
+    "data.files", "",
+    "files to train on (patterns allowed), relative to the working directory; image_folder: with a folder for each "
+    "class"};
 inline constexpr Key<std::vector<std::string>> data_validation_files{
     "data.validation_files", "", "files to evaluate on; none: the last part of data.files"};
 inline constexpr Key<double> data_validation_fraction{
@@ -50,9 +52,10 @@ inline constexpr Key<std::vector<std::string>> data_label_files{"data.label_file
 inline constexpr Key<std::vector<std::string>> data_validation_label_files{
     "data.validation_label_files", "", "idx: labels of the images of data.validation_files"};
 inline constexpr Key<std::int64_t> data_classes{
-    "data.classes", 0, "idx, csv: of labels; 0: as many as the data have, which a plan must read then"};
+    "data.classes", 0, "idx, image_folder, csv: of labels; 0: as many as the data have, which a plan must read then"};
 inline constexpr Key<std::vector<std::int64_t>> data_image_shape{
-    "data.image_shape", "", "idx: [height, width, channels]; []: as the data are, which a plan must read then"};
+    "data.image_shape", "",
+    "idx: [height, width, channels], []: as the data are; image_folder: to which images are cut and scaled"};
 inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv: the character between fields"};
 inline constexpr Key<bool> data_header{"data.header", true,
                                        "csv: the first line names the columns; else they are \"1\", \"2\", …"};

@@ -187,14 +187,20 @@ private:
     Columns columns_;
 };
 
+constexpr std::size_t most_categories = 1024; // of a feature: each is a number of every sample
+
 // Categories of a feature that nobody has listed: those of the training data, in the order of their bytes.
-void list_categories(const Table& train, Columns& columns) {
+void list_categories(const Table& train, const std::string& data, Columns& columns) {
     for (auto& [column, listed] : columns.categories) {
         const auto words = train.words.find(column);
-        if (!listed.empty() || words == train.words.end()) continue;
+        if (words == train.words.end()) continue; // it is the label's
         std::set<std::string> seen(words->second.begin(), words->second.end());
         seen.erase("");
-        listed.assign(seen.begin(), seen.end());
+        if (listed.empty()) listed.assign(seen.begin(), seen.end());
+        if (listed.size() > most_categories)
+            throw DataError(fmt::format("{}: column '{}' has {} categories, expected at most {}: each is a number of "
+                                        "every sample",
+                                        data, columns.names[column], listed.size(), most_categories));
     }
 }
 
@@ -265,7 +271,7 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
     Table train = reader.read(options.files), validation = reader.read(options.validation_files);
     Columns columns = reader.columns();
     if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
-    list_categories(train, columns);
+    list_categories(train, options.files[0], columns);
     const std::int64_t width = lay_out(train, columns);
     lay_out(validation, columns);
     if (options.features > 0 && options.features != width)

@@ -3,6 +3,7 @@
 #include "core/ops/recurrent.hpp"
 
 #include "core/ops/expect.hpp"
+#include "core/ops/ops.hpp"
 #include "core/ops/product.hpp"
 #include "core/ops/room.hpp"
 #include "kernels/copy.hpp"

@@ -24,7 +24,7 @@ struct Training : Alone, TinyTraining {
 
     explicit Training(const std::vector<std::string>& words, Stream where = CpuStream(1))
         : TinyTraining(words, *alone, std::move(where)) {}
-    explicit Training(const Config& config) : TinyTraining(config, 0, Groups(Mesh({{"data", 1}}), *alone)) {}
+    Training(const Config& config, int rank) : TinyTraining(config, rank, Groups(Mesh({{"data", 1}}), *alone)) {}
 
     StepRecord record(std::int64_t step_number) {
         step(step_number);
@@ -90,7 +90,7 @@ TEST(Guard, AStepThatIsNotFiniteChangesNothing) {
 // Nor do what recurrent layers carry on and the statistics of batch norms, which forward passes make.
 TEST(Guard, AStepThatIsNotFiniteLeavesStatesOfTheModelAlone) {
     const auto check = [](const Config& config, const std::string& weight) {
-        Training training(config);
+        Training training(config, 0);
         training.record(0);
         const std::vector<std::uint32_t> before = training.without_guard();
         EXPECT_NE(training.poisoned(1, NAN, weight).divergence, "");

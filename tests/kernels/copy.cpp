@@ -52,8 +52,9 @@ TYPED_TEST(Copy, ReplacesUnlessTheFactorIsZero) {
     TypeParam on;
     for (const std::int64_t size : {0, 1, 17, 200001})
         for (const double value : {0.0, 0.5, static_cast<double>(NAN)}) {
-            const Sample x(Shape{size}, DType::f32, 1), y(Shape{size}, DType::f32, 2), factor(Shape{}, DType::f32);
-            const Sample before(Shape{size}, DType::f32, 2);
+            const Sample x(Shape{size}, DType::f32, 1), y(Shape{size}, DType::f32, 2),
+                before(Shape{size}, DType::f32, 2);
+            Sample factor(Shape{}, DType::f32);
             factor.set(0, value);
             kernels::replace(on.stream(), on(factor), on(x), on(y));
             on.finish();

@@ -41,7 +41,7 @@ check_includes() {
     problem 'MPI is included outside parallel/communication' "$(
         includes_of 'mpi\.h' "${floors[@]}" | grep -v '^parallel/communication/' || true)"
     local library files
-    for library in toml++ spdlog nlohmann boost hwloc hdf5 oneapi xxhash Random123 oniguruma utf8proc sentencepiece; do
+    for library in toml++ spdlog nlohmann boost hwloc hdf5 oneapi xxhash Random123 oniguruma utf8proc sentencepiece turbojpeg png; do
         files=$(grep -rlF "#include <$library" "${floors[@]}" || true)
         [ "$(printf '%s\n' "$files" | wc -l)" -le 2 ] || problem "more than two files include $library" "$files"
     done
