@@ -50,9 +50,11 @@ public:
         const ValueId head =
             tied_ ? table_
                   : builder.table("head.weight", vocabulary_, width_, 1 / std::sqrt(static_cast<double>(width_)));
+        const std::int32_t start = token(model_start_token);
+        if (start < 0) config_.refuse(model_start_token.name, "must be a token, which decoders begin with");
         const ValueId source = model_.inputs.front(), targets = model_.inputs.back();
         const ValueId memory = encode(builder, source);
-        ValueId x = decode(builder, ops::shift_tokens(graph, "shifted", targets, token(model_start_token)), memory);
+        ValueId x = decode(builder, ops::shift_tokens(graph, "shifted", targets, start), memory);
         if (tied_) x = ops::scale(graph, "head.scale", x, 1 / std::sqrt(static_cast<double>(width_)));
         const ValueId logits = ops::linear(graph, "head", x, head, no_value);
         if (sizes_.sample.leaves_out) count_targets(model_, targets);
@@ -121,6 +123,7 @@ private:
                 layers::attention(builder, "attention", attention, normed(builder, "attention_norm", x), context);
             x.branch = layers::mlp(builder, "mlp", options_.mlp, normed(builder, "mlp_norm", x));
         }
+        const Builder::Scope with_last(builder, "", blocks - 1); // in a pipeline it comes before the decoder
         return dropped(builder, "dropout", normed(builder, "norm", x));
     }
 

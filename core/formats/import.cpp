@@ -96,11 +96,13 @@ std::int64_t step_said(const WeightSource& source) {
     return step;
 }
 
-// The config without what nobody has said of the data: a folder of weights knows none, so any may follow.
+// The config without what nobody has said of the data: a folder of weights knows no text, so any may follow; of images
+// it knows the form.
 std::string without_data(const Config& config, const std::string& folder) {
     std::string text = config.resolved();
     for (const ConfigEntry& entry : config.entries()) {
-        const bool said = entry.where != "default" && !entry.where.starts_with(folder);
+        const bool of_folder = entry.where.starts_with(folder);
+        const bool said = entry.where != "default" && (!of_folder || !reads_text(config));
         const std::string line = fmt::format("\n{} = {}\n", entry.name.substr(entry.name.find('.') + 1), entry.value);
         const std::size_t section = text.find("\n[data]\n");
         if (said || !entry.name.starts_with("data.") || section == std::string::npos) continue;
@@ -168,9 +170,8 @@ Imported import_weights(const WeightSource& source, const Config& config, const 
     std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state), weights;
     for (const Value* parameter : values_of(graph, ValueKind::parameter))
         weights.push_back(parameter);
-    const auto of_model = std::stable_partition(states.begin(), states.end(), [](const Value* state) {
-        return is_optimizer_state(state->name);
-    });
+    const auto of_model = std::stable_partition(states.begin(), states.end(),
+                                                [](const Value* state) { return is_optimizer_state(state->name); });
     weights.insert(weights.end(), of_model, states.end()); // running statistics
     states.erase(of_model, states.end());
     Imported result;

@@ -117,9 +117,22 @@ private:
                                                   "stage",
                                                   graph_.value(id).name, to));
             plan_.routes.push_back({id, chunk_of(maker), key.second, work_of(maker), work_of(user), channel});
+            check_order(plan_.routes.back());
             if (from == stage_) part(part_of(maker)).sends.push_back({id, to, channel});
             if (to == stage_) part(part_of(user)).receives.push_back({id, from, channel});
         }
+    }
+
+    // The forward pass leads up the chunks and the backward one down: a message that leads otherwise would be waited
+    // for for ever.
+    void check_order(const Route& route) const {
+        const bool in_order = route.makes == Work::forward    ? route.takes != Work::forward || route.from < route.to
+                              : route.makes == Work::backward ? route.takes != Work::forward && route.from > route.to
+                                                              : false;
+        if (!in_order)
+            throw InternalError(
+                fmt::format("'{}' leads from chunk {} of the pipeline to chunk {}, which comes before it",
+                            graph_.value(route.value).name, route.from, route.to));
     }
 
     Part& part(int index) { return plan_.parts[static_cast<std::size_t>(index)]; }

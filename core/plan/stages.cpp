@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <map>
+#include <optional>
 
 namespace tessera {
 namespace {
@@ -110,16 +111,27 @@ private:
         }
     }
 
-    // Outside the layers: as far as the gradient has come.
+    // Outside the layers: as far as the gradient has come. What the forward pass made says nothing of that where there
+    // is a gradient: the places of masked tokens come from the first chunk, and their gradient begins the last one's.
     void cut_backward() {
         for (std::size_t i = 0; i < graph_.nodes().size(); ++i) {
             const Node& node = graph_.nodes()[i];
             if (node.phase != Phase::backward || !live_[i]) continue;
-            chunk_[i] = node.layer >= 0 ? chunk_of_layer(node.layer) : chunks_ - 1;
-            for (const ValueId input : node.inputs)
-                if (const std::int32_t maker = maker_of(input); maker >= 0 && node.layer < 0)
-                    chunk_[i] = std::min(chunk_[i], chunk_[static_cast<std::size_t>(maker)]);
+            chunk_[i] = node.layer >= 0 ? chunk_of_layer(node.layer)
+                                        : first_maker(node, Phase::backward)
+                                              .value_or(first_maker(node, Phase::forward).value_or(chunks_ - 1));
         }
+    }
+
+    // The first of the chunks in whose pass of this phase an input is made.
+    std::optional<int> first_maker(const Node& node, Phase phase) const {
+        std::optional<int> first;
+        for (const ValueId input : node.inputs)
+            if (const std::int32_t maker = maker_of(input); maker >= 0) {
+                const auto at = static_cast<std::size_t>(maker);
+                if (graph_.nodes()[at].phase == phase) first = std::min(first.value_or(chunks_ - 1), chunk_[at]);
+            }
+        return first;
     }
 
     // All of the backward pass that no other chunk waits for. In the first chunk, for which none waits: that what

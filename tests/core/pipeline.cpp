@@ -133,25 +133,57 @@ private:
     std::vector<std::size_t> sent_, run_;
 };
 
+// The steps of training and evaluation come to their ends, with at least so many messages.
+void expect_to_end(const std::vector<Experiment>& stages, std::size_t messages) {
+    std::vector<const Plan*> training, evaluation;
+    for (const Experiment& stage : stages) {
+        training.push_back(&stage.train.plan);
+        evaluation.push_back(&stage.evaluate.plan);
+    }
+    Queues of_training(training, stages[0].train.layout);
+    EXPECT_GE(of_training.messages(), messages);
+    EXPECT_TRUE(of_training.run());
+    Queues of_evaluation(evaluation, stages[0].evaluate.layout);
+    EXPECT_GE(of_evaluation.messages(), evaluation[0]->share.size());
+    EXPECT_TRUE(of_evaluation.run());
+}
+
 TEST(Pipeline, MessagesHaveOneOrderInWhichNobodyWaitsForEver) {
     for (const std::string_view schedule : {"gpipe", "1f1b", "zero_bubble", "interleaved"})
         for (const int count : {2, 4})
             for (const int layers : {8, 12}) {
                 SCOPED_TRACE(fmt::format("{}, {} stages, {} layers", schedule, count, layers));
-                const std::vector<Experiment> stages =
-                    plan_all(count, schedule, {fmt::format("model.n_layers={}", layers)});
-                std::vector<const Plan*> training, evaluation;
-                for (const Experiment& stage : stages) {
-                    training.push_back(&stage.train.plan);
-                    evaluation.push_back(&stage.evaluate.plan);
-                }
-                Queues of_training(training, stages[0].train.layout);
-                EXPECT_GE(of_training.messages(), 8 * 2);
-                EXPECT_TRUE(of_training.run());
-                Queues of_evaluation(evaluation, stages[0].evaluate.layout);
-                EXPECT_GE(of_evaluation.messages(), evaluation[0]->share.size());
-                EXPECT_TRUE(of_evaluation.run());
+                expect_to_end(plan_all(count, schedule, {fmt::format("model.n_layers={}", layers)}), 8 * 2);
             }
+}
+
+// Places of masked tokens, segments and an encoder's memory lead past stages; stages need not be cut between the two
+// stacks of T5.
+TEST(Pipeline, NobodyWaitsForEverWhereMoreThanALayersSumIsSent) {
+    for (const std::string_view schedule : {"gpipe", "1f1b", "zero_bubble"})
+        for (const std::string type : {"bert", "t5"})
+            for (const int decoder_layers : {1, 3, 6}) {
+                SCOPED_TRACE(fmt::format("{}, {}, {} layers of a decoder", schedule, type, decoder_layers));
+                expect_to_end(plan_all(3, schedule,
+                                       {"model.type=" + type, "model.n_layers=3", "model.padding_token=3",
+                                        fmt::format("model.decoder_layers={}", decoder_layers)}),
+                              8 * 2);
+            }
+}
+
+// A layer that takes what a later one makes: the first stage would wait for the second, which waits for it.
+TEST(Pipeline, RefusesMessagesThatWouldBeWaitedForForEver) {
+    const Config config = tiny_config({"parallelism.pipeline_parallel_degree=2"});
+    const auto dataset = tiny_dataset(config);
+    Experiment stage = plan_training(config, {0, 2, true}, dataset.get(), CpuStream(1));
+    Graph& graph = stage.train.model.graph;
+    std::deque<Node> nodes = graph.nodes();
+    for (Node& node : nodes)
+        if (node.name.starts_with("layers.0.attention")) node.layer = 1;
+    graph.replace_nodes(std::move(nodes));
+    EXPECT_THAT(
+        [&] { make_plan(graph, stage.train.layout, 0, CpuStream(1)); },
+        testing::ThrowsMessage<InternalError>(testing::HasSubstr("of the pipeline to chunk 0, which comes before it")));
 }
 
 // Activations are kept for the micro-batches under way: all of them in gpipe, as many as stages follow in 1f1b.

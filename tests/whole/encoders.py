@@ -152,6 +152,7 @@ def check_refusals():
     refused("vit", "model.type=t5", "t5 reads pairs of texts, and samples here begin with 'image'")
     refused("t5", "model.relative_buckets=6", "must be a multiple of 4, and model.relative_max_distance above half of it")
     refused("t5", "model.start_token=41", "model.start_token = 41: there are 41 tokens")
+    refused("t5", "model.start_token=-1", "model.start_token = -1: must be a token, which decoders begin with")
     refused("bert", "model.type=vit", "vit reads images with a label, and samples here begin with 'tokens'")
 
 

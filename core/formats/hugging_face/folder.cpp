@@ -43,7 +43,8 @@ void check_size(const HubSetting& setting, const JsonValues& config) {
     const bool of_heads = setting.key == "model.n_heads" || setting.key == "model.n_kv_heads";
     const bool is_needed =
         setting.key == "model.dim" || setting.key == "model.n_layers" || setting.key == "model.n_heads";
-    const std::int64_t least = is_needed ? 1 : 0, most = of_heads ? 1 << 12 : 1 << 26;
+    const std::int64_t least = is_needed ? 1 : setting.key.ends_with("_token") ? -1 : 0; // no such token
+    const std::int64_t most = of_heads ? 1 << 12 : 1 << 26;
     if (*value < least || *value > most)
         throw ConfigError(
             fmt::format("{}: makes {} = {}, expected {} to {}", config.where(), setting.key, *value, least, most));
