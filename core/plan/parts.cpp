@@ -107,15 +107,6 @@ private:
             const std::int32_t maker = graph_.value(id).producer;
             const int from = chunk_of(maker) % ranks_, to = key.second % ranks_;
             const auto channel = static_cast<int>(plan_.routes.size()); // all stages find the same routes
-            if (from == to)
-                throw ConfigError(fmt::format("'{}' leads from one chunk of stage {} to another: take fewer chunks for "
-                                              "each stage",
-                                              graph_.value(id).name, from));
-            for (const Route& other : plan_.routes)
-                if (other.value == id && other.to % ranks_ == to)
-                    throw ConfigError(fmt::format("'{}' leads to two chunks of stage {}: take fewer chunks for each "
-                                                  "stage",
-                                                  graph_.value(id).name, to));
             plan_.routes.push_back({id, chunk_of(maker), key.second, work_of(maker), work_of(user), channel});
             check_order(plan_.routes.back());
             if (from == stage_) part(part_of(maker)).sends.push_back({id, to, channel});

@@ -39,6 +39,9 @@ struct Stages {
 // the stages in the update.
 Stages cut_stages(PlacedGraph& placed, const Layout& layout);
 
+// What leads past a chunk goes by way of it, where frames do not keep it: called by cut_graph behind cut_stages.
+void pass_values_on(PlacedGraph& placed, const Layout& layout, Stages& stages);
+
 // 3. The nodes that run, in order: by phase, then as appended. A node whose outputs nobody needs is left out.
 std::vector<std::int32_t> live_nodes(const Graph& graph);
 

@@ -220,7 +220,8 @@ CutGraph cut_graph(const Graph& graph, const Layout& layout) {
     Plan refused_early;
     share_out(layout, 0, refused_early);
     auto placed = std::make_shared<PlacedGraph>(place_graph(graph, layout));
-    auto stages = std::make_shared<const Stages>(cut_stages(*placed, layout));
+    auto stages = std::make_shared<Stages>(cut_stages(*placed, layout));
+    pass_values_on(*placed, layout, *stages);
     return {std::move(placed), std::move(stages)};
 }
 

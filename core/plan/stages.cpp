@@ -103,12 +103,19 @@ private:
                 chunk_[i] = chunks_ - 1;
                 for (const ValueId output : node.outputs)
                     chunk_[i] = std::min(chunk_[i], first_use[static_cast<std::size_t>(output)]);
+                if (chunks_ > stages_ && reads_data(node)) chunk_[i] = 0; // one chunk of a stage reads the data
             }
             for (const ValueId input : node.inputs) {
                 int& first = first_use[static_cast<std::size_t>(input)];
                 first = std::min(first, chunk_[i]);
             }
         }
+    }
+
+    bool reads_data(const Node& node) const {
+        return std::ranges::any_of(node.inputs, [&](ValueId id) {
+            return graph_.value(id).kind == ValueKind::input && !graph_.value(id).of_step;
+        });
     }
 
     // Outside the layers: as far as the gradient has come. What the forward pass made says nothing of that where there

@@ -160,12 +160,12 @@ TEST(Pipeline, MessagesHaveOneOrderInWhichNobodyWaitsForEver) {
 // Places of masked tokens, segments and an encoder's memory lead past stages; stages need not be cut between the two
 // stacks of T5.
 TEST(Pipeline, NobodyWaitsForEverWhereMoreThanALayersSumIsSent) {
-    for (const std::string_view schedule : {"gpipe", "1f1b", "zero_bubble"})
+    for (const std::string_view schedule : {"gpipe", "1f1b", "zero_bubble", "interleaved"})
         for (const std::string type : {"bert", "t5"})
             for (const int decoder_layers : {1, 3, 6}) {
                 SCOPED_TRACE(fmt::format("{}, {}, {} layers of a decoder", schedule, type, decoder_layers));
-                expect_to_end(plan_all(3, schedule,
-                                       {"model.type=" + type, "model.n_layers=3", "model.padding_token=3",
+                expect_to_end(plan_all(schedule == "interleaved" ? 2 : 3, schedule,
+                                       {"model.type=" + type, "model.n_layers=4", "model.padding_token=3",
                                         fmt::format("model.decoder_layers={}", decoder_layers)}),
                               8 * 2);
             }
