@@ -91,6 +91,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_decoder_layers),
         key_info(model_dim),
         key_info(model_dropout),
+        key_info(model_end_token),
         key_info(model_gated),
         key_info(model_head_dim),
         key_info(model_hidden_dim),

@@ -89,7 +89,7 @@ struct WeightedLoss {
 
 struct Model {
     Graph graph;
-    std::vector<ValueId> inputs;           // of the sample's fields, (B, …) each; Purpose::generate: the first alone
+    std::vector<ValueId> inputs;           // of the sample's fields, (B, …) each; Purpose::generate: the first, of t5 both
     std::vector<WeightedLoss> losses;      // scalars f32; the last is what is differentiated. Not for generate
     std::vector<ToldValue> told{};         // scalars f32, besides; the losses among them where there are several
     ValueId counted = no_value;            // what the losses are the mean over (count_targets); none: all units

@@ -25,15 +25,14 @@ public:
         if (fields.size() < 2 || !is_ids(fields.front()) || !is_ids(fields.back()) || vocabulary_ == 0)
             config.refuse(model_type.name,
                           fmt::format("t5 reads pairs of texts, and samples here begin with '{}'", fields[0].name));
-        if (purpose == Purpose::generate)
-            config.refuse(model_type.name,
-                          "t5 answers a source: generate wants a language model, model.type = \"gpt\"");
         if (buckets_ < 4 || buckets_ % 4 != 0 || far_ <= buckets_ / 2)
             config.refuse(model_buckets.name,
                           "must be a multiple of 4, and model.relative_max_distance above half of it");
         // The start of T5's own (Mesh TensorFlow's): queries and keys share the factor that scores lack.
         const double of_width = 1 / std::sqrt(static_cast<double>(width_));
-        const double head_dim = static_cast<double>(width_) / static_cast<double>(heads_);
+        const std::int64_t said = options_.attention.head_dim;
+        const double head_dim =
+            said > 0 ? static_cast<double>(said) : static_cast<double>(width_) / static_cast<double>(heads_);
         options_.attention.scale = 1;
         options_.attention.deviation = of_width / std::pow(head_dim, 0.25);
         options_.attention.output_deviation = of_width;
@@ -44,6 +43,11 @@ public:
     Model build() {
         declare_inputs(model_, sizes_, purpose_);
         Graph& graph = model_.graph;
+        if (purpose_ == Purpose::generate) { // what is written so far is given, too
+            const Field& written = sizes_.sample.fields.back();
+            model_.inputs.push_back(
+                graph.input(written.name, {{sizes_.batch, written.shape[0]}, DType::i32}, "tokens"));
+        }
         Builder builder(graph, sizes_.precision, purpose_ == Purpose::train);
         tied_ = config_.get(model_tied_head);
         table_ = builder.table("embedding.weight", vocabulary_, width_, 1);
@@ -57,6 +61,11 @@ public:
         ValueId x = decode(builder, ops::shift_tokens(graph, "shifted", targets, start), memory);
         if (tied_) x = ops::scale(graph, "head.scale", x, 1 / std::sqrt(static_cast<double>(width_)));
         const ValueId logits = ops::linear(graph, "head", x, head, no_value);
+        if (purpose_ == Purpose::generate) {
+            model_.logits = logits;
+            graph.keep(logits);
+            return std::move(model_);
+        }
         if (sizes_.sample.leaves_out) count_targets(model_, targets);
         if (purpose_ == Purpose::train) {
             const ValueId scale = gradient_scale(model_, config_, sizes_, "gradient_scale", 1);
@@ -73,6 +82,14 @@ private:
         const std::int64_t id = config_.get(key);
         if (id < -1 || id >= vocabulary_) config_.refuse(key.name, fmt::format("there are {} tokens", vocabulary_));
         return static_cast<std::int32_t>(id);
+    }
+
+    // The data's, where it fills up what is short.
+    std::int32_t padding_token() const {
+        const std::int32_t said = token(model_padding_token), known = sizes_.sample.marks.padding;
+        if (known >= 0 && said >= 0 && known != said)
+            config_.refuse(model_padding_token.name, fmt::format("these data fill up with token {}", known));
+        return known >= 0 ? known : said;
     }
 
     ValueId embedded(Builder& builder, ValueId ids) {
@@ -111,7 +128,7 @@ private:
         const Builder::Scope scope(builder, "encoder");
         layers::AttentionContext context;
         context.bias = relative_bias(builder, model_.graph.value(source).type.shape[1], true);
-        if (const std::int32_t padding = token(model_padding_token); padding >= 0)
+        if (const std::int32_t padding = padding_token(); padding >= 0)
             context.segments = source_segments_ = ops::token_segments(model_.graph, "segments", source, padding);
         layers::AttentionOptions attention = options_.attention;
         attention.causal = false;

@@ -5,6 +5,7 @@
 #include "core/data/content_hash.hpp"
 #include "core/data/mapped_file.hpp"
 #include "core/data/readers.hpp"
+#include "core/data/text_marks.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -133,10 +134,11 @@ public:
             throw DataError(fmt::format("{}: no pair is left to train on", options.files[0]));
         const std::int64_t target = options.target_length > 0 ? options.target_length : options.sequence_length;
         form_ = {{{"source", {options.sequence_length}, DType::i32}, {"targets", {target}, DType::i32}},
-                 vocabulary_,
+                 marks_.vocabulary,
                  target,
                  "token",
-                 true};
+                 true,
+                 marks_};
     }
 
     const SampleForm& form() const override { return form_; }
@@ -155,15 +157,15 @@ public:
             const auto room = static_cast<std::size_t>(form_.fields[side].shape[0]);
             auto* to = views[side].as<std::int32_t>();
             std::copy_n(text.begin(), std::min(text.size(), room), to);
-            if (text.size() > room) to[room - 1] = end_; // what is too long is cut, and still ends
-            if (text.size() < room) std::fill(to + text.size(), to + room, side == 0 ? padding_ : -1);
+            if (text.size() > room) to[room - 1] = marks_.end; // what is too long is cut, and still ends
+            if (text.size() < room) std::fill(to + text.size(), to + room, side == 0 ? marks_.padding : -1);
         }
     }
 
     std::string fingerprint() const override {
         std::call_once(hashed_, [&] {
             ContentHash hash;
-            hash.add(vocabulary_);
+            hash.add(marks_.vocabulary);
             const std::string saved = tokenizer_->save();
             hash.add(saved.data(), saved.size());
             for (const auto& part : parts_)
@@ -177,7 +179,6 @@ public:
     }
 
 private:
-    // The padding and the end are the tokenizer's own, or ids behind its last.
     void make_tokenizer(const DatasetOptions& options, const std::vector<Pair>& train,
                         const std::vector<Pair>& validation) {
         if (options.tokenizer_json.empty()) {
@@ -191,15 +192,7 @@ private:
         } else {
             tokenizer_ = Tokenizer::load(options.tokenizer_json);
         }
-        vocabulary_ = tokenizer_->vocabulary_size();
-        padding_ = own_or_new({"<pad>", "[PAD]"});
-        end_ = own_or_new({"</s>", "[SEP]", "<|endoftext|>"});
-    }
-
-    std::int32_t own_or_new(const std::vector<std::string_view>& names) {
-        for (const std::string_view name : names)
-            if (const auto id = tokenizer_->id_of(name)) return *id;
-        return static_cast<std::int32_t>(vocabulary_++);
+        marks_ = pair_marks(*tokenizer_);
     }
 
     void encode(const std::vector<Pair>& pairs, std::array<Texts, 2>& part) {
@@ -212,15 +205,14 @@ private:
                     throw DataError(error.what());
                 }
                 for (std::size_t side = 0; side < 2; ++side)
-                    part[side].add(ids[side], end_);
+                    part[side].add(ids[side], marks_.end);
             });
     }
 
     RecordErrors errors_;
     SampleForm form_;
     std::unique_ptr<Tokenizer> tokenizer_;
-    std::int64_t vocabulary_ = 0;
-    std::int32_t padding_ = 0, end_ = 0;
+    TextMarks marks_;
     std::array<std::array<Texts, 2>, 2> parts_; // by Split; source and target
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;

@@ -19,6 +19,12 @@ struct Field {
     bool operator==(const Field&) const = default;
 };
 
+// Ids with a meaning of their own in texts that are samples each; -1: there is none.
+struct TextMarks {
+    std::int32_t begin = -1, end = -1, padding = -1;
+    std::int64_t vocabulary = 0; // with those that are not the tokenizer's own
+};
+
 // The first field is what a model looks at, the last what it is to find. The loss is the mean over units: the tokens of
 // a text, else whole samples.
 struct SampleForm {
@@ -28,6 +34,8 @@ struct SampleForm {
     std::string_view unit = "sample";
 
     bool leaves_out = false; // targets may be -1, which no loss counts: the mean is over the others
+
+    TextMarks marks{}; // of texts that are no windows of one
 
     bool is_text() const { return unit == "token"; }
 };

@@ -252,10 +252,16 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     return experiment;
 }
 
-Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream) {
+Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream,
+                           const AnswerSizes& answer) {
     const std::int64_t tokens = at_least_one(config, training_sequence);
     const bool by_token = is_recurrent(config);
-    Experiment experiment = common(config, text_form(by_token ? 1 : tokens, vocabulary), stream);
+    SampleForm form = text_form(by_token ? 1 : tokens, vocabulary);
+    if (answer.source > 0) {
+        form.fields = {{"source", {answer.source}, DType::i32}, {"targets", {answer.target}, DType::i32}};
+        form.units = answer.target;
+    }
+    Experiment experiment = common(config, std::move(form), stream);
     experiment.sizes.streams = by_token ? 1 : 0;
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);

@@ -92,6 +92,11 @@ private:
 };
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);
-Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream);
+// `answer`: of an encoder-decoder, which reads a source and writes a target of so many tokens.
+struct AnswerSizes {
+    std::int64_t source = 0, target = 0;
+};
+Experiment plan_generation(const Config& config, std::int64_t vocabulary, const Stream& stream,
+                           const AnswerSizes& answer = {});
 
 } // namespace tessera

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <numeric>
+#include <optional>
 
 namespace tessera {
 
@@ -43,9 +44,18 @@ class Window {
 public:
     Window(const Experiment& experiment, Executor& executor)
         : executor_(executor), logits_(executor.view(experiment.generate.model.logits)),
-          tokens_(executor.stream(), executor.view(experiment.generate.model.inputs[0])),
+          tokens_(executor.stream(), executor.view(experiment.generate.model.inputs.back())),
           size_(static_cast<std::size_t>(experiment.sizes.sample.units)), vocabulary_(experiment.sizes.sample.classes) {
         executor_.prepare({});
+        if (experiment.generate.model.inputs.size() > 1)
+            source_.emplace(executor.stream(), executor.view(experiment.generate.model.inputs[0]));
+    }
+
+    // What an encoder-decoder reads: as many tokens as were planned.
+    void read_source(std::span<const std::int32_t> tokens) {
+        if (!source_ || source_->view().count() != static_cast<std::int64_t>(tokens.size()))
+            throw InternalError("generation: a source of another size than was planned");
+        source_tokens_.assign(tokens.begin(), tokens.end());
     }
 
     std::size_t size() const { return size_; }
@@ -57,6 +67,9 @@ public:
             std::fill_n(ids, size_, 0);
             std::copy(tokens.begin(), tokens.end(), ids);
             tokens_.store();
+            if (!source_) return;
+            std::ranges::copy(source_tokens_, source_->view().as<std::int32_t>()); // its memory serves others, too
+            source_->store();
         });
         executor_.update(state);
     }
@@ -76,6 +89,8 @@ private:
     Executor& executor_;
     View logits_;
     HostCopy tokens_;
+    std::optional<HostCopy> source_;
+    std::vector<std::int32_t> source_tokens_;
     std::size_t size_;
     std::int64_t vocabulary_;
 };
@@ -110,6 +125,38 @@ void generate(const Experiment& experiment, Executor& executor, std::vector<std:
             sample_token(row, options.temperature, options.top_k, random_uniform(key, static_cast<std::uint64_t>(i))));
         take(prompt.back());
     }
+}
+
+void answer(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> source,
+            const SamplingOptions& options, std::int32_t end, const std::function<void(std::int32_t)>& take) {
+    check_tokens(source, experiment.sizes.sample.classes);
+    Window window(experiment, executor);
+    window.read_source(source);
+    std::vector<float> row(static_cast<std::size_t>(experiment.sizes.sample.classes));
+    const RandomKey key = random_key(options.seed, "generate");
+    const std::size_t most = std::min(static_cast<std::size_t>(options.tokens), window.size());
+    for (std::vector<std::int32_t> written; written.size() < most;) {
+        window.run(written);
+        window.read(written.size(), row.data());
+        written.push_back(sample_token(row, options.temperature, options.top_k, random_uniform(key, written.size())));
+        if (written.back() == end) return;
+        take(written.back());
+    }
+}
+
+std::vector<float> logits_of_answer(const Experiment& experiment, Executor& executor,
+                                    std::span<const std::int32_t> source, std::span<const std::int32_t> targets) {
+    const auto vocabulary = static_cast<std::size_t>(experiment.sizes.sample.classes);
+    for (const auto& tokens : {source, targets})
+        check_tokens(tokens, experiment.sizes.sample.classes);
+    Window window(experiment, executor);
+    if (targets.size() != window.size()) throw InternalError("generation: other targets than were planned");
+    window.read_source(source);
+    window.run(targets);
+    std::vector<float> logits(targets.size() * vocabulary);
+    for (std::size_t place = 0; place < targets.size(); ++place)
+        window.read(place, logits.data() + place * vocabulary);
+    return logits;
 }
 
 std::vector<float> logits_of(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> tokens) {

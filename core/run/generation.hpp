@@ -23,6 +23,14 @@ struct SamplingOptions {
 void generate(const Experiment& experiment, Executor& executor, std::vector<std::int32_t> prompt,
               const SamplingOptions& options, const std::function<void(std::int32_t)>& take);
 
+// The same of an encoder-decoder, which answers `source` (all that it reads) until `end` (-1: never), which is not handed
+// over, or options.tokens; no more than were planned.
+void answer(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> source,
+            const SamplingOptions& options, std::int32_t end, const std::function<void(std::int32_t)>& take);
+// Of what it writes, each token's logits, given those before: (targets, vocabulary), row-major.
+std::vector<float> logits_of_answer(const Experiment& experiment, Executor& executor,
+                                    std::span<const std::int32_t> source, std::span<const std::int32_t> targets);
+
 // The logits that follow each of `tokens`, of which there are at most a window: (tokens, vocabulary), row-major.
 std::vector<float> logits_of(const Experiment& experiment, Executor& executor, std::span<const std::int32_t> tokens);
 

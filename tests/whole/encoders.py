@@ -133,6 +133,34 @@ def check_vit(images, labels):
     assert abs(float(record["loss"]) - loss) < LOSS, (record, loss)
 
 
+def check_pairs():
+    """A T5 learns pairs by heart and answers each, from text to text; how far sources are filled up changes nothing."""
+    pairs = [("gut", "good"), ("rot", "red"), ("blau", "blue"), ("eins", "one"), ("zwei und drei", "two and three"), ("haus", "house")]
+    pathlib.Path("pairs.txt").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
+    runs.write_config("pairs.toml", {
+        **{key: value for key, value in T5.items() if not key.startswith(("data.", "model.padding"))}, "data.reader": "pairs",
+        "data.files": ["pairs.txt"], "data.validation_fraction": 0.0, "data.target_length": 16, "training.seq_len": 16,
+        "training.steps": 150, "training.global_batch_size": 6, "training.local_batch_size": 3, "optimizer.lr": 1e-2})
+    runs.train("pairs.toml", "run.folder=pairs")
+    for source, target in pairs:
+        out = runs.tessera("generate", "pairs", "--prompt", source, "--temperature", "0").out
+        assert out == target + "\n", f"{source}: {out}"
+    assert runs.tessera("generate", "pairs", "--prompt", "eins", "--temperature", "0", "--tokens", "2").out == "on\n"
+    losses = []
+    for length in (14, 29):
+        runs.train("pairs.toml", f"run.folder=pairs-{length}", "training.steps=5", f"training.seq_len={length}")
+        losses.append([float(record["loss"]) for record in runs.metrics(f"pairs-{length}", "step")])
+    apart = np.abs(np.subtract(*losses)).max()
+    assert apart < 1e-5 and len(losses[0]) == 5, f"padding changes losses by {apart:.1e}"
+    print(f"pairs: {len(pairs)} answers; losses without their padding within {apart:.1e}")
+    refusals = ((["generate", "pairs"], "say the source that is to be answered"),
+                (["generate", "pairs", "--ids", "1,2", "--logits", "x.npy"], "say both"),
+                (["train", "pairs.toml", "run.folder=refused", "model.padding_token=3"], "these data fill up with token"))
+    for words, sentence in refusals:
+        err = runs.tessera(*words, code=2).err
+        assert sentence in err and err.count("\n") == 1, err
+
+
 def check_same_bits():
     """One layout each: tests/core/parallel_modes.cpp has the others."""
     for what, ranks, words in (("bert", 2, []), ("vit", 4, ["parallelism.zero_stage=3"]),
@@ -164,5 +192,6 @@ with runs.folder():
     check_bert(words)
     check_vit(pictures, classes)
     check_t5(words)
+    check_pairs()
     check_same_bits()
     check_refusals()

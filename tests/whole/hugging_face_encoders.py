@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of BERT and ViT that transformers has written are imported, give its logits, and exported are loaded by it and give
-them again: a masked language model, the bare encoder, old names of norms, images with one and three channels."""
+"""Folders of BERT, ViT and T5 that transformers has written are imported, give its logits, and exported are loaded by it and give
+them again: a masked language model, the bare encoder, old names of norms, images with one and three channels, T5's first version
+and 1.1, which answers as theirs does."""
+import json
 import os
 import pathlib
 import shutil
@@ -119,8 +121,61 @@ def check_vit(channels):
     assert torch.equal(again(images).logits, logits), f"{name}: exported, other logits"
 
 
+def t5_logits(run, source, target):
+    runs.tessera("generate", run, "--ids", ",".join(map(str, source)), "--target-ids", ",".join(map(str, target)), "--logits", "logits.npy")
+    logits = np.load("logits.npy")
+    pathlib.Path("logits.npy").unlink()
+    return logits
+
+
+@torch.no_grad()
+def check_t5(name, **changes):
+    """Longer than the distances that have classes of their own; greedy answers up to their end."""
+    config = transformers.T5Config(**{
+        "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3, "d_kv": 6, "d_model": 16, "d_ff": 40, "vocab_size": 50,
+        "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0, **changes})
+    model = random_model(transformers.T5ForConditionalGeneration, config)
+    for key, weight in model.named_parameters():  # large enough to have opinions
+        weight.mul_(10 if key == "shared.weight" else 5 if key.endswith("o.weight") else 1)
+    source, target = (IDS * 3)[:30] + [1], [4, 7, 49, 3, 8, 6, 6, 2, 12, 17, 33, 9, 41, 5, 22, 1]
+    theirs = lambda one: one(torch.tensor([source]), labels=torch.tensor([target])).logits[0].numpy()
+    expected = theirs(model)
+    model.save_pretrained(name)
+    runs.tessera("checkpoint", "import", name, "--to", f"run-{name}")
+    near(name, t5_logits(f"run-{name}", source, target), expected)
+    again = export(f"run-{name}", f"out-{name}", transformers.T5ForConditionalGeneration)
+    assert np.array_equal(theirs(again), expected), f"{name}: exported, other logits"
+    answers = []
+    for first in range(2, 8):
+        question = [first, *source]
+        answer = [config.decoder_start_token_id]  # their generate() does not come past this PyTorch
+        while len(answer) < 13 and answer[-1] != config.eos_token_id:
+            answer.append(model(torch.tensor([question]), decoder_input_ids=torch.tensor([answer])).logits[0, -1].argmax().item())
+        answer = answer[1:]
+        answers.append(answer)
+        out = runs.tessera("generate", f"run-{name}", "--ids", ",".join(map(str, question)), "--temperature", "0", "--tokens", "12").out
+        found = [int(word) for word in out.split(",") if word.strip()]
+        assert found == [token for token in answer if token != config.eos_token_id], f"{name}: {found}, theirs {answer}"
+    return answers
+
+
+def check_refusals():
+    shutil.copytree("t5", "t5-wrong")
+    path = pathlib.Path("t5-wrong", "config.json")
+    said = json.loads(path.read_text(encoding="utf-8"))
+    for field, value, sentence in (("feed_forward_proj", "gated-elu", 'feed_forward_proj = "gated-elu": expected relu'), ("num_heads", 0, "model.n_heads = 0"),
+                                   ("d_kv", 7, "tensor 'encoder.block.0.layer.0.SelfAttention.q.weight' is (18, 16)")):
+        path.write_text(json.dumps({**said, field: value}), encoding="utf-8")
+        err = runs.tessera("checkpoint", "import", "t5-wrong", "--to", "run-wrong", code=2).err
+        assert sentence in err and err.count("\n") == 1, err
+
+
 with runs.folder():
     check_bert()
     check_bare_bert()
     check_vit(1)
     check_vit(3)
+    check_t5("t5")
+    answers_found = check_t5("t5-v11", feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    assert len(set(map(tuple, answers_found))) > 3 and any(1 in answer for answer in answers_found), answers_found
+    check_refusals()

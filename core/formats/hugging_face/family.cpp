@@ -12,7 +12,7 @@
 namespace tessera {
 
 std::span<const HubFamily* const> hub_families() {
-    static constexpr std::array all{&hub_bert, &hub_gpt2, &hub_llama, &hub_vit};
+    static constexpr std::array all{&hub_bert, &hub_gpt2, &hub_llama, &hub_t5, &hub_vit};
     return all;
 }
 

@@ -77,6 +77,7 @@ struct HubFamily {
 extern const HubFamily hub_bert;
 extern const HubFamily hub_gpt2;
 extern const HubFamily hub_llama;
+extern const HubFamily hub_t5;
 extern const HubFamily hub_vit;
 
 std::span<const HubFamily* const> hub_families();
