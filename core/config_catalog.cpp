@@ -52,6 +52,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(data_target_columns),
         key_info(data_target_files),
         key_info(data_target_length),
+        key_info(data_text_columns),
         key_info(data_tokenizer),
         key_info(data_tokenizer_file),
         key_info(data_validation_files),

@@ -64,8 +64,9 @@ class Bert {
 public:
     Bert(const Config& config, const ModelSizes& sizes, Purpose purpose)
         : config_(config), sizes_(sizes), purpose_(purpose),
-          options_(encoder_options(config, positive(config, model_layers))), words_(sizes.sample.classes) {
-        if (!sizes.sample.is_text())
+          options_(encoder_options(config, positive(config, model_layers))),
+          words_(sizes.sample.is_labelled_text() ? sizes.sample.marks.vocabulary : sizes.sample.classes) {
+        if (!sizes.sample.is_text() && !sizes.sample.is_labelled_text())
             config.refuse(model_type.name, fmt::format("bert reads a text, and samples here begin with '{}'",
                                                        sizes.sample.fields[0].name));
     }
@@ -75,6 +76,10 @@ public:
         Builder builder(model_.graph, sizes_.precision, purpose_ == Purpose::train);
         find_words();
         const ValueId tokens = model_.inputs[0];
+        if (sizes_.sample.is_labelled_text()) {
+            classify(builder, encode(builder, tokens, tokens));
+            return std::move(model_);
+        }
         if (purpose_ == Purpose::generate) {
             model_.logits = head(builder, encode(builder, tokens, tokens));
             model_.graph.keep(model_.logits);
@@ -92,17 +97,27 @@ private:
         return static_cast<std::int32_t>(id);
     }
 
+    // Of the data, where they say so.
+    std::int32_t token(const Key<std::int64_t>& key, std::int32_t of_data) const {
+        const std::int32_t said = token(key);
+        if (of_data >= 0 && said >= 0 && said != of_data)
+            config_.refuse(key.name, fmt::format("in these data it is token {}", of_data));
+        return of_data >= 0 ? of_data : said;
+    }
+
     // The rows of the table, and the tokens with a meaning of their own.
     void find_words() {
-        padding_ = token(model_padding_token);
-        separator_ = token(model_separator_token);
+        const TextMarks& marks = sizes_.sample.marks;
+        padding_ = token(model_padding_token, marks.padding);
+        separator_ = token(model_separator_token, marks.end);
+        const std::int32_t first = token(model_class_token, marks.begin);
         const double share = config_.get(model_mask_probability);
         if (!(share > 0 && share < 1)) config_.refuse(model_mask_probability.name, "must be above 0 and below 1");
         const auto tokens = static_cast<double>(sizes_.sample.fields[0].shape[0]);
         mask_ = {.chosen = std::max<std::int64_t>(1, std::llround(share * tokens)),
                  .mask = token(model_mask_token),
                  .below = static_cast<std::int32_t>(words_),
-                 .kept = {padding_, separator_, token(model_class_token), -1}};
+                 .kept = {padding_, separator_, first, -1}};
         if (mask_.mask < 0) mask_.mask = static_cast<std::int32_t>(words_++);
     }
 
@@ -154,6 +169,22 @@ private:
         x = layers::norm(builder, "transform_norm", options_.norm, options_.attention.bias, stream,
                          options_.norm_epsilon);
         return ops::linear(graph, "head", x, table_, table_bias(builder));
+    }
+
+    // The class of what the first token has come to. The keys of the other head may stand in the config, since it may
+    // be that of the weights to start from.
+    void classify(Builder& builder, ValueId x) {
+        config_.get(model_mask_head);
+        Graph& graph = model_.graph;
+        const std::int64_t width = options_.attention.width;
+        const double deviation = options_.mlp.deviation;
+        x = product_of_row(builder, "pooler", width, deviation, first_row(graph, "first", x));
+        x = ops::activation(graph, "pooler.activation", Activation::tanh, x);
+        x = dropped(builder, "pooler.dropout", options_, x);
+        const ValueId weight =
+            builder.linear_weight("classifier.weight", {sizes_.sample.classes, width}, "whole", deviation);
+        const ValueId bias = builder.vector("classifier.bias", {sizes_.sample.classes}, "bias", 0);
+        take_classes(model_, config_, sizes_, purpose_, builder.linear("classifier", x, weight, bias));
     }
 
     void find_masked(Builder& builder, ValueId x, const ops::MaskedTokens& masked) {

@@ -249,7 +249,8 @@ namespace {
 
 // What strategies decide by (parallel/strategies/strategy.hpp).
 std::string role_of(const Field& field, const SampleForm& sample) {
-    if (sample.is_text()) return "tokens";
+    if (sample.is_text() || (sample.is_labelled_text() && field.dtype == DType::i32 && field.shape.rank() == 1))
+        return "tokens";
     return field.shape.rank() == 3 ? "image" : "";
 }
 

@@ -38,7 +38,7 @@ inline constexpr Key<std::int64_t> model_rope_trained{"model.rope_original_seq_l
                                                       "llama3: tokens of the sequences that were trained"};
 inline constexpr Key<bool> model_bias{"model.bias", false, "biases in linear layers and layer norms"};
 inline constexpr Key<double> model_dropout{"model.dropout", 0.0, "probability of dropping an activation in training"};
-inline constexpr Key<std::string> model_activation{"model.activation", "gelu", "gelu, gelu_tanh, relu or silu"};
+inline constexpr Key<std::string> model_activation{"model.activation", "gelu", "gelu, gelu_tanh, relu, silu or tanh"};
 inline constexpr Key<std::string> model_norm{"model.norm", "layer_norm", "layer_norm or rms_norm"};
 inline constexpr Key<double> model_norm_epsilon{"model.norm_eps", 1e-5,
                                                 "added to the variance or mean square in norms"};

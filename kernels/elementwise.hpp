@@ -14,6 +14,7 @@ enum class Activation {
     gelu_tanh, // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, GPT-2's
     relu,
     silu, // x / (1 + exp(-x))
+    tanh,
 };
 
 // Throws ConfigError for an unknown name, with the nearest known one.

@@ -16,7 +16,7 @@ std::string lower(std::string_view text) {
 }
 
 // A word, or what stands in quotes, and the blanks behind it.
-std::string take_name(const Lines& lines, std::string_view& rest) {
+std::string take_name(const TableLines& lines, std::string_view& rest) {
     rest = trimmed(rest);
     std::string name;
     const char quote = rest.empty() ? ' ' : rest[0];
@@ -37,7 +37,7 @@ std::string take_name(const Lines& lines, std::string_view& rest) {
 
 } // namespace
 
-ArffHeader read_arff_header(Lines& lines) {
+ArffHeader read_arff_header(TableLines& lines) {
     ArffHeader header;
     std::string_view line;
     while (lines.next_line(line)) {

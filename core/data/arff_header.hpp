@@ -15,6 +15,6 @@ struct ArffHeader {
 
 // Reads to behind the line "@data". Numbers (numeric, real, integer) and nominal columns; strings are categories that
 // nobody has listed. Throws DataError for a date, a relation within a column, or what is no header.
-ArffHeader read_arff_header(Lines& lines);
+ArffHeader read_arff_header(TableLines& lines);
 
 } // namespace tessera

@@ -32,11 +32,12 @@ std::unique_ptr<Dataset> open_windows(const DatasetOptions& options) {
     return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length, errors.skipped());
 }
 
-constexpr std::array<Reader, 10> catalog = {{
+constexpr std::array<Reader, 11> catalog = {{
     {"arff", read_table},
     {"csv", read_table},
     {"idx", read_images},
     {"image_folder", read_image_folder},
+    {"labelled", read_labelled},
     {"megatron", open_windows<read_indexed_tokens>},
     {"pairs", read_pairs},
     {"synthetic", open_windows<read_synthetic>},

@@ -54,6 +54,7 @@ struct DatasetOptions {
     // csv, tsv, arff  tables of numbers and categories, a sample on each line (table_reader.cpp)
     // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
     // image_folder  JPEG and PNG files, a folder for each class, read as they are needed (image_folder.cpp)
+    // labelled   texts of a table's columns and their labels (labelled_reader.cpp)
     // megatron   .bin and .idx of Megatron (indexed_tokens.hpp), mapped: windows do not cross files
     // pairs      a source and a target on each line, or on the same lines of two files (pair_reader.cpp)
     // synthetic  a Markov chain drawn from `seed`, for tests and timings; the best possible loss is about 1.21 nats
@@ -86,9 +87,10 @@ struct DatasetOptions {
     std::vector<std::string> validation_label_files;
     std::vector<std::int64_t> image_shape; // (height, width, channels); idx: to expect, empty: that of the files
 
-    std::string delimiter = ",";               // csv: one character
-    bool header = true;                        // csv: the first line names the columns; else they are "1", "2", …
-    std::string label_column;                  // csv: a category; or
+    std::string delimiter = ","; // csv, labelled: one character
+    bool header = true;          // csv, labelled: the first line names the columns; else they are "1", "2", …
+    std::vector<std::string> text_columns;     // labelled: one or two
+    std::string label_column;                  // tables, labelled: a category; or
     std::vector<std::string> targets;          // csv: columns of numbers. All others are features.
     std::vector<std::string> category_columns; // csv, tsv: features that are categories; arff says it itself
     bool missing_mean = false; // csv, tsv, arff: missing features are the training data's mean, not refused
@@ -96,7 +98,7 @@ struct DatasetOptions {
 
     OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
 
-    std::int64_t classes = 0; // idx, image_folder, tables: to expect; 0: as many as the data have
+    std::int64_t classes = 0; // idx, image_folder, tables, labelled: to expect; 0: as many as the data have
 };
 
 std::vector<std::string_view> reader_names(); // built in

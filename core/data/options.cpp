@@ -75,11 +75,25 @@ void read_table_keys(const Config& config, DatasetOptions& options) {
     if (!options.label_column.empty()) options.classes = count_in(config, data_classes);
 }
 
+void read_labelled_keys(const Config& config, DatasetOptions& options) {
+    options.delimiter = config.get(data_delimiter);
+    options.header = config.get(data_header);
+    options.label_column = config.get(data_label_column);
+    options.text_columns = config.get(data_text_columns);
+    options.classes = count_in(config, data_classes);
+    if (options.label_column.empty()) config.refuse(data_label_column.name, "names no column of labels");
+    if (options.text_columns.empty() || options.text_columns.size() > 2)
+        config.refuse(data_text_columns.name, "names no column, or more than two");
+}
+
+// Whether texts are read, and so tokenised, here.
+bool tokenises(const std::string& reader) { return reader == "text" || reader == "pairs" || reader == "labelled"; }
+
 void read_text_keys(const Config& config, DatasetOptions& options) {
     const std::string file = config.get(data_tokenizer_file);
     if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = Tokenizer::open(file)->save();
-    if (!file.empty() && (options.reader == "text" || options.reader == "pairs")) return;
-    if (options.reader == "text" || options.reader == "pairs") {
+    if (!file.empty() && tokenises(options.reader)) return;
+    if (tokenises(options.reader)) {
         options.tokenizer.kind = config.get(data_tokenizer);
         options.tokenizer.vocabulary_size = config.get(data_vocabulary);
     } else {
@@ -145,6 +159,7 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
         config.refuse(data_on_error.name, no_such_name("choice", on_error, {"skip", "stop"}));
     options.skip_errors = on_error == "skip";
     if (options.reader == "pairs") read_pair_keys(config, options);
+    if (options.reader == "labelled") read_labelled_keys(config, options);
     if (options.reader == "idx")
         read_image_keys(config, options);
     else if (options.reader == "image_folder")
@@ -185,7 +200,8 @@ SampleOrderOptions order_options(const Config& config, const Dataset& dataset, S
 }
 
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
-    if (config.get(data_reader) == "pairs") return std::nullopt; // the padding and the end may be ids of their own
+    const std::string reader = config.get(data_reader);
+    if (reader == "pairs" || reader == "labelled") return std::nullopt; // marks may be ids of their own
     if (reads_text(config)) {
         const std::int64_t vocabulary = vocabulary_without_data(config);
         return vocabulary == 0 ? std::nullopt : std::optional(text_form(sequence_length, vocabulary));

@@ -12,8 +12,8 @@
 namespace tessera {
 
 inline constexpr Key<std::string> data_reader{"data.reader", "text",
-                                              "text, tokens (llm.c), megatron (.bin, .idx), pairs (of texts), "
-                                              "synthetic, idx (MNIST), image_folder, csv, tsv, arff"};
+                                              "text, tokens (llm.c), megatron (.bin, .idx), pairs (of texts), labelled "
+                                              "(texts), synthetic, idx (MNIST), image_folder, csv, tsv, arff"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{
@@ -52,15 +52,17 @@ inline constexpr Key<std::vector<std::string>> data_label_files{"data.label_file
 inline constexpr Key<std::vector<std::string>> data_validation_label_files{
     "data.validation_label_files", "", "idx: labels of the images of data.validation_files"};
 inline constexpr Key<std::int64_t> data_classes{
-    "data.classes", 0, "idx, image_folder, csv: of labels; 0: as many as the data have, which a plan must read then"};
+    "data.classes", 0, "idx, image_folder, tables, labelled: of labels; 0: as many as the data have"};
 inline constexpr Key<std::vector<std::int64_t>> data_image_shape{
     "data.image_shape", "",
     "idx: [height, width, channels], []: as the data are; image_folder: to which images are cut and scaled"};
-inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv: the character between fields"};
-inline constexpr Key<bool> data_header{"data.header", true,
-                                       "csv: the first line names the columns; else they are \"1\", \"2\", …"};
+inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv, labelled: the character between fields"};
+inline constexpr Key<bool> data_header{
+    "data.header", true, "csv, labelled: the first line names the columns; else they are \"1\", \"2\", …"};
 inline constexpr Key<std::string> data_label_column{"data.label_column", "",
-                                                    "csv: the column of a category to be found"};
+                                                    "csv, labelled: the column of a category to be found"};
+inline constexpr Key<std::vector<std::string>> data_text_columns{
+    "data.text_columns", "", "labelled: the column of the text, or the two of pairs of texts"};
 inline constexpr Key<std::vector<std::string>> data_target_columns{
     "data.target_columns", "", "csv: columns of numbers to be found; all others are features"};
 inline constexpr Key<std::vector<std::string>> data_category_columns{

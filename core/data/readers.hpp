@@ -11,6 +11,7 @@ namespace tessera {
 std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options);
+std::unique_ptr<Dataset> read_labelled(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_pairs(const DatasetOptions& options);
 TokenRuns read_indexed_tokens(const DatasetOptions& options, RecordErrors& errors);
 TokenRuns read_synthetic(const DatasetOptions& options, RecordErrors& errors);

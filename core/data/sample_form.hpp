@@ -22,7 +22,7 @@ struct Field {
 // Ids with a meaning of their own in texts that are samples each; -1: there is none.
 struct TextMarks {
     std::int32_t begin = -1, end = -1, padding = -1;
-    std::int64_t vocabulary = 0; // with those that are not the tokenizer's own
+    std::int64_t vocabulary = 0; // tokens of the first field, with those that are not the tokenizer's own; 0: unknown
 };
 
 // The first field is what a model looks at, the last what it is to find. The loss is the mean over units: the tokens of
@@ -38,11 +38,15 @@ struct SampleForm {
     TextMarks marks{}; // of texts that are no windows of one
 
     bool is_text() const { return unit == "token"; }
+    bool is_labelled_text() const { return !is_text() && marks.vocabulary > 0; }
 };
 
 // Windows of so many tokens: "tokens" (T) and "targets" (T), i32.
 inline SampleForm text_form(std::int64_t tokens, std::int64_t vocabulary) {
     return {{{"tokens", {tokens}, DType::i32}, {"targets", {tokens}, DType::i32}}, vocabulary, tokens, "token"};
 }
+
+// Texts with a label: "tokens" (T) and "label" (), i32.
+SampleForm labelled_form(std::int64_t tokens, std::int64_t classes, const TextMarks& marks);
 
 } // namespace tessera

@@ -15,9 +15,9 @@ std::string_view trimmed(std::string_view text) {
     return text;
 }
 
-void Lines::refuse(const std::string& why) const { throw DataError(place() + ": " + why); }
+void TableLines::refuse(const std::string& why) const { throw DataError(place() + ": " + why); }
 
-void Lines::cut(std::string_view line, std::vector<std::string>& fields) const {
+void TableLines::cut(std::string_view line, std::vector<std::string>& fields) const {
     fields.clear();
     for (std::size_t at = 0;;) {
         std::string& field = fields.emplace_back();
@@ -36,7 +36,7 @@ void Lines::cut(std::string_view line, std::vector<std::string>& fields) const {
 }
 
 // From behind the opening quote to behind the closing one; two quotes are one.
-std::size_t Lines::unquote(std::string_view line, std::size_t at, std::string& field) const {
+std::size_t TableLines::unquote(std::string_view line, std::size_t at, std::string& field) const {
     const char quote = line[at - 1];
     for (; at < line.size(); ++at) {
         if (line[at] == quote && (at + 1 == line.size() || line[at + 1] != quote)) return at + 1;

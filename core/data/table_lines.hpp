@@ -14,10 +14,10 @@ namespace tessera {
 std::string_view trimmed(std::string_view text); // of blanks and tabs
 
 // The lines of a file, one after the other, as fields.
-class Lines {
+class TableLines {
 public:
     // `quotes` open and close a field, `comment` a line that says nothing (0: there are none).
-    Lines(const MappedFile& file, char delimiter, std::string_view quotes = "\"", char comment = 0)
+    TableLines(const MappedFile& file, char delimiter, std::string_view quotes = "\"", char comment = 0)
         : file_(file), rest_(file.text()), delimiter_(delimiter), quotes_(quotes), comment_(comment) {
         if (rest_.starts_with("\xEF\xBB\xBF")) rest_.remove_prefix(3); // a byte order mark
     }

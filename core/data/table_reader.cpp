@@ -70,7 +70,7 @@ private:
     void read_file(const std::string& path, Table& table) {
         const MappedFile file(path);
         const bool arff = options_.reader == "arff";
-        Lines lines(file, arff ? ',' : options_.delimiter[0], arff ? "'\"" : "\"", arff ? '%' : '\0');
+        TableLines lines(file, arff ? ',' : options_.delimiter[0], arff ? "'\"" : "\"", arff ? '%' : '\0');
         std::vector<std::string> fields;
         if (arff) {
             ArffHeader header = read_arff_header(lines);
@@ -98,14 +98,14 @@ private:
         return names;
     }
 
-    std::size_t column_named(const std::string& name, const Lines& lines) const {
+    std::size_t column_named(const std::string& name, const TableLines& lines) const {
         const auto found = std::ranges::find(columns_.names, name);
         if (found == columns_.names.end())
             lines.refuse(no_such_name("column", name, {columns_.names.begin(), columns_.names.end()}));
         return static_cast<std::size_t>(found - columns_.names.begin());
     }
 
-    void find_columns(const Lines& lines, const std::vector<std::string>& first_line) {
+    void find_columns(const TableLines& lines, const std::vector<std::string>& first_line) {
         columns_.names = names_of(first_line);
         std::set<std::string_view> seen;
         for (const std::string& name : columns_.names)
@@ -126,7 +126,7 @@ private:
             lines.refuse(fmt::format("{} columns are features, data.features says {}", count, options_.features));
     }
 
-    float number_in(const Lines& lines, const std::vector<std::string>& fields, std::size_t column) const {
+    float number_in(const TableLines& lines, const std::vector<std::string>& fields, std::size_t column) const {
         std::string_view text = trimmed(fields[column]);
         if (options_.missing_mean && is_missing(text)) return missing;
         if (text.starts_with('+')) text.remove_prefix(1);
@@ -137,7 +137,7 @@ private:
         return value;
     }
 
-    std::string word_in(const Lines& lines, const std::vector<std::string>& fields, std::size_t column) const {
+    std::string word_in(const TableLines& lines, const std::vector<std::string>& fields, std::size_t column) const {
         const std::string word(trimmed(fields[column]));
         if (is_missing(word)) {
             if (options_.missing_mean) return "";
@@ -151,7 +151,7 @@ private:
         return word;
     }
 
-    void add(const Lines& lines, const std::vector<std::string>& fields, Table& table) const {
+    void add(const TableLines& lines, const std::vector<std::string>& fields, Table& table) const {
         if (fields.size() != columns_.names.size())
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), columns_.names.size()));
         std::vector<float> numbers, wanted; // all of a row, or nothing

@@ -24,4 +24,13 @@ TextMarks pair_marks(const Tokenizer& tokenizer) {
     return marks;
 }
 
+TextMarks class_marks(const Tokenizer& tokenizer) {
+    TextMarks marks;
+    marks.vocabulary = tokenizer.vocabulary_size();
+    marks.padding = own_or_new(tokenizer, {"[PAD]", "<pad>"}, marks.vocabulary);
+    marks.begin = own_or_new(tokenizer, {"[CLS]", "<s>"}, marks.vocabulary);
+    marks.end = own_or_new(tokenizer, {"[SEP]", "</s>"}, marks.vocabulary);
+    return marks;
+}
+
 } // namespace tessera

@@ -7,6 +7,7 @@
 
 namespace tessera {
 
-TextMarks pair_marks(const Tokenizer& tokenizer); // </s> and <pad>, as T5's
+TextMarks pair_marks(const Tokenizer& tokenizer);  // </s> and <pad>, as T5's
+TextMarks class_marks(const Tokenizer& tokenizer); // [CLS], [SEP] and [PAD], as BERT's
 
 } // namespace tessera

@@ -6,6 +6,7 @@
 #include "core/checkpoint/streamed_save.hpp"
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
+#include "core/encoder_model.hpp"
 #include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/safetensors.hpp"
@@ -34,6 +35,13 @@ SampleForm form_of(const WeightSource& source, const Config& config) {
     const std::optional<std::int64_t> vocabulary = source.vocabulary();
     if (!vocabulary) throw ConfigError(fmt::format("{} has no token table 'embedding.weight'", source.path()));
     if (config.get(training_sequence) < 1) config.refuse(training_sequence.name, "must be at least 1");
+    if (config.get(data_reader) == "labelled") {
+        if (config.get(data_classes) < 1) config.refuse(data_classes.name, "say how many labels there are");
+        const auto mark = [&](const Key<std::int64_t>& key) { return static_cast<std::int32_t>(config.get(key)); };
+        return labelled_form(
+            config.get(training_sequence), config.get(data_classes),
+            {mark(model_class_token), mark(model_separator_token), mark(model_padding_token), *vocabulary});
+    }
     return text_form(config.get(training_sequence), *vocabulary);
 }
 
@@ -97,12 +105,12 @@ std::int64_t step_said(const WeightSource& source) {
 }
 
 // The config without what nobody has said of the data: a folder of weights knows no text, so any may follow; of images
-// it knows the form.
+// and labels it knows the form.
 std::string without_data(const Config& config, const std::string& folder) {
     std::string text = config.resolved();
     for (const ConfigEntry& entry : config.entries()) {
         const bool of_folder = entry.where.starts_with(folder);
-        const bool said = entry.where != "default" && (!of_folder || !reads_text(config));
+        const bool said = entry.where != "default" && (!of_folder || entry.name != data_vocabulary.name);
         const std::string line = fmt::format("\n{} = {}\n", entry.name.substr(entry.name.find('.') + 1), entry.value);
         const std::size_t section = text.find("\n[data]\n");
         if (said || !entry.name.starts_with("data.") || section == std::string::npos) continue;

@@ -28,7 +28,7 @@ const std::vector<std::string_view> of_recurrent = {layer_hidden.name,  layer_la
 bool is_whole(const ConfigItem& item) { return item.get(layer_groups) == 1; }
 bool never(const ConfigItem&) { return false; }
 
-const std::array<LayerType, 21> catalog = {{
+const std::array<LayerType, 22> catalog = {{
     {"add", LayerKind::other, 2, 1000, {}, read_add},
     {"average_pool", LayerKind::elementwise, 1, 1, with(of_pools, layer_count_padding.name), read_average_pool},
     {"batch_norm",
@@ -77,6 +77,7 @@ const std::array<LayerType, 21> catalog = {{
      count_residual_blocks},
     {"rms_norm", LayerKind::other, 1, 1, {}, read_rms_norm},
     {"silu", LayerKind::elementwise, 1, 1, {}, read_activation},
+    {"tanh", LayerKind::elementwise, 1, 1, {}, read_activation},
     {"transposed_convolution",
      LayerKind::product,
      1,

@@ -12,6 +12,7 @@ std::vector<OpPointer> op_catalog() {
         make_activation(Activation::gelu_tanh),
         make_activation(Activation::relu),
         make_activation(Activation::silu),
+        make_activation(Activation::tanh),
         make_add(),
         make_add_rows(),
         make_attention(true),

@@ -10,7 +10,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::array<std::string_view, 4> activation_names = {"gelu", "gelu_tanh", "relu", "silu"};
+constexpr std::array<std::string_view, 5> activation_names = {"gelu", "gelu_tanh", "relu", "silu", "tanh"};
 
 } // namespace
 
@@ -73,6 +73,15 @@ struct SiluGradient {
         return dy * (s * (1.0f - s) * x + s);
     }
 };
+struct Tanh {
+    TESSERA_INLINE Floats operator()(Floats x) const { return simd::tanh(x); }
+};
+struct TanhGradient {
+    TESSERA_INLINE Floats operator()(Floats x, Floats dy) const {
+        const Floats t = simd::tanh(x);
+        return dy * (1.0f - t * t);
+    }
+};
 template <class Function> struct Gated {
     TESSERA_INLINE Floats operator()(Floats gate, Floats x) const { return Function{}(gate)*x; }
 };
@@ -101,6 +110,8 @@ template <class Use> void with_activation(Activation kind, const Use& use) {
         return use(Relu{}, ReluGradient{});
     case Activation::silu:
         return use(Silu{}, SiluGradient{});
+    case Activation::tanh:
+        return use(Tanh{}, TanhGradient{});
     }
 }
 

@@ -61,6 +61,15 @@ struct SiluGradient {
         return dy * (s * (1.0f - s) * x + s);
     }
 };
+struct Tanh {
+    __device__ float operator()(float x) const { return tanhf(x); }
+};
+struct TanhGradient {
+    __device__ float operator()(float x, float dy) const {
+        const float t = tanhf(x);
+        return dy * (1.0f - t * t);
+    }
+};
 template <class Function> struct Gated {
     __device__ float operator()(float gate, float x) const { return Function{}(gate)*x; }
 };
@@ -153,6 +162,8 @@ template <class Use> void with_activation(Activation kind, const Use& use) {
         return use(Relu{}, ReluGradient{});
     case Activation::silu:
         return use(Silu{}, SiluGradient{});
+    case Activation::tanh:
+        return use(Tanh{}, TanhGradient{});
     }
 }
 

@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::int64_t sizes[] = {0, 1, 15, 16, 17, 129, 1000, 5003};
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::silu};
+constexpr Activation activations[] = {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::silu,
+                                      Activation::tanh};
 
 double reference(Activation kind, double x) {
     switch (kind) {
@@ -26,6 +27,8 @@ double reference(Activation kind, double x) {
         return std::max(x, 0.0);
     case Activation::silu:
         return x / (1 + std::exp(-x));
+    case Activation::tanh:
+        return std::tanh(x);
     }
     return 0;
 }

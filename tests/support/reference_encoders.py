@@ -167,6 +167,17 @@ class Bert(Model):
         self.step, self.seen_samples = self.step + 1, 0
 
 
+class BertClassifier(Bert):
+    def __init__(self, arrays, **options):
+        super().__init__(arrays, **options)
+        del self.transform, self.transform_norm, self.head
+        classes, dim = arrays["classifier.weight"].shape
+        self.pooler, self.classifier = nn.Linear(dim, dim), nn.Linear(dim, classes)
+
+    def forward(self, tokens):
+        return self.classifier(torch.tanh(self.pooler(self.encode(tokens, tokens)[:, 0])))
+
+
 class Vit(Model):
     def __init__(self, arrays, *, n_heads, eps):
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, ViT and T5 against PyTorch: from the same weights the gradients of the first step and the losses of 20 steps agree, with
+"""BERT, its classifier of texts, ViT and T5 against PyTorch: from the same weights the gradients of the first step and the losses of 20 steps agree, with
 padding, token types and masks drawn by a second implementation; the same bits on 1, 2 and 4 ranks; and what they refuse."""
 import os
 import pathlib
@@ -29,6 +29,11 @@ BERT = {
     **COMMON, "data.reader": "tokens", "data.files": ["tokens.bin"], "data.vocab_size": VOCABULARY, "data.order": "sequential",
     "data.validation_fraction": 0.2, "model.type": "bert", "model.padding_token": PADDING, "model.separator_token": SEPARATOR,
     "model.class_token": CLASS, "model.mask_probability": 0.2, "training.seq_len": TIME,
+}
+CLASSIFIER = {
+    **COMMON, "data.reader": "labelled", "data.files": ["table.tsv"], "data.delimiter": "\t", "data.text_columns": ["first", "second"],
+    "data.label_column": "kind", "data.tokenizer": "byte", "data.order": "sequential", "data.validation_fraction": 1 / 3,
+    "model.type": "bert", "training.seq_len": 16,
 }
 VIT = {
     **COMMON, "data.reader": "idx", "data.files": ["images"], "data.label_files": ["labels"], "data.order": "sequential",
@@ -101,6 +106,101 @@ def check_bert(tokens):
         return model.loss(torch.from_numpy(rows), None)
 
     check_parity("bert", load, loss_of_step)
+
+
+LABELS = ("far", "middle", "near")
+
+
+def write_pairs_of_texts():
+    """72 pairs of texts, of several lengths, whose label is which letters are frequent."""
+    draw, lines, rows = np.random.default_rng(11), ["id\tfirst\tkind\tsecond"], []
+    for i, kind in enumerate(draw.integers(0, 3, 72).tolist()):
+        first, second = ("".join(chr(97 + 2 * kind + letter) if usual else chr(97 + any_letter) for usual, letter, any_letter in zip(
+            draw.random(length) < 0.8, draw.integers(0, 2, length), draw.integers(0, 6, length))) for length in draw.integers(1, 11, 2))
+        lines.append(f"{i}\t{first}\t{LABELS[kind]}\t{second}")
+        rows.append((first, second, kind))
+    pathlib.Path("table.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return rows
+
+
+def as_sample(first, second, room):
+    """Bytes, with [PAD] 256, [CLS] 257 and [SEP] 258 behind them; the longer text is cut, of two the second."""
+    while len(first) + len(second) + 3 > room:
+        first, second = (first, second[:-1]) if len(second) >= len(first) else (first[:-1], second)
+    ids = [257, *first.encode(), 258, *second.encode(), 258]
+    return ids + [256] * (room - len(ids))
+
+
+def check_classifier():
+    rows, room = write_pairs_of_texts(), 16
+    runs.write_config("classifier.toml", CLASSIFIER)
+    tokens = torch.tensor([as_sample(first, second, room) for first, second, _ in rows])
+    labels = torch.tensor([label for _, _, label in rows])
+    assert (tokens == 256).any() and (tokens[:, -1] == 258).any() and max(len(a) + len(b) for a, b, _ in rows) > room - 3
+
+    def load(folder):
+        return reference_encoders.load(reference_encoders.BertClassifier, folder, n_heads=2, eps=1e-6, padding=256, separator=258)
+
+    def loss_of_step(model, step):
+        some = [(step * BATCH + i) % 48 for i in range(BATCH)]
+        return functional.cross_entropy(model(tokens[some]), labels[some])
+
+    model, record = check_parity("classifier", load, loss_of_step), runs.metrics("classifier", "evaluation")[-1]
+    with torch.no_grad():
+        logits = model(tokens[48:])
+    accuracy, loss = (logits.argmax(1) == labels[48:]).double().mean().item(), functional.cross_entropy(logits, labels[48:]).item()
+    assert record["samples"] == 24 and abs(float(record["accuracy"]) - accuracy) < 1e-6, (record, accuracy)
+    assert abs(float(record["loss"]) - loss) < LOSS, (record, loss)
+    return rows
+
+
+def check_fine_tuning(rows):
+    """A classifier from the weights of a masked language model, whose head stays behind."""
+    text = " ".join(first + second for first, second, _ in rows) * 8
+    runs.write_tokens("letters.bin", list(text.encode()))
+    runs.write_config("letters.toml", {**BERT, "data.files": ["letters.bin"], "data.vocab_size": 259, "training.seq_len": 20, "model.padding_token": 256,
+                                       "model.separator_token": 258, "model.class_token": 257})
+    runs.train("letters.toml", "run.folder=letters")
+    words = ["model.init_from=letters", "training.seed=9"]
+    runs.train("classifier.toml", "run.folder=tuned-0", *words, "training.steps=1", "optimizer.lr=0")
+    source, found = (runs.read_tensors(runs.checkpoints(run)[-1]) for run in ("letters", "tuned-0"))
+    new = sorted(name for name in found if not name.startswith(("optimizer.", "metadata")) and not np.array_equal(found[name], source.get(name)))
+    assert new == ["classifier.bias", "classifier.weight", "pooler.bias", "pooler.weight", "position.weight"], new  # positions are fewer
+    assert np.array_equal(found["position.weight"], source["position.weight"][:16])
+    log = pathlib.Path("tuned-0", "logs", "rank-0000.log").read_text(encoding="utf-8")
+    assert "at random: pooler.weight, pooler.bias, classifier.weight, classifier.bias; not taken: transform.weight, transform.bias, transform_norm.scale, transform_norm.bias, head.bias" in log, log
+    for run, ranks, layout in (("tuned", 0, []), ("tuned-2", 2, ["parallelism.zero_stage=3"]), ("tuned-stages", 2, ["parallelism.pipeline_parallel_degree=2"])):
+        runs.train("classifier.toml", f"run.folder={run}", *words, *layout, ranks=ranks)
+        if ranks:
+            runs.expect_same(runs.read("tuned"), runs.read(run), f"classifier on {' '.join(layout)}")
+    for layout in ("tensor_parallel_degree=2", "context_parallel_degree=2"):
+        runs.train("classifier.toml", "run.folder=tuned-cut", *words, f"parallelism.{layout}", "checkpoint.resume=never", ranks=2)
+        one, cut = ([float(record["loss"]) for record in runs.metrics(run, "step")] for run in ("tuned", "tuned-cut"))
+        assert np.abs(np.subtract(one, cut)).max() < 1e-5, f"classifier with {layout}: {one} and {cut}"
+
+
+def check_table_refusals():
+    lines = pathlib.Path("table.tsv").read_text(encoding="utf-8").splitlines()
+    for wrong, sentence in ((["x\ty"], "table-wrong.tsv:74: 2 fields, expected 4"),
+                            (["9\t\tfar\tb"], "table-wrong.tsv:74: column 'first' is empty"),
+                            (["9\ta\tnowhere\tb"], "table-wrong.tsv:74: the label 'nowhere' is none of the 3 classes")):
+        pathlib.Path("table-wrong.tsv").write_text("\n".join(lines + wrong) + "\n", encoding="utf-8")
+        err = runs.tessera("train", "classifier.toml", "run.folder=refused", "data.files=['table-wrong.tsv']", code=3).err
+        assert sentence in err and err.count("\n") == 1, err
+        out = runs.tessera("train", "classifier.toml", "run.folder=skipping", "data.files=['table-wrong.tsv']", "data.on_error=skip",
+                           "training.steps=1", "checkpoint.resume=never")
+        assert "1 row" in out.out + out.err + pathlib.Path("skipping", "logs", "rank-0000.log").read_text(encoding="utf-8"), out
+    for word, sentence in (("data.text_columns=['frist']", "no column named 'frist'; did you mean 'first'?"),
+                           ("data.text_columns=['a','b','c']", "names no column, or more than two"),
+                           ("data.label_column=", "names no column of labels"),
+                           ("data.classes=2", "column 'kind' has 3 labels, data.classes says 2"),
+                           ("model.padding_token=3", "model.padding_token = 3: in these data it is token 256"),
+                           ("training.seq_len=4", "training.seq_len is 4, expected from 5"),
+                           ("model.type=gpt", "reads tokens, and samples here have")):
+        err = runs.tessera("train", "classifier.toml", "run.folder=refused", word, code=3 if "frist" in word else 2).err
+        assert sentence in err and err.count("\n") == 1, err
+    err = runs.tessera("generate", "tuned", "--ids", "1", "--logits", "x.npy", code=2).err
+    assert "writes no text" in err, err
 
 
 def check_t5(tokens):
@@ -191,6 +291,8 @@ with runs.folder():
     runs.write_config("t5.toml", T5)
     check_bert(words)
     check_vit(pictures, classes)
+    check_fine_tuning(check_classifier())
+    check_table_refusals()
     check_t5(words)
     check_pairs()
     check_same_bits()

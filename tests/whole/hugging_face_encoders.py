@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of BERT, ViT and T5 that transformers has written are imported, give its logits, and exported are loaded by it and give
-them again: a masked language model, the bare encoder, old names of norms, images with one and three channels, T5's first version
+them again: a masked language model, the bare encoder, a classifier of texts, old names of norms, images with one and three channels, T5's first version
 and 1.1, which answers as theirs does."""
 import json
 import os
@@ -92,6 +92,43 @@ def check_bare_bert():
     assert torch.equal(again(torch.tensor([IDS])).last_hidden_state[0], hidden), "exported, another encoder"
 
 
+@torch.no_grad()
+def check_classifier():
+    """A classifier of pairs of texts, its tokens by a vocab.txt: the loss on a table, and fine-tuned from a masked language model."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(45))]
+    pathlib.Path("vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    model = random_model(transformers.BertForSequenceClassification, bert_config(num_labels=3))
+    model.save_pretrained("classifier")
+    draw, rows, lines = np.random.default_rng(2), [], []
+    for _ in range(40):
+        first, second = (draw.integers(5, 50, length).tolist() for length in draw.integers(1, 10, 2))
+        rows.append((first, second, int(draw.integers(0, 3))))
+        lines.append(",".join((*(" ".join(words[i] for i in text) for text in (first, second)), f"label {rows[-1][2]}")))
+    pathlib.Path("texts.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    loss, right = 0.0, 0
+    for first, second, label in rows[20:]:
+        ids, types = [2, *first, 3, *second, 3], [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits
+        loss += torch.nn.functional.cross_entropy(logits, torch.tensor([label])).item() / 20
+        right += logits.argmax().item() == label
+    data = ["data.files=['texts.csv']", "data.header=false", "data.text_columns=['1','2']", "data.label_column=3", "data.tokenizer_file=vocab.txt",
+            "data.validation_fraction=0.5", "model.class_token=2", "model.separator_token=3"]
+    runs.tessera("checkpoint", "import", "classifier", "--to", "run-classifier", *data)
+    out = runs.tessera("evaluate", "run-classifier", *data).out
+    found, accuracy = float(out.split("loss: ")[1].split()[0]), float(out.split("accuracy: ")[1].split()[0])
+    assert abs(found - loss) < LOGITS and loss > 1 and abs(accuracy - right / 20) < 1e-6, f"loss {found}, theirs {loss}; {out}"
+    print(f"classifier: loss within {abs(found - loss):.1e}")
+    again = export("run-classifier", "out-classifier", transformers.BertForSequenceClassification)
+    ids = torch.tensor([IDS])
+    assert torch.equal(again(ids).logits, model(ids).logits), "exported, other logits"
+
+    runs.train("run-bert/model.toml", "run.folder=tuned", "model.init_from=bert", "data.reader=labelled", *data, "training.steps=1", "optimizer.lr=0",
+               "training.global_batch_size=8", "training.local_batch_size=4", "model.mask_token=4")
+    tuned = export("tuned", "out-tuned", transformers.BertForSequenceClassification).bert
+    source = transformers.BertModel.from_pretrained("bert", add_pooling_layer=False).eval()
+    assert torch.equal(tuned(ids).last_hidden_state, source(ids).last_hidden_state), "fine-tuned from other weights"
+
+
 def write_idx(path, array):
     header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
     pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
@@ -173,6 +210,7 @@ def check_refusals():
 with runs.folder():
     check_bert()
     check_bare_bert()
+    check_classifier()
     check_vit(1)
     check_vit(3)
     check_t5("t5")

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // BERT (Devlin et al. 2019) and the small encoders of its kind (MiniLM) as Hugging Face stores them: queries, keys and
-// values apart, a prefix that the bare encoder lacks, "gamma" and "beta" in old files. A pooler, the next sentence's
-// head and classifiers are left out: nothing here computes them.
+// values apart, a prefix that the bare encoder lacks, "gamma" and "beta" in old files; as a masked language model or a
+// classifier of texts. The next sentence's head, and a pooler without a classifier, are left out: nothing here computes
+// them.
 #include "core/encoder_model.hpp"
 #include "core/formats/hugging_face/family.hpp"
 #include "kernels/error.hpp"
@@ -15,20 +16,27 @@ namespace {
 struct NamedActivation {
     const char *theirs, *ours;
 };
-constexpr std::array activations = {NamedActivation{"gelu", "gelu"}, NamedActivation{"gelu_new", "gelu_tanh"},
-                                    NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"}, NamedActivation{"relu", "relu"},
-                                    NamedActivation{"silu", "silu"}};
+constexpr std::array activations = {NamedActivation{"gelu", "gelu"},
+                                    NamedActivation{"gelu_new", "gelu_tanh"},
+                                    NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"},
+                                    NamedActivation{"relu", "relu"},
+                                    NamedActivation{"silu", "silu"},
+                                    NamedActivation{"tanh", "tanh"}};
 
 std::string our_activation(const JsonValues& config) {
     const std::string said = config.text("hidden_act", "gelu");
     for (const NamedActivation& activation : activations)
         if (said == activation.theirs) return activation.ours;
-    config.refuse("hidden_act", "expected gelu, gelu_new, relu or silu");
+    config.refuse("hidden_act", "expected gelu, gelu_new, relu, silu or tanh");
 }
 
 bool has_mask_head(const JsonValues& config) {
     const std::string said = config.text("architectures.0", "BertModel");
     return said == "BertForMaskedLM" || said == "BertForPreTraining";
+}
+
+bool is_classifier(const JsonValues& config) {
+    return config.text("architectures.0", "") == "BertForSequenceClassification";
 }
 
 std::vector<HubSetting> settings(const JsonValues& config) {
@@ -39,34 +47,39 @@ std::vector<HubSetting> settings(const JsonValues& config) {
     // config.json does not say where the vocabulary has what only the tokenizer knows: BERT's own have it there.
     const std::int64_t vocabulary = config.integer("vocab_size");
     const auto known = [&](std::int64_t id) { return id < vocabulary ? id : -1; };
-    return {{"model.type", std::string("bert")},
-            {"model.n_layers", config.integer("num_hidden_layers")},
-            {"model.n_heads", config.integer("num_attention_heads")},
-            {"model.dim", config.integer("hidden_size")},
-            {"model.hidden_dim", config.integer("intermediate_size")},
-            {"model.activation", our_activation(config)},
-            {"model.norm", std::string("layer_norm")},
-            {"model.norm_eps", config.number("layer_norm_eps", 1e-12)},
-            {"model.bias", true},
-            {"model.token_types", config.integer("type_vocab_size", 2)},
-            {"model.mask_head", has_mask_head(config)},
-            {"model.mask_token", std::min<std::int64_t>(103, vocabulary - 1)},
-            {"model.padding_token", config.integer("pad_token_id", 0)},
-            {"model.class_token", known(101)},
-            {"model.separator_token", known(102)},
-            {"training.seq_len", config.integer("max_position_embeddings")},
-            {"data.vocab_size", vocabulary}};
+    std::vector<HubSetting> settings = {{"model.type", std::string("bert")},
+                                        {"model.n_layers", config.integer("num_hidden_layers")},
+                                        {"model.n_heads", config.integer("num_attention_heads")},
+                                        {"model.dim", config.integer("hidden_size")},
+                                        {"model.hidden_dim", config.integer("intermediate_size")},
+                                        {"model.activation", our_activation(config)},
+                                        {"model.norm", std::string("layer_norm")},
+                                        {"model.norm_eps", config.number("layer_norm_eps", 1e-12)},
+                                        {"model.bias", true},
+                                        {"model.token_types", config.integer("type_vocab_size", 2)},
+                                        {"model.mask_head", has_mask_head(config)},
+                                        {"model.mask_token", std::min<std::int64_t>(103, vocabulary - 1)},
+                                        {"model.padding_token", config.integer("pad_token_id", 0)},
+                                        {"model.class_token", known(101)},
+                                        {"model.separator_token", known(102)},
+                                        {"training.seq_len", config.integer("max_position_embeddings")},
+                                        {"data.vocab_size", vocabulary}};
+    if (is_classifier(config)) {
+        settings.push_back({"data.reader", std::string("labelled")});
+        settings.push_back({"data.classes", labels_of(config)});
+    }
+    return settings;
 }
 
 std::string name_of(std::string_view stored, const JsonValues& config) {
     constexpr std::string_view prefix = "bert.";
-    if (stored.starts_with("classifier.") || stored.starts_with("cls.seq_relationship.") ||
+    if ((stored.starts_with("classifier.") && !is_classifier(config)) || stored.starts_with("cls.seq_relationship.") ||
         stored.starts_with("cls.predictions.decoder.") || (stored.starts_with("cls.") && !has_mask_head(config)))
         return "";
     std::string name(stored);
-    if (!stored.starts_with("cls.")) {
+    if (!stored.starts_with("cls.") && !stored.starts_with("classifier.")) {
         if (stored.starts_with(prefix)) stored.remove_prefix(prefix.size());
-        if (stored.starts_with("pooler.") || stored == "embeddings.position_ids") return "";
+        if ((stored.starts_with("pooler.") && !is_classifier(config)) || stored == "embeddings.position_ids") return "";
         name = std::string(prefix) + std::string(stored);
     }
     constexpr std::string_view gamma = ".gamma", beta = ".beta";
@@ -101,11 +114,15 @@ constexpr std::array outside = {
     Pair{"transform_norm.scale", "cls.predictions.transform.LayerNorm.weight"},
     Pair{"transform_norm.bias", "cls.predictions.transform.LayerNorm.bias"},
     Pair{"head.bias", "cls.predictions.bias"},
+    Pair{"pooler.bias", "bert.pooler.dense.bias"},
+    Pair{"classifier.weight", "classifier.weight"},
+    Pair{"classifier.bias", "classifier.bias"},
 };
 
 std::vector<HubRows> rows_of(const std::string& name, const Shape& shape, const Config& config) {
     for (const Pair& pair : outside)
         if (name == pair.ours) return {{std::string(pair.theirs), shape}};
+    if (name == "pooler.weight") return {{"bert.pooler.dense.weight", {config.get(model_dim), config.get(model_dim)}}};
     const std::optional<NumberedName> in = numbered("layers", name);
     if (!in) return {};
     const std::string block = fmt::format("bert.encoder.layer.{}.", in->number);
@@ -131,8 +148,11 @@ bool fits(const Config& config) { return config.get(model_type) == "bert" && con
 void fields(const Config& config, const Checkpoint& checkpoint, HubFields& fields) {
     if (!config.get(model_bias)) config.refuse(model_bias.name, "Hugging Face's BERT has biases");
     if (config.get(model_token_types) < 1) config.refuse(model_token_types.name, "Hugging Face's BERT has token types");
-    const bool head = config.get(model_mask_head);
-    fields.add_text("architectures", head ? "[\"BertForMaskedLM\"]" : "[\"BertModel\"]");
+    const bool classifier = checkpoint.has("classifier.weight"), head = config.get(model_mask_head);
+    fields.add_text("architectures", classifier ? "[\"BertForSequenceClassification\"]"
+                                     : head     ? "[\"BertForMaskedLM\"]"
+                                                : "[\"BertModel\"]");
+    if (classifier) fields.add_text("id2label", labels_text(shape_in(checkpoint, "classifier.weight")[0]));
     const std::string activation = config.get(model_activation);
     for (const NamedActivation& known : activations)
         if (activation == known.ours) {

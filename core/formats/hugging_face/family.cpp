@@ -50,6 +50,20 @@ std::optional<NumberedName> numbered(std::string_view list, std::string_view nam
     return found;
 }
 
+std::int64_t labels_of(const JsonValues& config) {
+    std::int64_t count = 0;
+    for (const auto& [name, value] : config.all())
+        count += name.starts_with("id2label.") ? 1 : 0;
+    return config.integer("num_labels", count > 0 ? count : 2); // their default
+}
+
+std::string labels_text(std::int64_t labels) {
+    std::string text;
+    for (std::int64_t label = 0; label < labels; ++label)
+        text += fmt::format("{}\"{}\": \"LABEL_{}\"", label > 0 ? ", " : "", label, label);
+    return "{" + text + "}";
+}
+
 Shape shape_in(const Checkpoint& checkpoint, std::string_view name) {
     for (const SavedTensor& tensor : checkpoint.tensors())
         if (tensor.name == name) return tensor.whole;

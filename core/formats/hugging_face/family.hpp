@@ -89,6 +89,10 @@ struct NumberedName {
 };
 std::optional<NumberedName> numbered(std::string_view list, std::string_view name);
 
+// Of classifiers: how many labels a config.json has, and its "id2label" for as many, as they name them themselves.
+std::int64_t labels_of(const JsonValues& config);
+std::string labels_text(std::int64_t labels);
+
 // The shape of a tensor of the checkpoint; ConfigError when there is none.
 Shape shape_in(const Checkpoint& checkpoint, std::string_view name);
 

@@ -14,15 +14,16 @@ namespace {
 struct NamedActivation {
     const char *theirs, *ours;
 };
-constexpr std::array activations = {NamedActivation{"gelu_new", "gelu_tanh"},
-                                    NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"}, NamedActivation{"gelu", "gelu"},
-                                    NamedActivation{"relu", "relu"}, NamedActivation{"silu", "silu"}};
+constexpr std::array activations = {
+    NamedActivation{"gelu_new", "gelu_tanh"}, NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"},
+    NamedActivation{"gelu", "gelu"},          NamedActivation{"relu", "relu"},
+    NamedActivation{"silu", "silu"},          NamedActivation{"tanh", "tanh"}};
 
 std::string our_activation(const JsonValues& config) {
     const std::string said = config.text("activation_function", "gelu_new");
     for (const NamedActivation& activation : activations)
         if (said == activation.theirs) return activation.ours;
-    config.refuse("activation_function", "expected gelu_new, gelu, relu or silu");
+    config.refuse("activation_function", "expected gelu_new, gelu, relu, silu or tanh");
 }
 
 std::vector<HubSetting> settings(const JsonValues& config) {

@@ -17,13 +17,14 @@ struct NamedActivation {
     const char *theirs, *ours;
 };
 constexpr std::array activations = {NamedActivation{"silu", "silu"}, NamedActivation{"gelu", "gelu"},
-                                    NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"}, NamedActivation{"relu", "relu"}};
+                                    NamedActivation{"gelu_pytorch_tanh", "gelu_tanh"}, NamedActivation{"relu", "relu"},
+                                    NamedActivation{"tanh", "tanh"}};
 
 std::string our_activation(const JsonValues& config) {
     const std::string said = config.text("hidden_act", "silu");
     for (const NamedActivation& activation : activations)
         if (said == activation.theirs) return activation.ours;
-    config.refuse("hidden_act", "expected silu, gelu, gelu_pytorch_tanh or relu");
+    config.refuse("hidden_act", "expected silu, gelu, gelu_pytorch_tanh, relu or tanh");
 }
 
 void add_scaling(const JsonValues& config, std::vector<HubSetting>& settings) {

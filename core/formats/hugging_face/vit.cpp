@@ -13,13 +13,6 @@
 namespace tessera {
 namespace {
 
-std::int64_t classes_of(const JsonValues& config) {
-    std::int64_t count = 0;
-    for (const auto& [name, value] : config.all())
-        count += name.starts_with("id2label.") ? 1 : 0;
-    return config.integer("num_labels", count > 0 ? count : 2); // their default
-}
-
 std::vector<HubSetting> settings(const JsonValues& config) {
     if (config.text("architectures.0", "") != "ViTForImageClassification")
         config.refuse("architectures", "only a ViTForImageClassification is computed here");
@@ -39,7 +32,7 @@ std::vector<HubSetting> settings(const JsonValues& config) {
             {"model.bias", true},
             {"data.reader", std::string("idx")},
             {"data.image_shape", std::vector<std::int64_t>{side, side, config.integer("num_channels", 3)}},
-            {"data.classes", classes_of(config)}};
+            {"data.classes", labels_of(config)}};
 }
 
 std::string name_of(std::string_view stored, const JsonValues&) { return std::string(stored); }
@@ -109,7 +102,6 @@ void fields(const Config& config, const Checkpoint& checkpoint, HubFields& field
     if (side * side != patches)
         config.refuse(model_type.name,
                       fmt::format("Hugging Face's ViT reads square images, this one {} patches", patches));
-    const std::int64_t classes = shape_in(checkpoint, "head.weight")[0];
     fields.add_text("architectures", "[\"ViTForImageClassification\"]");
     fields.add("hidden_act", activation);
     fields.add("num_hidden_layers", config.get(model_layers));
@@ -122,10 +114,7 @@ void fields(const Config& config, const Checkpoint& checkpoint, HubFields& field
     fields.add("layer_norm_eps", config.get(model_norm_epsilon));
     fields.add("hidden_dropout_prob", config.get(model_dropout));
     fields.add("attention_probs_dropout_prob", 0.0);
-    std::string labels;
-    for (std::int64_t label = 0; label < classes; ++label)
-        labels += fmt::format("{}\"{}\": \"LABEL_{}\"", label > 0 ? ", " : "", label, label);
-    fields.add_text("id2label", "{" + labels + "}");
+    fields.add_text("id2label", labels_text(shape_in(checkpoint, "head.weight")[0]));
 }
 
 } // namespace
