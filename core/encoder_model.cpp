@@ -66,7 +66,8 @@ public:
         : config_(config), sizes_(sizes), purpose_(purpose),
           options_(encoder_options(config, positive(config, model_layers))),
           words_(sizes.sample.is_labelled_text() ? sizes.sample.marks.vocabulary : sizes.sample.classes) {
-        if (!sizes.sample.is_text() && !sizes.sample.is_labelled_text())
+        const bool pairs = sizes.sample.is_text() && sizes.sample.marks.vocabulary > 0;
+        if (pairs || (!sizes.sample.is_text() && !sizes.sample.is_labelled_text()))
             config.refuse(model_type.name, fmt::format("bert reads a text, and samples here begin with '{}'",
                                                        sizes.sample.fields[0].name));
     }
@@ -190,8 +191,12 @@ private:
     void find_masked(Builder& builder, ValueId x, const ops::MaskedTokens& masked) {
         Graph& graph = model_.graph;
         const ValueId logits = head(builder, ops::place_rows(graph, "masked", x, masked.slots, mask_.chosen));
-        // Losses are told per token of a sample; of these the masked ones are to be found.
-        const double weight_of_loss = static_cast<double>(sizes_.sample.units) / static_cast<double>(mask_.chosen);
+        // Losses are told per token of a sample; of these the masked ones are to be found. Where some tokens are never
+        // masked, samples differ in how many that is.
+        const bool counts = std::ranges::any_of(mask_.kept, [](std::int32_t id) { return id >= 0; });
+        if (counts) count_targets(model_, masked.targets);
+        const double weight_of_loss =
+            counts ? 1 : static_cast<double>(sizes_.sample.units) / static_cast<double>(mask_.chosen);
         if (purpose_ == Purpose::train) {
             const ValueId scale = gradient_scale(model_, config_, sizes_, "gradient_scale", weight_of_loss);
             model_.losses = {

@@ -19,8 +19,9 @@ struct MaskTokens {
     std::array<std::int32_t, 4> kept = {-1, -1, -1, -1}; // ids that are never chosen: padding, separators
 };
 
-// The masked language model's task (Devlin et al. 2019): of each sample K tokens are chosen by chance, of which 80 %
-// become the mask, 10 % a random token and 10 % stay. Where fewer than K may be chosen, the last targets are -1.
+// The masked language model's task (Devlin et al. 2019): of each sample's tokens that may be chosen the share K / T,
+// rounded (halves up) and at least one, is, by chance; of these 80 % become the mask, 10 % a random token and 10 %
+// stay. Targets beyond them are -1.
 //   tokens, masked: (B, T)   slots: (B, T), a chosen token's place among the targets, else -1   targets: (B, K)
 //   draws: (B, draw_words), whose sample and step key the numbers   workspace: B T i32
 void mask_tokens(CpuStream& stream, const MaskTokens& how, ConstView draws, ConstView tokens, View masked, View slots,

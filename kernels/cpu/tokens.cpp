@@ -46,11 +46,13 @@ void draw_tokens(const MaskTokens& how, const Draw& at, const Sample& sample) {
 // Those with the K smallest keys, of equals the first.
 void choose_tokens(const MaskTokens& how, const Sample& sample) {
     std::fill_n(sample.targets, how.chosen, -1);
+    const std::int64_t may = how.tokens - std::count(sample.keys, sample.keys + how.tokens, never);
+    const std::int64_t most = std::max<std::int64_t>(1, (2 * may * how.chosen + how.tokens) / (2 * how.tokens));
     for (std::int64_t t = 0; t < how.tokens; ++t) {
         std::int64_t place = 0;
         for (std::int64_t other = 0; other < how.tokens; ++other)
             place += sample.keys[other] < sample.keys[t] || (sample.keys[other] == sample.keys[t] && other < t) ? 1 : 0;
-        const bool chosen = place < how.chosen && sample.keys[t] != never;
+        const bool chosen = place < std::min(most, how.chosen) && sample.keys[t] != never;
         sample.slots[t] = chosen ? static_cast<std::int32_t>(place) : -1;
         if (chosen)
             sample.targets[place] = sample.tokens[t];

@@ -63,9 +63,13 @@ __global__ void __launch_bounds__(threads) choose_kernel(Operands operands, How 
     const std::uint32_t* keys = operands.keys + sample * how.tokens;
     const std::uint32_t own = keys[t];
     int place = 0;
-    for (int other = 0; other < how.tokens; ++other)
+    std::int64_t may = 0;
+    for (int other = 0; other < how.tokens; ++other) {
         place += keys[other] < own || (keys[other] == own && other < t) ? 1 : 0;
-    const bool chosen = place < how.chosen && own != never;
+        may += keys[other] != never ? 1 : 0;
+    }
+    const std::int64_t share = (2 * may * how.chosen + how.tokens) / (2 * how.tokens);
+    const bool chosen = place < how.chosen && place < (share > 1 ? share : 1) && own != never;
     operands.slots[i] = chosen ? place : -1;
     if (chosen)
         operands.targets[sample * how.chosen + place] = operands.tokens[i];

@@ -259,6 +259,13 @@ const Words large_vocabulary = {"data.vocab_size=50257", "model.n_layers=1",
                                 "model.dim=8",           "model.n_heads=2",
                                 "training.seq_len=4",    "training.local_batch_size=1",
                                 "training.steps=8",      "training.global_batch_size=2"};
+// Ranks differ in how many tokens they have to find.
+const Words masked = {"model.type=bert",           "model.bias=true",         "model.dropout=0.1",
+                      "training.steps=6",          "model.separator_token=5", "model.padding_token=3",
+                      "model.mask_probability=0.3"};
+const Words encoder_decoder = {"model.type=t5",         "model.norm=rms_norm", "model.activation=relu",
+                               "model.padding_token=3", "model.dropout=0.1",   "training.steps=6"};
+const Words three_heads = {"model.n_heads=3", "model.dim=12", "training.seq_len=13"};
 const std::vector<Uneven> uneven = {
     {"data_3", {}, {}, {{"data_parallel", 3}}},
     {"zero_1_3", {}, {"zero_1"}, {{"data_parallel", 3}}},
@@ -321,6 +328,15 @@ const std::vector<Uneven> uneven = {
     {"stages_of_images_3", {}, {"1f1b"}, {{"pipeline_parallel", 3}}, true, tiny_cnn},
     {"residual_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_resnet},
     {"residual_rows_3", {}, {}, {{"spatial_parallel", 3}}, false, tiny_resnet},
+    {"masked_3", masked, {"zero_1"}, {{"data_parallel", 3}}},
+    {"masked_sequence_3", joined(masked, three_heads), {"sequence"}, {{"tensor_parallel", 3}}, false},
+    {"masked_stages_3", joined(masked, {"model.n_layers=5"}), {"zero_bubble"}, {{"pipeline_parallel", 3}}},
+    {"encoder_decoder_3", encoder_decoder, {"zero_1"}, {{"data_parallel", 3}}},
+    {"encoder_decoder_sequence_3", joined(encoder_decoder, three_heads), {"sequence"}, {{"tensor_parallel", 3}}, false},
+    {"encoder_decoder_stages_3", // cut within a stack
+     joined(encoder_decoder, {"model.n_layers=1", "model.decoder_layers=4"}),
+     {"1f1b"},
+     {{"pipeline_parallel", 3}}},
     {"perceptron_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_mlp},
     {"perceptron_tensor_3", {}, {}, {{"tensor_parallel", 3}}, false, tiny_mlp},
     {"perceptron_stages_3", {}, {"zero_bubble"}, {{"pipeline_parallel", 3}}, true, tiny_mlp},

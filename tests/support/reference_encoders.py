@@ -50,7 +50,8 @@ def mask_tokens(tokens, *, seed, step, first_sample, chosen, mask, below, kept=(
     for row in range(samples):
         words = philox(key_of(seed, "mask"), step, (first_sample + row) * times + np.arange(times))
         keys = [(min(int(word), 2**32 - 2), t) for t, word in enumerate(words[0]) if tokens[row, t] not in kept]
-        for _, t in sorted(keys)[:chosen]:
+        share = max(1, (2 * len(keys) * chosen + times) // (2 * times))
+        for _, t in sorted(keys)[:min(share, chosen)]:
             targets[row, t] = tokens[row, t]
             tenth = int(words[1][t]) * 10 >> 32
             masked[row, t] = mask if tenth < 8 else int(words[2][t]) * below >> 32 if tenth == 8 else tokens[row, t]
@@ -155,13 +156,12 @@ class Bert(Model):
         return x
 
     def loss(self, tokens, _):
-        """Of the step's next micro-batch. The mean over the chosen tokens."""
+        """Of a step's batch. The mean over the chosen tokens."""
         masked, targets = mask_tokens(tokens.numpy(), step=self.step, first_sample=self.seen_samples, **self.masking)
         self.seen_samples += len(tokens)
         x = self.transform_norm(functional.gelu(self.transform(self.encode(tokens, torch.from_numpy(masked)))))
         logits = functional.linear(x, self.embedding.weight, self.head.bias)
-        total = functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1, reduction="sum")
-        return total / (len(tokens) * self.masking["chosen"])
+        return functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1)
 
     def zero_for_step(self):
         self.step, self.seen_samples = self.step + 1, 0

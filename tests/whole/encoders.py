@@ -52,6 +52,8 @@ def write_data():
     tokens = [7]
     for fresh, noise in zip(draw.random(3000) < 0.4, draw.integers(0, VOCABULARY, 3000)):
         tokens.append(int(noise) if fresh else (3 * tokens[-1] + 11) % VOCABULARY)
+    for start in range(0, len(tokens), 5 * TIME):  # a window of five is half padding: fewer of its tokens are masked
+        tokens[start + TIME // 2:start + TIME] = [PADDING] * len(tokens[start + TIME // 2:start + TIME])
     runs.write_tokens("tokens.bin", tokens)
     labels = np.arange(64) % 4
     pixels = draw.integers(0, 120, (64, 8, 8))
@@ -255,7 +257,8 @@ def check_pairs():
     print(f"pairs: {len(pairs)} answers; losses without their padding within {apart:.1e}")
     refusals = ((["generate", "pairs"], "say the source that is to be answered"),
                 (["generate", "pairs", "--ids", "1,2", "--logits", "x.npy"], "say both"),
-                (["train", "pairs.toml", "run.folder=refused", "model.padding_token=3"], "these data fill up with token"))
+                (["train", "pairs.toml", "run.folder=refused", "model.padding_token=3"], "these data fill up with token"),
+                (["train", "pairs.toml", "run.folder=refused", "model.type=bert"], "bert reads a text, and samples here begin with 'source'"))
     for words, sentence in refusals:
         err = runs.tessera(*words, code=2).err
         assert sentence in err and err.count("\n") == 1, err
