@@ -112,6 +112,7 @@ std::string expected_type(std::string_view type) {
     if (type == "integer") return "an integer";
     if (type == "list") return "a list of strings, [\"one\", \"two\"]";
     if (type == "integers") return "an integer or a list of integers, [3, 5]";
+    if (type == "numbers") return "a list of numbers, [0.5, 1.0]";
     return fmt::format("a {}", type);
 }
 
@@ -136,6 +137,16 @@ std::optional<ConfigValue> list_of_integers(const toml::node& node) {
     return items;
 }
 
+std::optional<ConfigValue> list_of_numbers(const toml::array& array) {
+    std::vector<double> items;
+    for (const toml::node& item : array) {
+        const std::optional<double> number = item.is_number() ? item.value<double>() : std::nullopt;
+        if (!number) return std::nullopt;
+        items.push_back(*number);
+    }
+    return items;
+}
+
 // The node as a value of the wanted type (see KeyInfo::type); nothing when it is of another.
 std::optional<ConfigValue> convert(const toml::node& node, std::string_view type) {
     if (type == "bool" && node.is_boolean()) return node.as_boolean()->get();
@@ -145,6 +156,7 @@ std::optional<ConfigValue> convert(const toml::node& node, std::string_view type
     if (type == "string" && node.is_string()) return node.as_string()->get();
     if (type == "list" && node.is_array()) return list_of_strings(*node.as_array());
     if (type == "integers") return list_of_integers(node);
+    if (type == "numbers" && node.is_array()) return list_of_numbers(*node.as_array());
     return std::nullopt;
 }
 

@@ -15,20 +15,21 @@
 
 namespace tessera {
 
-using ConfigValue =
-    std::variant<bool, std::int64_t, double, std::string, std::vector<std::string>, std::vector<std::int64_t>>;
+using ConfigValue = std::variant<bool, std::int64_t, double, std::string, std::vector<std::string>,
+                                 std::vector<std::int64_t>, std::vector<double>>;
 
 // A key as its component declares it, in its own header:
 //     inline constexpr Key<std::int64_t> training_steps{"training.steps", 1000, "number of optimizer steps"};
-// T: bool, std::int64_t, double, std::string, or a std::vector of std::string or std::int64_t (one integer passes for a
-// list of one). The fallback of a string is its text, that of a list its items with commas between them ("" is the
-// empty list).
+// T: bool, std::int64_t, double, std::string, or a std::vector of std::string, std::int64_t or double (one integer
+// passes for a list of one). The fallback of a string is its text, that of a list its items with commas between them
+// ("" is the empty list).
 template <class T> struct Key {
-    static constexpr bool is_list =
-        std::is_same_v<T, std::vector<std::string>> || std::is_same_v<T, std::vector<std::int64_t>>;
+    static constexpr bool is_list = std::is_same_v<T, std::vector<std::string>> ||
+                                    std::is_same_v<T, std::vector<std::int64_t>> ||
+                                    std::is_same_v<T, std::vector<double>>;
     static constexpr bool is_text = std::is_same_v<T, std::string> || is_list;
     static_assert(is_text || std::is_same_v<T, bool> || std::is_same_v<T, std::int64_t> || std::is_same_v<T, double>,
-                  "a key is a bool, a std::int64_t, a double, a std::string or a list of strings or integers");
+                  "a key is a bool, a std::int64_t, a double, a std::string or a list of strings, integers or numbers");
 
     std::string_view name; // "section.key"; in each table of an array, [[section.items]]: "section.items[].key"
     std::conditional_t<is_text, std::string_view, T> fallback;
@@ -38,7 +39,7 @@ template <class T> struct Key {
 // What the catalog holds of a key.
 struct KeyInfo {
     std::string_view name;
-    std::string type;     // "bool", "integer", "number", "string", "list" or "integers"
+    std::string type;     // "bool", "integer", "number", "string", "list", "integers" or "numbers"
     std::string fallback; // as TOML text
     std::string_view help;
 };
@@ -147,6 +148,7 @@ std::string toml_text(const ConfigValue& value);
 // The items of a list key's fallback.
 std::vector<std::string> list_items(std::string_view text);
 std::vector<std::int64_t> integers(std::string_view text);
+std::vector<double> numbers(std::string_view text);
 // The name of a value's type, as in KeyInfo::type.
 std::string_view type_name(const ConfigValue& value);
 
@@ -156,6 +158,8 @@ template <class T> KeyInfo key_info(const Key<T>& key) {
         fallback = list_items(key.fallback);
     else if constexpr (std::is_same_v<T, std::vector<std::int64_t>>)
         fallback = integers(key.fallback);
+    else if constexpr (std::is_same_v<T, std::vector<double>>)
+        fallback = numbers(key.fallback);
     else
         fallback = T(key.fallback);
     return {key.name, std::string(type_name(fallback)), toml_text(fallback), key.help};

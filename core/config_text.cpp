@@ -48,6 +48,12 @@ struct Text {
     std::string operator()(const std::vector<std::int64_t>& items) const {
         return fmt::format("[{}]", fmt::join(items, ", "));
     }
+    std::string operator()(const std::vector<double>& items) const {
+        std::vector<std::string> texts;
+        for (const double item : items)
+            texts.push_back(number_text(item));
+        return fmt::format("[{}]", fmt::join(texts, ", "));
+    }
 };
 
 // A table for each section, and one for each of an array.
@@ -74,7 +80,7 @@ std::string tables_of(const std::vector<ConfigEntry>& entries) {
 std::string toml_text(const ConfigValue& value) { return std::visit(Text{}, value); }
 
 std::string_view type_name(const ConfigValue& value) {
-    static constexpr std::string_view names[] = {"bool", "integer", "number", "string", "list", "integers"};
+    static constexpr std::string_view names[] = {"bool", "integer", "number", "string", "list", "integers", "numbers"};
     return names[value.index()];
 }
 
@@ -93,6 +99,13 @@ std::vector<std::int64_t> integers(std::string_view text) {
     for (const std::string& item : list_items(text))
         numbers.push_back(std::stoll(item));
     return numbers;
+}
+
+std::vector<double> numbers(std::string_view text) {
+    std::vector<double> found;
+    for (const std::string& item : list_items(text))
+        found.push_back(std::stod(item));
+    return found;
 }
 
 std::vector<ConfigEntry> Config::entries() const {

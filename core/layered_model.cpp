@@ -2,6 +2,7 @@
 // Names become inputs, neighbouring products pairs, and then each layer builds itself.
 #include "core/layered_model.hpp"
 
+#include "core/evaluation_metrics.hpp"
 #include "core/layers/carried_states.hpp"
 #include "core/layers/catalog.hpp"
 #include "core/ops/ops.hpp"
@@ -29,7 +30,9 @@ struct Layer {
     std::vector<std::size_t> inputs{}; // places: fields first, then layers
     std::vector<std::size_t> users{};  // layers, by their number
     Sharing sharing = Sharing::whole;
-    ValueId targets = no_value; // of a loss: those that count, -1 for the others
+    ValueId targets = no_value;       // of a loss: those that count, -1 for the others
+    ValueId class_weights = no_value; // of a loss that has some
+    bool leaves_out = false;          // of a loss: some targets do not count
 
     std::int64_t count() const { // of numbered layers
         return type->layers != nullptr ? type->layers(item) : type->kind == LayerKind::product ? 1 : 0;
@@ -51,6 +54,9 @@ public:
 
     Model build() {
         declare_inputs(model_, sizes_, purpose_);
+        if (purpose_ == Purpose::evaluate)
+            check_metrics(config_, has_loss(&layers::LayerType::has_classes),
+                          has_loss(&layers::LayerType::has_numbers));
         Builder builder(model_.graph, sizes_.precision, purpose_ == Purpose::train);
         for (const ValueId input : model_.inputs)
             values_.push_back({input});
@@ -84,6 +90,10 @@ public:
     }
 
 private:
+    bool has_loss(bool layers::LayerType::*what) const {
+        return std::ranges::any_of(layers_, [&](const Layer& layer) { return layer.type->*what; });
+    }
+
     bool is_loss(std::size_t place) const {
         return place >= fields_ && layers_[place - fields_].type->kind == LayerKind::loss;
     }
@@ -194,27 +204,40 @@ private:
         }
     }
 
+    ValueId class_weights(const std::string& layer, const std::vector<double>& weights) {
+        const Graph::PhaseGuard guard(model_.graph, Phase::prepare); // they are of no sample
+        const TensorType type{{static_cast<std::int64_t>(weights.size())}, DType::f32};
+        return model_.graph.step_input(layer + ".class_weights", type, [weights](const StepState&, const View& host) {
+            std::ranges::transform(weights, host.as<float>(), [](double weight) { return static_cast<float>(weight); });
+        });
+    }
+
     // What a loss compares with, without what it leaves out. The gradient is divided by what counts once a step, so
     // that all losses must count the same.
-    ValueId targets_of(const Layer& layer) {
+    ValueId targets_of(Layer& layer) {
         const std::int64_t left_out = layer.type->has_classes ? layer.item.get(layer_ignore_index) : -1;
         const std::size_t field = layer.inputs[1];
         const ValueId targets = targets_without(model_, layer.name + ".targets", values_[field].id, left_out);
-        const bool counts = left_out >= 0 || (sizes_.sample.leaves_out && field + 1 == fields_);
-        const Counting counting{counts, counts ? field : 0, counts ? left_out : -1};
+        const std::vector<double> weights =
+            layer.type->has_classes ? layer.item.get(layer_class_weights) : std::vector<double>();
+        if (!weights.empty()) layer.class_weights = class_weights(layer.name, weights);
+        layer.leaves_out = left_out >= 0 || (sizes_.sample.leaves_out && field + 1 == fields_);
+        const bool counts = layer.leaves_out || !weights.empty();
+        const Counting counting{counts, counts ? field : 0, counts ? left_out : -1, weights};
         if (!counting_) {
             counting_ = counting;
-            if (counts) count_targets(model_, targets);
+            if (counts) count_targets(model_, targets, layer.class_weights);
         } else if (*counting_ != counting) {
-            layer.item.refuse(fmt::format("the loss '{}' leaves out other targets than the loss before: the mean over "
-                                          "those that count is one for all losses",
+            layer.item.refuse(fmt::format("the loss '{}' leaves out or weighs other targets than the loss before: "
+                                          "the mean over those that count is one for all losses",
                                           layer.name));
         }
         return targets;
     }
 
     LayerValue build(const Layer& layer, Builder& builder, int number) {
-        layers::LayerPlace place{builder, {}, sizes_.sample.classes, number, layer.sharing, no_value, carried_};
+        layers::LayerPlace place{builder,  {},      sizes_.sample.classes, number, layer.sharing, no_value,
+                                 no_value, carried_};
         for (const std::size_t input : layer.inputs)
             place.inputs.push_back(values_[input]);
         const bool of_loss = layer.type->kind == LayerKind::loss;
@@ -222,6 +245,7 @@ private:
             if (layer.inputs[i] < fields_ && !(of_loss && i == 1))
                 place.inputs[i].id = in_use(layer.inputs[i], builder);
         if (of_loss) place.inputs[1].id = layer.targets;
+        place.class_weights = layer.class_weights;
         if (of_loss && purpose_ == Purpose::train) {
             const double weight = layer.item.get(layer_weight);
             place.scale = gradient_scale(model_, config_, sizes_,
@@ -255,18 +279,33 @@ private:
             losses += other.type->kind == LayerKind::loss ? 1 : 0;
             with_classes += other.type->has_classes ? 1 : 0;
         }
-        const auto tell = [&](const std::string& what, ValueId value) {
+        const auto tell = [&](const std::string& what, ValueId value, ValueId by) {
             const bool alone = what == "accuracy" && with_classes == 1;
-            model_.told.push_back({alone ? what : fmt::format("{}.{}", layer.name, what), value, model_.counted});
+            model_.told.push_back({alone ? what : fmt::format("{}.{}", layer.name, what), value, by});
         };
-        if (losses > 1) tell("loss", loss);
+        const std::string prefix = losses > 1 ? layer.name + "." : "";
+        if (losses > 1) tell("loss", loss, model_.counted);
         if (purpose_ != Purpose::train || losses > 1) model_.graph.accumulate(loss);
         if (purpose_ == Purpose::evaluate && layer.type->has_classes) {
             const ValueId logits = layers::as_seen(builder, values_[layer.inputs[0]]);
             const ValueId hits = ops::accuracy(model_.graph, builder.path("accuracy"), logits, layer.targets);
             model_.graph.accumulate(hits);
-            tell("accuracy", hits);
+            const ValueId number = number_of_targets(layer);
+            tell("accuracy", hits, number);
+            append_metrics(model_, config_,
+                           {prefix, logits, layer.targets, number, model_.graph.value(logits).type.shape[-1]});
+        } else if (purpose_ == Purpose::evaluate && layer.type->has_numbers) {
+            const ValueId outputs = layers::as_seen(builder, values_[layer.inputs[0]]);
+            append_metrics(model_, config_, {prefix, outputs, layer.targets, no_value, 0});
         }
+    }
+
+    // How many there are, whatever they weigh; no_value: as many as units.
+    ValueId number_of_targets(const Layer& layer) {
+        if (layer.class_weights == no_value || !layer.leaves_out) return layer.leaves_out ? model_.counted : no_value;
+        const ValueId number = ops::counted_targets(model_.graph, layer.name + ".targets_counted", layer.targets);
+        model_.graph.accumulate(number);
+        return number;
     }
 
     const Config& config_;
@@ -279,8 +318,8 @@ private:
     layers::CarriedStates carried_;
     std::vector<LayerValue> values_; // of fields, then of layers
     std::vector<ValueId> casts_;     // of fields
-    // What the losses count: the place of their targets, and which are left out; not all, or 0 and -1.
-    using Counting = std::tuple<bool, std::size_t, std::int64_t>;
+    // What the losses count: whether not all alike; then the place of their targets, which are left out, and weights.
+    using Counting = std::tuple<bool, std::size_t, std::int64_t, std::vector<double>>;
     std::optional<Counting> counting_;
 };
 

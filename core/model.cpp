@@ -227,7 +227,12 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
         const ValueId targets = counted_targets(model, config, sizes);
         const ValueId scale = gradient_scale(model, config, sizes, "gradient_scale", 1);
         take_losses_beside(model, config, mixtures, scale);
-        model.losses = {{ops::cross_entropy(model.graph, "loss", logits, targets, scale, vocabulary)}};
+        const double smoothing = config.get(loss_label_smoothing);
+        if (!(smoothing >= 0 && smoothing < 1))
+            config.refuse(loss_label_smoothing.name, "must be at least 0 and below 1");
+        model.losses = {{smoothing > 0 ? ops::smoothed_cross_entropy(model.graph, "loss", logits, targets, scale,
+                                                                     vocabulary, smoothing, no_value)
+                                       : ops::cross_entropy(model.graph, "loss", logits, targets, scale, vocabulary)}};
         break;
     }
     case Purpose::evaluate:
@@ -305,6 +310,13 @@ std::int64_t parameter_count(const Graph& graph) {
     return count;
 }
 
+std::int64_t trained_parameter_count(const Graph& graph) {
+    std::int64_t count = 0;
+    for (const ValueId id : graph.trained())
+        count += graph.value(id).shape_outside().count();
+    return count;
+}
+
 std::int64_t active_parameter_count(const Model& model) {
     std::int64_t count = parameter_count(model.graph);
     for (const ValueId id : model.graph.of_kind(ValueKind::parameter)) {
@@ -320,9 +332,7 @@ std::string parameters_text(const Model& model) {
     const std::int64_t count = parameter_count(model.graph), active = active_parameter_count(model);
     std::string text = with_thousands(count) + " parameters";
     if (active != count) text += fmt::format(", of which {} work on a token", with_thousands(active));
-    std::int64_t trained = 0;
-    for (const ValueId id : model.graph.trained())
-        trained += model.graph.value(id).shape_outside().count();
+    const std::int64_t trained = trained_parameter_count(model.graph);
     return trained == count ? text : fmt::format("{}, of which {} are trained", text, with_thousands(trained));
 }
 

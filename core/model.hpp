@@ -8,6 +8,10 @@
 #include "core/layers/builder.hpp"
 #include "core/optimizers/loss_scale.hpp"
 
+#include <functional>
+#include <span>
+#include <utility>
+
 namespace tessera {
 
 inline constexpr Key<std::string> model_type{
@@ -61,6 +65,10 @@ inline constexpr Key<std::int64_t> loss_ignore_index{
     "loss.ignore_index", -1,
     "gpt: targets of this number count in no mean; -1: none but those that the data leave out"};
 
+inline constexpr Key<double> loss_label_smoothing{
+    "loss.label_smoothing", 0,
+    "gpt: the share of a target that is spread over all tokens in training; evaluations have none"};
+
 enum class Purpose { train, evaluate, generate };
 
 // What comes from elsewhere: the batch from [training], the form of a sample from the data.
@@ -81,6 +89,16 @@ struct ToldValue {
     ValueId by = no_value; // none: the number of units
 };
 
+using NamedNumbers = std::vector<std::pair<std::string, double>>;
+
+// A table of sums that an evaluation makes numbers of, or tells as it is.
+struct ToldTable {
+    std::string name;
+    ValueId value;
+    // Appends numbers, of sums over so many units; none: the table itself is told.
+    std::function<void(std::span<const float> sums, double units, NamedNumbers& told)> finish{};
+};
+
 // A loss, summed over units, and its factor in what is minimised.
 struct WeightedLoss {
     ValueId value;
@@ -89,10 +107,11 @@ struct WeightedLoss {
 
 struct Model {
     Graph graph;
-    std::vector<ValueId> inputs;           // of the sample's fields, (B, …) each; Purpose::generate: the first, of t5 both
-    std::vector<WeightedLoss> losses;      // scalars f32; the last is what is differentiated. Not for generate
-    std::vector<ToldValue> told{};         // scalars f32, besides; the losses among them where there are several
-    ValueId counted = no_value;            // what the losses are the mean over (count_targets); none: all units
+    std::vector<ValueId> inputs;      // of the sample's fields, (B, …) each; Purpose::generate: the first, of t5 both
+    std::vector<WeightedLoss> losses; // scalars f32; the last is what is differentiated. Not for generate
+    std::vector<ToldValue> told{};    // scalars f32, besides; the losses among them where there are several
+    ValueId counted = no_value;       // what the losses are the mean over (count_targets); none: all units
+    std::vector<ToldTable> told_tables{};  // of evaluations
     ValueId logits = no_value;             // (B, T, at least V); Purpose::generate only
     std::optional<LossScale> loss_scale{}; // in f16; Purpose::train only
     // Losses beside the last, and those that keep mixtures of experts at work; Purpose::train only.
@@ -121,6 +140,7 @@ ValueId gradient_scale(Model& model, const Config& config, const ModelSizes& siz
                        double weight);
 
 std::int64_t parameter_count(const Graph& graph);
+std::int64_t trained_parameter_count(const Graph& graph);
 // Of those that work on a token: of a mixture's experts the chosen ones.
 std::int64_t active_parameter_count(const Model& model);
 // "1,234 parameters", or "1,234 parameters, of which 567 work on a token".

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Optimizer steps (Adam, AdamW, SGD; others in update_rules.hpp) in one pass over memory, and the factor that clips a gradient to a norm.
+// Optimizer steps (Adam, AdamW, SGD; others in update_rules.hpp) in one pass over memory, and the factor that clips a
+// gradient to a norm.
 #pragma once
 
 #include "kernels/stream.hpp"

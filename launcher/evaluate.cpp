@@ -10,6 +10,12 @@
 namespace tessera {
 namespace {
 
+void print(const EvaluationRecord::Table& table) {
+    fmt::print("{}:\n", table.name);
+    for (std::size_t i = 0; i < table.counts.size(); ++i)
+        fmt::print("{:>8}{}", table.counts[i], (i + 1) % static_cast<std::size_t>(table.columns) == 0 ? "\n" : " ");
+}
+
 int run_evaluate(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     const Checkpoint checkpoint = open_checkpoint(arguments.words()[0]);
@@ -33,6 +39,8 @@ int run_evaluate(const Arguments& arguments, Process& process) {
         fmt::print("  {}: {:.6f}", name, value);
     if (record.unit == "token") fmt::print("  perplexity: {:.4f}", std::exp(record.loss));
     fmt::print("  {}s: {}\n", record.unit, record.units);
+    for (const EvaluationRecord::Table& table : record.tables)
+        print(table);
     return 0;
 }
 
@@ -44,7 +52,8 @@ Command evaluate_command() {
             {"evaluate CHECKPOINT|RUN [section.key=value …]",
              R"(Loads a checkpoint, or the newest one of a run's folder, with the config it was
 trained with, and prints the mean loss per token or sample, and the perplexity
-or accuracy, on the validation split. Runs on any number of ranks, with the same result.
+or accuracy, on the validation split, and what metrics.evaluate names. Runs on
+any number of ranks, with the same result.
 
 Examples
   tessera evaluate runs/quickstart

@@ -13,6 +13,7 @@
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/run/experiment.hpp"
+#include "core/run/validation_watch.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
@@ -51,13 +52,16 @@ Graph graph_of(const Config& config, const SampleForm& form) {
     sizes.sample = form;
     if (config.get(training_dtype) == "f16") sizes.precision.compute = DType::f16; // it has a loss scale
     Model model = build_model(config, sizes, Purpose::train);
+    const std::vector<ParameterSettings> settings = apply_parameter_groups(model.graph, config);
     const std::vector<ValueId> gradients = differentiate(model.graph, model.loss(), model.losses_beside);
     std::optional<Guard> guard = append_guard(model.graph, config, model.loss_scale.has_value());
     append_optimizer(model.graph, gradients, *make_optimizer(config),
                      {.loss_scale = model.loss_scale,
                       .guard = guard ? &*guard : nullptr,
                       .loss = model.loss(),
-                      .counted = model.counted});
+                      .counted = model.counted,
+                      .settings = settings});
+    append_validation_state(model.graph, config);
     return std::move(model.graph);
 }
 

@@ -114,6 +114,8 @@ std::vector<ValueId> Graph::trained() const {
     return found;
 }
 
+void Graph::freeze(ValueId parameter) { values_[static_cast<std::size_t>(parameter)].parameter->frozen = true; }
+
 ValueId Graph::named(std::string_view name) const {
     for (std::size_t i = 0; i < values_.size(); ++i)
         if (values_[i].name == name) return static_cast<ValueId>(i);

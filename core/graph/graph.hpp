@@ -121,6 +121,7 @@ public:
     const std::vector<ValueId>& kept() const { return kept_; }
     std::vector<ValueId> of_kind(ValueKind kind) const;
     std::vector<ValueId> trained() const;       // parameters that are not frozen, in the order of of_kind
+    void freeze(ValueId parameter);             // before differentiate
     ValueId named(std::string_view name) const; // InternalError when there is none
 
     // For passes that rewrite a graph. A value without a producer, to be made by a node of replace_nodes.

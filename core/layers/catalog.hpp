@@ -30,8 +30,13 @@ inline constexpr Key<std::int64_t> layer_blocks{"model.layers[].blocks", 1,
 inline constexpr Key<bool> layer_bottleneck{
     "model.layers[].bottleneck", false,
     "residual_blocks: three convolutions, the middle one of a quarter of the filters, instead of two"};
+inline constexpr Key<std::vector<double>> layer_class_weights{
+    "model.layers[].class_weights", "",
+    "cross_entropy: how much a target of each class weighs in the mean, at least 0; none: 1"};
 inline constexpr Key<bool> layer_count_padding{"model.layers[].count_padding", true,
                                                "average_pool: padding counts in the mean"};
+inline constexpr Key<double> layer_delta{"model.layers[].delta", 1,
+                                         "huber: where the error is no longer squared but grows linearly"};
 inline constexpr Key<std::vector<std::int64_t>> layer_dilation{
     "model.layers[].dilation", "1",
     "convolution, transposed_convolution, max_pool: distance of the taps, in height and width"};
@@ -57,6 +62,9 @@ inline constexpr Key<std::int64_t> layer_ignore_index{
     "cross_entropy: targets of this number count in no mean; -1: none but those that the data leave out"};
 inline constexpr Key<std::vector<std::int64_t>> layer_kernel{
     "model.layers[].kernel", "", "convolution, average_pool, max_pool: height and width of the window"};
+inline constexpr Key<double> layer_label_smoothing{
+    "model.layers[].label_smoothing", 0,
+    "cross_entropy: the share of a target that is spread over all classes in training; evaluations have none"};
 inline constexpr Key<std::int64_t> layer_layers{"model.layers[].layers", 1,
                                                 "gru, lstm: one on top of the other, all of the same width"};
 inline constexpr Key<double> layer_momentum{
@@ -68,6 +76,8 @@ inline constexpr Key<std::vector<std::int64_t>> layer_output_padding{
 inline constexpr Key<std::int64_t> layer_outputs{"model.layers[].outputs", 0, "embedding, linear: width of the result"};
 inline constexpr Key<std::vector<std::int64_t>> layer_padding{
     "model.layers[].padding", "0", "convolution, average_pool, max_pool: on each side, in height and width"};
+inline constexpr Key<double> layer_positive_weight{
+    "model.layers[].positive_weight", 1, "binary_cross_entropy: how much a target of 1 weighs against one of 0"};
 inline constexpr Key<double> layer_probability{"model.layers[].probability", 0.5,
                                                "dropout: of dropping an activation in training"};
 inline constexpr Key<std::vector<std::int64_t>> layer_stride{
@@ -98,7 +108,8 @@ struct LayerPlace {
     std::int64_t classes = 0; // of the data
     int number = 0;           // of the layer; of the first, where it is several (LayerType::layers)
     Sharing sharing = Sharing::whole;
-    ValueId scale = no_value; // of a loss, whose gradient is taken of scale * loss; no_value: only evaluated
+    ValueId class_weights = no_value; // of a loss that has some
+    ValueId scale = no_value;         // of a loss, whose gradient is taken of scale * loss; no_value: only evaluated
     CarriedStates& carried;
 };
 
@@ -122,6 +133,7 @@ struct LayerType {
     std::int64_t (*layers)(const ConfigItem&) = {}; // of many products: for pipelines it is so many layers
     bool has_classes = false;                       // of a loss: an accuracy can be told beside it
     bool is_recurrent = false;                      // has a state that goes from step to step of a sequence
+    bool has_numbers = false;                       // of a loss: what it compares are numbers of one kind, not logits
 };
 
 // Alphabetical.
@@ -147,7 +159,7 @@ BuildLayer read_layer_norm(const ConfigItem&);
 BuildLayer read_linear(const ConfigItem&);
 BuildLayer read_lstm(const ConfigItem&);
 BuildLayer read_max_pool(const ConfigItem&);
-BuildLayer read_mean_squared_error(const ConfigItem&);
+BuildLayer read_pointwise_loss(const ConfigItem&);
 BuildLayer read_residual_blocks(const ConfigItem&);
 BuildLayer read_rms_norm(const ConfigItem&);
 BuildLayer read_transposed_convolution(const ConfigItem&);

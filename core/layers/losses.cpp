@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// cross_entropy and mean_squared_error, as a config says them.
+// The losses, as a config says them.
 #include "core/layers/catalog.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/error.hpp"
@@ -7,17 +7,49 @@
 namespace tessera::layers {
 namespace {
 
-void check_weight(const ConfigItem& item) {
-    const double weight = item.get(layer_weight);
-    if (!(weight > 0 && weight < 1e6)) item.refuse(layer_weight.name, "must be above 0 and below 1e6");
+using kernels::PointwiseLoss;
+
+double within(const ConfigItem& item, const Key<double>& key, double above, double below) {
+    const double value = item.get(key);
+    if (!(value > above && value < below))
+        item.refuse(key.name, fmt::format("must be above {} and below {:g}", above, below));
+    return value;
+}
+
+void check_cross_entropy(const ConfigItem& item) {
+    within(item, layer_weight, 0, 1e6);
+    if (item.get(layer_ignore_index) < -1) item.refuse(layer_ignore_index.name, "must be a class, or -1 for none");
+    if (const double smoothing = item.get(layer_label_smoothing); !(smoothing >= 0 && smoothing < 1))
+        item.refuse(layer_label_smoothing.name, "must be at least 0 and below 1");
+    const std::vector<double> weights = item.get(layer_class_weights);
+    double sum = 0;
+    for (const double weight : weights) {
+        if (!(weight >= 0 && weight < 1e6)) item.refuse(layer_class_weights.name, "each must be from 0 to 1e6");
+        sum += weight;
+    }
+    if (!weights.empty() && sum == 0) item.refuse(layer_class_weights.name, "no class weighs anything");
+}
+
+PointwiseLoss pointwise_loss_of(const ConfigItem& item) {
+    const std::string type = item.get(layer_type);
+    PointwiseLoss loss;
+    if (type == "mean_absolute_error") loss.kind = PointwiseLoss::Kind::absolute;
+    if (type == "huber") {
+        loss.kind = PointwiseLoss::Kind::huber;
+        loss.delta = static_cast<float>(within(item, layer_delta, 0, 1e6));
+    }
+    if (type == "binary_cross_entropy") {
+        loss.kind = PointwiseLoss::Kind::binary;
+        loss.positive_weight = static_cast<float>(within(item, layer_positive_weight, 0, 1e6));
+    }
+    return loss;
 }
 
 } // namespace
 
 BuildLayer read_cross_entropy(const ConfigItem& item) {
-    check_weight(item);
-    if (item.get(layer_ignore_index) < -1) item.refuse(layer_ignore_index.name, "must be a class, or -1 for none");
-    return [](const LayerPlace& place) -> LayerValue {
+    check_cross_entropy(item);
+    return [smoothing = item.get(layer_label_smoothing)](const LayerPlace& place) -> LayerValue {
         Graph& graph = place.builder.graph();
         const ValueId logits = as_seen(place.builder, place.inputs[0]), targets = place.inputs[1].id;
         const std::string name = place.builder.path("");
@@ -26,21 +58,23 @@ BuildLayer read_cross_entropy(const ConfigItem& item) {
         const std::int64_t columns = graph.value(logits).type.shape[-1];
         if (columns < place.classes)
             throw ConfigError(fmt::format("{} logits, but the data have {} classes", columns, place.classes));
+        const double spread = place.scale == no_value ? 0 : smoothing; // in training alone
+        if (spread > 0 || place.class_weights != no_value)
+            return {ops::smoothed_cross_entropy(graph, name, logits, targets, place.scale, columns, spread,
+                                                place.class_weights)};
         if (place.scale == no_value) return {ops::cross_entropy_loss(graph, name, logits, targets, columns)};
         return {ops::cross_entropy(graph, name, logits, targets, place.scale, columns)};
     };
 }
 
-BuildLayer read_mean_squared_error(const ConfigItem& item) {
-    check_weight(item);
-    return [](const LayerPlace& place) -> LayerValue {
+BuildLayer read_pointwise_loss(const ConfigItem& item) {
+    within(item, layer_weight, 0, 1e6);
+    return [loss = pointwise_loss_of(item)](const LayerPlace& place) -> LayerValue {
         Graph& graph = place.builder.graph();
         const ValueId y = as_seen(place.builder, place.inputs[0]), targets = place.inputs[1].id;
-        const std::string name = place.builder.path("");
         if (graph.value(targets).type.dtype != DType::f32)
             throw ConfigError("what is wanted is a class, no numbers: cross_entropy takes it");
-        if (place.scale == no_value) return {ops::mean_squared_error_loss(graph, name, y, targets)};
-        return {ops::mean_squared_error(graph, name, y, targets, place.scale)};
+        return {ops::pointwise_loss(graph, place.builder.path(""), loss, y, targets, place.scale)};
     };
 }
 

@@ -5,6 +5,7 @@
 namespace tessera {
 
 std::vector<OpPointer> op_catalog() {
+    using LossKind = kernels::PointwiseLoss::Kind;
     const Window window{{.size = 3, .stride = 2, .before = 1}, {.size = 2, .dilation = 2, .before = 1, .after = 2}};
     return {
         make_accuracy(),
@@ -25,6 +26,7 @@ std::vector<OpPointer> op_catalog() {
         make_batch_norm_inference(1e-5),
         make_cast(DType::f32),
         make_combine(),
+        make_confusion(5),
         make_convolution(window, 1),
         make_convolution(window, 3),
         make_convolution(window, 6), // depthwise
@@ -55,9 +57,15 @@ std::vector<OpPointer> op_catalog() {
         make_lstm(false, false), // both directions
         make_mask_tokens({.chosen = 2, .mask = 9, .below = 9, .kept = {0, -1, -1, -1}}, "example"),
         make_max_pool(window),
-        make_mean_squared_error(),
-        make_mean_squared_error_loss(),
         make_place_rows(5),
+        make_pointwise_loss({LossKind::squared}, true),
+        make_pointwise_loss({LossKind::squared}, false),
+        make_pointwise_loss({LossKind::absolute}, true),
+        make_pointwise_loss({LossKind::huber, 2}, true),
+        make_pointwise_loss({LossKind::huber, 100}, true),
+        make_pointwise_loss({LossKind::binary, 1, 3}, true),
+        make_pointwise_loss({LossKind::binary, 1, 3}, false),
+        make_regression_sums(),
         make_residual_norm(Norm::layer_norm, 1e-5),
         make_residual_norm(Norm::rms_norm, 1e-5),
         make_rms_norm(1e-5),
@@ -66,10 +74,15 @@ std::vector<OpPointer> op_catalog() {
         make_route({.choices = 1, .capacity = 1}),
         make_route({.choices = 2, .capacity = 1}),
         make_scale(0.75),
+        make_score_counts(64),
         make_shift_tokens(1),
+        make_smoothed_cross_entropy(17, 0.1, true, true),
+        make_smoothed_cross_entropy(19, 0.1, false, true),
+        make_smoothed_cross_entropy(17, 0, true, false),
         make_sum_rows(2),
         make_token_segments(0),
         make_token_types(1, 2),
+        make_top_k_hits(9, 3),
         make_transposed_convolution(window, {5, 4, 6}),
         make_transposed_convolution(window, {5, 4, 3}), // in groups
     };

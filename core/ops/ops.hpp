@@ -5,6 +5,7 @@
 
 #include "core/graph/graph.hpp"
 #include "kernels/elementwise.hpp"
+#include "kernels/pointwise_loss.hpp"
 #include "kernels/rotary.hpp"
 #include "kernels/window.hpp"
 
@@ -60,6 +61,9 @@ void carry_state(Graph&, std::string name, const CarriedState& of, ValueId facto
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
+// counts[t,p]: rows with the target t whose largest logit is number p (kernels/classification.hpp)
+// logits: (..., W), of which the first `classes` count   targets: (...) i32   counts: (V, V) f32
+ValueId confusion(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t classes);
 // y = x convolved with w in G groups + bias (kernels/convolution.hpp); bias (K) f32 may be no_value
 // x: (N, H, W, C)   w: (K, R, S, C / G), the window being R x S   y: (N, P, Q, K)
 ValueId convolution(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const Window& window,
@@ -118,11 +122,10 @@ struct LstmOutputs {
 LstmOutputs lstm(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const LstmStates& before);
 // y = the largest over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId max_pool(Graph&, std::string name, ValueId x, const Window& window);
-// loss = sum over samples of the mean of (y - targets)^2; the gradient is taken of scale * loss.
-// y, targets: (B, ...)   scale, loss: scalar f32
-ValueId mean_squared_error(Graph&, std::string name, ValueId y, ValueId targets, ValueId scale);
-// The same loss for evaluation.
-ValueId mean_squared_error_loss(Graph&, std::string name, ValueId y, ValueId targets);
+// loss = sum over samples of the mean of a loss of numbers (kernels/pointwise_loss.hpp); the gradient is taken of
+// scale * loss. y, targets: (B, ...)   scale, loss: scalar f32; no scale (no_value): for evaluation, without a gradient
+ValueId pointwise_loss(Graph&, std::string name, const kernels::PointwiseLoss& loss, ValueId y, ValueId targets,
+                       ValueId scale);
 // x, f32 or bf16, in f8e4m3 or f8e5m2; the last `column_dims` dims are columns. The scale maps the largest magnitude of
 // this tensor to the largest number of the dtype (kernels/quantize.hpp).
 InEightBits quantize(Graph&, std::string name, ValueId x, DType dtype, int column_dims);
@@ -132,6 +135,8 @@ struct ResidualNorm {
 };
 ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, ValueId b, ValueId scale, ValueId bias,
                            double epsilon);
+// Over the samples, of each number: targets, their squares, the errors' squares: y, targets (B, ...) -> (3, K) f32
+ValueId regression_sums(Graph&, std::string name, ValueId y, ValueId targets);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
 // Queries and keys turned by the angles of their positions (kernels/rotary.hpp), values as they are: qkv as attention
@@ -146,10 +151,19 @@ struct Routed {
 Routed route(Graph&, std::string name, ValueId logits, const RouteOptions& options);
 // y = factor * x
 ValueId scale(Graph&, std::string name, ValueId x, double factor);
+// counts[t,b]: rows with the target t, 0 or 1, the difference of whose logits is in bin b: (..., 2), (...) i32 -> (2,
+// B)
+ValueId score_counts(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t bins);
+// As cross_entropy, with a share `smoothing` of each target spread over all classes, and weights of classes (V) f32
+// (kernels/smoothed_cross_entropy.hpp), which may be no_value. No scale (no_value): for evaluation, without a gradient.
+ValueId smoothed_cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale,
+                               std::int64_t classes, double smoothing, ValueId class_weights);
 // f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
 ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
 ValueId sum_rows(Graph&, std::string name, ValueId x, int dims);
+// How many rows have their target among the k largest logits: (..., W), (...) i32 -> scalar f32
+ValueId top_k_hits(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t classes, std::int64_t k);
 
 // The transpose of a convolution with these filters: what is convolved becomes the result (kernels/convolution.hpp, dx
 // of dy). Of the height ((P - 1) stride - padding + extent + more), and so the width; bias (C) may be no_value. x: (N,
@@ -170,6 +184,7 @@ OpPointer make_batch_norm(double epsilon);
 OpPointer make_batch_norm_inference(double epsilon);
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
+OpPointer make_confusion(std::int64_t classes);
 OpPointer make_convolution(const Window& window, std::int64_t groups);
 OpPointer make_counted_targets(bool weighted);
 OpPointer make_cross_entropy(std::int64_t classes);
@@ -186,14 +201,17 @@ OpPointer make_leave_out(std::int32_t left_out);
 OpPointer make_linear(int contracted);
 OpPointer make_lstm(bool bias, bool states);
 OpPointer make_max_pool(const Window& window);
-OpPointer make_mean_squared_error();
-OpPointer make_mean_squared_error_loss();
+OpPointer make_pointwise_loss(const kernels::PointwiseLoss& loss, bool with_gradient);
+OpPointer make_regression_sums();
 OpPointer make_residual_norm(Norm kind, double epsilon);
 OpPointer make_rms_norm(double epsilon);
 OpPointer make_rotary(const RotaryOptions& options, bool by_group);
 OpPointer make_route(const RouteOptions& options);
 OpPointer make_scale(double factor);
+OpPointer make_score_counts(std::int64_t bins);
+OpPointer make_smoothed_cross_entropy(std::int64_t classes, double smoothing, bool weighted, bool with_gradient);
 OpPointer make_sum_rows(int dims);
+OpPointer make_top_k_hits(std::int64_t classes, std::int64_t k);
 // To images of this height, width and channels.
 OpPointer make_transposed_convolution(const Window& window, const Shape& image);
 

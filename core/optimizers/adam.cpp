@@ -25,15 +25,15 @@ public:
     explicit Adam(const kernels::Adam& settings) : settings_(settings) {}
     std::vector<std::string_view> states() const override { return {"first_moment", "second_moment"}; }
     float weight_decay() const override { return settings_.weight_decay; }
-    OpPointer update(std::size_t tensors, float weight_decay) const override {
-        return std::make_shared<AdamUpdate>(with(weight_decay), tensors);
-    }
-    ValueId pace(Graph& graph, std::string name, float weight_decay) const override {
-        const auto of_step = [settings = with(weight_decay)](const StepState& state, const View& host) {
-            kernels::write_adam_pace(host, settings, static_cast<float>(state.learning_rate),
+    void append(Graph& graph, const Alike& alike, ValueId factor) const override {
+        const kernels::Adam settings = with(alike.weight_decay);
+        const auto of_step = [settings, by = alike.rate_factor](const StepState& state, const View& host) {
+            kernels::write_adam_pace(host, settings, static_cast<float>(state.learning_rate * by),
                                      state.step + 1 - state.skipped_steps);
         };
-        return graph.step_input(std::move(name), {{kernels::adam_pace_count}, DType::f32}, of_step);
+        const ValueId pace = graph.step_input(alike.name + ".pace", {{kernels::adam_pace_count}, DType::f32}, of_step);
+        graph.apply(std::make_shared<AdamUpdate>(settings, alike.parameters.size()), alike.name,
+                    update_inputs(pace, factor, alike.parameters));
     }
 
 private:

@@ -60,12 +60,13 @@ public:
     explicit RuleOptimizer(const Settings& settings) : settings_(settings) {}
     std::vector<std::string_view> states() const override { return Rule::states(settings_); }
     float weight_decay() const override { return settings_.weight_decay; }
-    OpPointer update(std::size_t tensors, float weight_decay) const override {
+    void append(Graph& graph, const Alike& alike, ValueId factor) const override {
         Settings settings = settings_;
-        settings.weight_decay = weight_decay;
-        return std::make_shared<RuleUpdate<Rule>>(settings, tensors);
+        settings.weight_decay = alike.weight_decay;
+        const ValueId rate = learning_rate(graph, alike.name + ".pace", alike.rate_factor);
+        graph.apply(std::make_shared<RuleUpdate<Rule>>(settings, alike.parameters.size()), alike.name,
+                    update_inputs(rate, factor, alike.parameters));
     }
-    ValueId pace(Graph& graph, std::string name, float) const override { return learning_rate(graph, std::move(name)); }
 
 private:
     Settings settings_;

@@ -139,6 +139,7 @@ constexpr std::array kinds = {Kind{"constant", constant},
                               Kind{"inverse_sqrt", inverse_sqrt},
                               Kind{"linear", linear},
                               Kind{"one_cycle", cosine}, // which rises otherwise
+                              Kind{"plateau", constant}, // times what run/validation_watch.hpp says
                               Kind{"polynomial", polynomial},
                               Kind{"step", in_steps},
                               Kind{"wsd", wsd}};

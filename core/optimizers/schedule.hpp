@@ -9,8 +9,8 @@
 namespace tessera {
 
 inline constexpr Key<std::string> schedule_type{"lr_scheduler.type", "cosine",
-                                                "after warm-up: constant, linear, cosine, cosine_restarts, polynomial, "
-                                                "inverse_sqrt, step, exponential, one_cycle or wsd"};
+                                                "constant, linear, cosine, cosine_restarts, polynomial, inverse_sqrt, "
+                                                "step, exponential, one_cycle, wsd or plateau"};
 inline constexpr Key<std::int64_t> schedule_warmup{
     "lr_scheduler.warmup_steps", 100, "steps over which the rate rises: linearly, one_cycle's like a cosine"};
 inline constexpr Key<std::int64_t> schedule_decay_steps{"lr_scheduler.decay_steps", 0,
@@ -43,6 +43,7 @@ inline constexpr Key<double> schedule_start_factor{"lr_scheduler.start_factor", 
 //   inverse_sqrt     r / sqrt(1 + (t - W) / timescale)                   (Vaswani et al. 2017, from the peak on)
 //   cosine_restarts  cosine from r to m over restart_interval steps, then anew, each restart_factor times as long
 //                    (SGDR, Loshchilov and Hutter 2017)
+//   plateau          r, times what falls where the validation loss does (run/validation_watch.hpp)
 //   one_cycle        m' + (r - m') (1 - cos(pi t / W)) / 2 with m' = r start_factor up to W, then cosine (Smith and
 //   Topin
 //                    2018, as torch's OneCycleLR; the momentum stays what it is)

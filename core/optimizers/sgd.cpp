@@ -29,12 +29,13 @@ public:
         return settings_.momentum == 0 ? std::vector<std::string_view>{} : std::vector<std::string_view>{"velocity"};
     }
     float weight_decay() const override { return settings_.weight_decay; }
-    OpPointer update(std::size_t tensors, float weight_decay) const override {
+    void append(Graph& graph, const Alike& alike, ValueId factor) const override {
         kernels::Sgd settings = settings_;
-        settings.weight_decay = weight_decay;
-        return std::make_shared<SgdUpdate>(settings, tensors);
+        settings.weight_decay = alike.weight_decay;
+        const ValueId rate = learning_rate(graph, alike.name + ".pace", alike.rate_factor);
+        graph.apply(std::make_shared<SgdUpdate>(settings, alike.parameters.size()), alike.name,
+                    update_inputs(rate, factor, alike.parameters));
     }
-    ValueId pace(Graph& graph, std::string name, float) const override { return learning_rate(graph, std::move(name)); }
 
 private:
     kernels::Sgd settings_;

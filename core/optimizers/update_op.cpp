@@ -10,9 +10,9 @@
 namespace tessera {
 
 std::vector<TensorType> UpdateOp::infer(std::span<const TensorType> inputs) const {
-    if (inputs.size() != before_lists + lists_ * tensors_)
-        throw InternalError(
-            fmt::format("{}: {} inputs, expected {}", name(), inputs.size(), before_lists + lists_ * tensors_));
+    const std::size_t expected = before_lists + lists_ * tensors_ + behind_;
+    if (inputs.size() != expected)
+        throw InternalError(fmt::format("{}: {} inputs, expected {}", name(), inputs.size(), expected));
     return {};
 }
 
@@ -20,7 +20,9 @@ std::vector<TensorType> UpdateOp::infer(std::span<const TensorType> inputs) cons
 // every rank, or all are cut alike.
 std::optional<std::vector<Placement>> UpdateOp::placed(std::span<const TensorType> types,
                                                        std::span<const Placement> inputs) const {
-    if (inputs[0] != Placement::replicate() || inputs[1] != Placement::replicate()) return std::nullopt;
+    const auto is_whole = [](Placement placement) { return placement == Placement::replicate(); };
+    if (!std::ranges::all_of(inputs.first(before_lists), is_whole)) return std::nullopt;
+    if (!std::ranges::all_of(inputs.last(behind_), is_whole)) return std::nullopt;
     const std::span<const Placement> of_gradients = list(inputs, 0);
     for (std::size_t i = 0; i < lists_; ++i)
         if (!std::ranges::equal(list(inputs, i), of_gradients)) return std::nullopt;
@@ -37,6 +39,13 @@ std::vector<int> UpdateOp::writes() const {
     std::vector<int> positions;
     for (std::size_t i = before_lists + tensors_; i < before_lists + lists_ * tensors_; ++i)
         positions.push_back(static_cast<int>(i));
+    return positions;
+}
+
+std::vector<int> UpdateOp::all_but_weights() const {
+    std::vector<int> positions;
+    for (std::size_t i = 0; i < lists_ * tensors_; ++i)
+        if (i < tensors_ || i >= 2 * tensors_) positions.push_back(static_cast<int>(before_lists + i));
     return positions;
 }
 

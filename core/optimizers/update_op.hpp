@@ -7,10 +7,12 @@
 namespace tessera {
 
 // Inputs: what changes from step to step (the optimizer's step input); the factor of the gradients (scalar); then lists
-// of `tensors` each: the gradients, the weights, and what the optimizer keeps of them. Weights and what is kept change.
+// of `tensors` each: the gradients, the weights, and what the optimizer keeps of them; then values that are the same on
+// every rank. Weights and what is kept change.
 class UpdateOp : public Op {
 public:
-    UpdateOp(std::size_t tensors, std::size_t states) : tensors_(tensors), lists_(2 + states) {}
+    UpdateOp(std::size_t tensors, std::size_t states, std::size_t behind = 0)
+        : tensors_(tensors), lists_(2 + states), behind_(behind) {}
 
     std::vector<TensorType> infer(std::span<const TensorType> inputs) const override;
     std::optional<std::vector<Placement>> placed(std::span<const TensorType> types,
@@ -18,6 +20,10 @@ public:
     std::vector<int> writes() const override;
 
 protected:
+    std::vector<int> all_but_weights() const;
+    ConstView behind_lists(const Operands& a, std::size_t i) const {
+        return a.inputs[before_lists + lists_ * tensors_ + i];
+    }
     static ConstView pace(const Operands& operands) { return operands.inputs[0]; }
     static ConstView factor(const Operands& operands) { return operands.inputs[1]; }
     std::span<const View> gradients(const Operands& operands) const { return list(operands.inputs, 0); }
@@ -33,6 +39,7 @@ private:
 
     std::size_t tensors_;
     std::size_t lists_;
+    std::size_t behind_;
 };
 
 } // namespace tessera

@@ -103,11 +103,19 @@ private:
         for (std::size_t time = 0; time < order_.size(); ++time)
             for (const ValueId input : graph_.nodes()[static_cast<std::size_t>(order_[time])].inputs)
                 last_use_[static_cast<std::size_t>(input)] = static_cast<std::int64_t>(time);
+        for (std::size_t i = 0; i < last_use_.size(); ++i) // written once, for all micro-batches
+            if (graph_.values()[i].of_step && graph_.values()[i].phase == Phase::prepare && last_use_[i] >= 0 &&
+                phase_at(last_use_[i]) != Phase::prepare)
+                last_use_[i] = for_ever;
         for (const ValueId id : graph_.kept())
             last_use_[static_cast<std::size_t>(id)] = for_ever;
         for (const Part& part : plan_.parts) // who takes it says when it has it
             for (const StageMessage& message : part.sends)
                 last_use_[static_cast<std::size_t>(message.value)] = for_ever;
+    }
+
+    Phase phase_at(std::int64_t time) const {
+        return graph_.nodes()[static_cast<std::size_t>(order_[static_cast<std::size_t>(time)])].phase;
     }
 
     // The time of a part's first call.

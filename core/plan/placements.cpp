@@ -257,6 +257,7 @@ private:
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
+        if (from.kind == Kind::flat && to.kind == Kind::replicate) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::shard && !strategy_.zigzag() &&
             value.type.shape[from.value] % ranks_ == 0 && value.type.shape[to.value] % ranks_ == 0)
             return bytes / ranks_ * cost_of_exchange(to);

@@ -32,10 +32,13 @@ void parameters(const Program& program, Lines out) {
     for (const ValueId id : ids)
         width = std::max(width, graph.value(id).name.size());
     const std::int64_t count = parameter_count(graph), active = active_parameter_count(program.model);
+    const std::int64_t trained_count = trained_parameter_count(graph);
     const std::string of_a_token =
         active == count ? "" : fmt::format(", of which {} work on a token", with_thousands(active));
-    fmt::format_to(out, "\nParameters {}{}, placement of weight, gradient and optimizer state by mesh axis\n",
-                   with_thousands(count), of_a_token);
+    const std::string of_all =
+        trained_count == count ? "" : fmt::format(", of which {} are trained", with_thousands(trained_count));
+    fmt::format_to(out, "\nParameters {}{}{}, placement of weight, gradient and optimizer state by mesh axis\n",
+                   with_thousands(count), of_a_token, of_all);
     for (const ValueId id : ids) {
         Placements gradient;
         for (std::size_t i = 0; i < graph.values().size(); ++i)
@@ -44,9 +47,8 @@ void parameters(const Program& program, Lines out) {
         for (const ValueId other : graph.of_kind(ValueKind::optimizer_state))
             if (graph.value(other).name.ends_with("/" + graph.value(id).name))
                 state = program.plan.value(other).placements;
-        const std::string trained = graph.value(id).parameter->frozen
-                                        ? "frozen"
-                                        : fmt::format("{} {}", text_of(gradient), text_of(state));
+        const std::string trained =
+            graph.value(id).parameter->frozen ? "frozen" : fmt::format("{} {}", text_of(gradient), text_of(state));
         fmt::format_to(out, "  {:<{}}  {:<18}  {} {}\n", graph.value(id).name, width,
                        graph.value(id).shape_outside().text(), text_of(program.plan.value(id).placements), trained);
     }

@@ -100,6 +100,16 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
         record.loss += loss.weight * mean(loss.value, model.counted);
     for (const ToldValue& told : model.told)
         record.told.emplace_back(told.name, mean(told.value, told.by));
+    for (const ToldTable& table : model.told_tables) {
+        HostCopy sums(ground_.stream, executor_->view(table.value));
+        sums.load();
+        const std::span<const float> found(sums.view().as<float>(), static_cast<std::size_t>(sums.view().count()));
+        if (table.finish)
+            table.finish(found, static_cast<double>(experiment_.evaluation_batches * experiment_.sizes.batch),
+                         record.told);
+        else
+            record.tables.push_back({table.name, sums.view().shape[-1], {found.begin(), found.end()}});
+    }
     return record;
 }
 

@@ -9,6 +9,7 @@
 #include "core/optimizers/optimizer.hpp"
 #include "core/plan/passes.hpp"
 #include "core/run/snapshot.hpp"
+#include "core/run/validation_watch.hpp"
 #include "core/run/weights.hpp"
 #include "kernels/error.hpp"
 #include "kernels/memory.hpp"
@@ -198,6 +199,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     }
     program.model = build_model(config, experiment.sizes, Purpose::train);
     check_images(config, program.model.graph, program.layout.mesh);
+    const std::vector<ParameterSettings> settings = apply_parameter_groups(program.model.graph, config);
     const std::vector<ValueId> gradients =
         differentiate(program.model.graph, program.model.loss(), program.model.losses_beside);
     experiment.guard = append_guard(program.model.graph, config, program.model.loss_scale.has_value());
@@ -209,7 +211,9 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                  .counted = program.model.counted,
                                                  .units_per_step = experiment.sizes.units_per_step,
                                                  .running = program.model.running,
-                                                 .carried = program.model.carried});
+                                                 .carried = program.model.carried,
+                                                 .settings = settings});
+    experiment.validation_state = append_validation_state(program.model.graph, config);
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);

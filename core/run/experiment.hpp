@@ -59,6 +59,7 @@ struct Experiment {
     Program train;
     ValueId gradient_norm = no_value;
     std::optional<Guard> guard{};
+    ValueId validation_state = no_value; // of validation_watch.hpp
     Program evaluate;
     std::int64_t evaluation_batches = 0; // 0: there is no validation split
     std::int64_t evaluation_steps = 1;   // of so many batches each: more than one where states are carried on

@@ -130,8 +130,9 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
 std::string console_line(const EvaluationRecord& record) {
     const std::string perplexity =
         record.unit == "token" ? fmt::format("  perplexity: {:.2f}", std::exp(record.loss)) : "";
-    return fmt::format("evaluation: step: {}  loss: {:.4f}{}{}  {}s: {}", record.step, record.loss,
-                       text_of(record.told), perplexity, record.unit, with_thousands(record.units));
+    return fmt::format("evaluation: step: {}  loss: {:.4f}{}{}  {}s: {}{}{}", record.step, record.loss,
+                       text_of(record.told), perplexity, record.unit, with_thousands(record.units),
+                       record.note.empty() ? "" : "  ", record.note);
 }
 
 std::string json_line(const StepRecord& record) {
@@ -163,6 +164,15 @@ std::string json_line(const EvaluationRecord& record) {
     Json json{{"kind", "evaluation"}, {"step", record.step}, {"loss", number(record.loss)}};
     put(json, record.told);
     json[fmt::format("{}s", record.unit)] = record.units;
+    for (const EvaluationRecord::Table& table : record.tables) {
+        Json rows = Json::array();
+        for (std::size_t i = 0; i < table.counts.size(); ++i) {
+            if (i % static_cast<std::size_t>(table.columns) == 0) rows.push_back(Json::array());
+            rows.back().push_back(static_cast<std::int64_t>(table.counts[i]));
+        }
+        json[table.name] = std::move(rows);
+    }
+    if (!record.note.empty()) json["note"] = record.note;
     return json.dump();
 }
 

@@ -54,6 +54,13 @@ struct EvaluationRecord {
     ToldNumbers told{};
     std::string_view unit = "token";
     std::int64_t units = 0; // that the loss is the mean of
+    std::string note{};     // what follows from it
+    struct Table {
+        std::string name;
+        std::int64_t columns;
+        std::vector<float> counts;
+    };
+    std::vector<Table> tables{}; // go to the file, not to the console
 };
 
 // A checkpoint that is on disk.

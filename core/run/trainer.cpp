@@ -13,16 +13,21 @@
 namespace tessera {
 
 bool Trainer::train() {
-    for (std::int64_t step = first_step_; step < experiment_.steps; ++step) {
+    if (watch_.waits()) evaluate(first_step_);
+    for (std::int64_t step = first_step_; step < experiment_.steps && !watch_.stops(); ++step) {
         const std::int64_t done = step + 1;
         trace_.begin(done);
         train_step(step);
-        const bool last = done == experiment_.steps;
+        bool last = done == experiment_.steps;
         if (audit_.due(done) && audit_.run(done)) numbers_.restart();
         Request request = stop_.anywhere(ground_.groups.all(), ground_.host);
-        if ((request != Request::stop || last) && evaluation_.due(done, last)) {
-            evaluate(done); // which may take long
-            request = std::max(request, stop_.anywhere(ground_.groups.all(), ground_.host));
+        if (evaluation_.due(done, last)) {
+            if (request == Request::stop && !last) {
+                watch_.put_off(); // it may take long
+            } else {
+                last |= evaluate(done);
+                request = std::max(request, stop_.anywhere(ground_.groups.all(), ground_.host));
+            }
         }
         const bool stop = request == Request::stop && !last;
         if (request != Request::none || saver_.due(done, last)) save(done, stop || last);
@@ -35,7 +40,8 @@ bool Trainer::train() {
 
 void Trainer::train_step(std::int64_t step) {
     const FlightRecorder::StepScope recorded(ground_.groups.recorder(), step);
-    const StepState state{experiment_.seed, step, 0, schedule_.rate(step), numbers_.skipped_steps()};
+    const StepState state{experiment_.seed, step, 0, schedule_.rate(step) * watch_.rate_factor(),
+                          numbers_.skipped_steps()};
     executor_.prepare(state);
     executor_.run_micro_batches(state, experiment_.batch.micro_batch,
                                 [&] { loader_.next(ground_.stream, executor_.batch()); });
@@ -71,13 +77,16 @@ void Trainer::roll_back(const StepRecord& record) {
     const FlightRecorder::Scope loading(ground_.groups.recorder(), Activity::saving);
     saver_.roll_back(record.step, record.divergence);
     numbers_.restart();
+    watch_.restart();
     throughput_.restart();
 }
 
-void Trainer::evaluate(std::int64_t steps_done) {
-    const EvaluationRecord record = evaluation_.run(steps_done);
+bool Trainer::evaluate(std::int64_t steps_done) {
+    EvaluationRecord record = evaluation_.run(steps_done);
+    record.note = watch_.see(steps_done, record.loss);
     if (metrics_ != nullptr) metrics_->evaluation(record);
     throughput_.restart(); // the next step's time does not include this
+    return watch_.stops();
 }
 
 void Trainer::save(std::int64_t steps_done, bool last) {
@@ -95,6 +104,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
     Saver::check_keys(config);
     Evaluation::check_keys(config);
+    ValidationWatch::check_keys(config, experiment);
     ReplicaAudit::check_keys(config);
     Metrics::log_every(config);
     Deadlines::check_keys(config);
@@ -115,6 +125,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
       audit_(ground, experiment, executor_, log),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_, saver_.metadata()),
+      watch_(ground.config, experiment, executor_),
       loader_(ground.dataset,
               SampleOrder(
                   order_options(ground.config, ground.dataset, Split::train, experiment.seed, experiment.batch.global)),

@@ -14,6 +14,7 @@
 #include "core/run/step_trace.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
+#include "core/run/validation_watch.hpp"
 
 #include <filesystem>
 
@@ -45,7 +46,7 @@ private:
     void record_step(std::int64_t step, double rate);
     void read_numbers(StepRecord& record);
     void roll_back(const StepRecord& record);
-    void evaluate(std::int64_t steps_done);
+    bool evaluate(std::int64_t steps_done); // whether training ends with it
     void save(std::int64_t steps_done, bool last);
     void settle_saves(bool wait);
 
@@ -60,6 +61,7 @@ private:
     StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off
     StepNumbers numbers_;
+    ValidationWatch watch_;
     std::unique_ptr<Metrics> metrics_; // rank 0 only
     Loader loader_;
     Throughput throughput_;

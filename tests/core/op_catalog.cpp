@@ -34,6 +34,14 @@ struct OpGraph {
     ValueId coefficients = no_value; // of the loss; none where the op is a loss itself
 };
 
+// It computes its inputs' gradients itself, as the last output's, which a third input scales.
+bool is_loss(const Op& op) {
+    for (const std::string_view name : {"binary_cross_entropy", "cross_entropy", "huber", "mean_absolute_error",
+                                        "mean_squared_error", "smoothed_cross_entropy"})
+        if (op.name() == name) return true;
+    return false;
+}
+
 // `in_bf16`: by input, whether it reaches the op in bf16, or in another `narrow` type. ConfigError when the op refuses.
 OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16, DType narrow = DType::bf16) {
     OpGraph made;
@@ -54,7 +62,7 @@ OpGraph op_graph(const OpPointer& op, const std::vector<bool>& in_bf16, DType na
     }
     made.outputs = graph.apply(op, "example", inputs);
     if (made.parameters.empty()) return made;
-    if (op->name() == "cross_entropy" || op->name() == "mean_squared_error") {
+    if (is_loss(*op)) {
         made.loss = made.outputs[1];
     } else {
         made.coefficients = graph.input("coefficients", {graph.value(made.outputs[0]).type.shape, DType::f32});

@@ -36,10 +36,45 @@ Config config_of(const Settings& s) {
 struct Reference {
     std::vector<double> weight, first, second;
 
-    explicit Reference(const std::vector<double>& start) : weight(start), first(start.size()), second(start.size()) {}
+    bool is_matrix; // LAMB and LARS adapt its steps to its norm
+
+    explicit Reference(const std::vector<double>& start, bool matrix = true)
+        : weight(start), first(start.size()), second(start.size()), is_matrix(matrix) {}
+
+    static double norm(const std::vector<double>& values) {
+        double sum = 0;
+        for (const double value : values)
+            sum += value * value;
+        return std::sqrt(sum);
+    }
+
+    void lamb(const Settings& s, double decay, double t, double rate, const std::vector<double>& gradient) {
+        std::vector<double> way(weight.size());
+        for (std::size_t i = 0; i < weight.size(); ++i) {
+            first[i] = s.beta1 * first[i] + (1 - s.beta1) * gradient[i];
+            second[i] = s.beta2 * second[i] + (1 - s.beta2) * gradient[i] * gradient[i];
+            const double root = std::sqrt(second[i] / (1 - std::pow(s.beta2, t))) + s.epsilon;
+            way[i] = first[i] / (1 - std::pow(s.beta1, t)) / root + decay * weight[i];
+        }
+        const double ratio = is_matrix && norm(weight) > 0 && norm(way) > 0 ? norm(weight) / norm(way) : 1;
+        for (std::size_t i = 0; i < weight.size(); ++i)
+            weight[i] -= rate * ratio * way[i];
+    }
+
+    void lars(const Settings& s, double decay, double rate, const std::vector<double>& gradient) {
+        double local = 1;
+        if (is_matrix && norm(weight) > 0 && norm(gradient) > 0)
+            local = 1e-3 * norm(weight) / (norm(gradient) + decay * norm(weight));
+        for (std::size_t i = 0; i < weight.size(); ++i) {
+            first[i] = s.momentum * first[i] + local * (gradient[i] + decay * weight[i]);
+            weight[i] -= rate * first[i];
+        }
+    }
 
     void step(const Settings& s, double decay, std::int64_t step, double rate, const std::vector<double>& gradient) {
         const double t = static_cast<double>(step) + 1;
+        if (s.name == "lamb") return lamb(s, decay, t, rate, gradient);
+        if (s.name == "lars") return lars(s, decay, rate, gradient);
         for (std::size_t i = 0; i < weight.size(); ++i) {
             double g = gradient[i];
             double& w = weight[i];
@@ -103,7 +138,7 @@ struct Trained {
 double expect_follows_reference(const Settings& settings) {
     const Trained trained(settings);
     PlannedRun run(trained.graph);
-    Reference w(start_of(15, -2)), b(start_of(5, 3));
+    Reference w(start_of(15, -2)), b(start_of(5, 3), false);
     run.set(trained.w, std::vector<float>(w.weight.begin(), w.weight.end()));
     run.set(trained.b, std::vector<float>(b.weight.begin(), b.weight.end()));
     const Tolerance allowed = tolerance(DType::f32, Kind::update);
@@ -176,8 +211,84 @@ TEST(Optimizers, LionFollowsItsPaper) {
     expect_follows_reference({.name = "lion", .decay = 0.3, .beta1 = 0.8, .beta2 = 0.95});
 }
 
+TEST(Optimizers, LambFollowsItsPaper) {
+    expect_follows_reference({.name = "lamb"});
+    expect_follows_reference({.name = "lamb", .decay = 0.3, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3});
+}
+
+TEST(Optimizers, LarsFollowsItsPaper) {
+    expect_follows_reference({.name = "lars", .momentum = 0.9});
+    expect_follows_reference({.name = "lars", .decay = 0.3, .momentum = 0.5});
+}
+
+namespace {
+
+using Matrix = std::vector<std::vector<double>>;
+
+Matrix product(const Matrix& a, const Matrix& b) {
+    Matrix c(a.size(), std::vector<double>(b[0].size()));
+    for (std::size_t i = 0; i < a.size(); ++i)
+        for (std::size_t j = 0; j < b[0].size(); ++j)
+            for (std::size_t k = 0; k < b.size(); ++k)
+                c[i][j] += a[i][k] * b[k][j];
+    return c;
+}
+
+Matrix transposed(const Matrix& a) {
+    Matrix b(a[0].size(), std::vector<double>(a.size()));
+    for (std::size_t i = 0; i < a.size(); ++i)
+        for (std::size_t j = 0; j < a[0].size(); ++j)
+            b[j][i] = a[i][j];
+    return b;
+}
+
+// Five Newton-Schulz steps of x / |x|, as Jordan's code has them.
+Matrix orthogonal(Matrix x) {
+    double squares = 0;
+    for (const auto& row : x)
+        for (const double value : row)
+            squares += value * value;
+    for (auto& row : x)
+        for (double& value : row)
+            value /= std::sqrt(squares) + 1e-7;
+    for (int step = 0; step < 5; ++step) {
+        const Matrix a = product(x, transposed(x)), cubic = product(a, x), quintic = product(a, cubic);
+        for (std::size_t i = 0; i < x.size(); ++i)
+            for (std::size_t j = 0; j < x[0].size(); ++j)
+                x[i][j] = 3.4445 * x[i][j] - 4.775 * cubic[i][j] + 2.0315 * quintic[i][j];
+    }
+    return x;
+}
+
+} // namespace
+
+// Some steps of a (3, 5) matrix whose gradient is w - 1.
+TEST(Optimizers, MuonFollowsItsPaper) {
+    const Trained trained({.name = "muon", .decay = 0.3, .momentum = 0.9});
+    PlannedRun run(trained.graph);
+    Sample start(Shape{3, 5}, DType::f32, 7);
+    std::vector<double> w = start.values(), velocity(15);
+    run.set(trained.w, std::vector<float>(w.begin(), w.end()));
+    run.set(trained.b, std::vector<float>(5, 3.0f));
+    const Tolerance allowed = tolerance(DType::f32, Kind::update);
+    for (int step = 0; step < 5; ++step) {
+        Matrix way(3, std::vector<double>(5));
+        for (std::size_t i = 0; i < 15; ++i) {
+            velocity[i] = 0.9 * velocity[i] + w[i] - 1;
+            way[i / 5][i % 5] = w[i] - 1 + 0.9 * velocity[i];
+        }
+        way = orthogonal(way);
+        for (std::size_t i = 0; i < 15; ++i)
+            w[i] -= 0.05 * (0.2 * std::sqrt(5.0) * way[i / 5][i % 5] + 0.3 * w[i]);
+        run.step({.seed = 1, .step = step, .first_sample = 0, .learning_rate = 0.05});
+        const std::vector<float> found = run.get(trained.w);
+        for (std::size_t i = 0; i < 15; ++i)
+            EXPECT_NEAR(found[i], w[i], 10 * (allowed.relative * std::abs(w[i]) + allowed.absolute)) << step;
+    }
+}
+
 TEST(Optimizers, ClipTheGlobalNorm) {
-    for (const char* name : {"adagrad", "adam", "adamw", "lion", "rmsprop", "sgd"}) {
+    for (const char* name : {"adagrad", "adam", "adamw", "lamb", "lars", "lion", "rmsprop", "sgd"}) {
         EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .alpha = 0.9, .max_norm = 2}), 0.5) << name;
         EXPECT_EQ(expect_follows_reference({.name = name, .decay = 0.1, .alpha = 0.9, .max_norm = 1e3}), 1) << name;
     }
@@ -210,6 +321,9 @@ TEST(Optimizers, HoldTheStatesTheyNeed) {
     EXPECT_EQ(states({.name = "rmsprop"}), 2);
     EXPECT_EQ(states({.name = "rmsprop", .momentum = 0.9}), 4);
     EXPECT_EQ(states({.name = "lion"}), 2);
+    EXPECT_EQ(states({.name = "lamb"}), 4);
+    EXPECT_EQ(states({.name = "lars"}), 2);
+    EXPECT_EQ(states({.name = "muon"}), 3); // the vector has AdamW's
     const Trained trained({.name = "adamw"});
     EXPECT_NO_THROW(trained.graph.named("optimizer.first_moment/w"));
     EXPECT_NO_THROW(trained.graph.named("optimizer.second_moment/b"));
@@ -310,6 +424,44 @@ TEST(Optimizers, UpdatesOnPartsThatDoNotMatchAreRefused) {
                 const bool all = of_first_list && other == Placement::at(0);
                 EXPECT_EQ(node.op->placed(test.types(), wrong.inputs).has_value(), all);
             }
+}
+
+TEST(ParameterGroups, FitByPatternsOfNames) {
+    EXPECT_TRUE(fits("*", "layers.0.norm.scale"));
+    EXPECT_TRUE(fits("layers.*.bias", "layers.11.mlp.bias"));
+    EXPECT_TRUE(fits("*norm*", "norm.scale"));
+    EXPECT_TRUE(fits("head.weight", "head.weight"));
+    EXPECT_FALSE(fits("head", "head.weight"));
+    EXPECT_FALSE(fits("*.bias", "head.biases"));
+    EXPECT_FALSE(fits("", "head"));
+}
+
+TEST(ParameterGroups, AreUpdatedByNodesOfTheirOwn) {
+    const auto updates = [](const std::string& groups) {
+        const Config config =
+            Config::parse("[optimizer]\nname = 'adamw'\nweight_decay = 0.1\n" + groups, "test.toml", {}, known_keys());
+        Graph graph;
+        const ValueId w = graph.parameter("w", {3, 5}, {"weight", -1, {}, true});
+        const ValueId b = graph.parameter("b", {5}, {"bias", -1, {}, false});
+        const ValueId loss = graph.apply(std::make_shared<Quadratic>(), "quadratic", {w, b})[2];
+        const std::vector<ParameterSettings> settings = apply_parameter_groups(graph, config);
+        append_optimizer(graph, differentiate(graph, loss), *make_optimizer(config), {.settings = settings});
+        std::vector<std::pair<std::string, std::size_t>> found;
+        for (const Node& node : graph.nodes())
+            if (!node.op->writes().empty()) found.emplace_back(node.name, node.inputs.size());
+        EXPECT_EQ(graph.of_kind(ValueKind::optimizer_state).size(), groups.find("freeze") == std::string::npos ? 4 : 2);
+        return found;
+    };
+    using Nodes = std::vector<std::pair<std::string, std::size_t>>;
+    EXPECT_EQ(updates("[[optimizer.groups]]\nparameters = ['b']\nlr_factor = 0.5"),
+              (Nodes{{"update.decaying", 6}, {"update.group_1", 6}}));
+    EXPECT_EQ(updates("[[optimizer.groups]]\nparameters = ['*']\nweight_decay = 0.2"),
+              (Nodes{{"update.group_1.decaying", 10}}));
+    EXPECT_EQ(updates("[[optimizer.groups]]\nparameters = ['w']\nfreeze = true"), (Nodes{{"update", 6}}));
+    EXPECT_THAT([&] { updates("[[optimizer.groups]]\nparameters = ['*']\nfreeze = true"); },
+                ThrowsMessage<ConfigError>(HasSubstr("the groups freeze every parameter")));
+    EXPECT_THAT([&] { updates("[[optimizer.groups]]\nparameters = ['v*']"); },
+                ThrowsMessage<ConfigError>(HasSubstr("fits none of the 2 parameters")));
 }
 
 TEST(Optimizers, RefuseWhatTheyCannotUse) {

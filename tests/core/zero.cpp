@@ -57,7 +57,7 @@ std::string reduced(std::vector<std::string> terms, const SummationTree& tree) {
     return terms.at(0);
 }
 
-std::vector<std::string> numbers(Range range, std::int64_t stride = 1) {
+std::vector<std::string> numbered(Range range, std::int64_t stride = 1) {
     std::vector<std::string> found;
     for (std::int64_t i = 0; i < range.size(); ++i)
         found.push_back(fmt::format("{}", range.begin + i * stride));
@@ -70,11 +70,11 @@ std::string sum_of_replica(const Layout& layout, int replica) {
     if (layout.rounds) {
         const Range whole = share_of_replica(layout, replica);
         for (std::int64_t first = whole.begin; first < whole.end; first += ranks)
-            terms.push_back(reduced(numbers({first, first + ranks}), {ranks, ranks}));
+            terms.push_back(reduced(numbered({first, first + ranks}), {ranks, ranks}));
         return accumulated(terms);
     }
     for (int rank = 0; rank < ranks; ++rank)
-        terms.push_back(accumulated(numbers(share_of(layout, replica * ranks + rank))));
+        terms.push_back(accumulated(numbered(share_of(layout, replica * ranks + rank))));
     return reduced(terms, tree_of_replica(layout, replica));
 }
 
@@ -108,7 +108,7 @@ TEST(HybridShares, SumLikeOneRank) {
                     std::vector<std::string> terms;
                     for (int replica = 0; replica < replicas; ++replica)
                         terms.push_back(sum_of_replica(layout, replica));
-                    EXPECT_EQ(reduced(terms, tree_of_replicas(layout)), accumulated(numbers({0, micro_batches})))
+                    EXPECT_EQ(reduced(terms, tree_of_replicas(layout)), accumulated(numbered({0, micro_batches})))
                         << replicas << " x " << ranks << " ranks";
                     ++tried;
                 }

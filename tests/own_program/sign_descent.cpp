@@ -36,8 +36,11 @@ class SignDescent final : public Optimizer {
 public:
     std::vector<std::string_view> states() const override { return {}; }
     float weight_decay() const override { return 0; }
-    OpPointer update(std::size_t tensors, float) const override { return std::make_shared<SignUpdate>(tensors); }
-    ValueId pace(Graph& graph, std::string name, float) const override { return learning_rate(graph, std::move(name)); }
+    void append(Graph& graph, const Alike& alike, ValueId factor) const override {
+        const ValueId rate = learning_rate(graph, alike.name + ".pace", alike.rate_factor);
+        graph.apply(std::make_shared<SignUpdate>(alike.parameters.size()), alike.name,
+                    update_inputs(rate, factor, alike.parameters));
+    }
 };
 
 } // namespace

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import numpy as np
+import reference_gpt
 import runs
 import torch
 
@@ -53,6 +54,8 @@ name = "loss"
 LOSS
 """
 LABELS = ('files = ["labels.csv"]\nlabel_column = "label"', CLASSES)
+BITS = ('files = ["bits.csv"]\ntarget_columns = ["a", "b"]', 2)
+TWO = ('files = ["two.csv"]\nlabel_column = "label"', 2)
 NUMBERS = ('files = ["numbers.csv"]\ntarget_columns = ["a", "b"]', 2)
 
 
@@ -102,7 +105,7 @@ def check(what, form, loss, inputs, targets, loss_of):
     runs.train(f"{what}.toml", f"run.folder={what}")
     found = np.array([float(record["loss"]) for record in runs.metrics(what, "step")])
     error = np.abs(found / np.array(losses) - 1)
-    assert len(found) == STEPS and found[-1] < 0.98 * found[0], f"{what}: it does not learn: {found}"
+    assert len(found) == STEPS and found[-4:].mean() < 0.98 * found[:4].mean(), f"{what}: it does not learn: {found}"
     assert error.max() < LOSS, f"{what}: losses differ by {error.max():.2e} of themselves: {found} {losses}"
     load(model, runs.read_tensors(runs.checkpoints(what)[-1]))
     logits = model(inputs[trained:]).detach()
@@ -134,10 +137,70 @@ def check_ignored(inputs, labels):
     assert "2 steps: all agree" in out, out
 
 
-def refuse(config, loss, sentence):
-    write_config("wrong", LABELS, loss)
-    err = runs.tessera("train", "wrong.toml", code=2).err
-    assert sentence in err and err.count("\n") == 1, f"{loss}: expected {sentence!r}, got:\n{err}"
+def evaluated(what, form, loss, names, inputs):
+    """The record of an evaluation, which is the same on 3 ranks, which have unequal shares, and others; and what the model
+    says."""
+    write_config(what, form, loss)
+    words = [f"{what}.toml", f"metrics.evaluate={names}"]
+    runs.train(*words, f"run.folder={what}-1")
+    one = runs.metrics(f"{what}-1", "evaluation")[-1]
+    for ranks, key in ((2, "pipeline_parallel_degree=2"), (3, "zero_stage=1"), (4, "zero_stage=3")):
+        runs.train(*words, f"run.folder={what}-{ranks}", f"parallelism.{key}", ranks=ranks)
+        other = runs.metrics(f"{what}-{ranks}", "evaluation")[-1]
+        assert one == other, f"{what}: {one} on 1 rank, {other} on {ranks}"
+    model = load(Mlp(form[1]).double(), runs.read_tensors(runs.checkpoints(f"{what}-1")[-1]))
+    return one, model(inputs[ROWS * 4 // 5:]).detach().numpy()
+
+
+def expect(record, name, wanted):
+    assert abs(float(record[name]) - wanted) < 1e-5, f"{name}: {record[name]}, expected {wanted}: {record}"
+
+
+def check_metrics(inputs, labels, numbers):
+    record, logits = evaluated("classes", LABELS, 'type = "cross_entropy"\nignore_index = 2',
+                               ["top_2", "confusion_matrix", "precision", "recall", "f1"], inputs)
+    wanted = labels[ROWS * 4 // 5:].numpy()
+    logits, wanted = logits[wanted != 2], wanted[wanted != 2]
+    predicted, table = logits.argmax(1), np.zeros((CLASSES, CLASSES), int)
+    np.add.at(table, (wanted, predicted), 1)
+    assert record["confusion_matrix"] == table.tolist(), (record, table)
+    said = runs.tessera("evaluate", "classes-1", ranks=2).out.split("confusion_matrix:\n")[1]
+    assert [line.split() for line in said.splitlines()] == [list(map(str, row)) for row in table.tolist()], said
+    expect(record, "top_2_accuracy", np.mean([t in np.argsort(-row)[:2] for row, t in zip(logits, wanted)]))
+    right, of_class, taken = np.diag(table), table.sum(1), table.sum(0)
+    share = lambda part, whole: np.divide(part, whole, out=np.zeros(CLASSES), where=whole > 0).mean()
+    expect(record, "precision", share(right, taken))
+    expect(record, "recall", share(right, of_class))
+    expect(record, "f1", share(2 * right, of_class + taken))
+
+    record, logits = evaluated("two", TWO, 'type = "cross_entropy"', ["auc"], inputs)
+    scores, positive = logits[:, 1] - logits[:, 0], labels[ROWS * 4 // 5:].numpy() > 1
+    pairs = scores[positive][:, None] - scores[~positive][None, :]
+    expect(record, "auc", (pairs > 0).mean())
+
+    record, y = evaluated("fit", NUMBERS, 'type = "mean_squared_error"', ["r2", "mean_absolute_error"], inputs)
+    t = numbers[ROWS * 4 // 5:].numpy()
+    expect(record, "mean_absolute_error", np.abs(y - t).mean())
+    expect(record, "r2", (1 - ((y - t) ** 2).sum(0) / ((t - t.mean(0)) ** 2).sum(0)).mean())
+
+
+def refuse(loss, sentence, *words, form=LABELS):
+    write_config("wrong", form, loss)
+    err = runs.tessera("train", "wrong.toml", *words, code=2).err
+    assert sentence in err and err.count("\n") == 1, f"{loss} {words}: expected {sentence!r}, got:\n{err}"
+
+
+def refuse_metrics():
+    for form, loss, names, sentence in (
+            (LABELS, "cross_entropy", '["top_6"]', "top_6: there are 5 classes"),
+            (LABELS, "cross_entropy", '["auc"]', "auc: is of two classes, and there are 5"),
+            (LABELS, "cross_entropy", '["f2"]', "no metric named 'f2'; did you mean 'f1'"),
+            (LABELS, "cross_entropy", '["f1", "f1"]', "'f1' stands there twice"),
+            (LABELS, "cross_entropy", '["r2"]', "'r2' judges numbers, which no loss of the model compares"),
+            (BITS, "binary_cross_entropy", '["r2"]', "'r2' judges numbers, which no loss of the model compares"),
+            (NUMBERS, "huber", '["f1"]', "'f1' judges classes, which no loss of the model compares")):
+        refuse(f'type = "{loss}"', sentence, f"metrics.evaluate={names}", form=form)
+    refuse('type = "cross_entropy"', "metrics.evaluate", 'metrics.evaluate=["f1"]', "data.validation_fraction=0.0")
 
 
 def write_tables():
@@ -146,7 +209,9 @@ def write_tables():
     labels = np.digitize(x[:, 0] + 0.5 * x[:, 1] * x[:, 2], [-1, -0.3, 0.3, 1])
     labels[4:8] = 2  # a micro-batch of which nothing counts where 2 is left out
     numbers = np.stack([np.sin(x[:, 0]) + 3 * (x[:, 1] > 1.5), x[:, 0] * x[:, 2]], 1).astype(np.float32)
-    for name, header, columns in (("labels", "label", labels[:, None]), ("numbers", "a,b", numbers)):
+    for name, header, columns in (("labels", "label", labels[:, None]), ("two", "label", (labels[:, None] > 1).astype(int)),
+                                  ("numbers", "a,b", numbers),
+                                  ("bits", "a,b", (numbers > 0.5).astype(np.float32))):
         lines = [f"x,y,z,{header}"] + [",".join(map(repr, a + b)) for a, b in zip(x.tolist(), columns.tolist())]
         pathlib.Path(f"{name}.csv").write_text("\n".join(lines) + "\n")
     return x, labels, numbers
@@ -159,7 +224,69 @@ def normal(columns):
     return torch.tensor((columns - train.mean(0)) / train.std(0))
 
 
+def check_classes(inputs, labels):
+    weights = [0.5, 2.0, 1.0, 0.0, 3.0]
+    of_classes = torch.tensor(weights).double()
+    check("smoothed", LABELS, 'type = "cross_entropy"\nlabel_smoothing = 0.1', inputs, labels,
+          lambda y, t: F.cross_entropy(y, t, label_smoothing=0.1 if y.requires_grad else 0))
+    check("weighted", LABELS, f'type = "cross_entropy"\nlabel_smoothing = 0.2\nignore_index = 2\nclass_weights = {weights}',
+          inputs, labels, lambda y, t: F.cross_entropy(y, t, of_classes, ignore_index=2,
+                                                       label_smoothing=0.2 if y.requires_grad else 0))
+    check_ranks("weighted")
+    out = runs.tessera("verify", "-n", 2, "--steps", 2, "weighted.toml", "parallelism.tensor_parallel_degree=2").out
+    assert "2 steps: all agree" in out, out
+
+
+def check_tokens():
+    """A language model with smoothed targets, over a vocabulary of which tensor ranks hold parts."""
+    tokens = np.random.default_rng(2).integers(0, 61, 400)
+    runs.write_tokens("tokens.bin", tokens)
+    runs.write_config("gpt.toml", {
+        "data.reader": "tokens", "data.files": ["tokens.bin"], "data.vocab_size": 61, "data.order": "sequential",
+        "data.validation_fraction": 0.3, "model.n_layers": 1, "model.n_heads": 2, "model.dim": 16, "training.seq_len": 16,
+        "training.steps": 1, "training.global_batch_size": 8, "training.local_batch_size": 2, "training.max_norm": 0.0,
+        "optimizer.lr": 0.0, "loss.label_smoothing": 0.2})
+    runs.train("gpt.toml", "run.folder=smooth")
+    runs.train("gpt.toml", "run.folder=sharp", "loss.label_smoothing=0.0")
+    smooth, sharp = runs.metrics("smooth", "evaluation")[-1], runs.metrics("sharp", "evaluation")[-1]
+    assert smooth == sharp, f"an evaluation is smoothed: {smooth} {sharp}"
+    model = reference_gpt.load(runs.checkpoints("smooth")[-1])
+    windows = torch.tensor(np.stack([tokens[16 * i:16 * i + 17] for i in range(8)]).astype(np.int64))
+    loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten(), label_smoothing=0.2)
+    loss.backward()
+    found = float(runs.metrics("smooth", "step")[0]["loss"])
+    assert abs(found / loss.item() - 1) < LOSS, (found, loss)
+    moments = runs.read_tensors(runs.checkpoints("smooth")[-1])
+    for name, wanted in model.as_numpy(lambda parameter: parameter.grad).items():
+        gradient = np.asarray(moments["optimizer.first_moment/" + name], np.float64) / 0.1
+        error = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
+        assert error < GRADIENT, f"smoothed tokens: gradient of {name}: relative error {error:.2e}"
+    out = runs.tessera("verify", "-n", 2, "--steps", 1, "gpt.toml", "parallelism.tensor_parallel_degree=2").out
+    assert "1 step: all agree" in out or "1 steps: all agree" in out, out
+
+
+def check_numbers(inputs, numbers):
+    check("absolute", NUMBERS, 'type = "mean_absolute_error"', inputs, numbers, F.l1_loss)
+    check("huber", NUMBERS, 'type = "huber"\ndelta = 0.4', inputs, numbers, lambda y, t: F.huber_loss(y, t, delta=0.4))
+    positive = torch.tensor([2.5, 2.5]).double()
+    check("binary", BITS, 'type = "binary_cross_entropy"\npositive_weight = 2.5', inputs, (numbers > 0.5).double(),
+          lambda y, t: F.binary_cross_entropy_with_logits(y, t, pos_weight=positive))
+    check("sum", NUMBERS, 'type = "mean_squared_error"\n[[model.layers]]\ntype = "mean_absolute_error"\ninputs = ["fc2"]\n'
+          "weight = 0.3", inputs, numbers, lambda y, t: F.mse_loss(y, t) + 0.3 * F.l1_loss(y, t))
+
+
 with runs.folder():
     features, wanted_labels, wanted_numbers = write_tables()
     check_ignored(normal(features), torch.tensor(wanted_labels.astype(np.int64)))
-    refuse("wrong", 'type = "cross_entropy"\nignore_index = -2', "must be a class, or -1 for none")
+    check_classes(normal(features), torch.tensor(wanted_labels.astype(np.int64)))
+    check_tokens()
+    check_numbers(normal(features), torch.tensor(wanted_numbers.astype(np.float64)))
+    check_metrics(normal(features), torch.tensor(wanted_labels.astype(np.int64)),
+                  torch.tensor(wanted_numbers.astype(np.float64)))
+    refuse('type = "cross_entropy"\nignore_index = -2', "must be a class, or -1 for none")
+    refuse('type = "cross_entropy"\nclass_weights = [1.0, 2.0]', "class weights is (2), expected (5)")
+    refuse('type = "cross_entropy"\nclass_weights = [0, 0, 0, 0, 0]', "no class weighs anything")
+    refuse('type = "cross_entropy"\nlabel_smoothing = 1', "must be at least 0 and below 1")
+    refuse('type = "cross_entropy"\n[[model.layers]]\ntype = "cross_entropy"\ninputs = ["fc2"]\nignore_index = 1',
+           "leaves out or weighs other targets than the loss before")
+    refuse_metrics()

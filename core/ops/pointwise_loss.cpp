@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// mean_squared_error: the mean over a sample's numbers, summed over the samples; the training form writes the gradient
-// in the place of what is compared.
+// The losses of numbers: the mean over a sample's numbers, summed over the samples; the training form writes the
+// gradient in the place of what is compared.
+#include "kernels/pointwise_loss.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/reduce.hpp"
-#include "kernels/squared_error.hpp"
 
 namespace tessera {
 namespace {
@@ -26,13 +26,34 @@ std::int64_t losses_bytes(std::span<const TensorType> in) { return in[0].shape[0
 
 View losses_view(const Operands& a) { return {a.workspace.memory(), {a.inputs[0].shape[0]}, DType::f32}; }
 
-std::vector<ExampleInput> numbers_and_targets() {
-    return {{{{4, 6, 5}, DType::f32}}, {{{4, 6, 5}, DType::f32}, false}};
+// Far from each other where the slope is not smooth; then few, or the sum's rounding would hide their differences.
+std::vector<ExampleInput> numbers_and_targets(kernels::PointwiseLoss::Kind kind) {
+    using Kind = kernels::PointwiseLoss::Kind;
+    const bool kinks = kind == Kind::absolute || kind == Kind::huber;
+    const Shape shape = kinks ? Shape{4, 2, 2} : Shape{4, 6, 5};
+    return {{{shape, DType::f32}}, {{shape, DType::f32}, false, 0, kinks ? 4.0 : 0.0}};
 }
 
-class MeanSquaredErrorLoss final : public Op { // y, targets -> loss
+using kernels::PointwiseLoss;
+
+std::string_view name_of_loss(PointwiseLoss::Kind kind, bool with_gradient) {
+    switch (kind) {
+    case PointwiseLoss::Kind::absolute:
+        return with_gradient ? "mean_absolute_error" : "mean_absolute_error_loss";
+    case PointwiseLoss::Kind::huber:
+        return with_gradient ? "huber" : "huber_loss";
+    case PointwiseLoss::Kind::binary:
+        return with_gradient ? "binary_cross_entropy" : "binary_cross_entropy_loss";
+    case PointwiseLoss::Kind::squared:
+        break;
+    }
+    return with_gradient ? "mean_squared_error" : "mean_squared_error_loss";
+}
+
+class EvaluatedLoss final : public Op { // y, targets -> loss
 public:
-    std::string_view name() const override { return "mean_squared_error_loss"; }
+    explicit EvaluatedLoss(const PointwiseLoss& loss) : loss_(loss) {}
+    std::string_view name() const override { return name_of_loss(loss_.kind, false); }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_numbers_and_targets(in);
         return {{{}, DType::f32}};
@@ -50,21 +71,25 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
-                kernels::squared_error(s, numbers_of_sample(a), a.inputs[0], a.inputs[1], losses_view(a));
+                kernels::pointwise_loss(s, loss_, numbers_of_sample(a), a.inputs[0], a.inputs[1], losses_view(a));
                 kernels::sum(s, losses_view(a), a.outputs[0]);
             },
             stream);
     }
     std::vector<ExampleInput> example() const override {
-        std::vector<ExampleInput> inputs = numbers_and_targets();
+        std::vector<ExampleInput> inputs = numbers_and_targets(loss_.kind);
         inputs[0].differentiable = false;
         return inputs;
     }
+
+private:
+    PointwiseLoss loss_;
 };
 
-class MeanSquaredError final : public Op { // y, targets, scale -> dy, loss
+class TrainedLoss final : public Op { // y, targets, scale -> dy, loss
 public:
-    std::string_view name() const override { return "mean_squared_error"; }
+    explicit TrainedLoss(const PointwiseLoss& loss) : loss_(loss) {}
+    std::string_view name() const override { return name_of_loss(loss_.kind, true); }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_numbers_and_targets(in);
         expect_shape("scale", in[2].shape, {});
@@ -89,30 +114,33 @@ public:
     void run(Stream& stream, const Operands& a) const override {
         std::visit(
             [&](auto& s) {
-                kernels::squared_error_with_gradient(s, numbers_of_sample(a), a.inputs[0], a.inputs[1], a.inputs[2],
-                                                     losses_view(a), a.outputs[0]);
+                kernels::pointwise_loss_with_gradient(s, loss_, numbers_of_sample(a), a.inputs[0], a.inputs[1],
+                                                      a.inputs[2], losses_view(a), a.outputs[0]);
                 kernels::sum(s, losses_view(a), a.outputs[1]);
             },
             stream);
     }
     std::vector<ExampleInput> example() const override {
-        std::vector<ExampleInput> inputs = numbers_and_targets();
+        std::vector<ExampleInput> inputs = numbers_and_targets(loss_.kind);
         inputs.push_back({{{}, DType::f32}, false, 0, 0.5});
         return inputs;
     }
+
+private:
+    PointwiseLoss loss_;
 };
 
 } // namespace
 
-OpPointer make_mean_squared_error() { return std::make_shared<MeanSquaredError>(); }
-OpPointer make_mean_squared_error_loss() { return std::make_shared<MeanSquaredErrorLoss>(); }
-
-ValueId ops::mean_squared_error(Graph& graph, std::string name, ValueId y, ValueId targets, ValueId scale) {
-    return graph.apply(make_mean_squared_error(), std::move(name), {y, targets, scale})[1];
+OpPointer make_pointwise_loss(const PointwiseLoss& loss, bool with_gradient) {
+    if (with_gradient) return std::make_shared<TrainedLoss>(loss);
+    return std::make_shared<EvaluatedLoss>(loss);
 }
 
-ValueId ops::mean_squared_error_loss(Graph& graph, std::string name, ValueId y, ValueId targets) {
-    return graph.apply_one(make_mean_squared_error_loss(), std::move(name), {y, targets});
+ValueId ops::pointwise_loss(Graph& graph, std::string name, const PointwiseLoss& loss, ValueId y, ValueId targets,
+                            ValueId scale) {
+    if (scale == no_value) return graph.apply_one(make_pointwise_loss(loss, false), std::move(name), {y, targets});
+    return graph.apply(make_pointwise_loss(loss, true), std::move(name), {y, targets, scale})[1];
 }
 
 } // namespace tessera

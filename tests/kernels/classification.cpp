@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counts of classes, hits and scores against plain loops. Values are few, so that equal ones are common.
+#include "kernels/classification.hpp"
+#include "kernels/regression.hpp"
+#include "tests/support/device.hpp"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+using namespace tessera;
+
+namespace {
+
+template <class Device> class Classification : public testing::Test {};
+TYPED_TEST_SUITE(Classification, Devices, DeviceNames);
+
+struct Sizes {
+    std::int64_t rows, classes, columns;
+};
+
+Sample some_logits(const Sizes& of, DType dtype) {
+    Sample logits(Shape{of.rows, of.columns}, dtype, 1);
+    for (std::int64_t i = 0; i < logits.count(); ++i)
+        logits.set(i, std::round(3 * logits[i]));
+    return logits;
+}
+
+Sample some_targets(std::int64_t rows, std::int64_t classes) {
+    Sample targets(Shape{rows}, DType::i32);
+    for (std::int64_t n = 0; n < rows; ++n)
+        targets.set(n, n % 5 == 3 ? -1 : static_cast<double>(n * 7 % classes));
+    return targets;
+}
+
+} // namespace
+
+TYPED_TEST(Classification, CountsAreThoseOfAPlainLoop) {
+    for (const Sizes& of : {Sizes{1, 1, 1}, {50, 7, 7}, {9, 33, 40}, {300, 3, 4}, {0, 4, 4}})
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+            TypeParam on;
+            const Sample logits = some_logits(of, dtype), targets = some_targets(of.rows, of.classes);
+            const Sample predicted(Shape{of.rows}, DType::i32), counts(Shape{of.classes, of.classes}, DType::f32);
+            const Sample hits(Shape{of.rows}, DType::f32);
+            const std::int64_t k = std::min<std::int64_t>(3, of.classes);
+            kernels::confusion(on.stream(), of.classes, on(logits), on(targets), on(predicted), on(counts));
+            kernels::top_k_hits(on.stream(), of.classes, k, on(logits), on(targets), on(hits));
+            on.finish();
+            std::vector<double> expected(static_cast<std::size_t>(counts.count())), wanted;
+            for (std::int64_t n = 0; n < of.rows; ++n) {
+                const auto target = static_cast<std::int64_t>(targets[n]);
+                std::int64_t place = 0, before = 0;
+                for (std::int64_t c = 0; c < of.classes; ++c) {
+                    const double logit = logits[n * of.columns + c];
+                    if (logit > logits[n * of.columns + place]) place = c;
+                    if (target < 0) continue;
+                    const double own = logits[n * of.columns + target];
+                    before += logit > own || (logit == own && c < target) ? 1 : 0;
+                }
+                if (target >= 0) expected[static_cast<std::size_t>(target * of.classes + place)] += 1;
+                wanted.push_back(target >= 0 && before < k ? 1 : 0);
+            }
+            EXPECT_EQ(counts.values(), expected) << of.classes;
+            EXPECT_EQ(hits.values(), wanted) << of.classes;
+        }
+}
+
+TYPED_TEST(Classification, ScoresFallIntoTheirBins) {
+    constexpr std::int64_t rows = 200, bins = 80;
+    TypeParam on;
+    Sample logits(Shape{rows, 2}, DType::f32, 1);
+    const Sample targets = some_targets(rows, 2), places(Shape{rows}, DType::i32), counts(Shape{2, bins}, DType::f32);
+    logits.set(0, 90), logits.set(1, -90), logits.set(2, -90), logits.set(3, 90), logits.set(4, NAN);
+    kernels::score_counts(on.stream(), on(logits), on(targets), on(places), on(counts));
+    on.finish();
+    std::vector<double> expected(static_cast<std::size_t>(counts.count()));
+    for (std::int64_t n = 0; n < rows; ++n) {
+        const double score = n == 2 ? -90 : std::clamp(logits[2 * n + 1] - logits[2 * n], -32.0, 31.9);
+        const auto bin = static_cast<std::int64_t>(std::max(0.0, (score + 32) / 64 * bins));
+        if (targets[n] >= 0) expected[static_cast<std::size_t>(targets[n]) * bins + static_cast<std::size_t>(bin)] += 1;
+    }
+    EXPECT_EQ(counts.values(), expected);
+}
+
+TYPED_TEST(Classification, SumsOfNumbersAreThoseOfAPlainLoop) {
+    for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {50, 7}, {33, 200}, {0, 3}}) {
+        TypeParam on;
+        const Sample y(Shape{rows, columns}, DType::f32, 1), targets(Shape{rows, columns}, DType::f32, 2);
+        const Sample sums(Shape{3, columns}, DType::f32);
+        kernels::regression_sums(on.stream(), on(y), on(targets), on(sums));
+        on.finish();
+        std::vector<double> expected(static_cast<std::size_t>(3 * columns));
+        for (std::int64_t i = 0; i < rows * columns; ++i) {
+            const auto k = static_cast<std::size_t>(i % columns), size = static_cast<std::size_t>(columns);
+            expected[k] += targets[i];
+            expected[size + k] += targets[i] * targets[i];
+            expected[2 * size + k] += (y[i] - targets[i]) * (y[i] - targets[i]);
+        }
+        EXPECT_TRUE(close_to(sums, expected, tolerance(DType::f32, Kind::norm))) << rows << " " << columns;
+    }
+}
