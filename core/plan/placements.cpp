@@ -309,6 +309,7 @@ private:
         // result.
         const std::int32_t maker = produced(id) == Placement::partial() ? value.producer : -1;
         if (maker >= 0) layer = graph_.nodes()[static_cast<std::size_t>(maker)].layer;
+        if (value.of_step) layer = -1; // of all layers, the first of which needs it only first
         nodes_.push_back({std::move(op), std::move(name), phase, {id}, {there}, layer});
         moved_.emplace(std::make_tuple(id, to.kind, to.value, phase), there);
         return there;
