@@ -142,7 +142,7 @@ def check_refusals():
 
     refused("gpt2-odd has neither model.safetensors nor model.safetensors.index.json")
     refused('model_type = "gpt3": no family of models named \'gpt3\'', model_type="gpt3")
-    refused('activation_function = "tanh": expected gelu_new', activation_function="tanh")
+    refused('activation_function = "mish": expected gelu_new', activation_function="mish")
     refused("add_cross_attention = true: is not computed here", add_cross_attention=True)
     refused("'n_layer' is missing: a whole number", n_layer=None)
     (folder / "model.safetensors").write_bytes(pathlib.Path("gpt2/model.safetensors").read_bytes())
