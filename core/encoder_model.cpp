@@ -86,7 +86,8 @@ public:
             model_.graph.keep(model_.logits);
             return std::move(model_);
         }
-        const ops::MaskedTokens masked = ops::mask_tokens(model_.graph, "mask", tokens, mask_);
+        const ops::MaskedTokens masked =
+            ops::mask_tokens(model_.graph, "mask", tokens, mask_, sizes_.units_per_step / sizes_.sample.units);
         find_masked(builder, encode(builder, tokens, masked.masked), masked);
         return std::move(model_);
     }

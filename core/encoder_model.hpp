@@ -23,12 +23,11 @@ inline constexpr Key<std::int64_t> model_separator_token{
     "model.separator_token", -1, "bert: the id after which the next token type begins, never masked; -1: none"};
 inline constexpr Key<std::int64_t> model_patch{"model.patch_size", 16, "vit: height and width of a patch, in pixels"};
 
-// Text, to find the tokens that are masked: of each sample a share, which is drawn by seed, step and the sample's place
-// in the global batch. Texts with a label each: a classifier on the first token, with "pooler.weight"
-// (C, 1, C) and tanh, then "classifier.weight" (classes, C), in place of the head that finds tokens.
-// Parameters "embedding.weight" (V, C), "position.weight" (T, C), "type.weight" (types, C), "embedding_norm", blocks of
-// layers::post_norm_block, "transform.weight" (C, C), "transform_norm" and "head.bias" (V), with the table as the
-// head's weight, and their biases.
+// Text, to find the tokens that are masked: of each sample a share, which is drawn by seed, sample and epoch. Texts
+// with a label each: a classifier on the first token, with "pooler.weight" (C, 1, C) and tanh, then "classifier.weight"
+// (classes, C), in place of the head that finds tokens. Parameters "embedding.weight" (V, C), "position.weight" (T, C),
+// "type.weight" (types, C), "embedding_norm", blocks of layers::post_norm_block, "transform.weight" (C, C),
+// "transform_norm" and "head.bias" (V), with the table as the head's weight, and their biases.
 Model build_bert(const Config& config, const ModelSizes& sizes, Purpose purpose);
 
 // Images (H, W, channels) and their labels. Parameters "patches.weight" (C, P, P, channels), "class.weight" (1, C),

@@ -2,8 +2,8 @@
 // mask_tokens, token_segments, token_types and shift_tokens: what encoders make of token ids (kernels/tokens.hpp).
 #include "kernels/tokens.hpp"
 #include "core/ops/draws.hpp"
-#include "core/ops/expect.hpp"
 #include "core/ops/encoder_ops.hpp"
+#include "core/ops/expect.hpp"
 #include "kernels/random.hpp"
 
 namespace tessera {
@@ -127,10 +127,17 @@ OpPointer make_token_types(std::int32_t separator, std::int32_t types) {
 }
 OpPointer make_shift_tokens(std::int32_t first) { return std::make_shared<ShiftTokens>(first); }
 
-ops::MaskedTokens ops::mask_tokens(Graph& graph, std::string name, ValueId tokens, const TokenMask& how) {
+ops::MaskedTokens ops::mask_tokens(Graph& graph, std::string name, ValueId tokens, const TokenMask& how,
+                                   std::int64_t samples_per_step) {
     OpPointer op = make_mask_tokens(how, name);
-    const std::vector<ValueId> outputs =
-        graph.apply(std::move(op), std::move(name), {tokens, draws(graph, graph.value(tokens).type.shape[0])});
+    const std::int64_t samples = graph.value(tokens).type.shape[0];
+    const auto write = [samples_per_step](StepState state, const View& host) {
+        state.first_sample += state.step * samples_per_step;
+        state.step = 0;
+        write_draws(state, host);
+    };
+    const ValueId places = graph.step_input(name + ".places", {{samples, kernels::draw_words}, DType::i32}, write);
+    const std::vector<ValueId> outputs = graph.apply(std::move(op), std::move(name), {tokens, places});
     return {outputs[0], outputs[1], outputs[2]};
 }
 

@@ -43,12 +43,12 @@ def key_of(seed, name):
     return (mixed ^ (mixed >> 33)) ^ stream_of(name)
 
 
-def mask_tokens(tokens, *, seed, step, first_sample, chosen, mask, below, kept=()):
-    """(masked tokens, targets with -1 where nothing is to be found), for whole samples of a global batch."""
+def mask_tokens(tokens, *, seed, first_sample, chosen, mask, below, kept=()):
+    """(masked tokens, targets with -1 where nothing is to be found), for the samples from number `first_sample` of a run on."""
     samples, times = tokens.shape
     masked, targets = tokens.copy(), np.full_like(tokens, -1)
     for row in range(samples):
-        words = philox(key_of(seed, "mask"), step, (first_sample + row) * times + np.arange(times))
+        words = philox(key_of(seed, "mask"), 0, (first_sample + row) * times + np.arange(times))
         keys = [(min(int(word), 2**32 - 2), t) for t, word in enumerate(words[0]) if tokens[row, t] not in kept]
         share = max(1, (2 * len(keys) * chosen + times) // (2 * times))
         for _, t in sorted(keys)[:min(share, chosen)]:
@@ -135,7 +135,7 @@ class Bert(Model):
     def __init__(self, arrays, *, n_heads, eps, masking=None, padding=-1, separator=-1):
         super().__init__()
         vocabulary, dim = arrays["embedding.weight"].shape
-        self.padding, self.separator, self.masking, self.seen_samples, self.step = padding, separator, masking, 0, -1
+        self.padding, self.separator, self.masking, self.seen_samples = padding, separator, masking, 0
         self.embedding, self.position = nn.Embedding(vocabulary, dim), nn.Embedding(*arrays["position.weight"].shape)
         self.type_ = nn.Embedding(*arrays["type_.weight"].shape)
         self.embedding_norm = Norm(dim, eps)
@@ -157,14 +157,11 @@ class Bert(Model):
 
     def loss(self, tokens, _):
         """Of a step's batch. The mean over the chosen tokens."""
-        masked, targets = mask_tokens(tokens.numpy(), step=self.step, first_sample=self.seen_samples, **self.masking)
+        masked, targets = mask_tokens(tokens.numpy(), first_sample=self.seen_samples, **self.masking)
         self.seen_samples += len(tokens)
         x = self.transform_norm(functional.gelu(self.transform(self.encode(tokens, torch.from_numpy(masked)))))
         logits = functional.linear(x, self.embedding.weight, self.head.bias)
         return functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1)
-
-    def zero_for_step(self):
-        self.step, self.seen_samples = self.step + 1, 0
 
 
 class BertClassifier(Bert):

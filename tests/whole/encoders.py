@@ -103,7 +103,6 @@ def check_bert(tokens):
                                        separator=SEPARATOR)
 
     def loss_of_step(model, step):
-        model.zero_for_step()
         rows = np.stack([tokens[start:start + TIME] for start in (index % windows * TIME for index in range(step * BATCH, (step + 1) * BATCH))])
         return model.loss(torch.from_numpy(rows), None)
 
