@@ -170,6 +170,8 @@ std::vector<KeyInfo> known_keys() {
         key_info(optimizer_alpha),
         key_info(optimizer_beta1),
         key_info(optimizer_beta2),
+        key_info(optimizer_threshold),
+        key_info(optimizer_decay_power),
         key_info(optimizer_epsilon),
         key_info(group_freeze),
         key_info(group_rate_factor),

@@ -4,6 +4,7 @@
 // tables and the router. The matrix must be whole for that: ranks that hold parts gather the direction, each computes
 // the same and takes its part.
 #include "kernels/muon.hpp"
+#include "core/optimizers/matrices.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/elementwise.hpp"
@@ -17,23 +18,7 @@
 namespace tessera {
 namespace {
 
-// Matrices of a parameter: (count, rows, columns).
-struct Matrices {
-    std::int64_t count, rows, columns;
-
-    std::int64_t elements() const { return rows * columns; }
-    std::int64_t smaller() const { return std::min(rows, columns); }
-    double scale() const { return 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns))); }
-};
-
-// Outputs by inputs: experts have a matrix each; what reads heads, and filters, has its outputs in dim 0.
-Matrices matrices_of(const Shape& shape, const std::string& role) {
-    const bool each = role.starts_with("expert");
-    if (each) return {shape[0], shape[1], shape.count(2, shape.rank())};
-    const bool makes_heads = role.starts_with("head") && role != "head_output";
-    const std::int64_t columns = makes_heads ? shape[-1] : shape.count(1, shape.rank());
-    return {1, shape.count() / std::max<std::int64_t>(columns, 1), columns};
-}
+double scale_of(const Matrices& of) { return 0.2 * std::sqrt(static_cast<double>(std::max(of.rows, of.columns))); }
 
 class Direction final : public Op { // factor, gradient, velocity -> direction
 public:
@@ -163,30 +148,20 @@ public:
         for (std::int64_t i = 0; i < of_.count; ++i) {
             const ConstView from(a.inputs[2].as<float>() + i * of_.elements(), {of_.elements()}, DType::f32);
             const View way = newton_.run(stream, from, a.workspace);
-            step_along(stream, a, way, i * of_.elements());
+            step_along(stream, a, way, i);
         }
     }
 
 private:
-    // Of what the rank holds, the elements of the matrix that begins there.
-    void step_along(Stream& stream, const Operands& a, const View& way, std::int64_t first) const {
-        const auto step = [&](std::int64_t at, std::int64_t held, std::int64_t count) {
-            const std::int64_t begin = std::max(at, first), end = std::min(at + count, first + of_.elements());
-            if (begin >= end) return;
-            const View weight(a.inputs[3].as<float>() + held + begin - at, {end - begin}, DType::f32);
-            const ConstView direction(way.as<float>() + begin - first, {end - begin}, DType::f32);
-            const kernels::MuonStep settings{static_cast<float>(of_.scale()), weight_decay_};
+    void step_along(Stream& stream, const Operands& a, const View& way, std::int64_t number) const {
+        const kernels::MuonStep settings{static_cast<float>(scale_of(of_)), weight_decay_};
+        for_each_held(of_, a, 3, [&](std::int64_t matrix, std::int64_t at, std::int64_t held, std::int64_t count) {
+            if (matrix != number) return;
+            const View weight(a.inputs[3].as<float>() + held, {count}, DType::f32);
+            const ConstView direction(way.as<float>() + at, {count}, DType::f32);
             std::visit([&](auto& s) { kernels::muon_step(s, settings, a.inputs[0], a.inputs[1], direction, weight); },
                        stream);
-        };
-        if (a.locality == nullptr) return step(0, 0, a.inputs[3].count());
-        const Range run = a.locality->runs[3];
-        for_each_run(a.locality->wholes[3], a.locality->inputs[3],
-                     [&](std::int64_t at, std::int64_t in_box, std::int64_t count) {
-                         const std::int64_t begin = std::max(in_box, run.begin),
-                                            end = std::min(in_box + count, run.end);
-                         if (begin < end) step(at + begin - in_box, begin - run.begin, end - begin);
-                     });
+        });
     }
 
     Matrices of_;
@@ -209,7 +184,7 @@ public:
         const ValueId rate = learning_rate(graph, alike.name + ".pace", alike.rate_factor);
         for (const Learned& one : alike.parameters) {
             const Value weight = graph.value(one.weight);
-            const Matrices of = matrices_of(weight.type.shape, weight.parameter->role);
+            const Matrices of = matrices_of(weight);
             const std::string name = alike.name + "." + weight.name;
             const ValueId direction = graph.apply_one(std::make_shared<Direction>(momentum_), name + ".direction",
                                                       {factor, one.gradient, one.states[0]});

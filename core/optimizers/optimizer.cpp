@@ -98,7 +98,7 @@ ValueId learning_rate(Graph& graph, std::string name, double rate_factor) {
 }
 
 std::vector<std::string_view> optimizer_names() {
-    return {"adagrad", "adam", "adamw", "lamb", "lars", "lion", "muon", "rmsprop", "sgd"};
+    return {"adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "muon", "rmsprop", "sgd"};
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
@@ -106,6 +106,7 @@ std::unique_ptr<Optimizer> make_optimizer(const Config& config) {
     if (!(config.get(optimizer_rate) >= 0)) config.refuse(optimizer_rate.name, "must be at least 0");
     if (!(config.get(training_max_norm) >= 0))
         config.refuse(training_max_norm.name, "must be above 0, or 0 for no clipping");
+    if (name == "adafactor") return make_adafactor(config);
     if (name == "adam") return make_adam(config, false);
     if (name == "adamw") return make_adam(config, true);
     if (name == "sgd") return make_sgd(config);

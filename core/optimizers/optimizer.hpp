@@ -13,8 +13,8 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> optimizer_name{"optimizer.name", "adamw",
-                                                 "adagrad, adam, adamw, lamb, lars, lion, muon, rmsprop or sgd"};
+inline constexpr Key<std::string> optimizer_name{
+    "optimizer.name", "adamw", "adafactor, adagrad, adam, adamw, lamb, lars, lion, muon, rmsprop or sgd"};
 inline constexpr Key<double> optimizer_rate{"optimizer.lr", 1e-3, "learning rate after warm-up"};
 inline constexpr Key<double> optimizer_decay{"optimizer.weight_decay", 0.1,
                                              "weight decay, on matrices and tables only"};
@@ -31,6 +31,11 @@ inline constexpr Key<bool> optimizer_nesterov{"optimizer.nesterov", false, "sgd:
 inline constexpr Key<double> optimizer_trust{
     "optimizer.trust_coefficient", 1e-3,
     "lars: the size of a step as a share of the weights' norm, before optimizer.lr"};
+inline constexpr Key<double> optimizer_threshold{
+    "optimizer.clip_threshold", 1,
+    "adafactor: the largest root mean square of a tensor's step, before its size and optimizer.lr"};
+inline constexpr Key<double> optimizer_decay_power{
+    "optimizer.decay_power", 0.8, "adafactor: in step t, squares count for t^-decay_power, those before for the rest"};
 inline constexpr Key<double> training_max_norm{"training.max_norm", 1.0,
                                                "clip gradients to this global norm; 0: no clipping"};
 
@@ -72,6 +77,7 @@ std::vector<ValueId> update_inputs(ValueId pace, ValueId factor, const std::vect
 std::vector<std::string_view> optimizer_names(); // built in
 // From optimizer.name; reads the keys of that optimizer only, so that another one's key counts as unread.
 std::unique_ptr<Optimizer> make_optimizer(const Config& config);
+std::unique_ptr<Optimizer> make_adafactor(const Config& config);
 std::unique_ptr<Optimizer> make_adam(const Config& config, bool decoupled);
 std::unique_ptr<Optimizer> make_sgd(const Config& config);
 std::unique_ptr<Optimizer> make_adagrad(const Config& config);

@@ -252,7 +252,8 @@ private:
         if (is_weight(id)) return impossible;
         if (from.kind == Kind::replicate && to.kind == Kind::shard)
             return to.value < value.type.shape.rank() ? 1e-3 : impossible;
-        if (value.kind != ValueKind::computed || (of_data_ranks() && value.phase != Phase::update)) return impossible;
+        const bool of_step = value.phase == Phase::update || (phase == Phase::update && value.accumulated);
+        if (value.kind != ValueKind::computed || (of_data_ranks() && !of_step)) return impossible;
         const auto bytes = static_cast<double>(value.type.bytes());
         if (from.kind == Kind::partial && to.kind == Kind::replicate) return 2 * bytes;
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;

@@ -252,9 +252,9 @@ private:
             set(id, Placement::at(home(id)));
         }
         for (const ValueId id : graph_.of_kind(ValueKind::optimizer_state)) {
-            if (!graph_.value(id).parameter) continue;
-            const std::string_view name = graph_.value(id).name;
-            set(id, Placement::at(homes.at(name.substr(name.find('/') + 1))));
+            const std::string_view name = graph_.value(id).name; // "optimizer.STATE/PARAMETER", or "optimizer.STATE"
+            if (const auto home_of = homes.find(name.substr(name.find('/') + 1)); home_of != homes.end())
+                set(id, Placement::at(home_of->second));
         }
         for (std::size_t i = 0; i < graph_.values().size(); ++i) {
             const Value& value = graph_.values()[i];

@@ -42,7 +42,8 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Variants, CudaTraining, testing::ValuesIn(variants()),
                          [](const auto& variant) { return variant.param.name; });
 INSTANTIATE_TEST_SUITE_P(Optimizers, CudaTraining,
-                         testing::Values(Variant{"lamb", {"optimizer.name=lamb", "loss.label_smoothing=0.1"}},
+                         testing::Values(Variant{"adafactor", {"optimizer.name=adafactor"}},
+                                         Variant{"lamb", {"optimizer.name=lamb", "loss.label_smoothing=0.1"}},
                                          Variant{"lars", {"optimizer.name=lars"}},
                                          Variant{"muon", {"optimizer.name=muon"}}),
                          [](const auto& variant) { return variant.param.name; });

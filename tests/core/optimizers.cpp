@@ -287,6 +287,68 @@ TEST(Optimizers, MuonFollowsItsPaper) {
     }
 }
 
+namespace {
+
+// Shazeer and Stern 2018, algorithm 4 with the size of algorithm 3; a vector's squares are not factored.
+struct AdafactorReference {
+    std::size_t rows, columns;
+    std::vector<double> weight, of_rows = std::vector<double>(rows), of_columns = std::vector<double>(columns),
+                                of_all = std::vector<double>(rows * columns);
+
+    void step(int step, double rate, double decay, const std::vector<double>& gradient) {
+        const double beta = 1 - std::pow(step + 1, -0.8);
+        std::vector<double> sums(rows), over_rows(columns), way(gradient.size());
+        for (std::size_t i = 0; i < gradient.size(); ++i) {
+            const double square = gradient[i] * gradient[i] + 1e-30;
+            sums[i / columns] += square / static_cast<double>(columns);
+            over_rows[i % columns] += square / static_cast<double>(rows);
+            of_all[i] = beta * of_all[i] + (1 - beta) * square;
+        }
+        double mean = 0, squares = 0, size = 0;
+        for (std::size_t r = 0; r < rows; ++r)
+            mean += (of_rows[r] = beta * of_rows[r] + (1 - beta) * sums[r]) / static_cast<double>(rows);
+        for (std::size_t c = 0; c < columns; ++c)
+            of_columns[c] = beta * of_columns[c] + (1 - beta) * over_rows[c];
+        for (std::size_t i = 0; i < way.size(); ++i) {
+            const double square = columns > 1 ? of_rows[i / columns] * of_columns[i % columns] / mean : of_all[i];
+            way[i] = gradient[i] / std::sqrt(square);
+            squares += way[i] * way[i] / static_cast<double>(way.size());
+            size += weight[i] * weight[i] / static_cast<double>(way.size());
+        }
+        const double along = rate * std::max(1e-3, std::sqrt(size)) / std::max(1.0, std::sqrt(squares));
+        for (std::size_t i = 0; i < way.size(); ++i)
+            weight[i] -= along * way[i] + rate * decay * weight[i];
+    }
+};
+
+} // namespace
+
+TEST(Optimizers, AdafactorFollowsItsPaper) {
+    const Trained trained({.name = "adafactor", .decay = 0.3});
+    PlannedRun run(trained.graph);
+    AdafactorReference w{3, 5, Sample(Shape{3, 5}, DType::f32, 7).values()}, b{5, 1, start_of(5, 3)};
+    run.set(trained.w, std::vector<float>(w.weight.begin(), w.weight.end()));
+    run.set(trained.b, std::vector<float>(b.weight.begin(), b.weight.end()));
+    const Tolerance allowed = tolerance(DType::f32, Kind::update);
+    for (int step = 0; step < 20; ++step) {
+        std::vector<double> dw = w.weight, db = b.weight;
+        for (double& g : dw)
+            g -= 1;
+        for (double& g : db)
+            g = 2 * (g - 1);
+        w.step(step, 0.05, 0.3, dw);
+        b.step(step, 0.05, 0, db);
+        run.step({.seed = 1, .step = step, .first_sample = 0, .learning_rate = 0.05});
+        const std::vector<float> of_w = run.get(trained.w), of_b = run.get(trained.b);
+        for (std::size_t i = 0; i < of_w.size(); ++i)
+            EXPECT_NEAR(of_w[i], w.weight[i], 10 * (allowed.relative * std::abs(w.weight[i]) + allowed.absolute))
+                << step;
+        for (std::size_t i = 0; i < of_b.size(); ++i)
+            EXPECT_NEAR(of_b[i], b.weight[i], 10 * (allowed.relative * std::abs(b.weight[i]) + allowed.absolute))
+                << step;
+    }
+}
+
 TEST(Optimizers, ClipTheGlobalNorm) {
     for (const char* name : {"adagrad", "adam", "adamw", "lamb", "lars", "lion", "rmsprop", "sgd"}) {
         EXPECT_LT(expect_follows_reference({.name = name, .decay = 0.1, .alpha = 0.9, .max_norm = 2}), 0.5) << name;
@@ -324,6 +386,10 @@ TEST(Optimizers, HoldTheStatesTheyNeed) {
     EXPECT_EQ(states({.name = "lamb"}), 4);
     EXPECT_EQ(states({.name = "lars"}), 2);
     EXPECT_EQ(states({.name = "muon"}), 3); // the vector has AdamW's
+    EXPECT_EQ(states({.name = "adafactor"}), 4);
+    const Trained factored({.name = "adafactor"});
+    EXPECT_EQ(factored.graph.value(factored.graph.named("optimizer.row_squares/w")).type.shape.count(), 3);
+    EXPECT_EQ(factored.graph.value(factored.graph.named("optimizer.column_squares/w")).type.shape.count(), 5);
     const Trained trained({.name = "adamw"});
     EXPECT_NO_THROW(trained.graph.named("optimizer.first_moment/w"));
     EXPECT_NO_THROW(trained.graph.named("optimizer.second_moment/b"));
@@ -480,4 +546,5 @@ TEST(Optimizers, RefuseWhatTheyCannotUse) {
     expect_refused({.name = "sgd", .decay = -1}, "optimizer.weight_decay = -1");
     expect_refused({.name = "sgd", .rate = -1}, "optimizer.lr = -1");
     expect_refused({.name = "sgd", .max_norm = -1}, "training.max_norm = -1");
+    expect_refused({.name = "muon", .momentum = 1}, "optimizer.momentum = 1");
 }

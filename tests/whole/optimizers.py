@@ -129,9 +129,31 @@ LAYOUTS = ((3, ["parallelism.zero_stage=1"]), (4, ["parallelism.zero_stage=3"]),
            (2, ["parallelism.pipeline_parallel_degree=2"]))
 
 
+class Adafactor(torch.optim.Optimizer):
+    """By its paper, without a first moment."""
+
+    def __init__(self, model):
+        super().__init__(model.parameters(), {"lr": 0.02})
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self):
+        self.steps += 1
+        share = self.steps ** -0.8
+        for w in self.param_groups[0]["params"]:
+            square, state = w.grad ** 2 + 1e-30, self.state[w]
+            kept = {"all": square} if w.dim() == 1 else {"rows": square.mean(1), "columns": square.mean(0)}
+            for name, now in kept.items():
+                state[name] = (1 - share) * state.get(name, 0) + share * now
+            mean = state["all"] if w.dim() == 1 else torch.outer(state["rows"], state["columns"]) / state["rows"].mean()
+            way = w.grad / mean.sqrt()
+            size = max(1e-3, (w ** 2).mean().sqrt().item()) / max(1, (way ** 2).mean().sqrt().item())
+            w -= 0.02 * (size * way + (0.1 * w if w.dim() > 1 else 0))
+
+
 def check(what, words, inputs, targets, optimizer_of, frozen=(), allowed=LOSS, layouts=LAYOUTS):
     runs.train("mlp.toml", f"run.folder={what}", *words)
-    runs.train("mlp.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never", *words)
+    runs.train("mlp.toml", *words, "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
     model = load(Mlp().double(), runs.read_tensors(runs.checkpoints("start")[-1]))
     trained = [parameter for name, parameter in model.named_parameters() if name not in frozen]
     optimizer = optimizer_of(model)
@@ -169,8 +191,9 @@ def check_adapted(inputs, targets):
     check("lars", ["optimizer.name=lars", "optimizer.trust_coefficient=0.01"], inputs, targets, of("lars"))
     # The polynomial makes 485 times as much of what is next to nothing.
     check("muon", ["optimizer.name=muon"], inputs, targets, Muon, allowed=1e-4)
-    for name in ("lamb", "muon"):
-        out = runs.tessera("verify", "-n", 2, "--steps", 2, "mlp.toml", f"optimizer.name={name}",
+    check("adafactor", ["optimizer.name=adafactor", "optimizer.lr=0.02"], inputs, targets, Adafactor, layouts=LAYOUTS[1::2])
+    for name in ("adafactor", "lamb", "muon"):
+        out = runs.tessera("verify", "-n", 4, "--steps", 2, "mlp.toml", f"optimizer.name={name}", "parallelism.zero_stage=2",
                            "parallelism.tensor_parallel_degree=2").out
         assert "2 steps: all agree" in out, out
 
@@ -207,6 +230,10 @@ def check_frozen(inputs, targets):
 
 
 def check_refusals():
+    groups()
+    for key, sentence in (("optimizer.clip_threshold=0", "must be above 0"), ("optimizer.decay_power=1", "out of range")):
+        err = runs.tessera("train", "mlp.toml", "optimizer.name=adafactor", key, code=2).err
+        assert sentence in err and err.count("\n") == 1, err
     for table, sentence in (('parameters = ["fc9.*"]', "fits none of the 6 parameters that are trained, of which the first is 'fc1.weight'"),
                             ("freeze = true", "says no parameters"),
                             ('parameters = ["*"]\nfreeze = true', "freeze every parameter"),
