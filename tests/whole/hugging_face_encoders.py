@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of BERT, ViT and T5 that transformers has written are imported, give its logits, and exported are loaded by it and give
-them again: a masked language model, the bare encoder, a classifier of texts, old names of norms, images with one and three channels, T5's first version
-and 1.1, which answers as theirs does."""
+them again: a masked language model, the bare encoder, a classifier of texts, old names of norms, images with one and three
+channels, T5's first version and 1.1, which answers as theirs does."""
 import json
 import os
 import pathlib
