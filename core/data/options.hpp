@@ -11,9 +11,9 @@
 
 namespace tessera {
 
-inline constexpr Key<std::string> data_reader{"data.reader", "text",
-                                              "text, tokens (llm.c), megatron (.bin, .idx), pairs (of texts), labelled "
-                                              "(texts), synthetic, idx (MNIST), image_folder, csv, tsv, arff"};
+inline constexpr Key<std::string> data_reader{
+    "data.reader", "text",
+    "text, tokens (llm.c), megatron, pairs, labelled, synthetic, idx (MNIST), image_folder, csv, tsv or arff"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{

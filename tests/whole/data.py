@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tessera data`: a corpus prepared on 1, 2 and 4 ranks has the same bytes, which numpy reads as the ids of Hugging Face's own
-library; runs on it have the same bits on any number of ranks; what is left out is counted in the log and in metrics.jsonl; and what
-is wrong is answered with exit code 3 and one sentence."""
+library; runs on it, and on folders of images, have the same bits on any number of ranks; what is left out is counted in the log and
+in metrics.jsonl; and what is wrong is answered with exit code 3 and one sentence."""
 import json
 import os
 import pathlib
+import struct
 import sys
+import zlib
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import numpy as np
@@ -101,6 +103,74 @@ interval = 0
     assert [(record["records"], record["count"]) for record in records] == [("row", 2)], records
 
 
+IMAGES = """
+[data]
+reader = "image_folder"
+files = ["photos"]
+image_shape = [6, 6, 3]
+validation_fraction = 0.25
+[model]
+type = "layers"
+[[model.layers]]
+type = "flatten"
+[[model.layers]]
+type = "linear"
+outputs = 2
+[[model.layers]]
+type = "cross_entropy"
+[training]
+steps = 12
+global_batch_size = 8
+local_batch_size = 2
+[optimizer]
+lr = 0.02
+[lr_scheduler]
+type = "constant"
+warmup_steps = 0
+[metrics]
+evaluate_every = 12
+[checkpoint]
+interval = 0
+"""
+
+
+def write_png(path, pixels):
+    """(height, width, 3) bytes, by the format's description."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+                     chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def check_image_folder():
+    draw = np.random.default_rng(1)
+    for i in range(24):
+        for name, bright in (("night", 40), ("day", 180)):
+            size = (8 + i % 5, 9 + i % 3, 3)
+            write_png(pathlib.Path("photos", name, f"{i}.png"), draw.integers(bright, bright + 60, size, dtype=np.uint8))
+    pathlib.Path("images.toml").write_text(IMAGES, encoding="utf-8")
+    for ranks in (1, 2, 4):
+        runs.train("images.toml", f"run.folder=images{ranks}", ranks=ranks)
+    runs.expect_same(runs.read("images1"), runs.read("images2"), "image folders on 2 ranks")
+    runs.expect_same(runs.read("images1"), runs.read("images4"), "image folders on 4 ranks")
+    found = runs.metrics("images1", "evaluation")[-1]
+    assert float(found["accuracy"]) == 1, found
+    out = runs.tessera("data", "check", "images.toml").out
+    assert "every sample is readable" in out, out
+    pathlib.Path("photos/day/cut.png").write_bytes(pathlib.Path("photos/day/3.png").read_bytes()[:100])
+    run = runs.train("images.toml", "run.folder=cut", code=3)
+    assert "photos/day/cut.png: damaged or truncated PNG image: " in run.err, run.err
+    run = runs.train("images.toml", "run.folder=left_out", "data.on_error=skip", ranks=2)
+    assert "data: left out 1 file" in run.out and "photos/day/cut.png: truncated PNG image: no end mark" in run.out, run.out
+    for words, sentence in ((["data.image_shape=[]"], "data.image_shape"), (["data.image_shape=[6, 6, 2]"], "channels of image folders")):
+        run = runs.tessera("plan", "images.toml", *words, code=2)
+        assert sentence in run.err, run.err
+
+
 def check_refusals():
     cases = [(["prepare", "text.txt"], 2, "data prepare: say --to FOLDER"),
              (["prepare", "--to", "made1", "text.txt"], 2, "made1 is there already, and nothing is overwritten"),
@@ -126,4 +196,5 @@ with runs.folder():
     check_prepare()
     check_look()
     check_left_out()
+    check_image_folder()
     check_refusals()
