@@ -97,6 +97,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_class_token),
         key_info(model_decoder_layers),
         key_info(model_dim),
+        key_info(model_document_end),
         key_info(model_dropout),
         key_info(model_end_token),
         key_info(model_gated),

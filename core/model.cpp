@@ -9,7 +9,7 @@
 #include "core/encoder_model.hpp"
 #include "core/layered_model.hpp"
 #include "core/layers/layers.hpp"
-#include "core/ops/ops.hpp"
+#include "core/ops/encoder_ops.hpp"
 #include "core/t5_model.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
@@ -152,6 +152,22 @@ struct Logits {
     std::vector<layers::Mixture> mixtures{};
 };
 
+// Several documents lie in one window, each with its end: keys of others are not attended.
+layers::AttentionContext documents_apart(const Config& config, const ModelSizes& sizes, Builder& builder,
+                                         const layers::AttentionOptions& attention, ValueId tokens) {
+    layers::AttentionContext context;
+    const std::int64_t end = config.get(model_document_end);
+    if (end < -1 || end >= sizes.sample.classes)
+        config.refuse(model_document_end.name,
+                      fmt::format("expected -1, or one of the numbers below {}", sizes.sample.classes));
+    if (end >= 0 && attention.kv_heads != 0 && attention.kv_heads != attention.heads)
+        config.refuse(model_document_end.name, "heads that share keys (model.n_kv_heads) see all documents");
+    if (end >= 0)
+        context.segments = ops::token_types(builder.graph(), "documents", tokens, static_cast<std::int32_t>(end),
+                                            std::numeric_limits<std::int32_t>::max());
+    return context;
+}
+
 Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builder, ValueId tokens) {
     const std::int64_t blocks = positive(config, model_layers);
     layers::TransformerBlockOptions block = block_options(config, blocks);
@@ -165,11 +181,13 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
                                                          .deviation = block.mlp.deviation,
                                                          .learned_positions = !block.attention.rotary},
                                                         tokens);
+    const layers::AttentionContext context = documents_apart(config, sizes, builder, block.attention, tokens);
     layers::ResidualStream stream{embedded.x, no_value};
     std::vector<layers::Mixture> mixtures;
     for (int layer = 0; layer < blocks; ++layer) {
         block.moe = (layer + 1) % every == 0 ? moe : layers::MoeOptions();
-        if (const auto mixture = layers::transformer_block(builder, layer, block, stream)) mixtures.push_back(*mixture);
+        if (const auto mixture = layers::transformer_block(builder, layer, block, stream, context))
+            mixtures.push_back(*mixture);
     }
     if (mixtures.empty() && moe.experts > 0)
         config.refuse(model_moe_every.name, fmt::format("none of the {} blocks has experts", blocks));

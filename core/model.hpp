@@ -69,6 +69,10 @@ inline constexpr Key<double> loss_label_smoothing{
     "loss.label_smoothing", 0,
     "gpt: the share of a target that is spread over all tokens in training; evaluations have none"};
 
+inline constexpr Key<std::int64_t> model_document_end{
+    "model.document_end_token", -1,
+    "gpt: a document ends with this token, and attention stays within documents; -1: it sees all that came before"};
+
 enum class Purpose { train, evaluate, generate };
 
 // What comes from elsewhere: the batch from [training], the form of a sample from the data.

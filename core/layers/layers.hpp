@@ -108,6 +108,7 @@ struct TransformerBlockOptions {
 };
 // x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm block (Xiong et al. 2020). The last sum is left to the norm
 // that follows. Returns the mixture of experts, if there is one.
-std::optional<Mixture> transformer_block(Builder&, int layer, const TransformerBlockOptions&, ResidualStream& x);
+std::optional<Mixture> transformer_block(Builder&, int layer, const TransformerBlockOptions&, ResidualStream& x,
+                                         const AttentionContext& context = {});
 
 } // namespace tessera::layers

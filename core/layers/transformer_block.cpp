@@ -5,11 +5,11 @@
 namespace tessera::layers {
 
 std::optional<Mixture> transformer_block(Builder& builder, int layer, const TransformerBlockOptions& options,
-                                         ResidualStream& x) {
+                                         ResidualStream& x, const AttentionContext& context) {
     const Builder::Scope scope(builder, fmt::format("layers.{}", layer), layer);
-    x.branch =
-        attention(builder, "attention", options.attention,
-                  norm(builder, "attention_norm", options.norm, options.attention.bias, x, options.norm_epsilon));
+    x.branch = attention(builder, "attention", options.attention,
+                         norm(builder, "attention_norm", options.norm, options.attention.bias, x, options.norm_epsilon),
+                         context);
     const ValueId normed = norm(builder, "mlp_norm", options.norm, options.mlp.bias, x, options.norm_epsilon);
     if (options.moe.experts == 0) {
         x.branch = mlp(builder, "mlp", options.mlp, normed);

@@ -49,6 +49,9 @@ const std::vector<Row> models = {
     {"gpt",
      joined(base, {"model.dropout=0.1", "model.bias=true"}),
      {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
+    {"documents",
+     joined(base, {"model.document_end_token=3", "model.position_embedding=rope"}),
+     {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}},
     {"llama",
      joined(base, {"model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true",
                    "model.activation=silu", "model.n_heads=8", "model.n_kv_heads=4", "model.tied_head=false"}),
@@ -217,6 +220,7 @@ const Products of_residual = {{"zero_3", "rows", "columns"}, {"hybrid", "rows", 
 const Products of_vit = {{"zero_3", "tensor", "full"}, {"hybrid", "zero_bubble"}};
 
 const std::map<std::string, Products> products = {{"gpt", of_gpt},
+                                                  {"documents", of_bert},
                                                   {"llama", of_llama},
                                                   {"mixture", of_mixture},
                                                   {"perceptron", of_perceptron},

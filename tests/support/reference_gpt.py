@@ -36,7 +36,10 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention; the rows of qkv are ordered (3, H, D), the columns of out (H, D)."""
+    """Causal self-attention; the rows of qkv are ordered (3, H, D), the columns of out (H, D). Where `documents` (B, T) is set,
+    keys of other numbers are not seen."""
+
+    documents = None
 
     def __init__(self, dim, n_heads, bias):
         super().__init__()
@@ -50,6 +53,8 @@ class Attention(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         scores = query @ key.transpose(-2, -1) / math.sqrt(dim // self.n_heads)
         future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        if self.documents is not None:
+            future = (future | (self.documents[:, :, None] != self.documents[:, None, :]))[:, None]
         weights = scores.masked_fill(future, -math.inf).softmax(-1)
         return self.out((weights @ value).transpose(1, 2).reshape(batch, tokens, dim))
 
@@ -172,6 +177,18 @@ class Gpt(nn.Module):
                 if tuple(arrays[name].shape) != shape:
                     raise ValueError(f"{name} is {tuple(arrays[name].shape)}, expected {shape}")
                 parameter.copy_(torch.from_numpy(np.asarray(arrays[name], np.float64)).reshape(parameter.shape))
+
+
+class GptOfDocuments(Gpt):
+    """A document ends with the token `end`."""
+
+    end = 0
+
+    def forward(self, tokens):
+        ends = (tokens == self.end).long()
+        for layer in self.layers:
+            layer.attention.documents = ends.cumsum(1) - ends
+        return super().forward(tokens)
 
 
 class MoeLayer(Layer):

@@ -128,6 +128,9 @@ with runs.folder():
     check_variant("llama-bias-theta", [*llama, "model.bias=true", "model.rope_theta=500", "model.head_dim=8", "model.n_layers=2"],
                   data, functools.partial(reference_llama.load, theta=500), 0.8)
 
+    documents = check_variant("documents-apart", ["model.document_end_token=0"], data,
+                              functools.partial(reference_gpt.load, kind=reference_gpt.GptOfDocuments), 0.8)
+    assert np.abs(f32 - documents).max() > 10 * LOSS, "no document ends"
     check_padding(data)
     check_experts(data)
 
