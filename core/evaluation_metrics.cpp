@@ -43,7 +43,7 @@ public:
             model_.told_tables.push_back({wanted, confusion(), {}});
             return;
         }
-        const auto finish = [name, wanted, classes](std::span<const float> counts, double, NamedNumbers& told) {
+        const auto finish = [name, wanted, classes](std::span<const double> counts, double, NamedNumbers& told) {
             const ClassScores scores = class_scores(counts, classes);
             told.emplace_back(wanted, name == "precision" ? scores.precision
                                       : name == "recall"  ? scores.recall
@@ -86,7 +86,7 @@ private:
             accumulated(ops::score_counts(model_.graph, path("scores"), place_.outputs, place_.targets, score_bins));
         model_.told_tables.push_back(
             {place_.prefix + "auc", counts,
-             [name = place_.prefix + "auc"](std::span<const float> sums, double, NamedNumbers& told) {
+             [name = place_.prefix + "auc"](std::span<const double> sums, double, NamedNumbers& told) {
                  told.emplace_back(name, area_under_curve(sums));
              }});
     }
@@ -105,7 +105,7 @@ private:
             accumulated(ops::regression_sums(model_.graph, path("sums"), place_.outputs, place_.targets));
         model_.told_tables.push_back(
             {place_.prefix + name, sums,
-             [name = place_.prefix + name](std::span<const float> found, double units, NamedNumbers& told) {
+             [name = place_.prefix + name](std::span<const double> found, double units, NamedNumbers& told) {
                  told.emplace_back(name, coefficient_of_determination(found, units));
              }});
     }
@@ -139,10 +139,11 @@ void append_metrics(Model& model, const Config& config, const MetricPlace& place
         metrics.add(name);
 }
 
-ClassScores class_scores(std::span<const float> confusion, std::int64_t classes) {
+ClassScores class_scores(std::span<const double> confusion, std::int64_t classes) {
     ClassScores mean;
     const auto size = static_cast<std::size_t>(classes);
     const auto share = [](double part, double whole) { return whole > 0 ? part / whole : 0; };
+    double there = 0; // classes that are there, or that some are taken for
     for (std::size_t c = 0; c < size; ++c) {
         double of_class = 0, taken_for_it = 0;
         for (std::size_t other = 0; other < size; ++other) {
@@ -150,14 +151,15 @@ ClassScores class_scores(std::span<const float> confusion, std::int64_t classes)
             taken_for_it += confusion[other * size + c];
         }
         const double right = confusion[c * size + c];
-        mean.precision += share(right, taken_for_it) / static_cast<double>(classes);
-        mean.recall += share(right, of_class) / static_cast<double>(classes);
-        mean.f1 += share(2 * right, of_class + taken_for_it) / static_cast<double>(classes);
+        there += of_class + taken_for_it > 0 ? 1 : 0;
+        mean.precision += share(right, taken_for_it);
+        mean.recall += share(right, of_class);
+        mean.f1 += share(2 * right, of_class + taken_for_it);
     }
-    return mean;
+    return {share(mean.precision, there), share(mean.recall, there), share(mean.f1, there)};
 }
 
-double area_under_curve(std::span<const float> counts) {
+double area_under_curve(std::span<const double> counts) {
     const std::size_t bins = counts.size() / 2;
     double below = 0, area = 0, positives = 0; // negatives in lower bins
     for (std::size_t bin = 0; bin < bins; ++bin) {
@@ -170,7 +172,7 @@ double area_under_curve(std::span<const float> counts) {
     return area / below / positives;
 }
 
-double coefficient_of_determination(std::span<const float> sums, double samples) {
+double coefficient_of_determination(std::span<const double> sums, double samples) {
     const std::size_t columns = sums.size() / 3;
     double mean = 0;
     for (std::size_t k = 0; k < columns; ++k) {

@@ -26,17 +26,17 @@ void check_metrics(const Config& config, bool of_classes, bool of_numbers);
 // Appends what the config asks for and this loss can tell; marks it as accumulated.
 void append_metrics(Model& model, const Config& config, const MetricPlace& place);
 
-// Of (V, V) counts, true class by predicted one: what scikit-learn calls macro; a class with nothing in the denominator
-// has 0.
+// Of (V, V) counts, true class by predicted one: what scikit-learn calls macro, over the classes that come; a class
+// with nothing in the denominator has 0.
 struct ClassScores {
     double precision = 0, recall = 0, f1 = 0;
 };
-ClassScores class_scores(std::span<const float> confusion, std::int64_t classes);
+ClassScores class_scores(std::span<const double> confusion, std::int64_t classes);
 // The area under the curve of true over false positives, of (2, B) counts of scores; those in a bin are ties. Not a
 // number where a class is missing.
-double area_under_curve(std::span<const float> counts);
+double area_under_curve(std::span<const double> counts);
 // R^2 of (3, K) sums (kernels/regression.hpp), the mean over the K numbers; of a number that never changes 1 where it
 // is hit, else 0. Sums are f32: targets whose spread is a thousandth of their size have it to three digits or so.
-double coefficient_of_determination(std::span<const float> sums, double samples);
+double coefficient_of_determination(std::span<const double> sums, double samples);
 
 } // namespace tessera

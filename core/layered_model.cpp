@@ -292,8 +292,7 @@ private:
             model_.graph.accumulate(hits);
             const ValueId number = number_of_targets(layer);
             tell("accuracy", hits, number);
-            append_metrics(model_, config_,
-                           {prefix, logits, layer.targets, number, model_.graph.value(logits).type.shape[-1]});
+            append_metrics(model_, config_, {prefix, logits, layer.targets, number, sizes_.sample.classes});
         } else if (purpose_ == Purpose::evaluate && layer.type->has_numbers) {
             const ValueId outputs = layers::as_seen(builder, values_[layer.inputs[0]]);
             append_metrics(model_, config_, {prefix, outputs, layer.targets, no_value, 0});

@@ -100,7 +100,7 @@ struct ToldTable {
     std::string name;
     ValueId value;
     // Appends numbers, of sums over so many units; none: the table itself is told.
-    std::function<void(std::span<const float> sums, double units, NamedNumbers& told)> finish{};
+    std::function<void(std::span<const double> sums, double units, NamedNumbers& told)> finish{};
 };
 
 // A loss, summed over units, and its factor in what is minimised.

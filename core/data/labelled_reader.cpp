@@ -39,7 +39,7 @@ public:
 private:
     void read_file(const std::string& path, std::vector<Record>& records) const {
         const MappedFile file(path);
-        TableLines lines(file, options_.delimiter[0]);
+        TableLines lines(file, options_.delimiter[0], options_.delimiter == "\t" ? "" : "\"");
         std::vector<std::string> fields;
         if (!lines.next(fields)) throw DataError(fmt::format("{}: the file has no line", path));
         std::vector<std::string> names;

@@ -22,6 +22,13 @@ constexpr std::size_t tail = 4096; // of a file, where its end mark must be: cam
     throw DataError(fmt::format("{}: {}", file.path(), why));
 }
 
+constexpr std::string_view jpeg_end = "\xFF\xD9", png_end = "IEND";
+
+bool has_end_mark(const MappedFile& file, std::string_view mark) {
+    const std::string_view text = file.text();
+    return text.substr(text.size() - std::min(text.size(), tail)).find(mark) != std::string_view::npos;
+}
+
 bool is_jpeg(const MappedFile& file) { return file.text().starts_with("\xFF\xD8\xFF"); }
 bool is_png(const MappedFile& file) { return file.text().starts_with("\x89PNG\r\n\x1A\n"); }
 
@@ -73,11 +80,14 @@ private:
         return best;
     }
 
-    // Pixels may have been made up for what is not there; anything else, as stray bytes, harms none.
+    // Pixels may have been made up for what is not there; stray bytes between parts harm none. Only the first warning
+    // of an image is told.
     void check_warning() const {
         const std::string why = tjGetErrorStr2(handle_.get());
-        const bool cut = why.find("remature end") != std::string::npos;
-        if (tjGetErrorCode(handle_.get()) != TJERR_WARNING || cut)
+        const bool cut = why.find("remature end") != std::string::npos || !has_end_mark(file_, jpeg_end);
+        const bool harmless =
+            why.find("Corrupt JPEG data") == std::string::npos || why.find("extraneous") != std::string::npos;
+        if (tjGetErrorCode(handle_.get()) != TJERR_WARNING || cut || !harmless)
             refuse(file_, fmt::format("{}: {}", cut ? "truncated JPEG image" : "damaged JPEG image", why));
     }
 
@@ -153,13 +163,12 @@ Raster decode_image(const MappedFile& file, std::int64_t channels, std::int64_t 
 }
 
 void check_image(const MappedFile& file) {
-    const std::string_view end = file.text().substr(file.text().size() - std::min(file.text().size(), tail));
     if (is_jpeg(file)) {
         const Jpeg header(file);
-        if (end.rfind("\xFF\xD9") == std::string_view::npos) refuse(file, "truncated JPEG image: no end mark");
+        if (!has_end_mark(file, jpeg_end)) refuse(file, "truncated JPEG image: no end mark");
     } else if (is_png(file)) {
         const Png header(file);
-        if (end.rfind("IEND") == std::string_view::npos) refuse(file, "truncated PNG image: no end mark");
+        if (!has_end_mark(file, png_end)) refuse(file, "truncated PNG image: no end mark");
     } else {
         refuse_format(file);
     }

@@ -21,11 +21,15 @@ void TableLines::cut(std::string_view line, std::vector<std::string>& fields) co
     fields.clear();
     for (std::size_t at = 0;;) {
         std::string& field = fields.emplace_back();
-        while (comment_ != 0 && at < line.size() && line[at] == ' ') // ARFF has blanks before its quotes
-            ++at;
-        if (at < line.size() && quotes_.find(line[at]) != std::string_view::npos)
+        const auto pass_blanks = [&] { // around the quotes of ARFF
+            while (comment_ != 0 && at < line.size() && (line[at] == ' ' || line[at] == '\t'))
+                ++at;
+        };
+        pass_blanks();
+        if (at < line.size() && quotes_.find(line[at]) != std::string_view::npos) {
             at = unquote(line, at + 1, field);
-        else
+            pass_blanks();
+        } else
             while (at < line.size() && line[at] != delimiter_)
                 field += line[at++];
         if (at == line.size()) return;

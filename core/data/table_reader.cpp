@@ -70,17 +70,18 @@ private:
     void read_file(const std::string& path, Table& table) {
         const MappedFile file(path);
         const bool arff = options_.reader == "arff";
-        TableLines lines(file, arff ? ',' : options_.delimiter[0], arff ? "'\"" : "\"", arff ? '%' : '\0');
+        TableLines lines(file, arff ? ',' : options_.delimiter[0], quotes(), arff ? '%' : '\0');
         std::vector<std::string> fields;
+        std::map<std::size_t, std::vector<std::string>> listed;
         if (arff) {
             ArffHeader header = read_arff_header(lines);
-            if (columns_.names.empty()) columns_.categories = std::move(header.categories);
+            listed = std::move(header.categories);
             fields = std::move(header.names);
         } else if (!lines.next(fields)) {
             throw DataError(fmt::format("{}: the file has no line", path));
         }
         if (columns_.names.empty())
-            find_columns(lines, fields);
+            columns_ = columns_in(lines, names_of(fields), std::move(listed));
         else if (options_.header && names_of(fields) != columns_.names)
             lines.refuse("other columns than the files before it have");
         if (!options_.header) add(lines, fields, table);
@@ -91,6 +92,11 @@ private:
             });
     }
 
+    // A field of TSV is as it stands there.
+    std::string_view quotes() const {
+        return options_.reader == "arff" ? "'\"" : options_.delimiter[0] == '\t' ? "" : "\"";
+    }
+
     std::vector<std::string> names_of(const std::vector<std::string>& fields) const {
         std::vector<std::string> names;
         for (std::size_t i = 0; i < fields.size(); ++i)
@@ -98,32 +104,35 @@ private:
         return names;
     }
 
-    std::size_t column_named(const std::string& name, const TableLines& lines) const {
-        const auto found = std::ranges::find(columns_.names, name);
-        if (found == columns_.names.end())
-            lines.refuse(no_such_name("column", name, {columns_.names.begin(), columns_.names.end()}));
-        return static_cast<std::size_t>(found - columns_.names.begin());
+    static std::size_t column_named(const std::string& name, const Columns& columns, const TableLines& lines) {
+        const auto found = std::ranges::find(columns.names, name);
+        if (found == columns.names.end())
+            lines.refuse(no_such_name("column", name, {columns.names.begin(), columns.names.end()}));
+        return static_cast<std::size_t>(found - columns.names.begin());
     }
 
-    void find_columns(const TableLines& lines, const std::vector<std::string>& first_line) {
-        columns_.names = names_of(first_line);
+    Columns columns_in(const TableLines& lines, std::vector<std::string> names,
+                       std::map<std::size_t, std::vector<std::string>> listed) const {
+        Columns columns{.names = std::move(names), .categories = std::move(listed)};
         std::set<std::string_view> seen;
-        for (const std::string& name : columns_.names)
+        for (const std::string& name : columns.names)
             if (!seen.insert(name).second) lines.refuse(fmt::format("two columns are named '{}'", name));
         for (const std::string& name : options_.category_columns)
-            columns_.categories.try_emplace(column_named(name, lines));
+            columns.categories.try_emplace(column_named(name, columns, lines));
         for (const std::string& name : options_.targets)
-            columns_.targets.push_back(column_named(name, lines));
-        std::vector<std::size_t> taken = columns_.targets;
-        if (!options_.label_column.empty()) taken = {columns_.label = column_named(options_.label_column, lines)};
-        for (std::size_t i = 0; i < columns_.names.size(); ++i)
-            if (std::ranges::find(taken, i) == taken.end()) columns_.features.push_back(i);
-        if (columns_.features.empty()) lines.refuse("no column is left to be a feature");
-        const auto count = static_cast<std::int64_t>(columns_.features.size());
+            columns.targets.push_back(column_named(name, columns, lines));
+        std::vector<std::size_t> taken = columns.targets;
+        if (!options_.label_column.empty())
+            taken = {columns.label = column_named(options_.label_column, columns, lines)};
+        for (std::size_t i = 0; i < columns.names.size(); ++i)
+            if (std::ranges::find(taken, i) == taken.end()) columns.features.push_back(i);
+        if (columns.features.empty()) lines.refuse("no column is left to be a feature");
+        const auto count = static_cast<std::int64_t>(columns.features.size());
         const bool numbers =
-            std::ranges::none_of(columns_.features, [&](std::size_t i) { return columns_.categories.contains(i); });
+            std::ranges::none_of(columns.features, [&](std::size_t i) { return columns.categories.contains(i); });
         if (numbers && options_.features > 0 && options_.features != count)
             lines.refuse(fmt::format("{} columns are features, data.features says {}", count, options_.features));
+        return columns;
     }
 
     float number_in(const TableLines& lines, const std::vector<std::string>& fields, std::size_t column) const {
@@ -151,6 +160,14 @@ private:
         return word;
     }
 
+    void check_label(const TableLines& lines, const std::string& label) const {
+        if (is_missing(label)) lines.refuse("what is to be found is missing");
+        const auto listed = columns_.categories.find(columns_.label);
+        if (listed == columns_.categories.end() || listed->second.empty()) return;
+        if (std::ranges::find(listed->second, label) == listed->second.end())
+            lines.refuse(fmt::format("the label '{}' is none of the {} that are listed", label, listed->second.size()));
+    }
+
     void add(const TableLines& lines, const std::vector<std::string>& fields, Table& table) const {
         if (fields.size() != columns_.names.size())
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), columns_.names.size()));
@@ -165,8 +182,7 @@ private:
             wanted.push_back(number_in(lines, fields, column));
         if (std::ranges::any_of(wanted, [](float value) { return std::isnan(value); }))
             lines.refuse("what is to be found is missing");
-        if (columns_.targets.empty() && options_.missing_mean && is_missing(trimmed(fields[columns_.label])))
-            lines.refuse("what is to be found is missing");
+        if (columns_.targets.empty()) check_label(lines, std::string(trimmed(fields[columns_.label])));
         for (std::size_t i = 0, next = 0; i < columns_.features.size(); ++i)
             if (columns_.categories.contains(columns_.features[i]))
                 table.words[columns_.features[i]].push_back(std::move(words[next++]));
@@ -249,6 +265,33 @@ void fill_missing(const std::vector<Table*>& tables, std::int64_t width) {
     }
 }
 
+// The last samples, a share of them, for validation: what training knows of categories and means is not from there.
+Table cut_off(Table& train, double fraction) {
+    if (!(fraction >= 0 && fraction < 1))
+        throw ConfigError(fmt::format("validation_fraction is {}, expected from 0 to less than 1", fraction));
+    const auto count = static_cast<double>(train.arrays.count);
+    const auto kept = static_cast<std::size_t>(std::floor((1 - fraction) * count));
+    const std::size_t rest = static_cast<std::size_t>(train.arrays.count) - kept;
+    Table cut;
+    const auto part = [&](auto& values) {
+        const std::size_t begin = values.size() / std::max<std::size_t>(kept + rest, 1) * kept;
+        std::remove_reference_t<decltype(values)> last(
+            std::make_move_iterator(values.begin() + static_cast<std::ptrdiff_t>(begin)),
+            std::make_move_iterator(values.end()));
+        values.resize(begin);
+        return last;
+    };
+    std::visit([&](auto& values) { cut.arrays.inputs = part(values); }, train.arrays.inputs);
+    std::visit([&](auto& values) { cut.arrays.targets = part(values); }, train.arrays.targets);
+    cut.labels = train.labels.empty() ? cut.labels : part(train.labels);
+    for (auto& [column, words] : train.words)
+        cut.words[column] = part(words);
+    cut.first_seen = train.first_seen;
+    cut.arrays.count = static_cast<std::int64_t>(rest);
+    train.arrays.count = static_cast<std::int64_t>(kept);
+    return cut;
+}
+
 // Numbers for labels, by the categories of the training part.
 void number_labels(Table& table, const std::map<std::string, std::int32_t>& numbers) {
     auto& targets = std::get<std::vector<std::int32_t>>(table.arrays.targets);
@@ -271,6 +314,7 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
     Table train = reader.read(options.files), validation = reader.read(options.validation_files);
     Columns columns = reader.columns();
     if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
+    if (validation.arrays.count == 0) validation = cut_off(train, options.validation_fraction);
     list_categories(train, options.files[0], columns);
     const std::int64_t width = lay_out(train, columns);
     lay_out(validation, columns);

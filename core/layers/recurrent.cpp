@@ -94,9 +94,9 @@ LayerValue build(const RecurrentOptions& options, const LayerPlace& place) {
             return options.bias ? builder.vector(named(what), of_gates, "bias", 0) : no_value;
         };
         const ValueId of_input = builder.linear_weight(named("weight_ih"), with_columns(graph.value(y).type.shape[2]),
-                                                       "whole", options.deviation);
+                                                       "recurrent", options.deviation);
         const ValueId of_state =
-            builder.matrix(named("weight_hh"), with_columns(options.hidden), "whole", options.deviation);
+            builder.matrix(named("weight_hh"), with_columns(options.hidden), "recurrent", options.deviation);
         const ValueId input_bias = bias("bias_ih"), state_bias = bias("bias_hh");
         const ValueId x = builder.linear(named("gates"), y, of_input, input_bias);
         y = cells(options, place, builder.path(named("cells")), x, of_state, state_bias);

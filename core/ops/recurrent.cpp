@@ -75,9 +75,9 @@ private:
             for (std::int64_t d = 0; d < n.directions; ++d) {
                 const View of_direction = rows_from(y, d * n.hidden);
                 const kernels::Blocks shifted{rows - 1, row, n.directions * row, row};
-                if (d == 0)
+                if (rows > 1 && d == 0)
                     kernels::copy_blocks(stream, shifted, of_direction, rows_from(before, n.hidden));
-                else
+                else if (rows > 1)
                     kernels::copy_blocks(stream, shifted, rows_from(of_direction, n.directions * n.hidden), before);
                 kernels::copy_blocks(stream, {n.rows, row, n.directions * row, n.steps * row},
                                      rows_from(first, d * n.hidden),

@@ -81,6 +81,9 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
     for (const ToldValue& told : model.told)
         if (told.by != no_value) sums[told.by] = 0;
     if (model.counted != no_value) sums[model.counted] = 0;
+    std::map<ValueId, std::vector<double>> tables;
+    for (const ToldTable& table : model.told_tables)
+        tables[table.value].resize(static_cast<std::size_t>(model.graph.value(table.value).type.shape.count()));
     StatesOfEvaluation states(experiment_.evaluate, *executor_);
     StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
@@ -90,6 +93,12 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
         executor_->update(state);
         for (auto& [id, sum] : sums)
             sum += number(ground_.stream, executor_->view(id));
+        for (auto& [id, table] : tables) {
+            HostCopy found(ground_.stream, executor_->view(id));
+            found.load();
+            for (std::size_t i = 0; i < table.size(); ++i)
+                table[i] += static_cast<double>(found.view().as<float>()[i]);
+        }
     }
     states.put_back();
     const auto mean = [&](ValueId id, ValueId by) {
@@ -100,16 +109,11 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
         record.loss += loss.weight * mean(loss.value, model.counted);
     for (const ToldValue& told : model.told)
         record.told.emplace_back(told.name, mean(told.value, told.by));
-    for (const ToldTable& table : model.told_tables) {
-        HostCopy sums(ground_.stream, executor_->view(table.value));
-        sums.load();
-        const std::span<const float> found(sums.view().as<float>(), static_cast<std::size_t>(sums.view().count()));
-        if (table.finish)
-            table.finish(found, static_cast<double>(experiment_.evaluation_batches * experiment_.sizes.batch),
-                         record.told);
+    for (const ToldTable& table : model.told_tables)
+        if (const std::vector<double>& found = tables[table.value]; table.finish)
+            table.finish(found, static_cast<double>(record.units / sample.units), record.told);
         else
-            record.tables.push_back({table.name, sums.view().shape[-1], {found.begin(), found.end()}});
-    }
+            record.tables.push_back({table.name, model.graph.value(table.value).type.shape[-1], found});
     return record;
 }
 

@@ -94,14 +94,14 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
 
 bool carries_states(const Config& config) { return config.get(data_order) == "stream" && is_recurrent(config); }
 
-// Where states are carried on, in steps of as many micro-batches as those of training, as far as the split has them.
+// Where states are carried on, in steps of no more micro-batches than those of training.
 void count_evaluation(const Config& config, const Dataset& dataset, std::int64_t micro_batches,
                       Experiment& experiment) {
     const std::int64_t batches = count_evaluation_batches(config, dataset, experiment.sizes);
     experiment.evaluation_batches = batches;
     if (experiment.sizes.streams == 0 || batches == 0) return;
-    experiment.evaluation_batches = std::min(batches, micro_batches);
-    experiment.evaluation_steps = batches / experiment.evaluation_batches;
+    experiment.evaluation_steps = (batches - 1) / micro_batches + 1;
+    experiment.evaluation_batches = batches / experiment.evaluation_steps;
 }
 
 // Training and evaluation take turns in the same memory, so each weight must lie at one place in both.

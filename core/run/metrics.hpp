@@ -58,7 +58,7 @@ struct EvaluationRecord {
     struct Table {
         std::string name;
         std::int64_t columns;
-        std::vector<float> counts;
+        std::vector<double> counts;
     };
     std::vector<Table> tables{}; // go to the file, not to the console
 };

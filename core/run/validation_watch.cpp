@@ -103,7 +103,7 @@ void ValidationWatch::put_off() {
 }
 
 std::string ValidationWatch::see(std::int64_t steps_done, double loss) {
-    if (experiment_.validation_state == no_value || steps_done % every_ != 0) return {};
+    if (experiment_.validation_state == no_value || (steps_done % every_ != 0 && !waits_)) return {};
     const double before = rate_factor_;
     HostCopy state(executor_.stream(), executor_.view(experiment_.validation_state));
     state.load();

@@ -37,9 +37,9 @@ std::vector<float> features(const Dataset& dataset, std::int64_t sample, std::in
 TEST(Tables, ArffSaysItsColumnsItself) {
     const TestFolder folder;
     const std::string path =
-        folder.write("w.arff", "% weather\n@relation w\n@ATTRIBUTE 'the outlook' {sunny, 'very rainy'}\n"
+        folder.write("w.arff", "% weather\n@relation w\n@ATTRIBUTE 'the outlook' { sunny , 'very rainy' }\n"
                                "@attribute degrees REAL\n@attribute play {yes,no}\n\n@data\n"
-                               "sunny,1,no\n'very rainy', 3,yes\n% nothing\n?,?,yes\n");
+                               "sunny,1,no\n\t'very rainy' , 3,yes\n% nothing\n?,?,yes\n");
     DatasetOptions options = table("arff", path, "play");
     expect_refusal([&] { open_dataset(options); },
                    path + ":11: column 'the outlook' is missing; data.missing = \"mean\" takes such rows");
@@ -89,6 +89,34 @@ TEST(Tables, CategoriesOfCsvAreThoseOfTheTrainingData) {
     }
 }
 
+// Rows for validation say nothing of means and categories.
+TEST(Tables, TheTrainingPartFillsGaps) {
+    const TestFolder folder;
+    DatasetOptions options = table("csv", folder.write("t.csv", "c,x,y\nu,1,a\nv,3,b\nu,,a\nw,500,b\n"), "y");
+    options.category_columns = {"c"};
+    options.missing_mean = true;
+    options.validation_fraction = 0.25;
+    const auto dataset = open_dataset(options);
+    ASSERT_EQ(dataset->samples(Split::train), 3);
+    EXPECT_EQ(dataset->form().fields[0].shape, Shape{3}); // u, v, x: w is not known
+    std::int32_t label = -1;
+    EXPECT_NEAR(features(*dataset, 2, label)[2], 0, 1e-6) << "the mean of 1 and 3";
+    options.missing_mean = false;
+    options.category_columns.clear();
+    options.files = {folder.write("gap.csv", "x,y\n1,a\n2,\n3,b\n")};
+    expect_refusal([&] { open_dataset(options); }, options.files[0] + ":3: what is to be found is missing");
+}
+
+TEST(Tables, AFileThatIsLeftOutLeavesNothing) {
+    const TestFolder folder;
+    DatasetOptions options = table("csv", folder.write("a.csv", "p,q\n1,2\n"), "y");
+    options.files.push_back(folder.write("b.csv", "x,y\n1,a\n2,b\n"));
+    options.skip_errors = true;
+    const auto dataset = open_dataset(options);
+    EXPECT_EQ(dataset->samples(Split::train), 2);
+    EXPECT_EQ(dataset->skipped()[0].count, 1);
+}
+
 TEST(Tables, WhatArffHasNot) {
     const TestFolder folder;
     const auto refused = [&](const std::string& text, const std::string& why) {
@@ -100,7 +128,7 @@ TEST(Tables, WhatArffHasNot) {
     refused("@attribute d date\n", ":1: attribute 'd' is 'date', expected numeric, real, integer, string or {…}");
     refused("@data\n", ":1: no @attribute stands before @data");
     refused("@attribute x real\n@attribute y {a,b}\n@data\n1,c\n",
-            ":4: the label 'c' is none of the 2 classes of the training data");
+            ":4: the label 'c' is none of the 2 that are listed");
     refused("@attribute x {u,v}\n@attribute y {a,b}\n@data\nw,a\n",
             ":4: column 'x' is 'w', which is none of its 2 categories");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What optimizers hold, which parameters they update together, and updates of parts (their rules: optimizer_rules.cpp).
+#include "core/optimizers/matrices.hpp"
 #include "tests/core/planned_run.hpp"
 #include "tests/core/sharded_run.hpp"
 #include "tests/core/trained_quadratic.hpp"
@@ -25,6 +26,20 @@ TEST(Optimizers, DecayOnlyWhatDecays) {
         for (const float weight : run.get(trained.w))
             EXPECT_LT(weight, 0.96f) << name;
     }
+}
+
+TEST(Optimizers, SeeMatricesOfOutputsByInputs) {
+    const auto sizes = [](const Shape& shape, const std::string& role) {
+        Graph graph;
+        const Matrices found = matrices_of(graph.value(graph.parameter("w", shape, {role, -1, {}, true})));
+        return std::vector<std::int64_t>{found.count, found.rows, found.columns};
+    };
+    using Sizes = std::vector<std::int64_t>;
+    EXPECT_EQ(sizes({6, 8}, "whole"), (Sizes{1, 6, 8}));
+    EXPECT_EQ(sizes({8, 3, 3, 4}, "whole"), (Sizes{1, 8, 36})); // filters
+    EXPECT_EQ(sizes({2, 4, 16, 8}, "recurrent"), (Sizes{2, 64, 8}));
+    EXPECT_EQ(sizes({3, 2, 4, 8}, "head"), (Sizes{1, 24, 8}));
+    EXPECT_EQ(sizes({8, 2, 4}, "head_output"), (Sizes{1, 8, 8}));
 }
 
 TEST(Optimizers, HoldTheStatesTheyNeed) {

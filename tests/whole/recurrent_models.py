@@ -151,7 +151,9 @@ def check_parity(what, text, model, carries):
 def check_evaluation(what, text, model):
     """States begin with 0 and go on through the validation split; those of training are not touched (check_bits)."""
     record, = runs.metrics(what, "evaluation")
-    windows, state, losses, hits = text.windows("validation", ROWS), None, [], 0
+    count = len(text.windows("validation", 1))
+    steps = -(-count // ROWS)  # of no more rows than those of training
+    windows, state, losses, hits = text.windows("validation", count // steps), None, [], 0
     for starts in windows:
         inputs, targets = text.batch("validation", starts)
         logits, state = model(inputs, state)
