@@ -11,6 +11,7 @@
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/schedule.hpp"
+#include "core/optimizers/weight_average.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
 #include "core/run/metrics.hpp"
@@ -90,6 +91,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(metrics_color),
         key_info(metrics_evaluate),
         key_info(evaluate_batches),
+        key_info(evaluate_ema),
         key_info(evaluate_every),
         key_info(metrics_log_every),
         key_info(model_activation),
@@ -214,6 +216,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(training_dtype),
         key_info(early_stopping_least),
         key_info(early_stopping_patience),
+        key_info(training_ema_decay),
         key_info(training_global_batch),
         key_info(training_accumulation),
         key_info(training_linear_dtype),

@@ -26,15 +26,18 @@ int run_evaluate(const Arguments& arguments, Process& process) {
                   config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, metadata_of(checkpoint, "tokenizer"));
     const Experiment experiment = plan_evaluation(config, view_of(world), *dataset, stream);
+    const bool of_averages = Evaluation::is_of_averages(config) && has_averages(checkpoint);
+    const WeightsOf which = of_averages ? WeightsOf::average : WeightsOf::last_step;
     config.refuse_unread("command line"); // the other keys are the training run's
     const Program& program = experiment.evaluate;
     const Memory memory(experiment.memory, program.layout, groups, stream);
     const Executor executor(program.layout, program.plan, memory, groups, stream);
-    restore_tensors(checkpoint, program, memory_of(executor), stream);
+    restore_tensors(checkpoint, program, memory_of(executor), stream, which);
     const EvaluationRecord record =
         Evaluation({config, *dataset, groups, stream, host}, experiment, memory).run(checkpoint.step());
     if (world.rank() != 0) return 0;
-    fmt::print("step: {}  validation loss: {:.6f}", record.step, record.loss);
+    fmt::print("step: {}{}  validation loss: {:.6f}", record.step, of_averages ? ", averaged weights" : "",
+               record.loss);
     for (const auto& [name, value] : record.told)
         fmt::print("  {}: {:.6f}", name, value);
     if (record.unit == "token") fmt::print("  perplexity: {:.4f}", std::exp(record.loss));
@@ -53,7 +56,9 @@ Command evaluate_command() {
              R"(Loads a checkpoint, or the newest one of a run's folder, with the config it was
 trained with, and prints the mean loss per token or sample, and the perplexity
 or accuracy, on the validation split, and what metrics.evaluate names. Runs on
-any number of ranks, with the same result.
+any number of ranks, with the same result. Where training.ema_decay keeps the
+weights' average, that is evaluated, as in training; or, with
+metrics.evaluate_ema=false, the weights themselves.
 
 Examples
   tessera evaluate runs/quickstart

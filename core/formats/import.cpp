@@ -12,6 +12,7 @@
 #include "core/formats/safetensors.hpp"
 #include "core/model.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/optimizers/weight_average.hpp"
 #include "core/run/experiment.hpp"
 #include "core/run/validation_watch.hpp"
 #include "kernels/error.hpp"
@@ -60,7 +61,8 @@ Graph graph_of(const Config& config, const SampleForm& form) {
                       .guard = guard ? &*guard : nullptr,
                       .loss = model.loss(),
                       .counted = model.counted,
-                      .settings = settings});
+                      .settings = settings,
+                      .ema_decay = ema_decay(config)});
     append_validation_state(model.graph, config);
     return std::move(model.graph);
 }
@@ -82,7 +84,13 @@ TensorSource source_in(const WeightSource& source, const Value& value) {
             }};
 }
 
-TensorSource fresh_state(const Value& value) {
+TensorSource fresh_state(const WeightSource& source, const Value& value) {
+    if (is_weight_average(value.name)) { // starts as its weight
+        const Shape shape = value.shape_outside();
+        return {{value.name, shape, value.type.dtype},
+                [&source, shape, weight = std::string(averaged_weight(value.name))](
+                    const TensorPiece& piece, const View& part) { source.read(weight, shape, piece.box.start, part); }};
+    }
     const float start = value.parameter ? 0.0f : value.start;
     return {{value.name, value.shape_outside(), value.type.dtype},
             [start](const TensorPiece&, const View& part) { std::fill_n(part.as<float>(), part.count(), start); }};
@@ -194,7 +202,7 @@ Imported import_weights(const WeightSource& source, const Config& config, const 
     for (const Value* weight : weights)
         sources.push_back(source_in(source, *weight));
     for (const Value* state : states)
-        sources.push_back(result.with_states ? source_in(source, *state) : fresh_state(*state));
+        sources.push_back(result.with_states ? source_in(source, *state) : fresh_state(source, *state));
     refuse_unknown(source, sources);
     result.folder = save_in_pieces(checkpoints_folder, result.step,
                                    metadata_for(source, config, form, result.with_states), sources);

@@ -7,6 +7,7 @@
 #include "core/ops/ops.hpp"
 #include "core/optimizers/counted_mean.hpp"
 #include "core/optimizers/square_sums.hpp"
+#include "core/optimizers/weight_average.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "kernels/update.hpp"
@@ -144,6 +145,7 @@ ValueId append_optimizer(Graph& graph, const std::vector<ValueId>& gradients, co
     if (control.guard != nullptr) factor = append_judgement(graph, *control.guard, mean.loss, clip[0], factor);
     append_updates(graph, std::move(parameters), optimizer, factor,
                    control.settings.empty() ? std::vector<ParameterSettings>(trained.size()) : control.settings);
+    if (control.ema_decay > 0) append_weight_average(graph, control.ema_decay, factor);
     for (const RunningStatistics& of : control.running)
         ops::update_running_statistics(graph, graph.value(of.mean).name + ".update", of, factor);
     for (const CarriedState& of : control.carried)

@@ -103,6 +103,7 @@ struct StepControl {
     std::vector<RunningStatistics> running{}; // of batch norms; they and the next change when the weights do
     std::vector<CarriedState> carried{};
     std::vector<ParameterSettings> settings{}; // of each that is trained; empty: none has some of its own
+    double ema_decay = 0;                      // of the weights' average (weight_average.hpp); 0: there is none
 };
 
 // Appends the update phase for all parameters that are trained, whose gradients are in the order of trained(). Returns

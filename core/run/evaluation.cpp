@@ -5,7 +5,10 @@
 
 #include "core/checkpoint/walk.hpp"
 #include "core/data/options.hpp"
+#include "core/optimizers/weight_average.hpp"
+#include "core/run/held_part.hpp"
 #include "core/run/host_copy.hpp"
+#include "kernels/weight_average.hpp"
 
 #include <algorithm>
 #include <deque>
@@ -18,11 +21,33 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
     executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
+    if (!experiment.train.plan.values.empty() && is_of_averages(ground.config)) find_averages(memory);
 }
+
+// An average rests as its weight does, so that each rank can put one in the place of the other.
+void Evaluation::find_averages(const Memory& memory) {
+    const Program& train = experiment_.train;
+    for (const ValueId id : train.model.graph.of_kind(ValueKind::optimizer_state)) {
+        const std::string& name = train.model.graph.value(id).name;
+        if (!is_weight_average(name)) continue;
+        const PlannedValue& average = train.plan.value(id);
+        averages_.push_back(memory.view(average.memory, average.offset, average.local));
+        const Plan& plan = experiment_.evaluate.plan;
+        const ValueId weight = experiment_.evaluate.model.graph.named(averaged_weight(name));
+        weights_.push_back(view_at_rest(*executor_, plan, weight));
+    }
+}
+
+void Evaluation::exchange_weights() {
+    std::visit([&](auto& stream) { kernels::exchange(stream, weights_, averages_); }, ground_.stream);
+}
+
+bool Evaluation::is_of_averages(const Config& config) { return ema_decay(config) > 0 && config.get(evaluate_ema); }
 
 void Evaluation::check_keys(const Config& config) {
     for (const Key<std::int64_t>& key : {evaluate_every, evaluate_batches})
         if (config.get(key) < 0) config.refuse(key.name, "must be at least 0");
+    is_of_averages(config);
 }
 
 bool Evaluation::due(std::int64_t steps_done, bool last) const {
@@ -84,6 +109,7 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
     std::map<ValueId, std::vector<double>> tables;
     for (const ToldTable& table : model.told_tables)
         tables[table.value].resize(static_cast<std::size_t>(model.graph.value(table.value).type.shape.count()));
+    exchange_weights();
     StatesOfEvaluation states(experiment_.evaluate, *executor_);
     StepState state{.seed = experiment_.seed};
     executor_->prepare(state);
@@ -101,6 +127,7 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
         }
     }
     states.put_back();
+    exchange_weights();
     const auto mean = [&](ValueId id, ValueId by) {
         if (by == no_value) return sums[id] / static_cast<double>(record.units);
         return sums[by] > 0 ? sums[id] / sums[by] : 0;

@@ -13,13 +13,16 @@ namespace tessera {
 
 inline constexpr Key<std::int64_t> evaluate_every{
     "metrics.evaluate_every", 250, "steps between evaluations on the validation split; 0: at the end only"};
+inline constexpr Key<bool> evaluate_ema{
+    "metrics.evaluate_ema", true,
+    "evaluate the weights' average, where training.ema_decay keeps one; false: the weights of the last step"};
 
 class Evaluation {
 public:
     // All arguments must outlive it. `memory` is shared with training: they take turns.
     Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory);
 
-    // Reads the key above. Throws ConfigError for a wrong value.
+    // Reads the keys above. Throws ConfigError for a wrong value.
     static void check_keys(const Config& config);
 
     // Never without a validation split.
@@ -27,11 +30,18 @@ public:
     EvaluationRecord run(std::int64_t steps_done); // called by all ranks together
     std::int64_t allocated_bytes() const;          // of the loader that run() makes
 
+    // Whether it is of the averages of the weights. Reads the keys that say so.
+    static bool is_of_averages(const Config& config);
+
 private:
+    void find_averages(const Memory& memory);
+    void exchange_weights();
+
     Ground ground_;
     const Experiment& experiment_;
     std::unique_ptr<Executor> executor_; // null without a validation split
     std::int64_t every_;
+    std::vector<View> weights_, averages_; // this rank's; of what is evaluated in the weights' place, if it is
 };
 
 } // namespace tessera

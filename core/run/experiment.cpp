@@ -7,6 +7,7 @@
 #include "core/graph/recompute.hpp"
 #include "core/layered_model.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/optimizers/weight_average.hpp"
 #include "core/plan/passes.hpp"
 #include "core/run/snapshot.hpp"
 #include "core/run/validation_watch.hpp"
@@ -212,7 +213,8 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                                                  .units_per_step = experiment.sizes.units_per_step,
                                                  .running = program.model.running,
                                                  .carried = program.model.carried,
-                                                 .settings = settings});
+                                                 .settings = settings,
+                                                 .ema_decay = ema_decay(config)});
     experiment.validation_state = append_validation_state(program.model.graph, config);
     recompute(program.model.graph, recomputation(config));
     train_ = cut_graph(program.model.graph, program.layout);

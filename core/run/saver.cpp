@@ -377,6 +377,7 @@ std::int64_t Saver::start_or_resume() {
     initialize_weights(experiment_.train, executor_, experiment_.seed);
     initialize_states(experiment_.train, executor_);
     take_first_weights();
+    start_averages(experiment_.train, executor_);
     set_aside_after(-1); // of step 0, too: it may be of somewhere else
     check_space(0);
     make_snapshot();

@@ -3,6 +3,9 @@
 #include "core/run/weights.hpp"
 
 #include "core/checkpoint/walk.hpp"
+#include "core/optimizers/weight_average.hpp"
+#include "core/run/held_part.hpp"
+#include "kernels/copy.hpp"
 #include "kernels/error.hpp"
 #include "kernels/random.hpp"
 
@@ -16,6 +19,14 @@ namespace {
 // A state of no parameter, nor of the model, that the checkpoint has none of.
 bool starts_anew(const Checkpoint& checkpoint, const Value& value) {
     return !checkpoint.has(value.name) && is_optimizer_state(value.name) && !value.parameter;
+}
+
+// The tensor of the checkpoint that a value is: an average that is missing starts as its weight.
+std::string name_there(const Checkpoint& checkpoint, const Value& value, WeightsOf which) {
+    if (value.kind == ValueKind::parameter && which == WeightsOf::average)
+        if (const std::string average = weight_average_of(value.name); checkpoint.has(average)) return average;
+    if (is_weight_average(value.name) && !checkpoint.has(value.name)) return std::string(averaged_weight(value.name));
+    return value.name;
 }
 
 void start_state(const Value& value, const View& view, Stream& stream) {
@@ -152,6 +163,16 @@ void initialize_states(const Program& program, const Executor& executor) {
     }
 }
 
+void start_averages(const Program& program, const Executor& executor) {
+    const Graph& graph = program.model.graph;
+    for (const ValueId id : graph.of_kind(ValueKind::optimizer_state)) {
+        const std::string& name = graph.value(id).name;
+        if (!is_weight_average(name)) continue;
+        const View weight = view_at_rest(executor, program.plan, graph.named(averaged_weight(name)));
+        std::visit([&](auto& stream) { kernels::cast(stream, weight, executor.view(id)); }, executor.stream());
+    }
+}
+
 ViewOf planned(const Program& program) {
     return [&program](ValueId id) {
         const TensorType type = program.plan.seen(id, Phase::backward);
@@ -178,11 +199,22 @@ void require_tensors(const Checkpoint& checkpoint, const Program& program) {
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
         if (starts_anew(checkpoint, value)) continue;
-        if (!checkpoint.has(value.name))
+        const std::string there = name_there(checkpoint, value, WeightsOf::last_step);
+        if (!checkpoint.has(there))
             throw ConfigError(fmt::format("checkpoint {} has no tensor '{}', which the model or its optimizer needs",
                                           checkpoint.folder(), value.name));
-        checkpoint.require(value.name, value.shape_outside(), value.type.dtype);
+        checkpoint.require(there, value.shape_outside(), value.type.dtype);
     }
+}
+
+bool has_averages(const Checkpoint& checkpoint) {
+    return std::ranges::any_of(checkpoint.tensors(), is_weight_average, &SavedTensor::name);
+}
+
+void require_averages(const Checkpoint& checkpoint) {
+    if (!has_averages(checkpoint))
+        throw ConfigError(fmt::format("checkpoint {} has no averages of its weights, as {} keeps them",
+                                      checkpoint.folder(), training_ema_decay.name));
 }
 
 void fill_held(const Program& program, ValueId id, const View& view, Stream& stream,
@@ -196,10 +228,12 @@ void fill_held(const Program& program, ValueId id, const View& view, Stream& str
 }
 
 std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of,
-                                         Stream& stream) {
+                                         Stream& stream, WeightsOf which) {
     require_tensors(checkpoint, program);
+    if (which == WeightsOf::average) require_averages(checkpoint);
     const Graph& graph = program.model.graph;
     std::vector<std::string> started;
+    bool averages_start = false;
     for (const ValueId id : persistent_values(graph)) {
         const Value& value = graph.value(id);
         if (starts_anew(checkpoint, value)) {
@@ -207,10 +241,13 @@ std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Pro
             started.push_back(value.name);
             continue;
         }
+        const std::string there = name_there(checkpoint, value, which);
         fill_held(program, id, view_of(id), stream, [&](const std::vector<std::int64_t>& start, const View& part) {
-            checkpoint.read(value.name, start, part);
+            checkpoint.read(there, start, part);
         });
+        averages_start = averages_start || (value.kind == ValueKind::optimizer_state && there != value.name);
     }
+    if (averages_start) started.push_back(std::string(weight_average) + "*");
     return started;
 }
 

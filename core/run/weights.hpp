@@ -20,6 +20,9 @@ void initialize_weights(const Program& program, const Executor& executor, std::u
 // Starts the optimizer states that belong to no parameter.
 void initialize_states(const Program& program, const Executor& executor);
 
+// Lets the weights' averages start as the weights.
+void start_averages(const Program& program, const Executor& executor);
+
 // Where a rank holds a value of the program: Executor::view, for instance.
 using ViewOf = std::function<View(ValueId)>;
 inline ViewOf memory_of(const Executor& executor) {
@@ -38,14 +41,21 @@ std::vector<TensorPart> parts_to_save(const Program& program, const ViewOf& view
 void fill_held(const Program& program, ValueId id, const View& view, Stream& stream,
                const std::function<void(const std::vector<std::int64_t>&, const View&)>& read);
 
+enum class WeightsOf { last_step, average };
+
 // Throws ConfigError unless the checkpoint has the program's parameters and, where it has any, optimizer states, in
-// their shapes. States of no parameter (of a loss scale, of the guard) may be missing. Reads no data.
+// their shapes. States of no parameter (of a loss scale, of the guard) may be missing, and averages, which start as the
+// weights then. Reads no data.
 void require_tensors(const Checkpoint& checkpoint, const Program& program);
 
-// Reads this rank's boxes of them. ConfigError as above, and when what is read is damaged: the memory is undefined
-// then. Of states that may be missing and are, starts them anew and returns the names.
+// Reads this rank's boxes of them; of weights that have an average the average, where that is asked for. ConfigError as
+// above, where no average is there, and when what is read is damaged: the memory is undefined then. Of states that may
+// be missing and are, starts them anew and returns the names ("optimizer.ema/*": all averages).
 std::vector<std::string> restore_tensors(const Checkpoint& checkpoint, const Program& program, const ViewOf& view_of,
-                                         Stream& stream);
+                                         Stream& stream, WeightsOf which = WeightsOf::last_step);
+
+bool has_averages(const Checkpoint& checkpoint);
+void require_averages(const Checkpoint& checkpoint); // ConfigError where it has none
 
 // A team for saving, made of a communicator's ranks.
 Team team_of(Communicator& communicator, Stream& stream);

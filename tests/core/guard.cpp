@@ -71,7 +71,8 @@ std::vector<Stream> streams() {
 TEST(Guard, AStepThatIsNotFiniteChangesNothing) {
     for (const std::string optimizer : {"adamw", "sgd"})
         for (Stream& stream : streams()) {
-            Training training({"guard.policy=skip", "optimizer.name=" + optimizer}, std::move(stream));
+            Training training({"guard.policy=skip", "training.ema_decay=0.9", "optimizer.name=" + optimizer},
+                              std::move(stream));
             training.record(0);
             const std::vector<std::uint32_t> before = training.without_guard();
             for (const float odd : {INFINITY, NAN}) {

@@ -26,6 +26,7 @@ CASES = [
     (["training.dtype=f16"], 2), (["training.dtype=bf16", "training.linear_dtype=f8"], 2),
     (["training.dtype=bf16", "training.weight_rounding=stochastic"], 1),
     (["training.local_batch_size=16"], 1), (["training.local_batch_size=0", "training.gradient_accumulation_steps=4"], 2),
+    (["training.ema_decay=0.99", "parallelism.zero_stage=1"], 2), (["training.ema_decay=0.99", "parallelism.pipeline_parallel_degree=2", "training.dtype=bf16"], 2),
     (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
