@@ -105,6 +105,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(model_gated),
         key_info(model_head_dim),
         key_info(model_hidden_dim),
+        key_info(model_init_ema),
         key_info(model_init_from),
         key_info(model_init_rename),
         key_info(model_init_skip),

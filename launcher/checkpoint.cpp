@@ -126,6 +126,7 @@ Example
               {"file-mb", "N", "--hugging-face: of one file at most; default 5000"},
               {"llmc", "FILE", "export: as a model file of llm.c, of a GPT-2"},
               {"dtype", "f32|bf16", "export: store f32 weights as this"},
+              {"ema", "", "export: the weights' moving average (training.ema_decay)"},
               {"states", "", "export, average: the optimizer's states, too"},
               {"to", "RUN", "average, import: the run's folder"},
               {"config", "CONFIG", "import: the config of the model"}},

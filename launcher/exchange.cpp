@@ -9,6 +9,7 @@
 #include "core/formats/merge_adapters.hpp"
 #include "core/formats/new_file.hpp"
 #include "core/formats/safetensors.hpp"
+#include "core/formats/take_averages.hpp"
 #include "core/layers/lora.hpp"
 #include "core/run/text_file.hpp"
 #include "kernels/error.hpp"
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
+#include <functional>
 #include <memory>
 
 namespace tessera {
@@ -46,12 +48,14 @@ std::optional<DType> narrow_dtype(const Arguments& arguments) {
     throw ConfigError(fmt::format("--dtype: {}", no_such_name("dtype", said, {"bf16", "f32"})));
 }
 
-// A checkpoint without adapters, in a new folder beside what is made of it, and removed with it.
-class Merged {
+// A checkpoint in a new folder beside what is made of it, and removed with it.
+class Made {
 public:
-    Merged(std::filesystem::path path, const Checkpoint& adapted) {
+    // make(folder for it) makes it, and returns its own.
+    Made(std::filesystem::path path, std::string_view what,
+         const std::function<std::string(const std::string&)>& make) {
         if (!path.has_filename()) path = path.parent_path(); // "out/"
-        std::string name = path.string() + ".merged-XXXXXX";
+        std::string name = fmt::format("{}.{}-XXXXXX", path.string(), what);
         if (::mkdtemp(name.data()) == nullptr)
             throw SystemError(fmt::format("cannot make {}: {}", name, std::strerror(errno)));
         folder_ = std::shared_ptr<const std::string>(new std::string(name), [](const std::string* made) {
@@ -59,9 +63,9 @@ public:
             std::filesystem::remove_all(*made, ignored);
             delete made;
         });
-        checkpoint_ = merge_adapters(adapted, config_of(adapted, {}), name + "/checkpoints");
+        checkpoint_ = make(name + "/checkpoints");
     }
-    const std::string& checkpoint() const { return checkpoint_; }
+    Checkpoint checkpoint() const { return Checkpoint(checkpoint_); }
 
 private:
     std::shared_ptr<const std::string> folder_; // goes where the constructor throws, too
@@ -84,11 +88,18 @@ int export_checkpoint(const Arguments& arguments) {
     const std::optional<DType> narrow = narrow_dtype(arguments);
     const bool states = arguments.has("states");
     Checkpoint checkpoint = open_checkpoint(words[1]);
-    std::optional<Merged> merged;
+    std::optional<Made> averaged, merged;
+    if (arguments.has("ema")) {
+        if (states) throw ConfigError("--states: averages of weights have none");
+        averaged.emplace(path, "averaged", [&](const std::string& to) { return take_averages(checkpoint, to); });
+        checkpoint = averaged->checkpoint();
+    }
     if (config_of(checkpoint, {}).get(lora_rank) > 0) {
         if (states) throw ConfigError("--states: adapters are merged into weights, which have none");
-        merged.emplace(path, checkpoint);
-        checkpoint = Checkpoint(merged->checkpoint());
+        merged.emplace(path, "merged", [&](const std::string& to) {
+            return merge_adapters(checkpoint, config_of(checkpoint, {}), to);
+        });
+        checkpoint = merged->checkpoint();
         fmt::print("adapters are merged into the weights\n");
     }
     if (format == "safetensors") {
@@ -108,7 +119,11 @@ int export_checkpoint(const Arguments& arguments) {
         if (states) throw ConfigError("--states: a model file of llm.c holds none");
         write_llmc(checkpoint, config_of(checkpoint, {}), path, narrow);
     }
-    fmt::print("{}: {} of step {}\n", path, states ? "weights and optimizer states" : "weights", checkpoint.step());
+    fmt::print("{}: {} of step {}\n", path,
+               states     ? "weights and optimizer states"
+               : averaged ? "averaged weights"
+                          : "weights",
+               checkpoint.step());
     return 0;
 }
 

@@ -86,14 +86,19 @@ SamplingOptions sampling_in(const Arguments& arguments) {
             .seed = static_cast<std::uint64_t>(arguments.integer("seed", 0, INT64_MAX).value_or(1))};
 }
 
+WeightsOf weights_in(const Arguments& arguments) {
+    return arguments.has("ema") ? WeightsOf::average : WeightsOf::last_step;
+}
+
 // A checkpoint's model, planned and with its weights.
 struct Generator {
-    Generator(const Checkpoint& checkpoint, const Config& config, std::int64_t vocabulary, const AnswerSizes& answer)
+    Generator(const Checkpoint& checkpoint, WeightsOf which, const Config& config, std::int64_t vocabulary,
+              const AnswerSizes& answer)
         : stream(make_stream(config, nullptr)), experiment(plan_generation(config, vocabulary, stream, answer)),
           groups(experiment.generate.layout.mesh),
           memory(experiment.memory, experiment.generate.layout, groups, stream),
           executor(experiment.generate.layout, experiment.generate.plan, memory, groups, stream) {
-        restore_tensors(checkpoint, experiment.generate, memory_of(executor), stream);
+        restore_tensors(checkpoint, experiment.generate, memory_of(executor), stream, which);
     }
 
     Stream stream;
@@ -124,7 +129,7 @@ int write_answer(const Arguments& arguments, const Checkpoint& checkpoint, const
         throw ConfigError("generate: the logits of a target are those of --target-ids: say both");
     const SamplingOptions options = sampling_in(arguments);
     const std::vector<std::int32_t> target = targets ? ids_in(*targets) : std::vector<std::int32_t>();
-    Generator generator(checkpoint, config, vocabulary,
+    Generator generator(checkpoint, weights_in(arguments), config, vocabulary,
                         {static_cast<std::int64_t>(source.size()),
                          targets ? static_cast<std::int64_t>(target.size()) : options.tokens});
     if (path) {
@@ -145,7 +150,7 @@ int continue_text(const Arguments& arguments, const Checkpoint& checkpoint, cons
             ? tokenizer->vocabulary_size()
             : parse_integer("data.vocabulary", metadata_of(checkpoint, "data.vocabulary"), 1, INT32_MAX);
     if (arguments.has("target-ids")) throw ConfigError("generate: --target-ids is of a model.type \"t5\" alone");
-    Generator generator(checkpoint, config, vocabulary, {});
+    Generator generator(checkpoint, weights_in(arguments), config, vocabulary, {});
     const SamplingOptions options = sampling_in(arguments);
     const std::optional<std::string> ids = arguments.text("ids");
     const std::string text = arguments.text("prompt").value_or("\n");
@@ -197,7 +202,8 @@ Examples
               {"tokens", "N", "tokens to generate (default 200)"},
               {"temperature", "T", "0: the most likely token; default 0.8"},
               {"top-k", "K", "draw from the K most likely tokens only; 0, the default: from all"},
-              {"seed", "S", "seed of the drawing (default 1)"}},
+              {"seed", "S", "seed of the drawing (default 1)"},
+              {"ema", "", "with the weights' moving average (training.ema_decay)"}},
              1,
              1},
             run_generate};

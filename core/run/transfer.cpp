@@ -6,6 +6,7 @@
 #include "core/config_catalog.hpp"
 #include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/import.hpp"
+#include "core/optimizers/weight_average.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -19,7 +20,9 @@ namespace {
 
 class CheckpointWeights final : public WeightSource {
 public:
-    explicit CheckpointWeights(const std::string& folder) : checkpoint_(folder) {}
+    CheckpointWeights(const std::string& folder, bool averages) : checkpoint_(folder), averages_(averages) {
+        if (averages) require_averages(checkpoint_);
+    }
 
     const std::string& path() const override { return checkpoint_.folder(); }
     const std::map<std::string, std::string>& metadata() const override { return checkpoint_.metadata(); }
@@ -27,15 +30,15 @@ public:
     bool has(const std::string& name) const override { return checkpoint_.has(name); }
     Shape shape_of(const std::string& name, const Shape& wanted) const override {
         for (const SavedTensor& tensor : checkpoint_.tensors())
-            if (tensor.name == name) return tensor.whole;
+            if (tensor.name == name) return tensor.whole; // an average's, too
         return wanted;
     }
     void require(const std::string& name, const Shape& whole) const override {
-        checkpoint_.require(name, whole, DType::f32);
+        checkpoint_.require(there(name), whole, DType::f32);
     }
     void read(const std::string& name, const Shape&, const std::vector<std::int64_t>& start,
               const View& part) const override {
-        checkpoint_.read(name, start, part);
+        checkpoint_.read(there(name), start, part);
     }
     std::vector<std::string> beside(const std::set<std::string>& names) const override {
         std::vector<std::string> found;
@@ -45,7 +48,13 @@ public:
     }
 
 private:
+    std::string there(const std::string& name) const {
+        const std::string average = weight_average_of(name);
+        return averages_ && checkpoint_.has(average) ? average : name;
+    }
+
     Checkpoint checkpoint_;
+    bool averages_;
 };
 
 // What of a folder's model the config here says otherwise, but for sizes, which shapes tell.
@@ -66,17 +75,20 @@ std::vector<std::string> unlike(const HubFolder& folder, const Config& config) {
 std::unique_ptr<WeightSource> open_source(const Config& config, const std::string& path, Transferred& transferred) {
     namespace fs = std::filesystem;
     const fs::path checkpoints = fs::path(path) / "checkpoints";
+    const bool averages = config.get(model_init_ema);
     if (fs::is_directory(checkpoints)) {
         const std::string newest = newest_checkpoint(checkpoints.string());
         if (newest.empty()) config.refuse(model_init_from.name, "holds no checkpoint");
-        return std::make_unique<CheckpointWeights>(newest);
+        return std::make_unique<CheckpointWeights>(newest, averages);
     }
+    if (averages && (HubFolder::is_one(path) || !fs::is_directory(path)))
+        config.refuse(model_init_ema.name, fmt::format("is of checkpoints, and {} is none", path));
     if (HubFolder::is_one(path)) {
         const HubFolder folder(path);
         transferred.unlike = unlike(folder, config);
         return folder.weights(Config::parse(folder.toml(), path + "/config.json", {}, known_keys()));
     }
-    if (fs::is_directory(path)) return std::make_unique<CheckpointWeights>(path);
+    if (fs::is_directory(path)) return std::make_unique<CheckpointWeights>(path, averages);
     return open_weight_source(path);
 }
 
@@ -154,7 +166,10 @@ void check_transfer_keys(const Config& config) {
     for (const std::string& rule : rules)
         if (rule.find('=') == std::string::npos)
             config.refuse(model_init_rename.name, fmt::format("'{}' is no rule OURS=THEIRS", rule));
+    const bool averages = config.get(model_init_ema);
     if (!from.empty()) return;
+    if (averages)
+        config.refuse(model_init_ema.name, "says which weights to take, and model.init_from says from nowhere");
     for (const Key<std::vector<std::string>>& key : {model_init_rename, model_init_skip})
         if (!config.get(key).empty())
             config.refuse(key.name, "says how to take weights, and model.init_from says from nowhere");

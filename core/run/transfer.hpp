@@ -12,6 +12,8 @@ namespace tessera {
 inline constexpr Key<std::string> model_init_from{
     "model.init_from", "",
     "first weights: a checkpoint, a run, a folder of Hugging Face's, a file of safetensors or llm.c; none: at random"};
+inline constexpr Key<bool> model_init_ema{
+    "model.init_ema", false, "of the checkpoint in init_from take the weights' moving average (training.ema_decay)"};
 inline constexpr Key<std::vector<std::string>> model_init_rename{
     "model.init_rename", "", "rules OURS=THEIRS: what begins with OURS here begins with THEIRS in init_from"};
 inline constexpr Key<std::vector<std::string>> model_init_skip{

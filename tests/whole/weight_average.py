@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The moving average of the weights, against PyTorch's AveragedModel over 20 steps; stopped and resumed in another layout;
-evaluated in training as by `tessera evaluate`; begun in the middle of a run."""
+evaluated in training as by `tessera evaluate`; begun in the middle of a run; taken as weights."""
 import os
 import pathlib
 import re
@@ -96,7 +96,48 @@ def check_begun_later():
     assert "start anew: optimizer.ema/*" in log, log
 
 
+def check_taken():
+    """As first weights, exported, merged with adapters, and to generate with, averages have the bits of the checkpoint's."""
+    expected = averages(runs.read_tensors(runs.checkpoints("one")[-1]))
+    runs.train("gpt.toml", "run.folder=taken", "model.init_from=one", "model.init_ema=true", "training.steps=1", "optimizer.lr=0",
+               "training.ema_decay=0", "parallelism.zero_stage=3", ranks=2)
+    runs.tessera("checkpoint", "export", "--ema", "--safetensors", "one.safetensors", "one")
+    runs.tessera("checkpoint", "import", "one.safetensors", "--to", "imported")
+    assert not [path for path in os.listdir() if "averaged" in path], os.listdir()
+    for folder in ("taken", "imported"):
+        found = runs.read_tensors(runs.checkpoints(folder)[-1])
+        for name, average in expected.items():
+            assert found[name].tobytes() == average.tobytes(), f"{folder}: {name}"
+    fresh = averages(runs.read_tensors(runs.checkpoints("imported")[-1]))
+    assert all(fresh[name].tobytes() == average.tobytes() for name, average in expected.items()) and len(fresh) == len(expected)
+    logits = {}
+    for name, words in (("averaged", ["--ema", "one"]), ("taken", ["taken"]), ("last", ["one"])):
+        runs.tessera("generate", "--prompt", "the old", "--logits", f"{name}.npy", *words)
+        logits[name] = np.load(f"{name}.npy").tobytes()
+    assert logits["averaged"] == logits["taken"] != logits["last"]
+
+
+def check_adapters():
+    runs.train("gpt.toml", "run.folder=adapted", "model.init_from=one", "lora.rank=2", "training.steps=3", "checkpoint.interval=0")
+    found = runs.read_tensors(runs.checkpoints("adapted")[-1])
+    assert averages(found) and all(".lora_" in name for name in averages(found)), sorted(averages(found))
+    runs.tessera("checkpoint", "export", "--ema", "--safetensors", "merged.safetensors", "adapted")
+    runs.tessera("checkpoint", "import", "merged.safetensors", "--to", "merged")
+    loss = loss_of("merged", "metrics.evaluate_ema=false")[1]
+    assert abs(loss - float(runs.metrics("adapted", "evaluation")[-1]["loss"])) < 1e-4, loss
+
+
 def check_refusals():
+    runs.train("gpt.toml", "run.folder=without", "training.ema_decay=0", "training.steps=1")
+    runs.tessera("checkpoint", "export", "--safetensors", "without.safetensors", "without")
+    for words, sentence in ((["generate", "--ema", "without"], "no averages of its weights"),
+                            (["checkpoint", "export", "--ema", "--safetensors", "no.safetensors", "without"], "no averages of its weights"),
+                            (["checkpoint", "export", "--ema", "--states", "--safetensors", "no.safetensors", "one"], "averages of weights have none"),
+                            (["train", "gpt.toml", "model.init_ema=true"], "model.init_from says from nowhere"),
+                            (["train", "gpt.toml", "model.init_ema=true", "model.init_from=without"], "no averages of its weights"),
+                            (["train", "gpt.toml", "model.init_ema=true", "model.init_from=without.safetensors"], "is of checkpoints")):
+        err = runs.tessera(*words, code=2).err
+        assert sentence in err and err.count("\n") == 1, f"{words}: expected {sentence!r}, got:\n{err}"
     for value in ("1", "-0.1", "nan"):
         err = runs.tessera("train", "gpt.toml", f"training.ema_decay={value}", code=2).err
         assert "training.ema_decay" in err and "must be at least 0 and below 1" in err and err.count("\n") == 1, err
@@ -109,4 +150,6 @@ with runs.folder():
     check_layouts()
     check_evaluation()
     check_begun_later()
+    check_taken()
+    check_adapters()
     check_refusals()
