@@ -84,6 +84,54 @@ private:
     std::vector<std::vector<float>> before_;
 };
 
+// What a model tells of itself, over the steps of an evaluation.
+class ToldSums {
+public:
+    explicit ToldSums(const Model& model) : model_(model) {
+        for (const WeightedLoss& loss : model.losses)
+            numbers_[loss.value] = 0;
+        for (const ToldValue& told : model.told) {
+            numbers_[told.value] = 0;
+            if (told.by != no_value) numbers_[told.by] = 0;
+        }
+        if (model.counted != no_value) numbers_[model.counted] = 0;
+        for (const ToldTable& table : model.told_tables)
+            tables_[table.value].resize(static_cast<std::size_t>(model.graph.value(table.value).type.shape.count()));
+    }
+
+    void add(Stream& stream, const Executor& executor) {
+        for (auto& [id, sum] : numbers_)
+            sum += number(stream, executor.view(id));
+        for (auto& [id, table] : tables_) {
+            HostCopy found(stream, executor.view(id));
+            found.load();
+            for (std::size_t i = 0; i < table.size(); ++i)
+                table[i] += static_cast<double>(found.view().as<float>()[i]);
+        }
+    }
+
+    void fill(EvaluationRecord& record, double samples) {
+        const auto mean = [&](ValueId id, ValueId by) {
+            if (by == no_value) return numbers_[id] / static_cast<double>(record.units);
+            return numbers_[by] > 0 ? numbers_[id] / numbers_[by] : 0;
+        };
+        for (const WeightedLoss& loss : model_.losses)
+            record.loss += loss.weight * mean(loss.value, model_.counted);
+        for (const ToldValue& told : model_.told)
+            record.told.emplace_back(told.name, mean(told.value, told.by));
+        for (const ToldTable& table : model_.told_tables)
+            if (const std::vector<double>& found = tables_[table.value]; table.finish)
+                table.finish(found, samples, record.told);
+            else
+                record.tables.push_back({table.name, model_.graph.value(table.value).type.shape[-1], found});
+    }
+
+private:
+    const Model& model_;
+    std::map<ValueId, double> numbers_;
+    std::map<ValueId, std::vector<double>> tables_;
+};
+
 } // namespace
 
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
@@ -95,20 +143,10 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
                                             experiment_.evaluation_streams())),
                   experiment_.evaluation_loader(),
                   loader_memory(ground_.stream, sample.fields, experiment_.evaluation_loader()));
-    const Model& model = experiment_.evaluate.model;
-    const std::int64_t units = experiment_.evaluation_batches * experiment_.sizes.batch * sample.units;
-    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = units * experiment_.evaluation_steps};
-    std::map<ValueId, double> sums; // over the steps
-    for (const WeightedLoss& loss : model.losses)
-        sums[loss.value] = 0;
-    for (const ToldValue& told : model.told)
-        sums[told.value] = 0;
-    for (const ToldValue& told : model.told)
-        if (told.by != no_value) sums[told.by] = 0;
-    if (model.counted != no_value) sums[model.counted] = 0;
-    std::map<ValueId, std::vector<double>> tables;
-    for (const ToldTable& table : model.told_tables)
-        tables[table.value].resize(static_cast<std::size_t>(model.graph.value(table.value).type.shape.count()));
+    const std::int64_t samples =
+        experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.evaluation_steps;
+    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = samples * sample.units};
+    ToldSums sums(experiment_.evaluate.model);
     exchange_weights();
     StatesOfEvaluation states(experiment_.evaluate, *executor_);
     StepState state{.seed = experiment_.seed};
@@ -117,30 +155,11 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
         executor_->run_micro_batches(state, experiment_.sizes.batch,
                                      [&] { loader.next(ground_.stream, executor_->batch()); });
         executor_->update(state);
-        for (auto& [id, sum] : sums)
-            sum += number(ground_.stream, executor_->view(id));
-        for (auto& [id, table] : tables) {
-            HostCopy found(ground_.stream, executor_->view(id));
-            found.load();
-            for (std::size_t i = 0; i < table.size(); ++i)
-                table[i] += static_cast<double>(found.view().as<float>()[i]);
-        }
+        sums.add(ground_.stream, *executor_);
     }
     states.put_back();
     exchange_weights();
-    const auto mean = [&](ValueId id, ValueId by) {
-        if (by == no_value) return sums[id] / static_cast<double>(record.units);
-        return sums[by] > 0 ? sums[id] / sums[by] : 0;
-    };
-    for (const WeightedLoss& loss : model.losses)
-        record.loss += loss.weight * mean(loss.value, model.counted);
-    for (const ToldValue& told : model.told)
-        record.told.emplace_back(told.name, mean(told.value, told.by));
-    for (const ToldTable& table : model.told_tables)
-        if (const std::vector<double>& found = tables[table.value]; table.finish)
-            table.finish(found, static_cast<double>(record.units / sample.units), record.told);
-        else
-            record.tables.push_back({table.name, model.graph.value(table.value).type.shape[-1], found});
+    sums.fill(record, static_cast<double>(samples));
     return record;
 }
 
