@@ -15,7 +15,9 @@ herr_t keep_first(unsigned, const H5E_error2_t* error, void* text) {
     return 0;
 }
 
-// The innermost entry of the error stack; where it holds the system's reason in quotes, that alone.
+} // namespace
+
+// Where the innermost entry holds the system's reason in quotes, that alone.
 std::string reason_of_failure() {
     std::string reason;
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &reason);
@@ -25,8 +27,6 @@ std::string reason_of_failure() {
     reason.erase(0, first + mark.size());
     return reason.substr(0, reason.find('\''));
 }
-
-} // namespace
 
 void start() {
     [[maybe_unused]] static const bool started = H5dont_atexit() >= 0 && H5open() >= 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// libhdf5 for this folder: ids with one owner, its errors as SystemError, the types of tensors. For what draws files
-// only: nothing is read through libhdf5.
+// libhdf5: ids with one owner, its errors as SystemError, the types of tensors. In this folder for what draws files
+// only: no checkpoint is read through libhdf5. A person's data are (data/hdf5_field.hpp).
 #pragma once
 
 #include "kernels/tensor.hpp"
@@ -39,6 +39,7 @@ void start();
 
 // SystemError "cannot ACTION in PATH: REASON", the reason from libhdf5's error stack. Takes its results, so that
 // `check(H5Dwrite(…), …)` and `Id file(check(H5Fopen(…), …))` read as the calls do.
+std::string reason_of_failure(); // the first entry of the error stack, or the system's reason in it
 [[noreturn]] void fail(const std::string& action, const std::string& path);
 inline hid_t check(hid_t result, const char* action, const std::string& path) {
     if (result < 0) fail(action, path);

@@ -32,9 +32,10 @@ std::unique_ptr<Dataset> open_windows(const DatasetOptions& options) {
     return std::make_unique<TokenWindows>(std::move(runs), options.sequence_length, errors.skipped());
 }
 
-constexpr std::array<Reader, 11> catalog = {{
+constexpr std::array<Reader, 12> catalog = {{
     {"arff", read_table},
     {"csv", read_table},
+    {"hdf5", read_hdf5},
     {"idx", read_images},
     {"image_folder", read_image_folder},
     {"labelled", read_labelled},

@@ -4,6 +4,7 @@
 
 #include "core/data/record_errors.hpp"
 #include "core/data/sample_form.hpp"
+#include "core/data/sample_order.hpp"
 #include "core/data/tokenizer.hpp"
 #include "kernels/tensor.hpp"
 
@@ -34,6 +35,9 @@ public:
     // Samples this far apart have nothing in common: windows of a text overlap with those nearer.
     virtual std::int64_t spacing() const { return form().units; }
 
+    // How separate samples of `split` lie: what is stored in pieces is read piece by piece (sample_order.hpp).
+    virtual SampleBlocks blocks(Split) const { return {}; }
+
     // What data.on_error = "skip" has left out.
     virtual std::vector<SkippedRecords> skipped() const { return {}; }
 
@@ -52,6 +56,7 @@ using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&
 
 struct DatasetOptions {
     // csv, tsv, arff  tables of numbers and categories, a sample on each line (table_reader.cpp)
+    // hdf5       samples and targets in datasets of HDF5 files, read as they are needed (hdf5_reader.cpp)
     // idx        images and their labels in the format of MNIST, .gz or not (image_reader.cpp)
     // image_folder  JPEG and PNG files, a folder for each class, read as they are needed (image_folder.cpp)
     // labelled   texts of a table's columns and their labels (labelled_reader.cpp)
@@ -87,6 +92,10 @@ struct DatasetOptions {
     std::vector<std::string> validation_label_files;
     std::vector<std::int64_t> image_shape; // (height, width, channels); idx: to expect, empty: that of the files
 
+    std::string input_field, target_field;                       // hdf5: paths of datasets in the files
+    std::string validation_input_field, validation_target_field; // hdf5: empty: as for training
+    std::int64_t cache_bytes = 64 << 20; // hdf5: of chunks, decoded; a shuffled order mixes as many
+
     std::string delimiter = ","; // csv, labelled: one character
     bool header = true;          // csv, labelled: the first line names the columns; else they are "1", "2", …
     std::vector<std::string> text_columns;     // labelled: one or two
@@ -94,11 +103,11 @@ struct DatasetOptions {
     std::vector<std::string> targets;          // csv: columns of numbers. All others are features.
     std::vector<std::string> category_columns; // csv, tsv: features that are categories; arff says it itself
     bool missing_mean = false; // csv, tsv, arff: missing features are the training data's mean, not refused
-    std::int64_t features = 0; // csv: columns to expect; 0: any number
+    std::int64_t features = 0; // csv, hdf5: to expect; 0: any number
 
     OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
 
-    std::int64_t classes = 0; // idx, image_folder, tables, labelled: to expect; 0: as many as the data have
+    std::int64_t classes = 0; // hdf5, idx, image_folder, tables, labelled: to expect; 0: as many as the data have
 };
 
 std::vector<std::string_view> reader_names(); // built in

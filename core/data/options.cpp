@@ -57,6 +57,29 @@ void read_image_keys(const Config& config, DatasetOptions& options) {
     read_shape_of_images(config, options);
 }
 
+void read_hdf5_keys(const Config& config, DatasetOptions& options) {
+    options.input_field = config.get(data_input_field);
+    options.target_field = config.get(data_target_field);
+    options.validation_input_field = config.get(data_validation_input_field);
+    options.validation_target_field = config.get(data_validation_target_field);
+    if (options.input_field.empty()) config.refuse(data_input_field.name, "names no dataset of samples");
+    if (options.target_field.empty()) config.refuse(data_target_field.name, "names no dataset of what is to be found");
+    if (options.input_field == options.target_field)
+        config.refuse(data_target_field.name, "is what data.input_field names, too");
+    if (options.validation_files.empty() &&
+        options.validation_input_field.empty() != options.validation_target_field.empty())
+        config.refuse(options.validation_input_field.empty() ? data_validation_input_field.name
+                                                             : data_validation_target_field.name,
+                      "names no dataset: those to evaluate on come in a pair");
+    const std::int64_t mebibytes = config.get(data_cache);
+    if (mebibytes < 1 || mebibytes > 1 << 20) config.refuse(data_cache.name, "must be from 1 to 1048576");
+    options.cache_bytes = mebibytes << 20;
+    read_shape_of_images(config, options);
+    options.features = count_in(config, data_features);
+    if (options.features > 0 && !options.image_shape.empty())
+        config.refuse(data_features.name, "is for samples that are no images, and data.image_shape is given");
+}
+
 void read_table_keys(const Config& config, DatasetOptions& options) {
     if (options.reader == "csv") options.delimiter = config.get(data_delimiter);
     if (options.reader == "tsv") options.delimiter = "\t";
@@ -123,7 +146,8 @@ void read_pair_keys(const Config& config, DatasetOptions& options) {
 
 bool reads_text(const Config& config) {
     const std::string reader = config.get(data_reader);
-    return added_reader(config) == nullptr && !is_table(reader) && reader != "idx" && reader != "image_folder";
+    return added_reader(config) == nullptr && !is_table(reader) && reader != "hdf5" && reader != "idx" &&
+           reader != "image_folder";
 }
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
@@ -160,7 +184,9 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
     options.skip_errors = on_error == "skip";
     if (options.reader == "pairs") read_pair_keys(config, options);
     if (options.reader == "labelled") read_labelled_keys(config, options);
-    if (options.reader == "idx")
+    if (options.reader == "hdf5")
+        read_hdf5_keys(config, options);
+    else if (options.reader == "idx")
         read_image_keys(config, options);
     else if (options.reader == "image_folder")
         read_folder_keys(config, options);
@@ -196,7 +222,8 @@ SampleOrderOptions order_options(const Config& config, const Dataset& dataset, S
             .seed = seed,
             .samples = dataset.samples(split),
             .window = dataset.spacing(),
-            .streams = std::max<std::int64_t>(streams, 1)};
+            .streams = std::max<std::int64_t>(streams, 1),
+            .blocks = dataset.blocks(split)};
 }
 
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
@@ -209,7 +236,8 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
     if (added_reader(config) != nullptr) return std::nullopt;
     const DatasetOptions options = dataset_options(config, 0, 0, {});
     const Field label{"label", {}, DType::i32};
-    if (options.reader == "idx" || options.reader == "image_folder") {
+    const bool images = options.reader == "hdf5" && !options.image_shape.empty();
+    if (options.reader == "idx" || options.reader == "image_folder" || images) {
         if (options.image_shape.empty() || options.classes == 0) return std::nullopt;
         const Shape shape{options.image_shape[0], options.image_shape[1], options.image_shape[2]};
         return SampleForm{{{"image", shape, DType::f32}, label}, options.classes};
@@ -234,7 +262,8 @@ std::int64_t vocabulary_without_data(const Config& config) {
 
 bool has_validation(const Config& config) {
     const bool files = config.get(data_reader) != "synthetic" && !config.get(data_validation_files).empty();
-    return files || config.get(data_validation_fraction) > 0;
+    const bool fields = config.get(data_reader) == "hdf5" && !config.get(data_validation_input_field).empty();
+    return files || fields || config.get(data_validation_fraction) > 0;
 }
 
 } // namespace tessera

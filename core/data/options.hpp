@@ -13,7 +13,7 @@ namespace tessera {
 
 inline constexpr Key<std::string> data_reader{
     "data.reader", "text",
-    "text, tokens (llm.c), megatron, pairs, labelled, synthetic, idx (MNIST), image_folder, csv, tsv or arff"};
+    "text, tokens (llm.c), megatron, pairs, labelled, synthetic, idx (MNIST), hdf5, image_folder, csv, tsv or arff"};
 inline constexpr Key<std::string> data_on_error{
     "data.on_error", "stop", "a record or file that is not right: stop, or skip, which counts what it leaves out"};
 inline constexpr Key<std::vector<std::string>> data_target_files{
@@ -52,10 +52,21 @@ inline constexpr Key<std::vector<std::string>> data_label_files{"data.label_file
 inline constexpr Key<std::vector<std::string>> data_validation_label_files{
     "data.validation_label_files", "", "idx: labels of the images of data.validation_files"};
 inline constexpr Key<std::int64_t> data_classes{
-    "data.classes", 0, "idx, image_folder, tables, labelled: of labels; 0: as many as the data have"};
+    "data.classes", 0, "hdf5, idx, image_folder, tables, labelled: of labels; 0: as many as the data have"};
 inline constexpr Key<std::vector<std::int64_t>> data_image_shape{
     "data.image_shape", "",
-    "idx: [height, width, channels], []: as the data are; image_folder: to which images are cut and scaled"};
+    "idx, hdf5: [height, width, channels], []: as the data are; image_folder: to which images are cut and scaled"};
+inline constexpr Key<std::string> data_input_field{"data.input_field", "",
+                                                   "hdf5: the dataset of samples (N, …), such as \"/train/images\""};
+inline constexpr Key<std::string> data_target_field{
+    "data.target_field", "",
+    "hdf5: the dataset of what is to be found: integers (N), classes; floats (N) or (N, K), numbers"};
+inline constexpr Key<std::string> data_validation_input_field{
+    "data.validation_input_field", "", "hdf5: samples to evaluate on, in validation_files or files; none: input_field"};
+inline constexpr Key<std::string> data_validation_target_field{"data.validation_target_field", "",
+                                                               "hdf5: their targets; none: target_field"};
+inline constexpr Key<std::int64_t> data_cache{
+    "data.cache_mib", 64, "hdf5: of decoded chunks in memory, in MiB; a shuffled order mixes the samples of as many"};
 inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv, labelled: the character between fields"};
 inline constexpr Key<bool> data_header{
     "data.header", true, "csv, labelled: the first line names the columns; else they are \"1\", \"2\", …"};
@@ -71,7 +82,7 @@ inline constexpr Key<std::string> data_missing{
     "data.missing", "stop",
     "csv, tsv, arff: empty, ?, NA, NaN and null: stop, or the column's mean (a category: none)"};
 inline constexpr Key<std::int64_t> data_features{
-    "data.features", 0, "csv: columns that are features; 0: as the data are, which a plan must read then"};
+    "data.features", 0, "csv, hdf5: numbers that are features; 0: as the data are, which a plan must read then"};
 
 inline constexpr Key<std::int64_t> data_random_crop{
     "data.random_crop", 0,

@@ -8,6 +8,7 @@
 namespace tessera {
 
 // All throw ConfigError for options, DataError for files. `validation` of runs is empty unless there are files for it.
+std::unique_ptr<Dataset> read_hdf5(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options);

@@ -47,7 +47,8 @@ std::uint64_t permuted(RandomKey key, std::uint64_t epoch, std::uint64_t count, 
 } // namespace
 
 SampleOrder::SampleOrder(const SampleOrderOptions& options)
-    : seed_(options.seed), samples_(options.samples), window_(options.window), streams_(options.streams) {
+    : seed_(options.seed), samples_(options.samples), window_(options.window), streams_(options.streams),
+      blocks_(options.blocks) {
     const auto name = std::find(kind_names.begin(), kind_names.end(), options.kind);
     if (name == kind_names.end())
         throw ConfigError(no_such_name("sample order", options.kind, {kind_names.begin(), kind_names.end()}));
@@ -55,6 +56,9 @@ SampleOrder::SampleOrder(const SampleOrderOptions& options)
     if (samples_ < 1) throw DataError("there are no samples to put in order: this part of the data is empty");
     if (window_ < 1) throw InternalError(fmt::format("sample order: a window of {} tokens", window_));
     if (streams_ < 1) throw InternalError(fmt::format("sample order: {} streams", streams_));
+    if (blocks_.samples < 1 || blocks_.together < 1 || (blocks_.samples > 1 && window_ > 1))
+        throw InternalError(fmt::format("sample order: blocks of {}, {} together, of windows of {}", blocks_.samples,
+                                        blocks_.together, window_));
     const std::int64_t windows = (samples_ - 1) / window_ + 1;
     if (kind_ == Kind::stream && windows < streams_)
         throw DataError(
@@ -81,7 +85,8 @@ std::int64_t SampleOrder::sample(std::int64_t index) const {
         return (index % streams_ * steps + index / streams_ % steps) * window_;
     }
     case Kind::shuffle:
-        return shuffled(index / per_epoch_, index % per_epoch_);
+        return blocks_.samples > 1 ? shuffled_in_blocks(index / per_epoch_, index % per_epoch_)
+                                   : shuffled(index / per_epoch_, index % per_epoch_);
     }
     throw InternalError("sample order: unknown kind");
 }
@@ -94,6 +99,41 @@ std::int64_t SampleOrder::shuffled(std::int64_t epoch, std::int64_t position) co
     const std::uint64_t window = permuted(random_key(seed_, "epoch order"), turn,
                                           static_cast<std::uint64_t>(per_epoch_), static_cast<std::uint64_t>(position));
     return static_cast<std::int64_t>(phase) + static_cast<std::int64_t>(window) * window_;
+}
+
+// Blocks are put in places at random, and places cut into groups. One block may be partly filled: its place is drawn,
+// and the others are permuted around it, so that it is known where each group begins.
+std::int64_t SampleOrder::shuffled_in_blocks(std::int64_t epoch, std::int64_t position) const {
+    const std::int64_t size = blocks_.samples, places = (samples_ - 1) / size + 1, lacking = places * size - samples_;
+    const std::int64_t together = std::min(blocks_.together, places), groups = (places - 1) / together + 1;
+    const auto turn = static_cast<std::uint64_t>(epoch);
+    const auto last_place = static_cast<std::int64_t>(
+        random_below(random_key(seed_, "place of the last block"), turn, static_cast<std::uint64_t>(places)));
+    const std::int64_t group_of_last = last_place / together;
+    const auto begin_of = [&](std::int64_t group) {
+        return std::min(group * together, places) * size - (group > group_of_last ? lacking : 0);
+    };
+    const bool behind = position >= begin_of(group_of_last + 1);
+    const std::int64_t group = (position + (behind ? lacking : 0)) / (together * size);
+    const std::int64_t begin = begin_of(group), count = begin_of(group + 1) - begin;
+    const auto mixed = static_cast<std::int64_t>(
+        permuted(random_key(seed_, "order in groups"),
+                 turn * static_cast<std::uint64_t>(groups) + static_cast<std::uint64_t>(group),
+                 static_cast<std::uint64_t>(count), static_cast<std::uint64_t>(position - begin)));
+    // Within its group the last block comes last, so that the others are whole.
+    std::int64_t place = group * together + mixed / size;
+    if (group == group_of_last) {
+        const std::int64_t end = std::min((group + 1) * together, places);
+        if (place == end - 1)
+            place = last_place;
+        else if (place >= last_place)
+            ++place;
+    }
+    if (place == last_place) return (places - 1) * size + mixed % size;
+    const auto among_others = static_cast<std::uint64_t>(place < last_place ? place : place - 1);
+    const std::uint64_t block =
+        permuted(random_key(seed_, "epoch order"), turn, static_cast<std::uint64_t>(places - 1), among_others);
+    return static_cast<std::int64_t>(block) * size + mixed % size;
 }
 
 } // namespace tessera

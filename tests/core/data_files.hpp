@@ -68,4 +68,14 @@ template <class Work> void expect_refusal(const Work& work, const std::string& m
     }
 }
 
+// Where a library's words follow.
+template <class Work> void expect_refusal_like(const Work& work, const std::string& begin) {
+    try {
+        work();
+        ADD_FAILURE() << "not refused; expected: " << begin;
+    } catch (const ConfigError& refusal) {
+        EXPECT_EQ(std::string(refusal.what()).substr(0, begin.size()), begin);
+    }
+}
+
 } // namespace tessera

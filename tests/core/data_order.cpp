@@ -50,6 +50,71 @@ TEST(SampleOrder, SeparateSamplesAreAPermutationOfAll) {
     }
 }
 
+// Each sample once, and so that a reader that holds `together` blocks reads each block once.
+RC_GTEST_PROP(SampleOrder, BlocksAreShuffledInGroups, ()) {
+    const auto samples = *rc::gen::inRange<std::int64_t>(1, 3000);
+    const auto block = *rc::gen::inRange<std::int64_t>(2, 80), together = *rc::gen::inRange<std::int64_t>(1, 9);
+    const auto epoch = *rc::gen::inRange<std::int64_t>(0, 50);
+    const SampleOrder order({.kind = "shuffle",
+                             .seed = *rc::gen::arbitrary<std::uint64_t>(),
+                             .samples = samples,
+                             .blocks = {block, together}});
+    std::vector<std::int64_t> visited = epoch_of(order, epoch);
+    RC_ASSERT(order.per_epoch() == samples);
+    std::set<std::int64_t> held, read;
+    for (const std::int64_t sample : visited) {
+        if (held.contains(sample / block)) continue;
+        if (static_cast<std::int64_t>(held.size()) == together) held.clear(); // the next group begins
+        held.insert(sample / block);
+        RC_ASSERT(read.insert(sample / block).second);
+    }
+    std::sort(visited.begin(), visited.end());
+    for (std::int64_t i = 0; i < samples; ++i)
+        RC_ASSERT(visited[static_cast<std::size_t>(i)] == i);
+}
+
+// 7 samples in blocks of 3, 3 and 1, two of them together: 24,000 epochs. Each pair of blocks is first as often, and
+// within the first group each sample comes first as often. Bounds as below, of 2, and 5 and 3 degrees of freedom.
+TEST(SampleOrder, BlocksAndTheirSamplesAreEquallyLikely) {
+    const SampleOrder order({.kind = "shuffle", .seed = 11, .samples = 7, .blocks = {3, 2}});
+    std::map<std::set<std::int64_t>, std::map<std::int64_t, int>> firsts; // blocks of the first group: first samples
+    for (std::int64_t epoch = 0; epoch < 24000; ++epoch) {
+        const std::vector<std::int64_t> samples = epoch_of(order, epoch);
+        const std::int64_t last = samples.back() / 3; // alone in the second group
+        std::set<std::int64_t> others = {0, 1, 2};
+        others.erase(last);
+        ++firsts[others][samples[0]];
+    }
+    ASSERT_EQ(firsts.size(), 3u);
+    double pairs = 0;
+    for (const auto& [blocks, samples] : firsts) {
+        int count = 0;
+        for (const auto& [sample, times] : samples)
+            count += times;
+        pairs += (count - 8000.0) * (count - 8000.0) / 8000;
+        const std::size_t members = blocks.contains(2) ? 4 : 6;
+        ASSERT_EQ(samples.size(), members);
+        const double mean = static_cast<double>(count) / static_cast<double>(members);
+        double chi_square = 0;
+        for (const auto& [sample, times] : samples)
+            chi_square += (times - mean) * (times - mean) / mean;
+        EXPECT_LT(chi_square, members == 6 ? 36.0 : 30.7);
+    }
+    EXPECT_LT(pairs, 27.7);
+}
+
+TEST(SampleOrder, LargeDataInBlocksNeedNoTable) {
+    const std::int64_t samples = (std::int64_t{1} << 45) + 5;
+    const SampleOrder order({.kind = "shuffle", .seed = 1, .samples = samples, .blocks = {1000, 8}});
+    std::set<std::int64_t> visited, blocks;
+    for (std::int64_t i = 0; i < 16000; ++i) {
+        visited.insert(order.sample(samples * 3 + i));
+        blocks.insert(order.sample(samples * 3 + i) / 1000);
+    }
+    EXPECT_EQ(visited.size(), 16000u);
+    EXPECT_EQ(blocks.size(), 16u);
+}
+
 TEST(SampleOrder, StreamsReadOn) {
     const SampleOrder order({"stream", 1, 100, 7, 4}); // 15 windows: 3 for each of 4 streams
     ASSERT_EQ(order.per_epoch(), 12);

@@ -6,6 +6,8 @@ import pathlib
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import h5py
+import numpy as np
 import runs
 
 KEYS = {
@@ -15,6 +17,7 @@ KEYS = {
     "checkpoint.interval": 0,
 }
 H100 = os.path.join(os.environ["TESSERA_SOURCE"], "cluster", "machines", "h100_ndr.toml")
+HDF5 = ["data.reader=hdf5", 'data.files=["good.h5"]', "data.input_field=x", "data.target_field=y"]
 TOKENS = ["data.reader=tokens", "data.vocab_size=50", "data.validation_fraction=0"]
 
 # (words after `tessera`, what the sentence must hold); `train` is of gpt.toml unless a config is named.
@@ -57,6 +60,15 @@ CONFIG = [
     (["train", "gpt.toml", "lr_scheduler.type=cosin"], "no schedule named 'cosin'; did you mean 'cosine'?"),
     (["train", "gpt.toml", "lr_scheduler.warmup_steps=-1"], "command line: lr_scheduler.warmup_steps = -1: must be at least 0"),
     (["train", "gpt.toml", "data.files=[]"], "command line: data.files = []: names no file to train on"),
+    (["train", "gpt.toml", *HDF5[:2]], "data.input_field = \"\": names no dataset of samples"),
+    (["train", "gpt.toml", *HDF5[:3]], "data.target_field = \"\": names no dataset of what is to be found"),
+    (["train", "gpt.toml", *HDF5[:3], "data.target_field=x"], "data.target_field = \"x\": is what data.input_field names, too"),
+    (["train", "gpt.toml", *HDF5, "data.validation_input_field=v"],
+     "data.validation_target_field = \"\": names no dataset: those to evaluate on come in a pair"),
+    (["train", "gpt.toml", *HDF5, "data.cache_mib=0"], "data.cache_mib = 0: must be from 1 to 1048576"),
+    (["train", "gpt.toml", *HDF5, "data.features=3", "data.image_shape=[1,1,3]"],
+     "data.features = 3: is for samples that are no images, and data.image_shape is given"),
+    (["train", "gpt.toml", "data.cache_mib=64"], "data.cache_mib"),
     (["train", "gpt.toml", "data.reader=texts"], "no reader named 'texts'; did you mean 'text'?"),
     (["train", "gpt.toml", "data.tokenizer=bite"], "no tokenizer named 'bite'; did you mean 'byte'?"),
     (["train", "gpt.toml", "data.order=shuffel"], "no sample order named 'shuffel'; did you mean 'shuffle'?"),
@@ -119,6 +131,14 @@ DATA = [  # the config is right, the data are not: exit code 3
     (["train", "gpt.toml", 'data.files=["short.txt"]', "data.validation_fraction=0"],
      "short.txt has 10 tokens for training, a window of 16 needs 17"),
     (["train", "gpt.toml", "data.reader=csv", "data.target_columns=[\"y\"]", 'data.files=["words.csv"]'], "words.csv:2: "),
+    (["train", "gpt.toml", *HDF5, 'data.files=["words.csv"]'], "words.csv: is no HDF5 file"),
+    (["train", "gpt.toml", *HDF5, 'data.files=["cut.h5"]'], "cut.h5: cannot be opened as HDF5: truncated file"),
+    (["train", "gpt.toml", *HDF5, "data.input_field=inputs"], "good.h5: no dataset named 'inputs'; there are: /names, /short, /x, /y"),
+    (["train", "gpt.toml", *HDF5, "data.target_field=short"], "good.h5: dataset 'short': has 7 rows, but 'x' has 9 samples"),
+    (["train", "gpt.toml", *HDF5, "data.target_field=names"], "good.h5: dataset 'names': holds texts, expected integers or floats"),
+    (["train", "gpt.toml", *HDF5, 'data.files=["good.h5", "other.h5"]'],
+     "other.h5: dataset 'x': samples are (4) of floats, those of good.h5 (3) of floats"),
+    (["train", "gpt.toml", *HDF5, "data.classes=2"], "good.h5: dataset 'y'"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["magic.bin"]'], "magic.bin: not a token file (magic 7, expected 20240520 or 20240801)"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["version.bin"]'], "version.bin: version 9 of this format, expected 1"),
     (["train", "gpt.toml", *TOKENS, 'data.files=["cut.bin"]'],
@@ -240,6 +260,13 @@ def write_inputs():
     pathlib.Path("deep.toml").write_text(".".join("a" * 50_000) + " = 1\n", encoding="utf-8")
     pathlib.Path("device.toml").write_text('base = "/dev/zero"\n', encoding="utf-8")
     tokens = [index % 50 for index in range(600)]
+    for name, width in (("good", 3), ("other", 4)):
+        with h5py.File(f"{name}.h5", "w") as file:
+            file["x"] = np.zeros((9, width), "f4")
+            file["y"] = np.zeros(9, "f4")
+            file["short"] = np.zeros(7, "i4")
+            file["names"] = [b"name"] * 9
+    pathlib.Path("cut.h5").write_bytes(pathlib.Path("good.h5").read_bytes()[:-200])
     runs.write_tokens("good.bin", tokens)
     runs.write_tokens("magic.bin", tokens, magic=7)
     runs.write_tokens("version.bin", tokens, version=9)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HDF5 files as h5py writes them, chunked and compressed: what `tessera data` says of them; a classifier and a regression on them
+have the same bits on 1, 2 and 4 ranks and learn; a run resumed goes on with the same bits; a plan needs no data; files that are
+not right are left out, and counted, or refused with exit code 3."""
+import os
+import pathlib
+import shutil
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
+import h5py
+import numpy as np
+import runs
+
+HEAD = """
+[data]
+reader = "hdf5"
+files = ["part*.h5"]
+input_field = "/train/images"
+target_field = "{target}"
+{more}
+[model]
+type = "layers"
+[[model.layers]]
+type = "flatten"
+[[model.layers]]
+type = "linear"
+outputs = {outputs}
+[[model.layers]]
+type = "{loss}"
+[optimizer]
+lr = 0.0001
+[lr_scheduler]
+warmup_steps = 0
+[training]
+steps = 24
+global_batch_size = 16
+local_batch_size = 4
+[metrics]
+evaluate_every = 12
+[checkpoint]
+interval = 12
+"""
+
+
+def write_files():
+    """Three files of 100, 83 and 50 samples of 96 x 96 bytes, in chunks of 16: blocks cross the files' ends. Bright rows tell the class."""
+    draw = np.random.default_rng(1)
+    for number, count in enumerate((100, 83, 50)):
+        labels = draw.integers(0, 4, count)
+        images = draw.integers(0, 60, (count, 96, 96)).astype("u1")
+        for image, label in zip(images, labels):
+            image[24 * label:24 * label + 24] += 120
+        with h5py.File(f"part{number}.h5", "w") as file:
+            file.create_dataset("train/images", data=images, chunks=(16, 48, 96), compression="gzip", shuffle=True)
+            file.create_dataset("train/labels", data=labels.astype("i8"), chunks=(32,), compression="gzip")
+            file.create_dataset("train/numbers", data=np.stack([labels, 3 - labels], axis=1).astype("f8"))
+            file.create_dataset("train/names", data=[b"a"] * count)
+
+
+def same_bits(config, *words):
+    losses = {}
+    for ranks in (1, 2, 4):
+        runs.train(config, *words, f"run.folder={config}-{ranks}", ranks=ranks)
+        losses[ranks] = [float(record["loss"]) for record in runs.metrics(f"{config}-{ranks}", "step")]
+        assert losses[ranks] == losses[1], f"{config}: other bits on {ranks} ranks"
+        runs.expect_same(runs.read(f"{config}-1"), runs.read(f"{config}-{ranks}"), f"{ranks} ranks and 1")
+    assert len(losses[1]) == 24 and losses[1][-1] < 0.5 * losses[1][0], losses[1]
+    return losses[1]
+
+
+def check_training():
+    write("classes.toml", "/train/labels", 'cache_mib = 1\nclasses = 4\nimage_shape = [96, 96, 1]\n', 4, "cross_entropy")
+    write("numbers.toml", "/train/numbers", 'cache_mib = 1\nimage_shape = [96, 96, 1]\n', 2, "mean_squared_error")
+    whole = same_bits("classes.toml")
+    same_bits("numbers.toml")
+    shutil.copytree("classes.toml-4", "half")
+    shutil.rmtree(runs.checkpoints("half")[-1])
+    runs.train("classes.toml", "run.folder=half", ranks=2)
+    runs.expect_same(runs.read("classes.toml-1"), runs.read("half"), "a resumed run and a whole one")
+    runs.train("classes.toml", "run.folder=more", "data.cache_mib=64")
+    assert float(runs.metrics("more", "step")[0]["loss"]) != whole[0], "a larger cache mixes more, and the order was the same"
+
+
+def check_look():
+    out = runs.tessera("data", "check", "classes.toml").out
+    for line in ("field image (96, 96, 1) f32", "field label () i32", "classes: 4", "training: 209 samples, of which 209 were read",
+                 "validation: 24 samples, of which 24 were read", "every sample is readable"):
+        assert line in out, (line, out)
+    out = runs.tessera("data", "inspect", "numbers.toml").out
+    assert "field targets (2) f32" in out and "the first begins: " in out, out
+    out = runs.tessera("plan", "-n", "2", "classes.toml", 'data.files=["elsewhere.h5"]').out
+    assert "36,868" in out or "36868" in out, out  # weights: 96 * 96 * 4 + 4
+
+
+def check_left_out():
+    content = pathlib.Path("part0.h5").read_bytes()
+    pathlib.Path("part3.h5").write_bytes(content[:-1000])
+    run = runs.train("classes.toml", "run.folder=stops", code=3)
+    assert "part3.h5: cannot be opened as HDF5: truncated file" in run.err and run.err.count("\n") == 1, run.err
+    run = runs.train("classes.toml", "run.folder=skips", "data.on_error=skip", ranks=2)
+    assert "data: left out 1 file" in run.out and "part3.h5: cannot be opened" in run.out, run.out
+    records = runs.metrics("skips", "skipped")
+    assert [(record["records"], record["count"]) for record in records] == [("file", 1)], records
+    pathlib.Path("part3.h5").unlink()
+
+
+def write(path, target, more, outputs, loss):
+    pathlib.Path(path).write_text(HEAD.format(target=target, more=more, outputs=outputs, loss=loss), encoding="utf-8")
+
+
+with runs.folder():
+    write_files()
+    check_training()
+    check_look()
+    check_left_out()
