@@ -91,6 +91,18 @@ private:
              }});
     }
 
+    // Where nothing is known of the targets: 0.
+    ValueId centres() {
+        const Graph::PhaseGuard guard(model_.graph, Phase::prepare); // of no sample
+        const Shape& shape = model_.graph.value(place_.targets).type.shape;
+        const TensorType type{{shape.count(1, shape.rank())}, DType::f32};
+        return model_.graph.step_input(
+            path("centres"), type, [means = place_.centres](const StepState&, const View& host) {
+                for (std::size_t i = 0; i < static_cast<std::size_t>(host.count()); ++i)
+                    host.as<float>()[i] = i < means.size() ? static_cast<float>(means[i]) : 0.0f;
+            });
+    }
+
     void add_of_numbers(const std::string& name) {
         using Kind = kernels::PointwiseLoss::Kind;
         const auto mean_of = [&](Kind kind, std::string_view what, ValueId outputs) {
@@ -102,7 +114,7 @@ private:
             return;
         }
         const ValueId sums =
-            accumulated(ops::regression_sums(model_.graph, path("sums"), place_.outputs, place_.targets));
+            accumulated(ops::regression_sums(model_.graph, path("sums"), place_.outputs, place_.targets, centres()));
         model_.told_tables.push_back(
             {place_.prefix + name, sums,
              [name = place_.prefix + name](std::span<const double> found, double units, NamedNumbers& told) {

@@ -14,11 +14,12 @@ inline constexpr Key<std::vector<std::string>> metrics_evaluate{
 
 // What a loss compares, for metrics of it.
 struct MetricPlace {
-    std::string prefix;       // of names: "" or "LOSS."
-    ValueId outputs;          // logits, (…, W), or numbers
-    ValueId targets;          // classes, -1: none, or numbers of the outputs' shape
-    ValueId number;           // of the targets that count; no_value: of all units
-    std::int64_t classes = 0; // 0: numbers
+    std::string prefix;            // of names: "" or "LOSS."
+    ValueId outputs;               // logits, (…, W), or numbers
+    ValueId targets;               // classes, -1: none, or numbers of the outputs' shape
+    ValueId number;                // of the targets that count; no_value: of all units
+    std::int64_t classes = 0;      // 0: numbers
+    std::vector<double> centres{}; // of numbers: SampleForm::target_means
 };
 
 // ConfigError for an unknown name, and for one that none of the model's losses can tell.
@@ -36,7 +37,7 @@ ClassScores class_scores(std::span<const double> confusion, std::int64_t classes
 // number where a class is missing.
 double area_under_curve(std::span<const double> counts);
 // R^2 of (3, K) sums (kernels/regression.hpp), the mean over the K numbers; of a number that never changes 1 where it
-// is hit, else 0. Sums are f32: targets whose spread is a thousandth of their size have it to three digits or so.
+// is hit, else 0.
 double coefficient_of_determination(std::span<const double> sums, double samples);
 
 } // namespace tessera

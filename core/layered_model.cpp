@@ -295,7 +295,7 @@ private:
             append_metrics(model_, config_, {prefix, logits, layer.targets, number, sizes_.sample.classes});
         } else if (purpose_ == Purpose::evaluate && layer.type->has_numbers) {
             const ValueId outputs = layers::as_seen(builder, values_[layer.inputs[0]]);
-            append_metrics(model_, config_, {prefix, outputs, layer.targets, no_value, 0});
+            append_metrics(model_, config_, {prefix, outputs, layer.targets, no_value, 0, sizes_.sample.target_means});
         }
     }
 

@@ -37,6 +37,8 @@ struct SampleForm {
 
     TextMarks marks{}; // of texts that are no windows of one
 
+    std::vector<double> target_means{}; // of numbers, in the data to train on; empty: not known
+
     bool is_text() const { return unit == "token"; }
     bool is_labelled_text() const { return !is_text() && marks.vocabulary > 0; }
 };

@@ -292,6 +292,13 @@ Table cut_off(Table& train, double fraction) {
     return cut;
 }
 
+std::vector<double> means_of(const std::vector<float>& rows, std::size_t columns) {
+    std::vector<double> means(columns);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        means[i % columns] += static_cast<double>(rows[i]) / static_cast<double>(rows.size() / columns);
+    return means;
+}
+
 // Numbers for labels, by the categories of the training part.
 void number_labels(Table& table, const std::map<std::string, std::int32_t>& numbers) {
     auto& targets = std::get<std::vector<std::int32_t>>(table.arrays.targets);
@@ -341,6 +348,7 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
         form.fields.push_back({"label", {}, DType::i32});
     } else {
         form.fields.push_back({"targets", {static_cast<std::int64_t>(columns.targets.size())}, DType::f32});
+        form.target_means = means_of(std::get<std::vector<float>>(train.arrays.targets), columns.targets.size());
     }
     return std::make_unique<ArraySamples>(std::move(form), options.files[0], std::move(train.arrays),
                                           std::move(validation.arrays), options.validation_fraction, errors.skipped());

@@ -136,7 +136,7 @@ struct ResidualNorm {
 ResidualNorm residual_norm(Graph&, std::string name, Norm kind, ValueId a, ValueId b, ValueId scale, ValueId bias,
                            double epsilon);
 // Over the samples, of each number: targets, their squares, the errors' squares: y, targets (B, ...) -> (3, K) f32
-ValueId regression_sums(Graph&, std::string name, ValueId y, ValueId targets);
+ValueId regression_sums(Graph&, std::string name, ValueId y, ValueId targets, ValueId centres);
 // y = x / sqrt(mean(x^2) + epsilon) * scale over the last dim (Zhang and Sennrich 2019).
 ValueId rms_norm(Graph&, std::string name, ValueId x, ValueId scale, double epsilon);
 // Queries and keys turned by the angles of their positions (kernels/rotary.hpp), values as they are: qkv as attention

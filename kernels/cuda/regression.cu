@@ -10,15 +10,16 @@ namespace {
 constexpr int threads = 128;
 
 template <class T> __global__ void __launch_bounds__(threads)
-    regression_sums_kernel(const T* __restrict__ y, const float* __restrict__ targets, std::int64_t rows,
-                           std::int64_t columns, float* __restrict__ sums) {
+    regression_sums_kernel(const T* __restrict__ y, const float* __restrict__ targets,
+                           const float* __restrict__ centres, std::int64_t rows, std::int64_t columns,
+                           float* __restrict__ sums) {
     const std::int64_t k = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x;
     if (k >= columns) return;
     float sum = 0, squares = 0, errors = 0;
     for (std::int64_t at = k; at < rows * columns; at += columns) {
-        const float t = targets[at], error = cuda::to_float(y[at]) - t;
-        sum += t;
-        squares += t * t;
+        const float t = targets[at], error = cuda::to_float(y[at]) - t, distance = t - centres[k];
+        sum += distance;
+        squares += distance * distance;
         errors += error * error;
     }
     sums[k] = sum;
@@ -28,13 +29,15 @@ template <class T> __global__ void __launch_bounds__(threads)
 
 } // namespace
 
-void regression_sums(CudaStream& stream, ConstView y, ConstView targets, View sums) {
+void regression_sums(CudaStream& stream, ConstView y, ConstView targets, ConstView centres, View sums) {
     const std::int64_t columns = sums.count() / 3, rows = columns == 0 ? 0 : targets.count() / columns;
     check_count("regression_sums", "y", y, rows * columns);
     check_count("regression_sums", "targets", targets, rows * columns);
+    check_count("regression_sums", "centres", centres, columns);
     cuda::with_float_type("regression_sums", y.dtype, [&]<class T>() {
         cuda::launch("regression_sums", stream, regression_sums_kernel<T>, cuda::blocks(columns, threads), threads, 0,
-                     cuda::pointer<T>(y), cuda::pointer<float>(targets), rows, columns, cuda::pointer<float>(sums));
+                     cuda::pointer<T>(y), cuda::pointer<float>(targets), cuda::pointer<float>(centres), rows, columns,
+                     cuda::pointer<float>(sums));
     });
 }
 

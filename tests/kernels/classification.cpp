@@ -85,14 +85,15 @@ TYPED_TEST(Classification, SumsOfNumbersAreThoseOfAPlainLoop) {
     for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {50, 7}, {33, 200}, {0, 3}}) {
         TypeParam on;
         const Sample y(Shape{rows, columns}, DType::f32, 1), targets(Shape{rows, columns}, DType::f32, 2);
-        const Sample sums(Shape{3, columns}, DType::f32);
-        kernels::regression_sums(on.stream(), on(y), on(targets), on(sums));
+        const Sample centres(Shape{columns}, DType::f32, 3), sums(Shape{3, columns}, DType::f32);
+        kernels::regression_sums(on.stream(), on(y), on(targets), on(centres), on(sums));
         on.finish();
         std::vector<double> expected(static_cast<std::size_t>(3 * columns));
         for (std::int64_t i = 0; i < rows * columns; ++i) {
             const auto k = static_cast<std::size_t>(i % columns), size = static_cast<std::size_t>(columns);
-            expected[k] += targets[i];
-            expected[size + k] += targets[i] * targets[i];
+            const double distance = targets[i] - centres[i % columns];
+            expected[k] += distance;
+            expected[size + k] += distance * distance;
             expected[2 * size + k] += (y[i] - targets[i]) * (y[i] - targets[i]);
         }
         EXPECT_TRUE(close_to(sums, expected, tolerance(DType::f32, Kind::norm))) << rows << " " << columns;
