@@ -82,9 +82,6 @@ std::shared_ptr<spdlog::logger> open_file(const std::filesystem::path& run_folde
             "file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string(), false));
         logger->set_pattern("[%Y-%m-%d %H:%M:%S.%e] [%l] %v");
         logger->flush_on(spdlog::level::info);
-        logger->set_error_handler([path](const std::string& why) {
-            throw SystemError(fmt::format("cannot write {}: {}", path.string(), why));
-        });
         return logger;
     } catch (const spdlog::spdlog_ex& error) {
         throw SystemError(fmt::format("cannot open the log {}: {}", path.string(), error.what()));
@@ -100,6 +97,15 @@ struct Log::Sinks {
     bool color = false;
     bool progress_shown = false;
     std::string warnings;
+    bool file_failed = false;
+
+    // Nor because there is no room for what it says. What it cannot write is lost; it is tried again with each line.
+    void file_fails(const std::string& why) {
+        if (std::exchange(file_failed, true)) return;
+        const std::string text = fmt::format("the log cannot be written to, the run goes on: {}", why);
+        warnings += text + '\n'; // rank 0 tells those of others
+        if (console) print_labelled("warning", yellow, text);
+    }
 
     void print(std::string_view text) {
         std::string line(progress_shown ? erase_line : "");
@@ -127,6 +133,7 @@ struct Log::Sinks {
 Log::Log(const Config& config, const std::filesystem::path& run_folder, int rank) : sinks_(std::make_unique<Sinks>()) {
     const bool color = wants_color(config);
     sinks_->file = open_file(run_folder, rank);
+    sinks_->file->set_error_handler([sinks = sinks_.get()](const std::string& why) { sinks->file_fails(why); });
     sinks_->console = rank == 0;
     sinks_->terminal = sinks_->console && console_is_terminal();
     sinks_->color = sinks_->console && color;

@@ -16,7 +16,7 @@ inline constexpr Key<std::string> metrics_color{
     "metrics.color", "auto", "colours on the console: auto (a terminal without NO_COLOR), always or never"};
 
 // Move-only. The console is stdout, of rank 0 only; the file is FOLDER/logs/rank-0000.log, appended to, and written
-// through line by line.
+// through line by line. One that cannot be written to any more ends no run: the other one says so.
 class Log {
 public:
     // Whether metrics.color lets this process colour the console. Throws ConfigError for a wrong one.

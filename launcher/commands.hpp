@@ -2,6 +2,7 @@
 // What a subcommand is, and the one list of them.
 #pragma once
 
+#include "core/watch/job_folder.hpp"
 #include "launcher/command_line.hpp"
 
 #include <cstdint>
@@ -20,6 +21,7 @@ struct Process {
     int rank = -1;                      // below 0: not known yet, or the only one
     std::function<void(int)> abort;     // ends all ranks with this exit code; does not return
     std::filesystem::path run_folder;   // of training: where a failure is noted (core/watch/job_folder.hpp)
+    JobStart job_start;                 // there
     std::function<std::int64_t()> step; // under way, from 1; -1: none
 };
 

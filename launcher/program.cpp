@@ -83,11 +83,13 @@ void note(const Process& process, int code, const std::string& message) {
     if (process.run_folder.empty() || !std::filesystem::is_directory(process.run_folder, ignored)) return;
     char host[256] = "";
     ::gethostname(host, sizeof host - 1);
-    note_failure(process.run_folder, {.kind = std::string(failure_kind(code)),
-                                      .code = code,
-                                      .place = {std::max(rank_of(process), 0), host, ::getpid()},
-                                      .step = process.step ? process.step() : -1,
-                                      .message = visible(message)});
+    note_failure(process.run_folder,
+                 {.kind = std::string(failure_kind(code)),
+                  .code = code,
+                  .place = {std::max(rank_of(process), 0), host, ::getpid()},
+                  .step = process.step ? process.step() : -1,
+                  .message = visible(message)},
+                 process.job_start);
 }
 
 int fail(const Process& process, int code, const std::string& message) {

@@ -63,6 +63,7 @@ int run_train(const Arguments& arguments, Process& process) {
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
     const std::filesystem::path folder = settle_run_folder(config);
     process.run_folder = folder;
+    process.job_start = job_start(folder);
     Deadlines::check_keys(config);
     const auto neighbours = world.group().on_this_host();
     const auto recorder = std::make_shared<FlightRecorder>(neighbours);
@@ -70,7 +71,7 @@ int run_train(const Arguments& arguments, Process& process) {
     if (const std::optional<std::string> fault = arguments.text("plant"))
         recorder->plant(planted_stall(*fault, world.rank()));
     const Watchdog watchdog(world, neighbours, *recorder,
-                            {folder, make_mesh(config, world.size()), config.get(run_step_timeout)});
+                            {folder, make_mesh(config, world.size()), config.get(run_step_timeout), process.job_start});
     const bool awaited = !this_job().empty(); // by a launcher, which has read the config
     if (awaited) watchdog.write_ranks();
     Stream stream = make_stream(config, &world);

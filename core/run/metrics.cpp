@@ -195,8 +195,17 @@ std::int64_t Metrics::log_every(const Config& config) {
     return every;
 }
 
+void Metrics::write(const std::string& line) {
+    const std::string failure = file_.write_whole(line + '\n');
+    if (!failure.empty() && missing_++ == 0)
+        log_.warning(fmt::format("{}; training goes on, and this file without what it could not take", failure));
+    if (!failure.empty() || missing_ == 0) return;
+    log_.warning(fmt::format("metrics.jsonl can be written to again, lines that are missing: {}", missing_));
+    missing_ = 0;
+}
+
 void Metrics::step(const StepRecord& record) {
-    file_.write(json_line(record) + '\n');
+    write(json_line(record));
     if (!record.divergence.empty())
         log_.warning(fmt::format("step {} changes nothing: {}", record.step, record.divergence));
     const double remaining = eta(record);
@@ -213,16 +222,16 @@ void Metrics::step(const StepRecord& record) {
 }
 
 void Metrics::evaluation(const EvaluationRecord& record) {
-    file_.write(json_line(record) + '\n');
+    write(json_line(record));
     log_.info(console_line(record));
 }
 
-void Metrics::checkpoint(const CheckpointRecord& record) { file_.write(json_line(record) + '\n'); }
+void Metrics::checkpoint(const CheckpointRecord& record) { write(json_line(record)); }
 
 void Metrics::skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first) {
     const Json json{
         {"kind", "skipped"}, {"step", step}, {"records", kind}, {"count", count}, {"first", visible(first)}};
-    file_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
+    write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 double Metrics::eta(const StepRecord& record) {

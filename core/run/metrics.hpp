@@ -82,7 +82,7 @@ std::string json_line(const EvaluationRecord& record);
 std::string json_line(const CheckpointRecord& record);
 
 // Every step goes to the file; every metrics.log_every-th, the first and the last to the log; the others redraw the
-// progress line of a terminal.
+// progress line of a terminal. Where the file cannot be written to, that is said, and training goes on.
 class Metrics {
 public:
     // metrics.log_every. Throws ConfigError when it is below 1.
@@ -101,11 +101,13 @@ public:
     void skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first);
 
 private:
+    void write(const std::string& line);
     double eta(const StepRecord& record);
 
     Log& log_;
     std::int64_t log_every_;
     TextFile file_;
+    std::int64_t missing_ = 0; // lines, since the file could be written to
     double step_seconds_ = -1; // moving average
     std::int64_t logged_ = 0;  // steps handed in so far
     std::chrono::steady_clock::time_point redrawn_{};

@@ -47,6 +47,17 @@ void TextFile::write(std::string_view text) {
     }
 }
 
+std::string TextFile::write_whole(std::string_view text) {
+    const off_t end = ::lseek(descriptor_, 0, SEEK_END);
+    try {
+        write(text);
+    } catch (const SystemError& error) {
+        if (end < 0 || (::lseek(descriptor_, 0, SEEK_END) != end && ::ftruncate(descriptor_, end) != 0)) throw;
+        return error.what();
+    }
+    return "";
+}
+
 void TextFile::synchronize() {
     if (::fsync(descriptor_) != 0) fail("write", path_);
 }

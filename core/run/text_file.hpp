@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 namespace tessera {
@@ -18,7 +19,9 @@ public:
     ~TextFile();
 
     void write(std::string_view text); // one write call, unless the system cuts it
-    void synchronize();                // returns when the disk has it
+    // All of it, or nothing: then the reason. Of one that nobody else writes to at the same time.
+    std::string write_whole(std::string_view text);
+    void synchronize(); // returns when the disk has it
 
 private:
     std::filesystem::path path_;

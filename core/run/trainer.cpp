@@ -13,7 +13,10 @@
 namespace tessera {
 
 bool Trainer::train() {
-    if (watch_.waits()) evaluate(first_step_);
+    if (watch_.waits() && evaluate(first_step_) && saver_.due(first_step_, true)) { // so that it is not put off again
+        save(first_step_, true);
+        settle_saves(true);
+    }
     for (std::int64_t step = first_step_; step < experiment_.steps && !watch_.stops(); ++step) {
         const std::int64_t done = step + 1;
         trace_.begin(done);

@@ -33,15 +33,17 @@ void say(const std::string& text) {
 
 } // namespace
 
-void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdict) {
-    const bool first = note_failure(run_folder, {.kind = verdict.kind,
-                                                 .code = exit_code::lost,
-                                                 .place = verdict.place,
-                                                 .step = verdict.step,
-                                                 .message = verdict.sentence});
+void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdict, const JobStart& start) {
+    const bool first = note_failure(run_folder,
+                                    {.kind = verdict.kind,
+                                     .code = exit_code::lost,
+                                     .place = verdict.place,
+                                     .step = verdict.step,
+                                     .message = verdict.sentence},
+                                    start);
     if (!first && read_failure(run_folder)) return;
     say("tessera: " + verdict.page);
-    if (is_of_another_job(run_folder)) return;
+    if (is_of_another_job(run_folder, start)) return;
     try {
         replace_file(job_folder(run_folder) / "verdict.txt", verdict.page);
     } catch (const std::exception& error) {

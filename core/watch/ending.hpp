@@ -2,6 +2,7 @@
 // How a rank of a stalled job ends: its other threads may hang in anything.
 #pragma once
 
+#include "core/watch/job_folder.hpp"
 #include "core/watch/stall_verdict.hpp"
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace tessera {
 
 // Writes RUN/job/verdict.txt and failure.json and the standard error, unless another failure of the job is noted
 // already: then this is only what followed from it. Files of the next attempt are left alone. Never throws.
-void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdict);
+void tell_verdict(const std::filesystem::path& run_folder, const Verdict& verdict, const JobStart& start);
 
 // From now on this process ends with exit_code::lost in some ten seconds, whatever its threads wait for meanwhile.
 void end_within_seconds();

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <exception>
@@ -18,7 +19,9 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <sys/file.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
 
 namespace tessera {
@@ -86,6 +89,26 @@ std::string job_of_ranks(const fs::path& run_folder) {
     return read_entries(ranks_file(run_folder), {take, [] {}}) ? job : "";
 }
 
+// While it lives no other process of this host has one of the folder, where the file system can: not longer than
+// somebody would wait for it who has a failure to tell. Needs no file of its own.
+class FolderLock {
+public:
+    explicit FolderLock(const fs::path& folder) : file_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+        constexpr int most_tries = 100;
+        for (int i = 0; file_ >= 0 && i < most_tries && ::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+             ++i)
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    ~FolderLock() {
+        if (file_ >= 0) ::close(file_);
+    }
+    FolderLock(const FolderLock&) = delete;
+    FolderLock& operator=(const FolderLock&) = delete;
+
+private:
+    int file_;
+};
+
 // Whether the name was free. File systems without links leave the other way that only one can win.
 bool appear(const fs::path& made, const fs::path& name, std::string_view text) {
     if (::link(made.c_str(), name.c_str()) == 0) return true;
@@ -118,16 +141,22 @@ std::string_view failure_kind(int code) {
     }
 }
 
+JobStart job_start(const fs::path& run_folder) { return {job_of_ranks(run_folder), std::time(nullptr)}; }
+
 fs::path job_folder(const fs::path& run_folder) { return run_folder / "job"; }
 
-bool note_failure(const fs::path& run_folder, JobFailure failure) try {
+bool note_failure(const fs::path& run_folder, JobFailure failure, const JobStart& start) try {
     if (failure.time == 0) failure.time = std::time(nullptr);
     if (failure.job.empty()) failure.job = this_job();
-    if (is_of_another_job(run_folder)) return false;
+    if (is_of_another_job(run_folder, start)) return false;
     fs::create_directories(job_folder(run_folder));
     const std::string text = json(failure);
     std::error_code ignored;
-    if (const auto before = read_failure(run_folder); before && before->job != failure.job)
+    const FolderLock lock(job_folder(run_folder)); // or what another rank has just put there is taken for the old one
+    const auto before = read_failure(run_folder);
+    const bool is_older = failure.job.empty() && before && before->time < start.time;
+    if (before &&
+        (before->job != failure.job || (is_older && failure.code != exit_code::usage))) // which changes nothing
         fs::remove(failure_file(run_folder), ignored);
     char host[256] = "";
     ::gethostname(host, sizeof host - 1);
@@ -174,9 +203,9 @@ void write_ranks(const fs::path& run_folder, const std::vector<RankPlace>& ranks
     replace_file(ranks_file(run_folder), text + "\n]}\n");
 }
 
-bool is_of_another_job(const fs::path& run_folder) {
+bool is_of_another_job(const fs::path& run_folder, const JobStart& start) {
     const std::string job = job_of_ranks(run_folder);
-    return !job.empty() && job != this_job();
+    return !job.empty() && job != this_job() && job != start.before;
 }
 
 std::vector<RankPlace> read_ranks(const fs::path& run_folder) {

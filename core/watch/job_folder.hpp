@@ -25,6 +25,15 @@ struct RankPlace {
     friend bool operator==(const RankPlace&, const RankPlace&) = default;
 };
 
+// What tells a process which of what lies in RUN/job is older than itself, where no launcher has named its job.
+struct JobStart {
+    std::string before{};   // the job in ranks.json; "": of none, or not known
+    std::int64_t time = -1; // seconds since 1970; below 0: not known
+};
+
+// Of a process that has just begun, as all ranks of its job have.
+JobStart job_start(const std::filesystem::path& run_folder);
+
 // Why a job ended: its first failure.
 struct JobFailure {
     std::string kind = "error"; // config, data, lost, stalled, diverged or error
@@ -43,9 +52,10 @@ std::string_view failure_kind(int code);
 std::filesystem::path job_folder(const std::filesystem::path& run_folder);
 
 // Writes RUN/job/failure.json unless a failure of the job is there already, whoever noted it on whichever host: the
-// first one stays. Nor does it write when ranks.json is of another job: a rank that was cut off is no part of the next
-// attempt. Whether this one was the first. Makes the folders. Never throws: where nothing can be written, nothing is.
-bool note_failure(const std::filesystem::path& run_folder, JobFailure failure);
+// first one stays. Nor does it write when ranks.json is of another job than it was when the process began: a rank that
+// was cut off is no part of the next attempt. Whether this one was the first. Makes the folders. Never throws: where
+// nothing can be written, nothing is.
+bool note_failure(const std::filesystem::path& run_folder, JobFailure failure, const JobStart& start = {});
 
 // Empty where there is none, or what is there is no such file.
 std::optional<JobFailure> read_failure(const std::filesystem::path& run_folder);
@@ -54,8 +64,8 @@ std::optional<JobFailure> read_failure(const std::filesystem::path& run_folder);
 // SystemError when it cannot be written.
 void write_ranks(const std::filesystem::path& run_folder, const std::vector<RankPlace>& ranks);
 
-// Whether what is there is of another job than this process: the next attempt.
-bool is_of_another_job(const std::filesystem::path& run_folder);
+// Whether what is there is of another job than this process, and than the one before it: the next attempt.
+bool is_of_another_job(const std::filesystem::path& run_folder, const JobStart& start = {});
 
 // Empty where there is none, or what is there is no such file.
 std::vector<RankPlace> read_ranks(const std::filesystem::path& run_folder);

@@ -93,7 +93,7 @@ std::vector<RankReport> Watchdog::Watch::all_reports() const {
 void Watchdog::Watch::conclude() {
     end_within_seconds(); // the run's folder may be on the host that is gone
     const Verdict verdict = compose_verdict(all_reports(), options_.mesh);
-    tell_verdict(options_.run_folder, verdict);
+    tell_verdict(options_.run_folder, verdict, options_.start);
     std::vector<int> others; // cannot end by themselves
     for (int rank = 0; rank < static_cast<int>(peers_.size()); ++rank)
         if (rank != self_) others.push_back(rank);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/watch/deadlines.hpp"
+#include "core/watch/job_folder.hpp"
 #include "parallel/communication/world.hpp"
 #include "parallel/layout/mesh.hpp"
 
@@ -28,6 +29,7 @@ public:
         std::filesystem::path run_folder;
         Mesh mesh;
         double step_timeout = 0; // run.step_timeout
+        JobStart start{};
     };
     // Collective over the world. `neighbours` and `recorder` are of the ranks of this host; all arguments outlive it.
     Watchdog(const World& world, const ProcessGroup& neighbours, const FlightRecorder& recorder, Options options);

@@ -122,6 +122,40 @@ TEST_F(JobFolder, OneOfAnotherAttemptNotesNothing) {
     as("x.2", [&] { EXPECT_FALSE(is_of_another_job(run_)); });
 }
 
+// As plain mpirun starts it, where `launch` has been, or mpirun before.
+TEST_F(JobFolder, AJobWithoutANameNotesOverWhatIsOlder) {
+    ::setenv(job_variable, "x.1", 1);
+    write_ranks(run_, {{0, "a", 10}});
+    EXPECT_TRUE(note_failure(run_, {.message = "launched"}));
+    ::unsetenv(job_variable);
+    const JobStart start = job_start(run_);
+    EXPECT_EQ(start.before, "x.1");
+    EXPECT_FALSE(note_failure(run_, {.message = "one that began before the launch"}));
+    EXPECT_TRUE(note_failure(run_, {.message = "new"}, start));
+    EXPECT_FALSE(note_failure(run_, {.message = "second"}, start));
+    EXPECT_EQ(read_failure(run_)->message, "new");
+    EXPECT_TRUE(note_failure(run_, {.message = "next"}, {"x.1", start.time + 60}));
+    ::setenv(job_variable, "x.2", 1);
+    write_ranks(run_, {{0, "a", 20}});
+    ::unsetenv(job_variable);
+    EXPECT_FALSE(note_failure(run_, {.message = "cut off"}, start)) << "into the next launch";
+}
+
+// What the first of them has put there is not taken for the old one.
+TEST_F(JobFolder, OneOfManyProcessesReplacesAnOldFailure) {
+    for (int round = 0; round < 20; ++round) {
+        ASSERT_TRUE(note_failure(run_, {.message = "old", .job = "x." + std::to_string(round)}));
+        int first = 0, status = 0;
+        for (int i = 0; i < 8; ++i)
+            if (::fork() == 0)
+                ::_exit(note_failure(run_, {.message = "I", .job = "y." + std::to_string(round)}) ? 1 : 0);
+        while (::wait(&status) > 0)
+            first += WEXITSTATUS(status);
+        EXPECT_EQ(first, 1);
+        EXPECT_EQ(read_failure(run_)->message, "I");
+    }
+}
+
 TEST_F(JobFolder, IsClearedOrSetAside) {
     EXPECT_EQ(set_job_folder_aside(run_), "");
     for (const char* name : {"job.1", "job.2"}) {

@@ -11,6 +11,8 @@
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
 //   FAULT_UNREADABLE  reading files whose path holds this text is an EIO
 //   FAULT_FREE    so many bytes are free wherever somebody asks
+//   FAULT_TIMES   so many calls fail, from the k-th on: 1 unless said
+//   FAULT_CLOCK   the clock of the day jumps by so many seconds and back, at each 50th time that somebody looks at it
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -26,6 +28,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 namespace {
@@ -43,6 +46,9 @@ unsigned slow_seconds = 2;
 char slow_mark[4096];
 char unreadable[4096];
 long free_bytes = -1;
+long fault_times = 1;
+long clock_jump = 0;
+std::atomic<long> clock_readings{0};
 
 // The system's own function behind ours.
 template <class Function> Function* real(Function*, const char* name) {
@@ -96,7 +102,8 @@ void note(const char* call, int descriptor) {
 
 // Counts the call; whether it is the one.
 bool due() {
-    if (++calls != act_at) return false;
+    const long call = ++calls;
+    if (act_at == 0 || call < act_at || call >= act_at + fault_times) return false;
     if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
     if (kind == slow) {
@@ -135,6 +142,8 @@ struct ArmedByEnvironment {
         std::strncpy(folder, where, sizeof folder - 1);
         if (const char* text = getenv("FAULT_UNREADABLE")) std::strncpy(unreadable, text, sizeof unreadable - 1);
         if (const char* bytes = getenv("FAULT_FREE")) free_bytes = atol(bytes);
+        if (const char* times = getenv("FAULT_TIMES")) fault_times = atol(times);
+        if (const char* seconds = getenv("FAULT_CLOCK")) clock_jump = atol(seconds);
         if (const char* at = getenv("FAULT_AT")) act_at = atol(at);
         if (const char* what = getenv("FAULT_KIND")) choose(what);
         if (const char* file = getenv("FAULT_ONCE")) once = file;
@@ -164,6 +173,28 @@ void fault_arm(const char* where, long at, const char* what) {
 const char* fault_record() { return record; }
 
 long fault_calls() { return calls; }
+
+// The kernel itself is asked: a search for the system's own function may look at the clock.
+int clock_gettime(clockid_t clock, timespec* time) {
+    const long result = syscall(SYS_clock_gettime, clock, time);
+    const bool of_day = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+    if (result == 0 && clock_jump != 0 && of_day && ++clock_readings / 50 % 2 == 1) time->tv_sec += clock_jump;
+    return static_cast<int>(result);
+}
+
+int gettimeofday(timeval* __restrict time, void* __restrict) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    *time = {now.tv_sec, now.tv_nsec / 1000};
+    return 0;
+}
+
+time_t time(time_t* place) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (place != nullptr) *place = now.tv_sec;
+    return now.tv_sec;
+}
 
 void fault_unreadable(const char* text) { std::strncpy(unreadable, text, sizeof unreadable - 1); }
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs whose output is full, closed, or read by nobody any more, or whose terminal is gone: they end with the bits and the
-code of one that was left alone, and no file of theirs gets what was meant for the console. And no library is loaded whose
-name stands in a file, or lies beside one."""
+"""Runs whose output or log is full, closed, or read by nobody any more, whose terminal is gone, or whose clock jumps: they
+end with the bits and the code of one that was left alone, and no file of theirs gets what was meant for the console. And no
+library is loaded whose name stands in a file, or lies beside one."""
 import os
 import pathlib
 import re
@@ -13,6 +13,7 @@ import sys
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import runs
 
+FAULT_IO = os.environ["TESSERA_FAULT_IO"]
 KEYS = {
     "data.files": ["text.txt"], "run.threads": 1,
     "model.n_layers": 1, "model.n_heads": 2, "model.dim": 16,
@@ -46,6 +47,30 @@ def check_output(whole):
     for folder, script in {"launched": '"$@" >/dev/full 2>&1', "launched-closed": '"$@" >&- 2>&-', "launched-unread": '"$@" 2>&1 | true'}.items():
         shell(folder, script, "-n", "2", command="launch")
         runs.expect_same(whole, runs.read(folder), folder)
+
+
+def check_full_disk(whole):
+    """Under what a run says of itself: it is missing there, and nothing else is."""
+    os.makedirs("full-log/logs")
+    os.symlink("/dev/full", "full-log/logs/rank-0000.log")
+    out = shell("full-log", '"$@"')
+    assert "warning: the log cannot be written to, the run goes on: " in out and "done: full-log" in out, out
+    runs.expect_same(whole, runs.read("full-log"), "a full disk under the log")
+    out = runs.train("gpt.toml", "run.folder=full-metrics", extra={
+        "LD_PRELOAD": FAULT_IO, "FAULT_FOLDER": "full-metrics/metrics.jsonl", "FAULT_AT": "9", "FAULT_TIMES": "3", "FAULT_KIND": "ENOSPC"}).out
+    assert "metrics.jsonl: No space left on device; training goes on" in out and "lines that are missing: 3" in out, out
+    some, all_ = runs.metrics("full-metrics", "step"), runs.metrics("whole", "step")
+    assert 0 < len(all_) - len(some) <= 3 and {record["loss"] for record in some} < {record["loss"] for record in all_}, some
+    runs.tessera("checkpoint", "diff", *runs.checkpoints("full-metrics")[-1:], *runs.checkpoints("whole")[-1:])
+
+
+def check_clock(whole):
+    """That goes an hour forward and back again and again, under the ranks and their launcher."""
+    for folder, words in {"jumps": ["train"], "jumps-launched": ["launch", "-n", "2"]}.items():
+        runs.tessera(*words, "gpt.toml", f"run.folder={folder}", extra={"LD_PRELOAD": FAULT_IO, "FAULT_FOLDER": "/nowhere", "FAULT_CLOCK": "3600"})
+        runs.expect_same(whole, runs.read(folder), f"the clock of {folder}")
+    hours = {line[1:14] for line in log("jumps").splitlines() if line.startswith("[")}
+    assert len(hours) > 1, f"the clock does not jump: {hours}"
 
 
 def check_hang_up():
@@ -90,6 +115,8 @@ with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     runs.train("gpt.toml", "run.folder=whole")
     check_output(runs.read("whole"))
+    check_full_disk(runs.read("whole"))
+    check_clock(runs.read("whole"))
     check_hang_up()
     check_no_code_from_files()
 print("runs that nobody hears end as others do, and no file names what is run")

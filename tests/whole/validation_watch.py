@@ -78,6 +78,14 @@ def check_early_stopping():
     assert runs.newest("early") == 8
     runs.train(*words, "run.folder=early")  # it has ended
     assert runs.newest("early") == 8 and len(runs.metrics("early", "step")) == 8
+    process = runs.start("train", *words, "run.folder=put-off", "--plant", "0 8 reading sleep:1")
+    runs.wait_for_steps(process, "put-off", 7)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(runs.TIMEOUT) == 75, pathlib.Path("started.log").read_text(encoding="utf-8")
+    for evaluated in (True, False):  # where it was stopped, before it had evaluated; and what came of that was saved
+        run = runs.train(*words, "run.folder=put-off")
+        assert ("no lower loss in 3 evaluations: training ends" in run.out) == evaluated, run.out
+    runs.expect_same(runs.read("early"), runs.read("put-off"), "ended by an evaluation that was put off")
 
 
 def refuse(words, sentence):
