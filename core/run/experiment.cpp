@@ -9,6 +9,7 @@
 #include "core/optimizers/optimizer.hpp"
 #include "core/optimizers/weight_average.hpp"
 #include "core/plan/passes.hpp"
+#include "core/run/rollback.hpp"
 #include "core/run/snapshot.hpp"
 #include "core/run/validation_watch.hpp"
 #include "core/run/weights.hpp"
@@ -176,8 +177,7 @@ LoaderOptions Experiment::evaluation_loader() const {
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
                              const Stream& stream, bool evaluates)
-    : stream_(stream), keeps_copy_(keeps_copy(config, stream)),
-      shared_(common(config, form_of(config, dataset), stream)) {
+    : stream_(stream), config_(config), shared_(common(config, form_of(config, dataset), stream)) {
     const RankView view{0, ranks, one_host};
     Experiment& experiment = shared_;
     experiment.steps = at_least_one(config, training_steps);
@@ -235,8 +235,10 @@ Experiment TrainingPlans::of(int rank) const {
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] =
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
-    if (keeps_copy_)
-        experiment.memory[MemoryKind::checkpoint] = Snapshot::bytes_for(parts_to_save(program, planned(program), rank));
+    experiment.memory[MemoryKind::checkpoint] = Rollback::bytes_for(config_, program);
+    if (keeps_copy(config_, stream_))
+        experiment.memory[MemoryKind::checkpoint] +=
+            Snapshot::bytes_for(parts_to_save(program, planned(program), rank));
     if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rank, stream_, experiment);
     return experiment;
 }

@@ -87,7 +87,7 @@ public:
 
 private:
     const Stream& stream_;
-    bool keeps_copy_;   // of what is saved
+    const Config& config_;
     Experiment shared_; // but for the plans
     CutGraph train_, evaluate_;
 };

@@ -185,6 +185,11 @@ std::string json_line(const CheckpointRecord& record) {
         .dump();
 }
 
+std::string json_line(const RollbackRecord& record) {
+    const Json json{{"kind", "rollback"}, {"step", record.step}, {"to", record.to}, {"from", visible(record.from)}};
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 Metrics::Metrics(Log& log, const Config& config, const std::filesystem::path& run_folder, std::int64_t resumed_step)
     : log_(log), log_every_(log_every(config)),
       file_(cut_file(run_folder / "metrics.jsonl", resumed_step, log), TextFile::Mode::append) {}
@@ -227,6 +232,8 @@ void Metrics::evaluation(const EvaluationRecord& record) {
 }
 
 void Metrics::checkpoint(const CheckpointRecord& record) { write(json_line(record)); }
+
+void Metrics::rollback(const RollbackRecord& record) { write(json_line(record)); }
 
 void Metrics::skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first) {
     const Json json{

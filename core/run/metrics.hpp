@@ -71,6 +71,13 @@ struct CheckpointRecord {
     std::int64_t bytes = 0; // of tensors, over all ranks
 };
 
+// Weights and states that were put back.
+struct RollbackRecord {
+    std::int64_t step = 0; // after which
+    std::int64_t to = 0;   // those after so many steps
+    std::string from;      // the checkpoint's path, or "memory"
+};
+
 // "step: 100/2000  loss: 2.3456  grad_norm: 0.512  lr: 1.00e-03  tok/s: 45,123  …  eta: 0:01:23"; eta < 0: left out.
 std::string console_line(const StepRecord& record, double eta_seconds);
 std::string console_line(const EvaluationRecord& record);
@@ -80,6 +87,7 @@ std::string console_line(const EvaluationRecord& record);
 std::string json_line(const StepRecord& record);
 std::string json_line(const EvaluationRecord& record);
 std::string json_line(const CheckpointRecord& record);
+std::string json_line(const RollbackRecord& record);
 
 // Every step goes to the file; every metrics.log_every-th, the first and the last to the log; the others redraw the
 // progress line of a terminal. Where the file cannot be written to, that is said, and training goes on.
@@ -97,6 +105,7 @@ public:
     void step(const StepRecord& record);
     void evaluation(const EvaluationRecord& record);
     void checkpoint(const CheckpointRecord& record); // to the file only
+    void rollback(const RollbackRecord& record);     // likewise
     // Records of the data that were left out, of each kind; to the file only.
     void skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first);
 

@@ -5,7 +5,6 @@
 
 #include "core/run/changed_keys.hpp"
 #include "core/run/disk_space.hpp"
-#include "core/run/diverged_error.hpp"
 #include "core/run/transfer.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
@@ -59,7 +58,7 @@ bool Saver::due(std::int64_t steps_done, bool last) const {
     return last || (interval_ > 0 && steps_done % interval_ == 0);
 }
 
-CheckpointContent Saver::content_of(std::int64_t steps_done) {
+CheckpointContent Saver::content_of(std::int64_t steps_done, const ViewOf& view_of) {
     if (team_.rank == 0 && metadata_.empty()) {
         metadata_ = {{"config", ground_.config.resolved()},
                      {"data.fingerprint", ground_.dataset.fingerprint()},
@@ -68,9 +67,8 @@ CheckpointContent Saver::content_of(std::int64_t steps_done) {
                      {"seed", fmt::format("{}", experiment_.seed)}};
         if (const Tokenizer* tokenizer = ground_.dataset.tokenizer()) metadata_["tokenizer"] = tokenizer->save();
     }
-    CheckpointContent content{.step = steps_done,
-                              .metadata = metadata_,
-                              .tensors = parts_to_save(experiment_.train, memory_of(executor_), team_.rank)};
+    CheckpointContent content{
+        .step = steps_done, .metadata = metadata_, .tensors = parts_to_save(experiment_.train, view_of, team_.rank)};
     if (team_.rank == 0)
         content.metadata["data.next_sample"] = fmt::format("{}", steps_done * experiment_.batch.global);
     return content;
@@ -144,27 +142,41 @@ void Saver::make_room(const CheckpointContent& content) {
 void Saver::save(std::int64_t steps_done, bool last, const std::map<std::string, std::string>& also) {
     const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
     const Clock::time_point begin = Clock::now();
-    take_further(true, false); // the save before
-    const bool beside = asynchronous_ && !last;
-    current_ = {.step = steps_done};
-    begun_ = Clock::now();
-    CheckpointContent content = content_of(steps_done);
+    finish(); // the save before
+    CheckpointContent content = content_of(steps_done, memory_of(executor_));
     content.metadata.insert(also.begin(), also.end());
+    const bool beside = asynchronous_ && !last;
     const bool in_host_memory = std::holds_alternative<CpuStream>(ground_.stream);
+    write(std::move(content), beside || !in_host_memory, beside, last);
+    if (!ended_.empty() && ended_.back().step == steps_done)
+        ended_.back().stall = seconds_since(begin);
+    else
+        current_.stall = seconds_since(begin);
+}
+
+void Saver::save_copy(std::int64_t step, const std::map<std::string, std::string>& also, const ViewOf& view_of) {
+    const FlightRecorder::Scope saving(ground_.groups.recorder(), Activity::saving);
+    finish();
+    CheckpointContent content = content_of(step, view_of);
+    content.metadata.insert(also.begin(), also.end());
+    write(std::move(content), false, false, true);
+}
+
+void Saver::write(CheckpointContent content, bool copied, bool beside, bool last) {
+    current_ = {.step = content.step};
+    begun_ = Clock::now();
     try {
-        if (!in_host_memory) make_room(content);
-        if (beside || !in_host_memory) snapshot_->take(content.tensors);
+        if (copied && !std::holds_alternative<CpuStream>(ground_.stream)) make_room(content);
+        if (copied) snapshot_->take(content.tensors);
         writer_.begin(std::move(content));
     } catch (const SystemError& failure) {
         go_on_after(failure, last);
         return;
     }
     if (!beside) take_further(true, last);
-    if (!ended_.empty() && ended_.back().step == steps_done)
-        ended_.back().stall = seconds_since(begin);
-    else
-        current_.stall = seconds_since(begin);
 }
+
+void Saver::finish() { take_further(true, false); }
 
 std::vector<CheckpointRecord> Saver::settle(bool wait) {
     if (!writer_.under_way()) return std::exchange(ended_, {});
@@ -221,8 +233,7 @@ std::string Saver::checkpoint_to_resume(std::int64_t before, std::vector<std::st
     return team_.broadcast(newest);
 }
 
-// Reads the weights; what of them is damaged, on any rank, or "".
-std::string Saver::damage_met_in(const Checkpoint& checkpoint) const {
+std::string Saver::restore(const Checkpoint& checkpoint) const {
     std::string damage;
     try {
         const std::vector<std::string> started =
@@ -287,47 +298,6 @@ void Saver::set_aside_after(std::int64_t step) {
                               std::max<std::int64_t>(step, 0), path));
 }
 
-// Of those that open; empty when there is none.
-std::string Saver::newest_of_interval(std::int64_t steps_done) const {
-    std::string found;
-    const std::int64_t last = interval_ > 0 ? steps_done / interval_ * interval_ : 0;
-    for (std::int64_t step = last; team_.rank == 0 && found.empty() && step > 0; step -= interval_) {
-        const std::string path = fmt::format("{}/step-{:08d}", folder_, step);
-        try {
-            if (std::filesystem::exists(path)) found = Checkpoint(path).folder();
-        } catch (const ConfigError& error) {
-            log_.warning(fmt::format("not rolled back to: {}", error.what()));
-        }
-    }
-    return team_.broadcast(found);
-}
-
-void Saver::roll_back(std::int64_t steps_done, const std::string& reason) {
-    take_further(true, false); // the save under way
-    std::vector<std::string> skipped;
-    std::string path = newest_of_interval(steps_done);
-    if (path.empty()) path = team_.broadcast(team_.rank == 0 ? newest_here(INT64_MAX, skipped) : "");
-    std::int64_t step = 0;
-    for (;;) {
-        if (path.empty())
-            throw DivergedError(fmt::format("no checkpoint to roll back to after step {}: {}", steps_done, reason));
-        const Checkpoint checkpoint(path);
-        step = checkpoint.step();
-        const std::string damage = damage_met_in(checkpoint);
-        if (damage.empty()) break;
-        if (team_.rank == 0) log_.warning("not rolled back to: " + damage);
-        path = team_.broadcast(team_.rank == 0 ? newest_here(step, skipped) : "");
-    }
-    HostCopy given_up(executor_.stream(), executor_.view(experiment_.guard->skipped_steps));
-    given_up.load();
-    *given_up.view().as<float>() += static_cast<float>(steps_done - step);
-    given_up.store();
-    if (team_.rank != 0) return;
-    log_.warning(fmt::format("rolled back to the weights of {}; steps given up: {} to {}, whose batches do not come "
-                             "again",
-                             path, step + 1, steps_done));
-}
-
 // Without a guard nobody goes on counting them: Adam takes them for updates.
 void Saver::tell_of_skipped_steps(const Checkpoint& checkpoint) const {
     const std::string name(guard_skipped_steps);
@@ -356,7 +326,7 @@ std::int64_t Saver::start_or_resume() {
         const Checkpoint checkpoint(path);
         const std::int64_t step = checkpoint.step();
         check_same_experiment(checkpoint);
-        if (const std::string damage = damage_met_in(checkpoint); !damage.empty()) {
+        if (const std::string damage = restore(checkpoint); !damage.empty()) {
             if (ground_.config.get(checkpoint_resume) != "auto") throw ConfigError(damage);
             if (team_.rank == 0) log_.warning("not resumed from: " + damage);
             skipped.push_back(damage);

@@ -55,19 +55,20 @@ public:
     // end. The saves that have ended since the last call. Throws as save() does.
     std::vector<CheckpointRecord> settle(bool wait);
 
-    // Takes weights and states of the newest checkpoint of the interval (where there is none, of any), so that it does
-    // not matter whether the run was stopped and saved in between. Leaves out what has been trained since: the batches
-    // up to now do not come again, nor do those steps count as updates. Called by all ranks together. SystemError,
-    // which ends with `reason`, when there is no checkpoint.
-    void roll_back(std::int64_t steps_done, const std::string& reason);
+    // Saves a copy of the state after so many steps, views of which lie in the host's memory, and waits for it. Called
+    // by all ranks together; SystemError, on all alike, when it has failed.
+    void save_copy(std::int64_t step, const std::map<std::string, std::string>& also, const ViewOf& view_of);
+
+    void finish(); // waits for the save under way, by all ranks together; throws as save() does
+
+    // Reads weights and states; what of the checkpoint is damaged, on any rank, or "". Called by all ranks together.
+    std::string restore(const Checkpoint& checkpoint) const;
 
 private:
     using Clock = std::chrono::steady_clock;
 
     std::string newest_here(std::int64_t before, std::vector<std::string>& skipped) const;
-    std::string newest_of_interval(std::int64_t steps_done) const;
     std::string checkpoint_to_resume(std::int64_t before, std::vector<std::string>& skipped) const;
-    std::string damage_met_in(const Checkpoint& checkpoint) const;
     void set_aside_after(std::int64_t step);
     void check_same_experiment(const Checkpoint& checkpoint) const;
     void compare_config(const Checkpoint& checkpoint) const;
@@ -77,7 +78,8 @@ private:
     void make_snapshot();
     void check_space(std::int64_t steps_done);
     void make_room(const CheckpointContent& content);
-    CheckpointContent content_of(std::int64_t steps_done);
+    CheckpointContent content_of(std::int64_t steps_done, const ViewOf& view_of);
+    void write(CheckpointContent content, bool copied, bool beside, bool last);
     void go_on_after(const std::exception& failure, bool last);
     void take_further(bool wait, bool last);
 

@@ -14,7 +14,7 @@ namespace tessera {
 
 bool Trainer::train() {
     if (watch_.waits() && evaluate(first_step_) && saver_.due(first_step_, true)) { // so that it is not put off again
-        save(first_step_, true);
+        save(first_step_, false, true);
         settle_saves(true);
     }
     for (std::int64_t step = first_step_; step < experiment_.steps && !watch_.stops(); ++step) {
@@ -33,7 +33,8 @@ bool Trainer::train() {
             }
         }
         const bool stop = request == Request::stop && !last;
-        if (request != Request::none || saver_.due(done, last)) save(done, stop || last);
+        if (rollback_.due(done)) rollback_.keep(done, numbers_.to_keep());
+        if (request != Request::none || saver_.due(done, last)) save(done, stop, last);
         settle_saves(stop || last);
         trace_.end(done, stop || last);
         if (stop) return false;
@@ -78,7 +79,8 @@ void Trainer::read_numbers(StepRecord& record) {
 
 void Trainer::roll_back(const StepRecord& record) {
     const FlightRecorder::Scope loading(ground_.groups.recorder(), Activity::saving);
-    saver_.roll_back(record.step, record.divergence);
+    const RollbackRecord gone_back = rollback_.go_back(record.step, record.divergence);
+    if (metrics_ != nullptr) metrics_->rollback(gone_back);
     numbers_.restart();
     watch_.restart();
     throughput_.restart();
@@ -92,8 +94,9 @@ bool Trainer::evaluate(std::int64_t steps_done) {
     return watch_.stops();
 }
 
-void Trainer::save(std::int64_t steps_done, bool last) {
-    saver_.save(steps_done, last, numbers_.to_keep());
+void Trainer::save(std::int64_t steps_done, bool stop, bool last) {
+    saver_.save(steps_done, stop || last, numbers_.to_keep());
+    if (stop) rollback_.save_copy(steps_done);
     throughput_.restart();
 }
 
@@ -106,6 +109,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Schedule(config, config.get(optimizer_rate), experiment.steps);
     SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
     Saver::check_keys(config);
+    Rollback::check_keys(config);
     Evaluation::check_keys(config);
     ValidationWatch::check_keys(config, experiment);
     ReplicaAudit::check_keys(config);
@@ -125,7 +129,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
       executor_(experiment.train.layout, experiment.train.plan, memory_, ground.groups, ground.stream,
                 ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
-      audit_(ground, experiment, executor_, log),
+      rollback_(ground, experiment, executor_, saver_, log, folder), audit_(ground, experiment, executor_, log),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_, saver_.metadata()),
       watch_(ground.config, experiment, executor_),
@@ -139,7 +143,8 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
     for (const SkippedRecords& skipped : ground.dataset.skipped())
         if (metrics_) metrics_->skipped(first_step_, skipped.kind, skipped.count, skipped.first);
     allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
-    allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes();
+    allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes() + rollback_.allocated_bytes();
+    if (rollback_.due(first_step_)) rollback_.keep(first_step_, numbers_.to_keep());
 }
 
 } // namespace tessera

@@ -9,6 +9,7 @@
 #include "core/run/experiment.hpp"
 #include "core/run/metrics.hpp"
 #include "core/run/replica_audit.hpp"
+#include "core/run/rollback.hpp"
 #include "core/run/saver.hpp"
 #include "core/run/step_numbers.hpp"
 #include "core/run/step_trace.hpp"
@@ -47,7 +48,7 @@ private:
     void read_numbers(StepRecord& record);
     void roll_back(const StepRecord& record);
     bool evaluate(std::int64_t steps_done); // whether training ends with it
-    void save(std::int64_t steps_done, bool last);
+    void save(std::int64_t steps_done, bool stop, bool last);
     void settle_saves(bool wait);
 
     Ground ground_;
@@ -56,6 +57,7 @@ private:
     Executor executor_;
     Evaluation evaluation_;
     Saver saver_;
+    Rollback rollback_;
     ReplicaAudit audit_;
     Schedule schedule_;
     StopRequest& stop_;

@@ -2,6 +2,8 @@
 """A run that diverges, because its learning rate grows until it does: the guard stops it, or skips the steps, or goes
 back to a checkpoint; the same on any number of ranks, and when the run is stopped and resumed on the way."""
 import os
+import pathlib
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -59,6 +61,45 @@ def check_roll_back():
     assert "steps that changed nothing count as updates from here on: there is no guard now" in run.out, run.out
 
 
+def check_roll_back_to_memory():
+    """As to a checkpoint of the same step; the copy is saved where the run stops that would go back to it."""
+    def rolled_back(folder):
+        return [(record["step"], record["to"], record["from"]) for record in runs.metrics(folder, "rollback")]
+
+    copies = ["guard.toml", ROLL_BACK, "guard.snapshot_interval=6"]
+    runs.train("guard.toml", "run.folder=disk", ROLL_BACK, "checkpoint.interval=6", "checkpoint.asynchronous=false")
+    disk = runs.read("disk")
+    assert rolled_back("disk")[0] == (29, 24, "disk/checkpoints/step-00000024"), rolled_back("disk")
+    for ranks, words in ((1, ["checkpoint.interval=0"]), (2, ["parallelism.zero_stage=1", "checkpoint.interval=0"]), (4, ["checkpoint.interval=12"])):
+        folder = f"memory-{ranks}"
+        run = runs.train(*copies, *words, f"run.folder={folder}", ranks=ranks)
+        assert "rolled back to the weights of step 24, in memory; steps given up: 25 to 29" in run.out, run.out
+        assert [entry[:2] for entry in rolled_back(folder)] == [entry[:2] for entry in rolled_back("disk")], rolled_back(folder)
+        runs.expect_same(disk._replace(evaluations={}), runs.read(folder)._replace(evaluations={}), f"from memory on {ranks} ranks, and from disk")
+    process = runs.start("train", *copies, "run.folder=paused", "--plant", "0 27 reading sleep:1", ranks=2)
+    runs.wait_for_steps(process, "paused", 26)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(runs.TIMEOUT) == 75, pathlib.Path("started.log").read_text(encoding="utf-8")
+    assert [path.name for path in runs.checkpoints("paused")] == ["step-00000024", "step-00000027"]
+    runs.train(*copies, "run.folder=paused")
+    assert rolled_back("paused")[0] == (29, 24, "paused/checkpoints/step-00000024"), rolled_back("paused")
+    runs.expect_same(disk._replace(evaluations={}), runs.read("paused")._replace(evaluations={}), "stopped between a copy and the rollback")
+    run = runs.tessera("plan", "guard.toml", ROLL_BACK, "guard.snapshot_interval=6", "run.memory_limit=0.5MiB", code=2)
+    assert "checkpoint" in run.err and "more than run.memory_limit" in run.err, run.err
+    run = runs.train("guard.toml", "guard.snapshot_interval=6", code=2)
+    assert 'guard.snapshot_interval = 6: only guard.policy = "rollback" goes back to copies' in run.err, run.err
+
+
+def check_roll_back_on_gpu():
+    if not os.environ.get("TESSERA_EMULATED"):
+        return
+    words = ["guard.toml", ROLL_BACK, "run.device=cuda", "training.steps=30"]
+    for folder, more in {"gpu-disk": ["checkpoint.interval=6"], "gpu-memory": ["checkpoint.interval=0", "guard.snapshot_interval=6"]}.items():
+        run = runs.train(*words, *more, f"run.folder={folder}", extra={"TESSERA_EMULATION_DEVICES": "1"})
+        assert "steps given up: 25 to 29" in run.out, run.out
+    runs.tessera("checkpoint", "diff", *(runs.checkpoints(folder)[-1] for folder in ("gpu-disk", "gpu-memory")))
+
+
 def check_nowhere_to_go():
     run = runs.train("guard.toml", "run.folder=nowhere", ROLL_BACK, "checkpoint.interval=0", code=5)
     assert "no checkpoint to roll back to after step 29: the loss " in run.err, run.err
@@ -72,5 +113,7 @@ with runs.folder():
     check_skip()
     check_skip_in_two_parts()
     check_roll_back()
+    check_roll_back_to_memory()
+    check_roll_back_on_gpu()
     check_nowhere_to_go()
 print("a run that diverges stops, skips or goes back, alike on all ranks")
