@@ -71,6 +71,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(audit_policy),
         key_info(guard_most),
         key_info(guard_policy),
+        key_info(repeat_interval),
         key_info(snapshot_interval),
         key_info(guard_window),
         key_info(guard_z_score),

@@ -153,8 +153,9 @@ void Executor::write_step_inputs(const StepState& state, Phase first, Phase last
 
 // The work is handed on by reference: a copy of its captures would allocate.
 template <class Work> void Executor::replay(Replay& part, const Work& work) {
-    if (records_ && !by_messages()) recorder_.computes("a recorded part of the step");
-    if (records_)
+    const bool records = records_ && !watcher_;
+    if (records && !by_messages()) recorder_.computes("a recorded part of the step");
+    if (records)
         std::visit([&](auto& s) { part.run(s, std::cref(work)); }, stream_);
     else
         work();

@@ -48,7 +48,7 @@ public:
     // Looks on: called when a node's kernels have been handed to the stream, with where its outputs lie, and with the
     // place of the micro-batch in this rank's share (-1: none, or a round for the other ranks' sake); and when a value
     // has come from another stage, with the node that makes it there, outputs of which it has not having no memory.
-    // Not with `replay`.
+    // While somebody looks on, nothing is replayed.
     using Watcher = std::function<void(const Node& node, std::int64_t micro_batch, std::span<const View> outputs)>;
     void watch(Watcher watcher) { watcher_ = std::move(watcher); }
 

@@ -11,6 +11,7 @@
 #include "core/plan/passes.hpp"
 #include "core/run/rollback.hpp"
 #include "core/run/snapshot.hpp"
+#include "core/run/step_repeat.hpp"
 #include "core/run/validation_watch.hpp"
 #include "core/run/weights.hpp"
 #include "kernels/error.hpp"
@@ -234,7 +235,8 @@ Experiment TrainingPlans::of(int rank) const {
     program.plan = make_plan(train_, program.layout, rank, stream_);
     experiment.memory = program.plan.memory;
     experiment.memory[MemoryKind::data] =
-        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0));
+        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.train_loader(0)) +
+        StepRepeat::bytes_for(config_, experiment);
     experiment.memory[MemoryKind::checkpoint] = Rollback::bytes_for(config_, program);
     if (keeps_copy(config_, stream_))
         experiment.memory[MemoryKind::checkpoint] +=

@@ -148,6 +148,7 @@ std::string json_line(const StepRecord& record) {
     if (!(record.loss_scale < 0)) json["loss_scale"] = number(record.loss_scale);
     if (record.skipped_steps >= 0) json["skipped_steps"] = record.skipped_steps;
     if (!record.divergence.empty()) json["divergence"] = record.divergence;
+    if (!record.fault.empty()) json["fault"] = visible(record.fault);
     json[fmt::format("{}s_per_second", record.unit)] = number(record.units_per_second);
     if (!(record.tflops < 0)) json["tflops"] = number(record.tflops);
     if (!(record.mfu < 0)) json["mfu"] = number(record.mfu);
@@ -211,6 +212,7 @@ void Metrics::write(const std::string& line) {
 
 void Metrics::step(const StepRecord& record) {
     write(json_line(record));
+    if (!record.fault.empty()) log_.warning(record.fault);
     if (!record.divergence.empty())
         log_.warning(fmt::format("step {} changes nothing: {}", record.step, record.divergence));
     const double remaining = eta(record);

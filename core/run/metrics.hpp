@@ -36,6 +36,7 @@ struct StepRecord {
     double loss_scale = -1;          // f16: of this step
     std::int64_t skipped_steps = -1; // f16, guard: since the start of the run, this step included
     std::string divergence{};        // what the guard found odd about this step, which has changed nothing
+    std::string fault{};             // that computing the step twice found, and that has passed
     double units_per_second = 0;     // of all ranks
     double tflops = -1;              // of all ranks, 1e12 operations per second
     double mfu = -1;                 // 1 is the machine's peak

@@ -46,18 +46,24 @@ void Trainer::train_step(std::int64_t step) {
     const FlightRecorder::StepScope recorded(ground_.groups.recorder(), step);
     const StepState state{experiment_.seed, step, 0, schedule_.rate(step) * watch_.rate_factor(),
                           numbers_.skipped_steps()};
-    executor_.prepare(state);
-    executor_.run_micro_batches(state, experiment_.batch.micro_batch,
-                                [&] { loader_.next(ground_.stream, executor_.batch()); });
+    const auto next_batch = [&] { loader_.next(ground_.stream, executor_.batch()); };
+    std::string fault;
+    if (repeat_.due(step)) {
+        fault = repeat_.run(state, next_batch);
+    } else {
+        executor_.prepare(state);
+        executor_.run_micro_batches(state, experiment_.batch.micro_batch, next_batch);
+    }
     executor_.update(state);
-    record_step(step, state.learning_rate);
+    record_step(step, state.learning_rate, std::move(fault));
 }
 
-void Trainer::record_step(std::int64_t step, double rate) {
+void Trainer::record_step(std::int64_t step, double rate, std::string fault) {
     ground_.groups.wait(ground_.stream);
     StepRecord record{.step = step + 1,
                       .steps = experiment_.steps,
                       .learning_rate = rate,
+                      .fault = std::move(fault),
                       .unit = experiment_.sizes.sample.unit,
                       .units = (step + 1) * experiment_.sizes.units_per_step};
     read_numbers(record);
@@ -113,6 +119,7 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     Evaluation::check_keys(config);
     ValidationWatch::check_keys(config, experiment);
     ReplicaAudit::check_keys(config);
+    StepRepeat::check_keys(config);
     Metrics::log_every(config);
     Deadlines::check_keys(config);
     StepTrace::check_keys(config);
@@ -130,6 +137,7 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
                 ground.config.get(run_cuda_graph)),
       evaluation_(ground, experiment, memory_), saver_(ground, experiment, executor_, log, folder),
       rollback_(ground, experiment, executor_, saver_, log, folder), audit_(ground, experiment, executor_, log),
+      repeat_(ground, experiment, executor_),
       schedule_(ground.config, ground.config.get(optimizer_rate), experiment.steps), stop_(stop),
       first_step_(saver_.start_or_resume()), numbers_(experiment, executor_, saver_.metadata()),
       watch_(ground.config, experiment, executor_),
@@ -142,7 +150,8 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
     if (ground.groups.all().rank() == 0) metrics_ = std::make_unique<Metrics>(log, ground.config, folder, first_step_);
     for (const SkippedRecords& skipped : ground.dataset.skipped())
         if (metrics_) metrics_->skipped(first_step_, skipped.kind, skipped.count, skipped.first);
-    allocated_[MemoryKind::data] = loader_.allocated_bytes() + evaluation_.allocated_bytes();
+    allocated_[MemoryKind::data] =
+        loader_.allocated_bytes() + evaluation_.allocated_bytes() + repeat_.allocated_bytes();
     allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes() + rollback_.allocated_bytes();
     if (rollback_.due(first_step_)) rollback_.keep(first_step_, numbers_.to_keep());
 }

@@ -12,6 +12,7 @@
 #include "core/run/rollback.hpp"
 #include "core/run/saver.hpp"
 #include "core/run/step_numbers.hpp"
+#include "core/run/step_repeat.hpp"
 #include "core/run/step_trace.hpp"
 #include "core/run/stop_request.hpp"
 #include "core/run/throughput.hpp"
@@ -44,7 +45,7 @@ public:
 
 private:
     void train_step(std::int64_t step);
-    void record_step(std::int64_t step, double rate);
+    void record_step(std::int64_t step, double rate, std::string fault);
     void read_numbers(StepRecord& record);
     void roll_back(const StepRecord& record);
     bool evaluate(std::int64_t steps_done); // whether training ends with it
@@ -59,6 +60,7 @@ private:
     Saver saver_;
     Rollback rollback_;
     ReplicaAudit audit_;
+    StepRepeat repeat_;
     Schedule schedule_;
     StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off

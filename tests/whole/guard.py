@@ -66,7 +66,7 @@ def check_roll_back_to_memory():
     def rolled_back(folder):
         return [(record["step"], record["to"], record["from"]) for record in runs.metrics(folder, "rollback")]
 
-    copies = ["guard.toml", ROLL_BACK, "guard.snapshot_interval=6"]
+    copies = ["guard.toml", ROLL_BACK, "guard.snapshot_interval=6", "guard.repeat_interval=7"]
     runs.train("guard.toml", "run.folder=disk", ROLL_BACK, "checkpoint.interval=6", "checkpoint.asynchronous=false")
     disk = runs.read("disk")
     assert rolled_back("disk")[0] == (29, 24, "disk/checkpoints/step-00000024"), rolled_back("disk")
@@ -94,7 +94,7 @@ def check_roll_back_on_gpu():
     if not os.environ.get("TESSERA_EMULATED"):
         return
     words = ["guard.toml", ROLL_BACK, "run.device=cuda", "training.steps=30"]
-    for folder, more in {"gpu-disk": ["checkpoint.interval=6"], "gpu-memory": ["checkpoint.interval=0", "guard.snapshot_interval=6"]}.items():
+    for folder, more in {"gpu-disk": ["checkpoint.interval=6"], "gpu-memory": ["checkpoint.interval=0", "guard.snapshot_interval=6", "guard.repeat_interval=13"]}.items():
         run = runs.train(*words, *more, f"run.folder={folder}", extra={"TESSERA_EMULATION_DEVICES": "1"})
         assert "steps given up: 25 to 29" in run.out, run.out
     runs.tessera("checkpoint", "diff", *(runs.checkpoints(folder)[-1] for folder in ("gpu-disk", "gpu-memory")))

@@ -30,7 +30,7 @@ CASES = [
     (["optimizer.name=sgd"], 2), (["optimizer.name=sgd", "optimizer.momentum=0"], 1),
     (["data.validation_fraction=0"], 2), (["data.tokenizer=character"], 2),
     (["parallelism.shared_memory=false"], 4), (["parallelism.bucket_cap_mb=0.1"], 3), (["run.reproducible=false"], 2), (["model.dropout=0.1", "run.threads=2"], 1),
-    (["parallelism.zero_stage=1", "checkpoint.interval=2"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16", "guard.policy=rollback", "guard.snapshot_interval=1"], 2), (["parallelism.zero_stage=3"], 4),
+    (["parallelism.zero_stage=1", "checkpoint.interval=2"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16", "guard.policy=rollback", "guard.snapshot_interval=1", "guard.repeat_interval=1"], 2), (["parallelism.zero_stage=3"], 4),
     (["parallelism.zero_stage=1", "parallelism.data_parallel_replicate_degree=2"], 4),
     (["parallelism.zero_stage=3", "parallelism.data_parallel_replicate_degree=2", "parallelism.shared_memory=false"], 4),
     (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
