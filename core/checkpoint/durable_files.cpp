@@ -121,6 +121,17 @@ void File::resize(std::int64_t bytes) const {
     if (::ftruncate(descriptor_, bytes) != 0) fail("resize", path_);
 }
 
+void File::reserve(std::int64_t bytes) const {
+    if (bytes == 0) return;
+    int failed = 0;
+    do
+        failed = ::fallocate(descriptor_, 0, 0, bytes);
+    while (failed != 0 && errno == EINTR);
+    if (failed == 0) return;
+    if (errno != EOPNOTSUPP) fail("reserve room for", path_);
+    resize(bytes);
+}
+
 void File::sync() const {
     if (::fsync(descriptor_) != 0) fail("sync", path_);
 }

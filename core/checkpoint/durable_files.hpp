@@ -32,11 +32,12 @@ public:
     const std::string& path() const { return path_; }
     std::int64_t bytes() const;
     void read_at(std::int64_t position, void* memory, std::int64_t bytes) const; // throws when the file ends before
-    void expect(std::int64_t position, std::int64_t bytes) const; // advice: these will be read soon
+    void expect(std::int64_t position, std::int64_t bytes) const;                // advice: these will be read soon
     void write_at(std::int64_t position, const void* memory, std::int64_t bytes) const;
     // False when the file system does not take these bytes past the cache: nothing or some of it was written.
     bool write_at_once(std::int64_t position, const void* memory, std::int64_t bytes) const;
-    void resize(std::int64_t bytes) const; // new bytes are 0
+    void resize(std::int64_t bytes) const;  // new bytes are 0
+    void reserve(std::int64_t bytes) const; // the same, with room on the disk where the file system can tell
     void sync() const;
     void close(); // some systems tell only here that a write has failed
 

@@ -139,7 +139,6 @@ Manifest write_rank_file(const std::string& path, const RankImage& image, const 
     if (const auto step = image.texts.find("step"); step != image.texts.end())
         outside.put(step->second, {reinterpret_cast<const char*>(&content.step), sizeof content.step});
     File file = File::create(path);
-    outside.write(file);
     std::vector<SlabToWrite> slabs;
     auto place = image.slabs.begin();
     for (const TensorPart& part : content.tensors) {
@@ -147,7 +146,7 @@ Manifest write_rank_file(const std::string& path, const RankImage& image, const 
         slabs.push_back({part.data, &manifest.tensors[place->first].slabs[place->second]});
         ++place;
     }
-    write_slabs(file, slabs, given_up);
+    write_slabs(file, outside, slabs, given_up);
     file.sync();
     file.close();
     manifest.files.front().hash = outside.hash();

@@ -7,8 +7,11 @@
 #include "kernels/nearest_name.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <filesystem>
 #include <fmt/format.h>
+#include <future>
 #include <map>
 #include <vector>
 
@@ -17,7 +20,8 @@ namespace tessera {
 namespace fs = std::filesystem;
 
 constexpr std::size_t most_open_files = 64;
-constexpr std::size_t blocks_ahead = 8; // that the disk is asked for before they are read
+constexpr std::size_t blocks_ahead = 8;   // that the disk is asked for before they are read
+constexpr std::size_t blocks_for_two = 4; // worth a second thread: to hash a block takes as long as to copy it
 
 // A thousand ranks with a thousand tensors each need 100 MB.
 constexpr std::int64_t greatest_manifest_bytes = std::int64_t{1} << 30;
@@ -47,7 +51,7 @@ struct Checkpoint::Opened {
     std::map<std::string, const TensorEntry*, std::less<>> by_name;
     std::map<int, OpenFile> files; // by their place in the manifest
     std::int64_t uses = 0;
-    std::vector<std::byte> block;
+    std::vector<std::byte> block, other_block; // of each thread
     std::int64_t bytes_read = 0;
 
     std::string path_of(std::string_view name) const { return (fs::path(folder) / name).string(); }
@@ -91,23 +95,39 @@ struct Checkpoint::Opened {
         std::vector<std::int64_t> numbers;
         for (std::int64_t number = 0; number < blocks.size(); ++number)
             if (intersection(box_of(number), wanted).count.count() > 0) numbers.push_back(number);
-        std::size_t expected = 0;
-        for (std::size_t i = 0; i < numbers.size(); ++i) {
-            for (; numbers.size() > 1 && expected < std::min(i + blocks_ahead, numbers.size()); ++expected)
-                file.expect_block(tensor, slab, numbers[expected]);
-            const std::int64_t number = numbers[i];
-            const TensorBox box = box_of(number), common = intersection(box, wanted);
-            const std::int64_t size = bytes_of(tensor.dtype), count = box.count.count();
-            bytes_read += count * size;
-            const auto run = place_of_run(common, wanted);
-            if (target != nullptr && run && common.count == box.count) { // the block goes where it is wanted
-                file.read_block(tensor, slab, number, target + *run * size);
-                continue;
+        for (std::size_t i = 0; numbers.size() > 1 && i < std::min(blocks_ahead, numbers.size()); ++i)
+            file.expect_block(tensor, slab, numbers[i]);
+        const std::int64_t size = bytes_of(tensor.dtype);
+        std::atomic<std::size_t> next{0};
+        const auto read_blocks = [&](std::vector<std::byte>& room) {
+            for (std::size_t i; (i = next++) < numbers.size();) {
+                if (i + blocks_ahead < numbers.size()) file.expect_block(tensor, slab, numbers[i + blocks_ahead]);
+                const TensorBox box = box_of(numbers[i]), common = intersection(box, wanted);
+                const std::int64_t count = box.count.count();
+                const auto run = place_of_run(common, wanted);
+                if (target != nullptr && run && common.count == box.count) { // the block goes where it is wanted
+                    file.read_block(tensor, slab, numbers[i], target + *run * size);
+                    continue;
+                }
+                room.resize(std::max(room.size(), static_cast<std::size_t>(count * size)));
+                file.read_block(tensor, slab, numbers[i], room.data());
+                if (target != nullptr) copy_region(common, room.data(), box, target, wanted, size);
             }
-            block.resize(std::max(block.size(), static_cast<std::size_t>(count * size)));
-            file.read_block(tensor, slab, number, block.data());
-            if (target != nullptr) copy_region(common, block.data(), box, target, wanted, size);
+        };
+        for (const std::int64_t number : numbers)
+            bytes_read += box_of(number).count.count() * size;
+        if (numbers.size() < blocks_for_two) return read_blocks(block);
+        std::future<void> other = std::async(std::launch::async, [&] { read_blocks(other_block); });
+        std::exception_ptr failure;
+        try {
+            read_blocks(block);
+        } catch (...) { // the other thread first comes to its end
+            failure = std::current_exception();
+            next = numbers.size();
         }
+        other.wait();
+        if (failure) std::rethrow_exception(failure);
+        other.get();
     }
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes the data of slabs past the system's cache where it can, by two threads, and hashes it on the way.
+// Writes a rank's file past the system's cache where it can, by two threads, and hashes its slabs on the way.
 #pragma once
 
 #include "core/checkpoint/durable_files.hpp"
+#include "core/checkpoint/file_image.hpp"
 #include "core/checkpoint/manifest.hpp"
 
 #include <atomic>
@@ -15,7 +16,9 @@ struct SlabToWrite {
     Slab* slab; // knows its first byte; receives its hashes
 };
 
-// Into `file`, which exists in its full size. Throws SystemError, one also when `given_up` becomes true meanwhile.
-void write_slabs(const File& file, const std::vector<SlabToWrite>& slabs, const std::atomic<bool>& given_up);
+// The whole of `file`, which is empty: what is outside of its slabs, and these. Throws SystemError, one also when
+// `given_up` becomes true meanwhile.
+void write_slabs(const File& file, const FileImage& outside, const std::vector<SlabToWrite>& slabs,
+                 const std::atomic<bool>& given_up);
 
 } // namespace tessera

@@ -3,9 +3,10 @@
 //
 //   bench_checkpoint FOLDER [ROUNDS]
 //
-// A save beside dd with oflag=direct conv=fsync into the same folder; what a step waits for an asynchronous save beside
-// a plain copy of the bytes; a load from a cold cache beside dd with iflag=direct; a load in other boxes beside one in
-// the boxes that were saved. The figures are medians; checksums are always on. Rounds take turns, because disks drift.
+// A save beside dd with oflag=direct conv=fsync into the same folder, that of two ranks beside two such dd of half the
+// bytes at once; what a step waits for an asynchronous save beside a plain copy of the bytes; a load from a cold cache
+// beside dd with iflag=direct; a load in other boxes beside one in the boxes that were saved. The figures are medians;
+// checksums are always on. Rounds take turns, because disks drift.
 #include "core/checkpoint/checkpoint_writer.hpp"
 #include "core/run/snapshot.hpp"
 #include "kernels/memory.hpp"
@@ -132,9 +133,29 @@ struct Bench {
         times[name].push_back(seconds_of(work));
     }
 
-    void save(const std::vector<std::unique_ptr<Share>>& shares, std::int64_t step) {
+    // Ranks of a run, which draw their files at the first save only.
+    struct Writers {
+        std::vector<Team> teams; // of the save under way
+        std::vector<std::unique_ptr<CheckpointWriter>> of_rank;
+
+        Writers(const std::string& folder, std::size_t ranks) : teams(ranks) {
+            for (std::size_t rank = 0; rank < ranks; ++rank) {
+                const auto now = [this, rank]() -> const Team& { return teams[rank]; };
+                const Team team{static_cast<int>(rank), static_cast<int>(ranks),
+                                [=](const std::string& text) { return now().gather(text); },
+                                [=](const std::string& text) { return now().broadcast(text); },
+                                [=](bool word) { return now().all(word); }};
+                of_rank.push_back(std::make_unique<CheckpointWriter>(team, folder, Retention{}));
+            }
+        }
+    };
+
+    static void save(const std::vector<std::unique_ptr<Share>>& shares, Writers& writers, std::int64_t step) {
         check(run_team(static_cast<int>(shares.size()), [&](const Team& team) {
-            save_checkpoint(team, folder, {step, {}, shares[static_cast<std::size_t>(team.rank)]->parts});
+            const auto rank = static_cast<std::size_t>(team.rank);
+            writers.teams[rank] = team;
+            writers.of_rank[rank]->begin({step, {}, shares[rank]->parts});
+            writers.of_rank[rank]->finish();
         }));
     }
 
@@ -170,21 +191,28 @@ struct Bench {
         std::memset(plain.data(), 0, static_cast<std::size_t>(plain.bytes()));
         CheckpointWriter writer(team_of_one(), folder, {1, 0});
         const std::string file = folder + "/dd", path = fmt::format("{}/step-{:08d}", folder, 0);
-        const std::string dd =
-            fmt::format("dd bs=4M status=none iflag=fullblock if=/dev/zero of={} count={} iflag=count_bytes "
-                        "oflag=direct conv=fsync",
-                        file, state.bytes / 4096 * 4096);
+        Writers writers_of_one(folder, 1), writers_of_two(folder, 2);
+        const auto dd = [&](const std::string& name, std::int64_t bytes) {
+            return fmt::format("dd bs=4M status=none iflag=fullblock if=/dev/zero of={} count={} iflag=count_bytes "
+                               "oflag=direct conv=fsync",
+                               name, bytes / 4096 * 4096);
+        };
         for (int round = 0; round <= rounds; ++round) {
             if (round == 1) times.clear(); // the first warms up
-            measure("dd write", [&] { shell(dd); });
+            measure("dd write", [&] { shell(dd(file, state.bytes)); });
             fs::remove(file);
-            measure("save, 1 rank", [&] { save(one, 1); });
+            measure("two dd write", [&] {
+                shell(fmt::format("{} & {} && wait $!", dd(file, state.bytes / 2), dd(file + "2", state.bytes / 2)));
+            });
+            fs::remove(file);
+            fs::remove(file + "2");
+            measure("save, 1 rank", [&] { save(one, writers_of_one, 1); });
             fs::remove_all(folder + "/step-00000001");
             fs::remove_all(path); // the time to remove it is none of the save's, nor of dd's above
-            measure("save, 2 ranks", [&] { save(two, 0); });
+            measure("save, 2 ranks", [&] { save(two, writers_of_two, 0); });
             stall(*one[0], writer, snapshot, plain.data(), 2 + round);
             fs::remove_all(fmt::format("{}/step-{:08d}", folder, 2 + round));
-            if (round == 0 || !fs::exists(path)) save(two, 0);
+            if (round == 0 || !fs::exists(path)) save(two, writers_of_two, 0);
             forget(path);
             measure("dd read", [&] {
                 for (const char* rank : {"rank-00000.h5", "rank-00001.h5"})
@@ -214,7 +242,8 @@ struct Bench {
                 ratios.push_back(times.at(what)[i] / times.at(of)[i]);
             return median(ratios);
         };
-        std::printf("  speed of a save: %.2f of dd's (1 rank), %.2f (2 ranks)\n", 1 / ratio("save, 1 rank", "dd write"),
+        std::printf("  speed of a save: %.2f of dd's (1 rank), %.2f of two dd's, %.2f of one's (2 ranks)\n",
+                    1 / ratio("save, 1 rank", "dd write"), 1 / ratio("save, 2 ranks", "two dd write"),
                     1 / ratio("save, 2 ranks", "dd write"));
         std::printf("  stall of an asynchronous save: %.2f of a copy's time\n", ratio("stall", "copy"));
         std::printf("  speed of a cold load: %.2f of dd's (1 rank), %.2f (2 ranks)\n",

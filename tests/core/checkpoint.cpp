@@ -4,6 +4,7 @@
 #include "core/checkpoint/describe.hpp"
 #include "core/checkpoint/tensor_box.hpp"
 #include "kernels/error.hpp"
+#include "kernels/memory.hpp"
 #include "tests/core/checkpoint_team.hpp"
 
 #include <algorithm>
@@ -106,6 +107,34 @@ TEST(Checkpoint, IsReadInAnyBoxesByAnyNumberOfRanks) {
                 checkpoint.verify();
             }));
         }
+}
+
+// What is written from where it lies, what is gathered first, and what is a part of a page, side by side.
+TEST(Checkpoint, LargeAndSmallTensorsLieSideBySide) {
+    constexpr std::int64_t large = (1 << 20) / 4; // elements
+    const std::vector<std::int64_t> sizes{1,         large,     3, large * 5 + 1, large - 1, 1024, 17, large * 4, 2,
+                                          large * 2, large + 5, 7, large * 9,     1000000,   5};
+    for (const std::int64_t shift : {0, 4}) { // bytes by which memory is off a page
+        const ScratchFolder scratch;
+        std::vector<Buffer> memory;
+        CheckpointContent content{1, {{"config", "x"}}, {}};
+        for (const std::int64_t size : sizes) {
+            const auto number = static_cast<std::uint32_t>(memory.size());
+            auto* const data = reinterpret_cast<std::uint32_t*>(memory.emplace_back(size * 4 + shift).data() + shift);
+            for (std::int64_t i = 0; i < size; ++i)
+                data[i] = element_bits(number, i);
+            content.tensors.push_back(
+                {fmt::format("t{}", number), {size}, DType::f32, {0}, ConstView(data, {size}, DType::f32)});
+        }
+        save_checkpoint(team_of_one(), scratch.path(), content);
+        const Checkpoint checkpoint(newest_checkpoint(scratch.path()));
+        EXPECT_EQ(complaint(checkpoint.folder()), "");
+        for (const TensorPart& part : content.tensors) {
+            const Buffer read(part.data.bytes());
+            checkpoint.read(part.name, {0}, View(read.data(), part.whole, DType::f32));
+            EXPECT_EQ(std::memcmp(read.data(), part.data.data, static_cast<std::size_t>(read.bytes())), 0) << part.name;
+        }
+    }
 }
 
 TEST(Checkpoint, ReadsOnlyTheBlocksOfTheBox) {

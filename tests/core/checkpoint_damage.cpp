@@ -4,6 +4,7 @@
 #include "core/checkpoint/durable_files.hpp"
 #include "core/checkpoint/manifest.hpp"
 #include "kernels/error.hpp"
+#include "kernels/memory.hpp"
 #include "tests/core/checkpoint_team.hpp"
 
 #include <array>
@@ -57,6 +58,27 @@ TEST(CheckpointDamage, EveryFlippedByteIsFoundAndNamed) {
     EXPECT_EQ(in_tensors, 4 * 6 * 4 * 2 + 2); // each byte of a tensor, and no other, is blamed on a tensor
     EXPECT_EQ(complaint(folder), "");
     RecordProperty("flips", std::to_string(flips));
+}
+
+// Which two threads read, each its own.
+TEST(CheckpointDamage, EveryBlockOfALargeTensorIsLookedAt) {
+    const ScratchFolder scratch;
+    const Shape whole{11, 1 << 18}; // a block is a row
+    const Buffer memory(whole.count() * 4);
+    save_checkpoint(team_of_one(), scratch.path(),
+                    {1, {}, {{"w", whole, DType::f32, {0, 0}, {memory.data(), whole, DType::f32}}}});
+    const std::string folder = newest_checkpoint(scratch.path()), path = folder + "/rank-00000.h5";
+    const std::int64_t first = parse_manifest(text_of_file(folder + "/MANIFEST"), "M").tensors[0].slabs[0].first_byte;
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    ASSERT_EQ(complaint(folder), "");
+    for (std::int64_t block = 0; block < 11; ++block)
+        for (const char letter : {1, 0}) {
+            file.seekp(first + block * (1 << 20) + 77 * block);
+            file.put(letter);
+            file.flush();
+            const std::string expected = fmt::format("tensor 'w' is damaged: block {} of 11", block + 1);
+            EXPECT_TRUE(letter == 0 ? complaint(folder).empty() : contains(complaint(folder), expected)) << block;
+        }
 }
 
 TEST(CheckpointDamage, TruncatedMissingOrExchangedFilesAreFound) {

@@ -274,6 +274,15 @@ int ftruncate(int descriptor, off_t bytes) {
     return REAL(ftruncate)(descriptor, bytes);
 }
 
+int fallocate(int descriptor, int mode, off_t first, off_t bytes) {
+    if (is_ours(descriptor) && fails()) return -1;
+    return REAL(fallocate)(descriptor, mode, first, bytes);
+}
+
+int fallocate64(int descriptor, int mode, off64_t first, off64_t bytes) {
+    return fallocate(descriptor, mode, first, bytes);
+}
+
 int fsync(int descriptor) {
     if (is_ours(descriptor) && fails()) return -1;
     const int result = REAL(fsync)(descriptor);

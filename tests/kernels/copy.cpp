@@ -5,6 +5,9 @@
 #include "kernels/error.hpp"
 #include "tests/support/device.hpp"
 
+#include <algorithm>
+#include <vector>
+
 using namespace tessera;
 
 template <class Device> class Copy : public testing::Test {};
@@ -96,5 +99,24 @@ TYPED_TEST(Copy, MovesBlocksAtSteps) {
                 const bool moved = block < count && place < width;
                 ASSERT_EQ(y[i], moved ? x[2 + block * from_step + place] : before[i]) << i;
             }
+        }
+}
+
+// So large that it goes past the caches; where it begins and ends is not where a line does.
+TEST(Copy, LargeDownloadsToAnywhere) {
+    constexpr std::int64_t size = (1 << 20) + 37;
+    std::vector<std::int32_t> from(size + 32), to(size + 32);
+    for (std::size_t i = 0; i < from.size(); ++i)
+        from[i] = static_cast<std::int32_t>(i * 2654435761u);
+    for (const int threads : {1, 3})
+        for (const std::size_t begin : {0, 1, 15, 16, 17}) {
+            CpuStream stream(threads);
+            std::fill(to.begin(), to.end(), -1);
+            kernels::download(stream, ConstView(from.data() + 3, {size}, DType::i32),
+                              View(to.data() + begin, {size}, DType::i32));
+            const auto first = to.begin() + static_cast<std::ptrdiff_t>(begin);
+            EXPECT_TRUE(std::equal(first, first + size, from.begin() + 3)) << begin;
+            EXPECT_EQ(std::count(to.begin(), first, -1), static_cast<std::ptrdiff_t>(begin));
+            EXPECT_EQ(std::count(first + size, to.end(), -1), static_cast<std::ptrdiff_t>(32 - begin)) << begin;
         }
 }

@@ -77,7 +77,7 @@ def check_planted():
 
 def check_full_disk():
     fault = {"LD_PRELOAD": os.environ["TESSERA_FAULT_IO"], "FAULT_FOLDER": "full/checkpoints", "FAULT_RANK": "1",
-             "FAULT_AT": "40", "FAULT_KIND": "ENOSPC", "FAULT_ONCE": os.path.abspath("full.once")}
+             "FAULT_AT": "12", "FAULT_KIND": "ENOSPC", "FAULT_ONCE": os.path.abspath("full.once")}
     run = supervised.Supervised("full", "-n", 2, "--max-restarts", 1, "--restart-delay", 0, "training.steps=60", extra=fault)
     run.end(0)
     expect(run.said(), "was not saved: rank 1: cannot ", "No space left on device", "restart 1 of 1 in 0 s")
