@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 
 #include "core/data/options.hpp"
+#include "core/data/source_keys.hpp"
 #include "core/encoder_model.hpp"
 #include "core/evaluation_metrics.hpp"
 #include "core/extension.hpp"
@@ -52,6 +53,20 @@ std::vector<KeyInfo> known_keys() {
         key_info(data_random_crop),
         key_info(data_random_flip),
         key_info(data_reader),
+        key_info(source_files),
+        key_info(source_input_field),
+        key_info(source_label_column),
+        key_info(source_label_files),
+        key_info(source_name),
+        key_info(source_reader),
+        key_info(source_target_field),
+        key_info(source_target_files),
+        key_info(source_text_columns),
+        key_info(source_validation_files),
+        key_info(source_validation_fraction),
+        key_info(source_validation_label_files),
+        key_info(source_validation_target_files),
+        key_info(source_weight),
         key_info(data_synthetic_tokens),
         key_info(data_target_columns),
         key_info(data_target_field),

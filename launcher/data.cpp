@@ -2,6 +2,7 @@
 // `tessera data`: prepares a corpus, and looks into data as a run would read them.
 #include "core/config_catalog.hpp"
 #include "core/data/prepare.hpp"
+#include "core/data/utf8.hpp"
 #include "core/exit_codes.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
@@ -68,8 +69,9 @@ std::string field_text(const Field& field) {
     return fmt::format("{} {} {}", field.name, field.shape.text(), name_of(field.dtype));
 }
 
-// Reads samples [0, samples) of a split that are `spacing` apart; what the first holds, in `sample`.
-std::int64_t read_all(const Dataset& dataset, Split split, std::int64_t most, std::string& sample) {
+// Reads the samples of a part that are `spacing` apart; what the first holds, in `sample`.
+std::int64_t read_all(const Dataset& dataset, Split split, const SourcePart& part, std::int64_t most,
+                      std::string& sample) {
     std::vector<Buffer> buffers;
     std::vector<View> views;
     for (const Field& field : dataset.form().fields) {
@@ -77,8 +79,8 @@ std::int64_t read_all(const Dataset& dataset, Split split, std::int64_t most, st
         views.push_back({buffers.back().data(), field.shape, field.dtype});
     }
     std::int64_t read = 0;
-    for (std::int64_t i = 0; i < dataset.samples(split) && read < most; i += dataset.spacing(), ++read) {
-        dataset.read(split, i, views);
+    for (std::int64_t i = 0; i < part.samples && read < most; i += part.spacing, ++read) {
+        dataset.read(split, part.first + i, views);
         if (read > 0) continue;
         const auto shown = std::min<std::int64_t>(views[0].count(), 60);
         if (views[0].dtype == DType::i32 && dataset.tokenizer() != nullptr) {
@@ -99,6 +101,36 @@ void print_skipped(const Dataset& dataset) {
         fmt::print("left out {}, the first: {}\n", counted(skipped.count, skipped.kind), visible(skipped.first));
 }
 
+// A window may begin and end within a character.
+std::string readable(std::string_view text) {
+    std::string result;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::optional<CodePoint> found = read_code_point(text, at);
+        result += found ? text.substr(at, found->bytes) : "\uFFFD";
+        at += found ? found->bytes : 1;
+    }
+    return visible(result);
+}
+
+// Of each source, where there are several.
+void look_at_part(const Dataset& dataset, Split split, bool everything) {
+    std::vector<SourcePart> parts = dataset.sources(split);
+    double weights = 0;
+    for (const SourcePart& part : parts)
+        weights += part.weight;
+    const bool one = parts.empty();
+    if (one) parts = {{.name = "", .samples = dataset.samples(split), .spacing = dataset.spacing()}};
+    for (const SourcePart& part : parts) {
+        std::string sample;
+        const std::int64_t read = read_all(dataset, split, part, everything ? part.samples : 1, sample);
+        const bool training = split == Split::train;
+        fmt::print("{}{}: {} samples, of which {} were read{}\n", training ? "training" : "validation",
+                   one ? "" : fmt::format(", source '{}'", visible(part.name)), part.samples, read,
+                   one || !training ? "" : fmt::format("; {:.4g} % of a run's", 100 * part.weight / weights));
+        if (!everything && training) fmt::print("the first begins: {}\n", readable(sample));
+    }
+}
+
 int look_at_config(const Arguments& arguments, bool everything) {
     const std::vector<std::string>& words = arguments.words();
     const Config config = Config::load(words[1], {words.begin() + 2, words.end()}, known_keys());
@@ -108,14 +140,8 @@ int look_at_config(const Arguments& arguments, bool everything) {
         fmt::print("field {}\n", field_text(field));
     fmt::print("{}: {}\n", form.is_text() ? "vocabulary" : "classes", form.classes);
     if (dataset->tokenizer() != nullptr) fmt::print("tokenizer: {}\n", dataset->tokenizer()->kind());
-    for (const Split split : {Split::train, Split::validation}) {
-        const std::int64_t samples = dataset->samples(split);
-        std::string sample;
-        const std::int64_t read = read_all(*dataset, split, everything ? samples : 1, sample);
-        fmt::print("{}: {} samples, of which {} were read\n", split == Split::train ? "training" : "validation",
-                   samples, read);
-        if (!everything && split == Split::train) fmt::print("the first begins: {}\n", visible(sample));
-    }
+    for (const Split split : {Split::train, Split::validation})
+        look_at_part(*dataset, split, everything);
     print_skipped(*dataset);
     fmt::print("fingerprint: {}\n", dataset->fingerprint());
     if (everything) fmt::print("every sample is readable\n");

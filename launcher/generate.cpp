@@ -172,7 +172,7 @@ int run_generate(const Arguments& arguments, Process&) {
     const Config config = config_of(checkpoint, {});
     const std::string type = config.get(model_type);
     const bool writes = (type == "gpt" || type == "t5" || type == "layers") && reads_text(config);
-    const bool tells_logits = type == "bert" && config.get(data_reader) != "labelled" && arguments.has("logits");
+    const bool tells_logits = type == "bert" && reader_of(config) != "labelled" && arguments.has("logits");
     if (!writes && !tells_logits) config.refuse(model_type.name, "writes no text, as a language model does");
     if (arguments.has("ids") && arguments.has("prompt"))
         throw ConfigError("generate: --prompt or --ids, one at a time");

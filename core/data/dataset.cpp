@@ -2,6 +2,7 @@
 // The catalog of readers, and the split of what they read.
 #include "core/data/dataset.hpp"
 
+#include "core/data/mixed_sources.hpp"
 #include "core/data/readers.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -63,6 +64,7 @@ std::vector<std::string_view> reader_names() {
 }
 
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options) {
+    if (!options.sources.empty()) return open_mixed(options.sources);
     if (options.open) return options.open(options);
     return reader_named(options.reader).open(options);
 }

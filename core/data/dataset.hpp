@@ -19,6 +19,15 @@ namespace tessera {
 
 enum class Split { train, validation };
 
+// One of several sources of a dataset: its samples are [first, first + samples).
+struct SourcePart {
+    std::string name;
+    double weight = 1; // its share of the samples to train on, before all add up to 1
+    std::int64_t first = 0, samples = 0;
+    std::int64_t spacing = 1;
+    SampleBlocks blocks{};
+};
+
 // All calls are thread-safe. A language model's sample is a window: "tokens" (T) are T tokens from any start, "targets"
 // (T) the same one token later.
 class Dataset {
@@ -38,13 +47,16 @@ public:
     // How separate samples of `split` lie: what is stored in pieces is read piece by piece (sample_order.hpp).
     virtual SampleBlocks blocks(Split) const { return {}; }
 
+    // Those that are mixed (mixed_sources.hpp); empty: there is one, of which the two above tell.
+    virtual std::vector<SourcePart> sources(Split) const { return {}; }
+
     // What data.on_error = "skip" has left out.
     virtual std::vector<SkippedRecords> skipped() const { return {}; }
 
     virtual const Tokenizer* tokenizer() const = 0; // null when the data has none; lives as long as the dataset
 
-    // What a pixel of 0 is in the images that `read` gives.
-    virtual float black() const { return 0; }
+    // What a pixel of 0 is in this image to train on, as `read` gives it.
+    virtual float black(std::int64_t) const { return 0; }
 
     // xxh3-128 (32 hex digits) of all content, the splits and the vocabulary: "has the data changed?". The first call
     // reads everything (memory speed, or the disk's), the next ones remember.
@@ -52,6 +64,7 @@ public:
 };
 
 struct DatasetOptions;
+struct SourceOptions;
 using OpenDataset = std::function<std::unique_ptr<Dataset>(const DatasetOptions&)>;
 
 struct DatasetOptions {
@@ -108,6 +121,15 @@ struct DatasetOptions {
     OpenDataset open{}; // a reader that is not built in (core/extension.hpp); empty: `reader`
 
     std::int64_t classes = 0; // hdf5, idx, image_folder, tables, labelled: to expect; 0: as many as the data have
+
+    std::vector<SourceOptions> sources; // to mix; empty: what is said above is the one
+};
+
+struct SourceOptions {
+    std::string name;  // no two have the same
+    double weight = 1; // above 0
+    std::string where; // for messages, "mix.toml:14:1"
+    DatasetOptions data;
 };
 
 std::vector<std::string_view> reader_names(); // built in

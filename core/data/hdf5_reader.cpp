@@ -56,7 +56,7 @@ public:
     SampleBlocks blocks(Split) const override { return blocks_; }
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
-    float black() const override { return static_cast<float>(-means_[0] * factors_[0]); }
+    float black(std::int64_t) const override { return static_cast<float>(-means_[0] * factors_[0]); }
 
     void read(Split split, std::int64_t sample, std::span<const View> views) const override {
         const Part& from = part(split);

@@ -139,7 +139,7 @@ public:
     std::int64_t samples(Split split) const override { return part(split).count(); }
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
-    float black() const override { return static_cast<float>(-mean_ * factor_); }
+    float black(std::int64_t) const override { return static_cast<float>(-mean_ * factor_); }
 
     void read(Split split, std::int64_t sample, std::span<const View> views) const override {
         const ImageList& from = part(split);
@@ -227,6 +227,7 @@ std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options) {
     if (parts[0].count() == 0) throw DataError(fmt::format("{}: no image is left to train on", roots[0]));
     const Shape shape{options.image_shape[0], options.image_shape[1], options.image_shape[2]};
     SampleForm form{{{"image", shape, DType::f32}, {"label", {}, DType::i32}}, std::max(count, options.classes)};
+    form.class_names = classes;
     return std::make_unique<ImageFolder>(std::move(form), std::move(parts), errors.skipped());
 }
 

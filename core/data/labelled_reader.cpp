@@ -101,6 +101,8 @@ public:
             throw DataError(fmt::format("{}: no text is left to train on", options.files[0]));
         form_ = labelled_form(options.sequence_length,
                               std::max(static_cast<std::int64_t>(numbers_.size()), options.classes), marks_);
+        for (const auto& [label, number] : numbers_)
+            form_.class_names.push_back(label);
     }
 
     const SampleForm& form() const override { return form_; }

@@ -102,10 +102,10 @@ void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) 
             std::byte* rows = static_cast<std::byte*>(slot_view(number, f).memory());
             views[f] = View(rows + field_bytes(fields_[f], row), fields_[f].shape, fields_[f].dtype);
         }
-        const std::int64_t index = first_row + row, sample = order_.sample(index);
-        dataset_.read(options_.split, sample, views);
+        const SampleOrder::Place place = order_.place(first_row + row);
+        dataset_.read(options_.split, place.sample, views);
         if (options_.augmentation.changes())
-            options_.augmentation.apply(index / order_.per_epoch(), sample, dataset_.black(), views[0], room_);
+            options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], room_);
     }
 }
 

@@ -3,6 +3,7 @@
 // unread.
 #include "core/data/options.hpp"
 
+#include "core/data/source_keys.hpp"
 #include "core/extension.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -16,184 +17,221 @@ namespace {
 
 bool is_table(std::string_view reader) { return reader == "csv" || reader == "tsv" || reader == "arff"; }
 
-std::int64_t at_least_0(const Config& config, const Key<std::int64_t>& key) {
-    const std::int64_t value = config.get(key);
-    if (value < 0) config.refuse(key.name, "must be at least 0");
+std::int64_t at_least_0(const DataKeys& keys, const Key<std::int64_t>& key) {
+    const std::int64_t value = keys.get(key);
+    if (value < 0) keys.refuse(key.name, "must be at least 0");
     return value;
 }
 
 constexpr std::int64_t most_of_a_sample = 1 << 24;
 
-std::int64_t count_in(const Config& config, const Key<std::int64_t>& key) {
-    const std::int64_t value = config.get(key);
+std::int64_t count_in(const DataKeys& keys, const Key<std::int64_t>& key) {
+    const std::int64_t value = keys.get(key);
     if (value < 0 || value > most_of_a_sample)
-        config.refuse(key.name, fmt::format("must be from 0 to {}", most_of_a_sample));
+        keys.refuse(key.name, fmt::format("must be from 0 to {}", most_of_a_sample));
     return value;
 }
 
-void read_shape_of_images(const Config& config, DatasetOptions& options) {
-    options.image_shape = config.get(data_image_shape);
+void read_shape_of_images(const DataKeys& keys, DatasetOptions& options) {
+    options.image_shape = keys.get(data_image_shape);
     const auto fits = [](std::int64_t size) { return size > 0 && size <= 65536; };
     if (!options.image_shape.empty() &&
         (options.image_shape.size() != 3 || !std::ranges::all_of(options.image_shape, fits)))
-        config.refuse(data_image_shape.name, "expected [height, width, channels], each from 1 to 65536");
-    options.classes = count_in(config, data_classes);
+        keys.refuse(data_image_shape.name, "expected [height, width, channels], each from 1 to 65536");
+    options.classes = count_in(keys, data_classes);
 }
 
-void read_folder_keys(const Config& config, DatasetOptions& options) {
-    read_shape_of_images(config, options);
+void read_folder_keys(const DataKeys& keys, DatasetOptions& options) {
+    read_shape_of_images(keys, options);
     if (options.image_shape.empty())
-        config.refuse(data_image_shape.name, "say [height, width, channels]: images are cut and scaled to it");
+        keys.refuse(data_image_shape.name, "say [height, width, channels]: images are cut and scaled to it");
     if (options.image_shape[2] != 1 && options.image_shape[2] != 3)
-        config.refuse(data_image_shape.name, "channels of image folders are 1, brightness, or 3, colours");
+        keys.refuse(data_image_shape.name, "channels of image folders are 1, brightness, or 3, colours");
 }
 
-void read_image_keys(const Config& config, DatasetOptions& options) {
-    options.label_files = config.get(data_label_files);
-    options.validation_label_files = config.get(data_validation_label_files);
-    if (options.label_files.empty()) config.refuse(data_label_files.name, "names no file of labels");
+void read_image_keys(const DataKeys& keys, DatasetOptions& options) {
+    options.label_files = keys.get(data_label_files);
+    options.validation_label_files = keys.get(data_validation_label_files);
+    if (options.label_files.empty()) keys.refuse(data_label_files.name, "names no file of labels");
     if (!options.validation_files.empty() && options.validation_label_files.empty())
-        config.refuse(data_validation_label_files.name, "names no file of labels");
-    read_shape_of_images(config, options);
+        keys.refuse(data_validation_label_files.name, "names no file of labels");
+    read_shape_of_images(keys, options);
 }
 
-void read_hdf5_keys(const Config& config, DatasetOptions& options) {
-    options.input_field = config.get(data_input_field);
-    options.target_field = config.get(data_target_field);
-    options.validation_input_field = config.get(data_validation_input_field);
-    options.validation_target_field = config.get(data_validation_target_field);
-    if (options.input_field.empty()) config.refuse(data_input_field.name, "names no dataset of samples");
-    if (options.target_field.empty()) config.refuse(data_target_field.name, "names no dataset of what is to be found");
+void read_hdf5_keys(const DataKeys& keys, DatasetOptions& options) {
+    options.input_field = keys.get(data_input_field);
+    options.target_field = keys.get(data_target_field);
+    options.validation_input_field = keys.get(data_validation_input_field);
+    options.validation_target_field = keys.get(data_validation_target_field);
+    if (options.input_field.empty()) keys.refuse(data_input_field.name, "names no dataset of samples");
+    if (options.target_field.empty()) keys.refuse(data_target_field.name, "names no dataset of what is to be found");
     if (options.input_field == options.target_field)
-        config.refuse(data_target_field.name, "is what data.input_field names, too");
+        keys.refuse(data_target_field.name, "is what data.input_field names, too");
     if (options.validation_files.empty() &&
         options.validation_input_field.empty() != options.validation_target_field.empty())
-        config.refuse(options.validation_input_field.empty() ? data_validation_input_field.name
-                                                             : data_validation_target_field.name,
-                      "names no dataset: those to evaluate on come in a pair");
-    const std::int64_t mebibytes = config.get(data_cache);
-    if (mebibytes < 1 || mebibytes > 1 << 20) config.refuse(data_cache.name, "must be from 1 to 1048576");
+        keys.refuse(options.validation_input_field.empty() ? data_validation_input_field.name
+                                                           : data_validation_target_field.name,
+                    "names no dataset: those to evaluate on come in a pair");
+    const std::int64_t mebibytes = keys.get(data_cache);
+    if (mebibytes < 1 || mebibytes > 1 << 20) keys.refuse(data_cache.name, "must be from 1 to 1048576");
     options.cache_bytes = mebibytes << 20;
-    read_shape_of_images(config, options);
-    options.features = count_in(config, data_features);
+    read_shape_of_images(keys, options);
+    options.features = count_in(keys, data_features);
     if (options.features > 0 && !options.image_shape.empty())
-        config.refuse(data_features.name, "is for samples that are no images, and data.image_shape is given");
+        keys.refuse(data_features.name, "is for samples that are no images, and data.image_shape is given");
 }
 
-void read_table_keys(const Config& config, DatasetOptions& options) {
-    if (options.reader == "csv") options.delimiter = config.get(data_delimiter);
+void read_table_keys(const DataKeys& keys, DatasetOptions& options) {
+    if (options.reader == "csv") options.delimiter = keys.get(data_delimiter);
     if (options.reader == "tsv") options.delimiter = "\t";
-    if (options.reader != "arff") options.header = config.get(data_header);
-    if (options.reader != "arff") options.category_columns = config.get(data_category_columns);
-    const std::string lacking = config.get(data_missing);
+    if (options.reader != "arff") options.header = keys.get(data_header);
+    if (options.reader != "arff") options.category_columns = keys.get(data_category_columns);
+    const std::string lacking = keys.get(data_missing);
     if (lacking != "stop" && lacking != "mean")
-        config.refuse(data_missing.name, no_such_name("choice", lacking, {"mean", "stop"}));
+        keys.refuse(data_missing.name, no_such_name("choice", lacking, {"mean", "stop"}));
     options.missing_mean = lacking == "mean";
-    options.label_column = config.get(data_label_column);
-    options.targets = config.get(data_target_columns);
-    options.features = count_in(config, data_features);
+    options.label_column = keys.get(data_label_column);
+    options.targets = keys.get(data_target_columns);
+    options.features = count_in(keys, data_features);
     if (options.label_column.empty() == options.targets.empty())
-        config.refuse(data_label_column.name, "say what is to be found: data.label_column, a category, or "
-                                              "data.target_columns, numbers");
-    if (!options.label_column.empty()) options.classes = count_in(config, data_classes);
+        keys.refuse(data_label_column.name, "say what is to be found: data.label_column, a category, or "
+                                            "data.target_columns, numbers");
+    if (!options.label_column.empty()) options.classes = count_in(keys, data_classes);
 }
 
-void read_labelled_keys(const Config& config, DatasetOptions& options) {
-    options.delimiter = config.get(data_delimiter);
-    options.header = config.get(data_header);
-    options.label_column = config.get(data_label_column);
-    options.text_columns = config.get(data_text_columns);
-    options.classes = count_in(config, data_classes);
-    if (options.label_column.empty()) config.refuse(data_label_column.name, "names no column of labels");
+void read_labelled_keys(const DataKeys& keys, DatasetOptions& options) {
+    options.delimiter = keys.get(data_delimiter);
+    options.header = keys.get(data_header);
+    options.label_column = keys.get(data_label_column);
+    options.text_columns = keys.get(data_text_columns);
+    options.classes = count_in(keys, data_classes);
+    if (options.label_column.empty()) keys.refuse(data_label_column.name, "names no column of labels");
     if (options.text_columns.empty() || options.text_columns.size() > 2)
-        config.refuse(data_text_columns.name, "names no column, or more than two");
+        keys.refuse(data_text_columns.name, "names no column, or more than two");
 }
 
 // Whether texts are read, and so tokenised, here.
 bool tokenises(const std::string& reader) { return reader == "text" || reader == "pairs" || reader == "labelled"; }
 
-void read_text_keys(const Config& config, DatasetOptions& options) {
-    const std::string file = config.get(data_tokenizer_file);
+void read_text_keys(const DataKeys& keys, DatasetOptions& options) {
+    const std::string file = keys.get(data_tokenizer_file);
     if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = Tokenizer::open(file)->save();
     if (!file.empty() && tokenises(options.reader)) return;
     if (tokenises(options.reader)) {
-        options.tokenizer.kind = config.get(data_tokenizer);
-        options.tokenizer.vocabulary_size = config.get(data_vocabulary);
+        options.tokenizer.kind = keys.get(data_tokenizer);
+        options.tokenizer.vocabulary_size = keys.get(data_vocabulary);
     } else {
-        options.token_vocabulary = config.get(data_vocabulary);
+        options.token_vocabulary = keys.get(data_vocabulary);
     }
 }
 
-const ReaderType* added_reader(const Config& config) {
+const ReaderType* added_reader(const DataKeys& keys) {
     const std::vector<ReaderType>& added = extension().readers;
-    const auto found = std::ranges::find(added, config.get(data_reader), &ReaderType::name);
+    const auto found = std::ranges::find(added, keys.get(data_reader), &ReaderType::name);
     return found == added.end() ? nullptr : &*found;
 }
 
-void read_pair_keys(const Config& config, DatasetOptions& options) {
-    options.target_files = config.get(data_target_files);
+void read_pair_keys(const DataKeys& keys, DatasetOptions& options) {
+    options.target_files = keys.get(data_target_files);
     if (options.target_files.empty()) {
-        options.pair_separator = config.get(data_pair_separator);
-        if (options.pair_separator.empty()) config.refuse(data_pair_separator.name, "is empty");
+        options.pair_separator = keys.get(data_pair_separator);
+        if (options.pair_separator.empty()) keys.refuse(data_pair_separator.name, "is empty");
     } else if (!options.validation_files.empty()) {
-        options.validation_target_files = config.get(data_validation_target_files);
-        if (options.validation_target_files.empty()) config.refuse(data_validation_target_files.name, "names no file");
+        options.validation_target_files = keys.get(data_validation_target_files);
+        if (options.validation_target_files.empty()) keys.refuse(data_validation_target_files.name, "names no file");
     }
-    options.target_length = count_in(config, data_target_length);
+    options.target_length = count_in(keys, data_target_length);
+}
+
+// Whether samples of this reader are texts, or windows of one.
+bool reads_text(const DataKeys& keys) {
+    const std::string reader = keys.get(data_reader);
+    return added_reader(keys) == nullptr && !is_table(reader) && reader != "hdf5" && reader != "idx" &&
+           reader != "image_folder";
+}
+
+void check_reader(const DataKeys& keys, const std::string& reader) {
+    std::vector<std::string_view> names = reader_names();
+    if (std::ranges::find(names, reader) != names.end()) return;
+    for (const ReaderType& added : extension().readers)
+        names.push_back(added.name);
+    keys.refuse(data_reader.name, no_such_name("reader", reader, names));
+}
+
+void read_keys_of_reader(const DataKeys& keys, DatasetOptions& options) {
+    if (options.reader == "pairs") read_pair_keys(keys, options);
+    if (options.reader == "labelled") read_labelled_keys(keys, options);
+    if (options.reader == "hdf5")
+        read_hdf5_keys(keys, options);
+    else if (options.reader == "idx")
+        read_image_keys(keys, options);
+    else if (options.reader == "image_folder")
+        read_folder_keys(keys, options);
+    else if (is_table(options.reader))
+        read_table_keys(keys, options);
+    else
+        read_text_keys(keys, options);
+}
+
+DatasetOptions options_of(const DataKeys& keys, std::int64_t sequence_length, std::uint64_t seed,
+                          const std::string& tokenizer_json) {
+    DatasetOptions options;
+    options.reader = keys.get(data_reader);
+    options.sequence_length = sequence_length;
+    options.tokenizer_json = tokenizer_json;
+    options.seed = seed;
+    options.validation_fraction = keys.get(data_validation_fraction);
+    if (!(options.validation_fraction >= 0 && options.validation_fraction < 1))
+        keys.refuse(data_validation_fraction.name, "must be at least 0 and below 1");
+    if (reads_text(keys)) at_least_0(keys, data_vocabulary);
+    if (const ReaderType* added = added_reader(keys)) {
+        options.open = added->read(keys.config());
+        return options;
+    }
+    check_reader(keys, options.reader);
+    if (options.reader == "synthetic") {
+        options.synthetic_tokens = keys.get(data_synthetic_tokens);
+        if (keys.get(data_vocabulary) > 0) options.synthetic_vocabulary = keys.get(data_vocabulary);
+        return options;
+    }
+    options.files = keys.get(data_files);
+    options.validation_files = keys.get(data_validation_files);
+    if (options.files.empty()) keys.refuse(data_files.name, "names no file to train on");
+    const std::string on_error = keys.get(data_on_error);
+    if (on_error != "stop" && on_error != "skip")
+        keys.refuse(data_on_error.name, no_such_name("choice", on_error, {"skip", "stop"}));
+    options.skip_errors = on_error == "skip";
+    read_keys_of_reader(keys, options);
+    return options;
+}
+
+void check_mix(const Config& config) {
+    for (const auto& key : {data_files, data_validation_files, data_label_files, data_validation_label_files,
+                            data_target_files, data_validation_target_files})
+        if (!config.get(key).empty()) config.refuse(key.name, "each of the tables [[data.sources]] has its own");
+    if (config.get(data_order) == "stream")
+        config.refuse(data_order.name,
+                      "goes on with one text from step to step, and there are several [[data.sources]]");
 }
 
 } // namespace
 
-bool reads_text(const Config& config) {
-    const std::string reader = config.get(data_reader);
-    return added_reader(config) == nullptr && !is_table(reader) && reader != "hdf5" && reader != "idx" &&
-           reader != "image_folder";
-}
+bool reads_text(const Config& config) { return reads_text(sources_in(config).front()); }
+
+std::string reader_of(const Config& config) { return sources_in(config).front().get(data_reader); }
 
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
                                const std::string& tokenizer_json) {
+    const std::vector<DataKeys> sources = sources_in(config);
+    if (!sources.front().is_source()) return options_of(sources.front(), sequence_length, seed, tokenizer_json);
+    check_mix(config);
     DatasetOptions options;
-    options.reader = config.get(data_reader);
-    options.sequence_length = sequence_length;
-    options.tokenizer_json = tokenizer_json;
-    options.seed = seed;
-    options.validation_fraction = config.get(data_validation_fraction);
-    if (!(options.validation_fraction >= 0 && options.validation_fraction < 1))
-        config.refuse(data_validation_fraction.name, "must be at least 0 and below 1");
-    if (reads_text(config)) at_least_0(config, data_vocabulary);
-    if (const ReaderType* added = added_reader(config)) {
-        options.open = added->read(config);
-        return options;
+    for (const DataKeys& source : sources) {
+        const std::uint64_t own_seed = seed + options.sources.size(); // synthetic ones differ
+        options.sources.push_back({source.name(), source.weight(), source.where(),
+                                   options_of(source, sequence_length, own_seed, tokenizer_json)});
+        source.refuse_unread();
     }
-    if (std::vector<std::string_view> names = reader_names(); std::ranges::find(names, options.reader) == names.end()) {
-        for (const ReaderType& added : extension().readers)
-            names.push_back(added.name);
-        config.refuse(data_reader.name, no_such_name("reader", options.reader, names));
-    }
-    if (options.reader == "synthetic") {
-        options.synthetic_tokens = config.get(data_synthetic_tokens);
-        if (config.get(data_vocabulary) > 0) options.synthetic_vocabulary = config.get(data_vocabulary);
-        return options;
-    }
-    options.files = config.get(data_files);
-    options.validation_files = config.get(data_validation_files);
-    if (options.files.empty()) config.refuse(data_files.name, "names no file to train on");
-    const std::string on_error = config.get(data_on_error);
-    if (on_error != "stop" && on_error != "skip")
-        config.refuse(data_on_error.name, no_such_name("choice", on_error, {"skip", "stop"}));
-    options.skip_errors = on_error == "skip";
-    if (options.reader == "pairs") read_pair_keys(config, options);
-    if (options.reader == "labelled") read_labelled_keys(config, options);
-    if (options.reader == "hdf5")
-        read_hdf5_keys(config, options);
-    else if (options.reader == "idx")
-        read_image_keys(config, options);
-    else if (options.reader == "image_folder")
-        read_folder_keys(config, options);
-    else if (is_table(options.reader))
-        read_table_keys(config, options);
-    else
-        read_text_keys(config, options);
     return options;
 }
 
@@ -216,25 +254,42 @@ Augmentation augmentation_in(const Config& config, const SampleForm& form, std::
 SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,
                                  std::int64_t streams) {
     const bool training = split == Split::train;
-    return {.kind = training      ? config.get(data_order)
-                    : streams > 0 ? "stream"
-                                  : "sequential",
-            .seed = seed,
-            .samples = dataset.samples(split),
-            .window = dataset.spacing(),
-            .streams = std::max<std::int64_t>(streams, 1),
-            .blocks = dataset.blocks(split)};
+    SampleOrderOptions options{.kind = training      ? config.get(data_order)
+                                       : streams > 0 ? "stream"
+                                                     : "sequential",
+                               .seed = seed};
+    const std::vector<SourcePart> sources = dataset.sources(split);
+    if (sources.empty()) {
+        options.samples = dataset.samples(split);
+        options.window = dataset.spacing();
+        options.streams = std::max<std::int64_t>(streams, 1);
+        options.blocks = dataset.blocks(split);
+        return options;
+    }
+    std::vector<double> weights;
+    for (const SourcePart& source : sources)
+        weights.push_back(source.weight);
+    const std::vector<std::int64_t> whole = whole_weights(weights);
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+        const SourcePart& source = sources[i];
+        if (!training && source.samples == 0) continue;
+        const std::int64_t windows = (source.samples - 1) / source.spacing + 1;
+        options.sources.push_back(
+            {source.name, training ? whole[i] : windows, source.first, source.samples, source.spacing, source.blocks});
+    }
+    return options;
 }
 
 std::optional<SampleForm> form_without_data(const Config& config, std::int64_t sequence_length) {
-    const std::string reader = config.get(data_reader);
+    const DataKeys keys = sources_in(config).front();
+    const std::string reader = keys.get(data_reader);
     if (reader == "pairs" || reader == "labelled") return std::nullopt; // marks may be ids of their own
-    if (reads_text(config)) {
+    if (reads_text(keys)) {
         const std::int64_t vocabulary = vocabulary_without_data(config);
         return vocabulary == 0 ? std::nullopt : std::optional(text_form(sequence_length, vocabulary));
     }
-    if (added_reader(config) != nullptr) return std::nullopt;
-    const DatasetOptions options = dataset_options(config, 0, 0, {});
+    if (added_reader(keys) != nullptr) return std::nullopt;
+    const DatasetOptions options = options_of(keys, 0, 0, {});
     const Field label{"label", {}, DType::i32};
     const bool images = options.reader == "hdf5" && !options.image_shape.empty();
     if (options.reader == "idx" || options.reader == "image_folder" || images) {
@@ -249,7 +304,7 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
 }
 
 std::int64_t vocabulary_without_data(const Config& config) {
-    const std::string reader = config.get(data_reader);
+    const std::string reader = reader_of(config);
     const std::int64_t said = config.get(data_vocabulary);
     if (reader == "synthetic") return said > 0 ? said : DatasetOptions().synthetic_vocabulary;
     const std::string file = config.get(data_tokenizer_file);
@@ -261,9 +316,12 @@ std::int64_t vocabulary_without_data(const Config& config) {
 }
 
 bool has_validation(const Config& config) {
-    const bool files = config.get(data_reader) != "synthetic" && !config.get(data_validation_files).empty();
-    const bool fields = config.get(data_reader) == "hdf5" && !config.get(data_validation_input_field).empty();
-    return files || fields || config.get(data_validation_fraction) > 0;
+    return std::ranges::any_of(sources_in(config), [](const DataKeys& keys) {
+        const std::string reader = keys.get(data_reader);
+        const bool files = reader != "synthetic" && !keys.get(data_validation_files).empty();
+        const bool fields = reader == "hdf5" && !keys.get(data_validation_input_field).empty();
+        return files || fields || keys.get(data_validation_fraction) > 0;
+    });
 }
 
 } // namespace tessera

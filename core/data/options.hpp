@@ -92,8 +92,10 @@ inline constexpr Key<bool> data_random_flip{"data.random_flip", false,
 inline constexpr Key<std::int64_t> data_cutout{
     "data.cutout", 0, "images to train on: a square of so many pixels around a random one is grey; 0: none"};
 
-// Whether samples are windows of a text, so many tokens long, or come one by one.
+// Whether samples are windows of a text, so many tokens long, or come one by one. Sources that are mixed are alike.
 bool reads_text(const Config& config);
+// data.reader, or that of the first of several sources.
+std::string reader_of(const Config& config);
 
 // `sequence_length`: of text alone. `tokenizer_json`: the tokenizer of a checkpoint, or empty to train one.
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,

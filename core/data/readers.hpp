@@ -19,4 +19,8 @@ TokenRuns read_synthetic(const DatasetOptions& options, RecordErrors& errors);
 TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors);
 TokenRuns read_token_files(const DatasetOptions& options, RecordErrors& errors);
 
+// One for the texts of all these files.
+std::unique_ptr<Tokenizer> tokenizer_of_texts(const TokenizerOptions& options, const std::vector<std::string>& patterns,
+                                              bool skip_errors);
+
 } // namespace tessera

@@ -39,6 +39,9 @@ struct SampleForm {
 
     std::vector<double> target_means{}; // of numbers, in the data to train on; empty: not known
 
+    // Where they have some: what each number of the first field stands for, and each label.
+    std::vector<std::string> feature_names{}, class_names{};
+
     bool is_text() const { return unit == "token"; }
     bool is_labelled_text() const { return !is_text() && marks.vocabulary > 0; }
 };

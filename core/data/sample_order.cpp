@@ -53,6 +53,10 @@ SampleOrder::SampleOrder(const SampleOrderOptions& options)
     if (name == kind_names.end())
         throw ConfigError(no_such_name("sample order", options.kind, {kind_names.begin(), kind_names.end()}));
     kind_ = static_cast<Kind>(name - kind_names.begin());
+    if (!options.sources.empty()) {
+        mix(options);
+        return;
+    }
     if (samples_ < 1) throw DataError("there are no samples to put in order: this part of the data is empty");
     if (window_ < 1) throw InternalError(fmt::format("sample order: a window of {} tokens", window_));
     if (streams_ < 1) throw InternalError(fmt::format("sample order: {} streams", streams_));
@@ -71,8 +75,45 @@ SampleOrder::SampleOrder(const SampleOrderOptions& options)
                                            : std::max<std::int64_t>(1, samples_ / window_);
 }
 
+void SampleOrder::mix(const SampleOrderOptions& options) {
+    if (kind_ == Kind::stream) throw InternalError("sample order: streams of several sources");
+    std::vector<std::int64_t> weights;
+    for (const OrderedSource& source : options.sources) {
+        const auto words = random_words(random_key(seed_, source.name), 0, 0);
+        of_sources_.push_back(SampleOrder({.kind = options.kind,
+                                           .seed = std::uint64_t{words[1]} << 32 | words[0],
+                                           .samples = source.samples,
+                                           .window = source.window,
+                                           .blocks = source.blocks}));
+        weights.push_back(source.weight);
+        first_samples_.push_back(source.first);
+        per_epoch_ += of_sources_.back().per_epoch();
+    }
+    mix_.emplace(std::move(weights));
+}
+
+SampleOrder::Place SampleOrder::place(std::int64_t index) const {
+    if (!mix_) return {sample(index), index / per_epoch_, 0};
+    const auto [source, number] = mix_->place(index);
+    const SampleOrder& order = of_sources_[source];
+    return {first_samples_[source] + order.sample(number), number / order.per_epoch_, source};
+}
+
+std::vector<SampleOrder::Progress> SampleOrder::progress(std::int64_t samples) const {
+    const auto of = [](std::int64_t count, const SampleOrder& order) {
+        return Progress{count, static_cast<double>(count) / static_cast<double>(order.per_epoch_)};
+    };
+    if (!mix_) return {of(samples, *this)};
+    std::vector<Progress> all;
+    const std::vector<std::int64_t> counts = mix_->counts(samples);
+    for (std::size_t i = 0; i < counts.size(); ++i)
+        all.push_back(of(counts[i], of_sources_[i]));
+    return all;
+}
+
 std::int64_t SampleOrder::sample(std::int64_t index) const {
     if (index < 0) throw InternalError(fmt::format("sample order: index {}", index));
+    if (mix_) return place(index).sample;
     switch (kind_) {
     case Kind::random:
         return static_cast<std::int64_t>(random_below(random_key(seed_, "random order"),

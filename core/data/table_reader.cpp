@@ -220,9 +220,23 @@ void list_categories(const Table& train, const std::string& data, Columns& colum
     }
 }
 
+// "weight", and of a category a name for each number: "colour=red".
+std::vector<std::string> feature_names(const Columns& columns) {
+    std::vector<std::string> names;
+    for (const std::size_t column : columns.features) {
+        const auto categories = columns.categories.find(column);
+        if (categories == columns.categories.end())
+            names.push_back(columns.names[column]);
+        else
+            for (const std::string& category : categories->second)
+                names.push_back(fmt::format("{}={}", columns.names[column], category));
+    }
+    return names;
+}
+
 // Features side by side in the order of the columns: a number as it is, a category as one number for each that there
-// is, 1 or 0; a missing one is 0 everywhere, as one is that the training data do not have. Returns how many there are.
-std::int64_t lay_out(Table& table, const Columns& columns) {
+// is, 1 or 0; a missing one is 0 everywhere, as one is that the training data do not have.
+void lay_out(Table& table, const Columns& columns) {
     const std::vector<float> numbers = std::move(std::get<std::vector<float>>(table.arrays.inputs));
     std::vector<float> all;
     std::size_t next = 0;
@@ -237,13 +251,7 @@ std::int64_t lay_out(Table& table, const Columns& columns) {
             for (const std::string& category : columns.categories.at(column))
                 all.push_back(category == words->second[sample] ? 1.0f : 0.0f);
         }
-    std::int64_t width = 0;
-    for (const std::size_t column : columns.features) {
-        const auto categories = columns.categories.find(column);
-        width += categories == columns.categories.end() ? 1 : static_cast<std::int64_t>(categories->second.size());
-    }
     table.arrays.inputs = std::move(all);
-    return width;
 }
 
 // Missing numbers become the mean of those that the training data have.
@@ -323,13 +331,16 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
     if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
     if (validation.arrays.count == 0) validation = cut_off(train, options.validation_fraction);
     list_categories(train, options.files[0], columns);
-    const std::int64_t width = lay_out(train, columns);
+    lay_out(train, columns);
     lay_out(validation, columns);
+    std::vector<std::string> names = feature_names(columns);
+    const auto width = static_cast<std::int64_t>(names.size());
     if (options.features > 0 && options.features != width)
         throw DataError(
             fmt::format("{}: {} features, data.features says {}", options.files[0], width, options.features));
     fill_missing({&train, &validation}, width);
     SampleForm form{{{"features", {width}, DType::f32}}};
+    form.feature_names = std::move(names);
     if (columns.targets.empty()) {
         std::map<std::string, std::int32_t> numbers;
         if (const auto listed = columns.categories.find(columns.label); listed != columns.categories.end())
@@ -339,6 +350,9 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
             for (const auto& [label, place] : train.first_seen)
                 numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
         form.classes = static_cast<std::int64_t>(numbers.size());
+        form.class_names.resize(numbers.size());
+        for (const auto& [label, number] : numbers)
+            form.class_names[static_cast<std::size_t>(number)] = label;
         if (options.classes > 0 && form.classes > options.classes)
             throw ConfigError(fmt::format("{}: column '{}' has {} labels, data.classes says {}", options.files[0],
                                           options.label_column, form.classes, options.classes));

@@ -39,6 +39,18 @@ TokenRun encode_texts(const std::vector<NamedText>& texts, TokenRuns& runs) {
 
 } // namespace
 
+std::unique_ptr<Tokenizer> tokenizer_of_texts(const TokenizerOptions& options, const std::vector<std::string>& patterns,
+                                              bool skip_errors) {
+    RecordErrors errors(skip_errors); // counted by who reads them to train on
+    std::vector<MappedFile> files;
+    for (const std::string& path : matching_paths(patterns))
+        errors.attempt("file", [&] { files.emplace_back(path); });
+    std::vector<NamedText> texts;
+    for (const MappedFile& file : files)
+        texts.push_back({file.path(), file.text()});
+    return train_tokenizer(options, texts);
+}
+
 TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors) {
     if (options.files.empty()) throw ConfigError("the reader 'text' needs files, none are given");
     std::vector<MappedFile> files;

@@ -37,7 +37,7 @@ SampleForm form_of(const WeightSource& source, const Config& config) {
     const std::optional<std::int64_t> vocabulary = source.vocabulary();
     if (!vocabulary) throw ConfigError(fmt::format("{} has no token table 'embedding.weight'", source.path()));
     if (config.get(training_sequence) < 1) config.refuse(training_sequence.name, "must be at least 1");
-    if (config.get(data_reader) == "labelled") {
+    if (reader_of(config) == "labelled") {
         if (config.get(data_classes) < 1) config.refuse(data_classes.name, "say how many labels there are");
         const auto mark = [&](const Key<std::int64_t>& key) { return static_cast<std::int32_t>(config.get(key)); };
         return labelled_form(

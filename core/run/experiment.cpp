@@ -85,7 +85,7 @@ std::int64_t count_evaluation_batches(const Config& config, const Dataset& datas
     const std::int64_t most = config.get(evaluate_batches);
     const std::int64_t samples = dataset.samples(Split::validation);
     if (samples == 0) return 0;
-    const std::int64_t windows = (samples - 1) / dataset.spacing() + 1;
+    const std::int64_t windows = SampleOrder(order_options(config, dataset, Split::validation, 0, 0)).per_epoch();
     std::int64_t batches = windows / sizes.batch;
     if (most > 0) batches = std::min(batches, most);
     if (batches == 0)

@@ -2,6 +2,7 @@
 // Formats records and keeps RUN/metrics.jsonl. The only file here that includes nlohmann/json.
 #include "core/run/metrics.hpp"
 
+#include "core/run/source_counts.hpp"
 #include "core/visible.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
@@ -241,6 +242,16 @@ void Metrics::skipped(std::int64_t step, std::string_view kind, std::int64_t cou
     const Json json{
         {"kind", "skipped"}, {"step", step}, {"records", kind}, {"count", count}, {"first", visible(first)}};
     write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void Metrics::sources(std::int64_t step, const std::vector<SourceCount>& counts) {
+    Json json{{"kind", "sources"}, {"step", step}, {"sources", Json::array()}};
+    for (const SourceCount& count : counts)
+        json["sources"].push_back(Json{{"name", visible(count.name)},
+                                       {"samples", count.samples},
+                                       {"units", count.units},
+                                       {"epochs", count.epochs}});
+    file_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
 }
 
 double Metrics::eta(const StepRecord& record) {

@@ -16,6 +16,8 @@
 
 namespace tessera {
 
+struct SourceCount; // source_counts.hpp
+
 inline constexpr Key<std::int64_t> metrics_log_every{"metrics.log_every", 10, "steps between two lines in the log"};
 
 // Numbers by name, "accuracy" say, in their order.
@@ -109,6 +111,8 @@ public:
     void rollback(const RollbackRecord& record);     // likewise
     // Records of the data that were left out, of each kind; to the file only.
     void skipped(std::int64_t step, std::string_view kind, std::int64_t count, std::string_view first);
+    // What came from each source until here, to the file only.
+    void sources(std::int64_t step, const std::vector<SourceCount>& counts);
 
 private:
     void write(const std::string& line);

@@ -4,6 +4,7 @@
 
 #include "core/data/options.hpp"
 #include "core/optimizers/optimizer.hpp"
+#include "core/run/source_counts.hpp"
 #include "core/watch/deadlines.hpp"
 #include "kernels/error.hpp"
 
@@ -21,6 +22,7 @@ bool Trainer::train() {
         const std::int64_t done = step + 1;
         trace_.begin(done);
         train_step(step);
+        steps_done_ = done;
         bool last = done == experiment_.steps;
         if (audit_.due(done) && audit_.run(done)) numbers_.restart();
         Request request = stop_.anywhere(ground_.groups.all(), ground_.host);
@@ -109,6 +111,14 @@ void Trainer::save(std::int64_t steps_done, bool stop, bool last) {
 void Trainer::settle_saves(bool wait) {
     for (const CheckpointRecord& record : saver_.settle(wait))
         if (metrics_ != nullptr) metrics_->checkpoint(record);
+}
+
+void Trainer::report(Log& log) {
+    throughput_.report(log);
+    const auto counts = count_sources(ground_.config, ground_.dataset, experiment_, steps_done_);
+    if (counts.empty() || metrics_ == nullptr) return;
+    metrics_->sources(steps_done_, counts);
+    log.info(text_of(counts, ground_.dataset.form()));
 }
 
 void Trainer::check_keys(const Config& config, const Experiment& experiment) {

@@ -37,8 +37,9 @@ public:
     // DivergedError when training has diverged.
     bool train();
 
-    // Logs where the time of the steps went, and who was slow. Called by all ranks together.
-    void report(Log& log) { throughput_.report(log); }
+    // Logs where the time of the steps went, and who was slow, and what came from each of several sources. Called by
+    // all ranks together.
+    void report(Log& log);
 
     const MemoryNeed& allocated() const { return allocated_; }
     std::int64_t first_step() const { return first_step_; }
@@ -64,6 +65,7 @@ private:
     Schedule schedule_;
     StopRequest& stop_;
     std::int64_t first_step_; // 0, or where the checkpoint left off
+    std::int64_t steps_done_ = first_step_;
     StepNumbers numbers_;
     ValidationWatch watch_;
     std::unique_ptr<Metrics> metrics_; // rank 0 only

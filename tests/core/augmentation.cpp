@@ -114,9 +114,9 @@ TEST(Augmentation, TheLoaderChangesWhatItReads) {
             std::int32_t label = 0;
             const View pixels(one.data(), image, DType::f32);
             data->read(Split::train, sample, std::array{pixels, View(&label, {}, DType::i32)});
-            options.augmentation.apply(index / order.per_epoch(), sample, data->black(), pixels, room);
+            options.augmentation.apply(index / order.per_epoch(), sample, data->black(sample), pixels, room);
             EXPECT_TRUE(std::equal(one.begin(), one.end(), batch.begin() + row * image.count()));
         }
     }
-    EXPECT_LT(data->black(), 0);
+    EXPECT_LT(data->black(0), 0);
 }

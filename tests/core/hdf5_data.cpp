@@ -170,7 +170,7 @@ TEST(Hdf5Data, ImagesHaveOneMean) {
             for (std::size_t j = 0; j < 6; ++j)
                 EXPECT_NEAR(sample_of(*dataset, Split::train, i).input[j],
                             (6 * i + static_cast<double>(j) - 11.5) / deviation, 1e-6);
-        EXPECT_NEAR(dataset->black(), -11.5 / deviation, 1e-6);
+        EXPECT_NEAR(dataset->black(0), -11.5 / deviation, 1e-6);
     }
 }
 

@@ -186,7 +186,7 @@ TEST(ImageFolder, HasAClassForEachFolder) {
         EXPECT_EQ(label, expected);
         EXPECT_NEAR(pixels[0], expected == 0 ? -1 : 1, 0.03) << "half of the pixels are dark, half bright";
     }
-    EXPECT_NEAR(dataset->black(), -130.0 / 120, 0.02);
+    EXPECT_NEAR(dataset->black(0), -130.0 / 120, 0.02);
     EXPECT_NE(dataset->fingerprint(), open_dataset(options_of(folder))->fingerprint());
     EXPECT_EQ(dataset->fingerprint(), open_dataset(options)->fingerprint());
     write_image(folder, "other/dog/x.png", png(4, 4, dark));

@@ -18,9 +18,13 @@ constexpr Key<std::int64_t> steps{"training.steps", 1000, "an integer"};
 constexpr Key<std::int64_t> layers{"model.n_layers", 4, "an integer in another section"};
 constexpr Key<bool> bias{"model.bias", false, "a bool"};
 constexpr Key<double> rate{"optimizer.lr", 1e-3, "a number"};
+constexpr Key<std::string> source_name{"data.sources[].name", "", "a string of a table"};
+constexpr Key<std::vector<std::string>> source_files{"data.sources[].files", "", "a list of one"};
+constexpr Key<double> source_weight{"data.sources[].weight", 1, "a number of one"};
 
 std::vector<KeyInfo> known_keys() {
-    return {key_info(files), key_info(name), key_info(steps), key_info(layers), key_info(bias), key_info(rate)};
+    return {key_info(files), key_info(source_files), key_info(source_name), key_info(source_weight), key_info(name),
+            key_info(steps), key_info(layers),       key_info(bias),        key_info(rate)};
 }
 
 } // namespace

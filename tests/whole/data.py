@@ -73,6 +73,45 @@ def check_look():
     assert "made2/tokens.bin: the hash is " in run.err, run.err
 
 
+MIXED = """base = "gpt.toml"
+[data]
+tokenizer_file = "made1/tokenizer.json"
+files = []
+[[data.sources]]
+name = "plain"
+files = ["other.txt"]
+weight = 0.75
+[[data.sources]]
+name = "prepared"
+reader = "megatron"
+files = ["made1/tokens.idx"]
+weight = 0.25
+"""
+
+
+def check_mixed():
+    """Two sources of two readers: the same bits on 1 and 2 ranks and after a stop, and what came from each is told."""
+    pathlib.Path("other.txt").write_text("".join(f"{i} and {i * i} are numbers.\n" for i in range(60)), encoding="utf-8")
+    pathlib.Path("mixed.toml").write_text(MIXED, encoding="utf-8")
+    out = runs.tessera("data", "inspect", "mixed.toml").out
+    assert "training, source 'plain': " in out and "; 75 % of a run's\n" in out and "validation, source 'prepared': " in out, out
+    words = ["mixed.toml", "training.steps=6", "metrics.evaluate_every=2", "lr_scheduler.decay_steps=6"]
+    run = runs.train(*words, "run.folder=alone")
+    assert "sources: 'plain' 36 samples (576 tokens, " in run.out and "; 'prepared' 12 samples (192 tokens, " in run.out, run.out
+    counts = runs.metrics("alone", "sources")[-1]["sources"]
+    assert [(source["name"], source["samples"], source["units"]) for source in counts] == [
+        ("plain", 36, 576), ("prepared", 12, 192)], counts
+    runs.train(*words, "run.folder=two", ranks=2)
+    runs.expect_same(runs.read("alone"), runs.read("two"), "a mix of sources on 2 ranks")
+    runs.train(*words, "run.folder=stopped", "checkpoint.interval=2", "training.steps=2", ranks=2)
+    runs.train(*words, "run.folder=stopped")
+    runs.expect_same(runs.read("alone"), runs.read("stopped"), "a mix of sources, resumed")
+    run = runs.train(*words, "run.folder=stopped", "training.steps=8", "data.sources.plain.weight=0.5", code=2)
+    assert "data.sources[0].weight" in run.err, run.err
+    run = runs.train("mixed.toml", "run.folder=no", "data.sources.prepared.reader=tokens", code=3)
+    assert "made1/tokens.idx: " in run.err, run.err
+
+
 def check_left_out():
     rows = [f"{i},{i * i % 7},{'ab'[i % 2]}\n" for i in range(60)]
     pathlib.Path("t.csv").write_text("x,y,kind\n" + "".join(rows[:30]) + "1,2\n" + "".join(rows[30:]) + "1,two,a\n", encoding="utf-8")
@@ -195,6 +234,7 @@ with runs.folder():
     runs.write_config("gpt.toml", {"data.files": ["text.txt"], **KEYS})
     check_prepare()
     check_look()
+    check_mixed()
     check_left_out()
     check_image_folder()
     check_refusals()
