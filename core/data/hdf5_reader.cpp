@@ -234,6 +234,33 @@ std::int64_t count_classes(Hdf5Files& files, std::int64_t samples) {
     return classes;
 }
 
+// The mean of each number to be found in samples [0, samples), from pieces that are evenly spread where there are many.
+std::vector<double> means_of_targets(Hdf5Files& files, std::int64_t samples) {
+    const auto columns = static_cast<std::size_t>(files.form(Hdf5Side::target).row.count());
+    const std::int64_t every = samples * files.sources()[0].row_bytes[1] / bytes_for_statistics + 1;
+    std::vector<double> sums(columns);
+    std::int64_t piece = 0, seen = 0;
+    for (const Source& source : files.sources()) {
+        const std::int64_t end = std::min(source.rows, samples - source.begin);
+        for (std::int64_t first = 0; first < end; first += source.pieces[1]) {
+            if (piece++ % every != 0) continue;
+            const std::int64_t count = std::min(source.pieces[1], end - first);
+            files.read(Hdf5Side::target, source, first, count).with_values([&, &from = source](const auto* values) {
+                for (std::size_t i = 0; i < static_cast<std::size_t>(count) * columns; ++i) {
+                    const auto value = static_cast<double>(values[i]);
+                    if (!std::isfinite(value))
+                        refuse_row(from, Hdf5Side::target, first + static_cast<std::int64_t>(i / columns), not_finite);
+                    sums[i % columns] += value;
+                }
+            });
+            seen += count;
+        }
+    }
+    for (double& sum : sums)
+        sum /= static_cast<double>(seen);
+    return sums;
+}
+
 std::int64_t add_files(const std::vector<std::string>& patterns, const std::string& input, const std::string& target,
                        RecordErrors& errors, Hdf5Files& files) {
     const std::int64_t before =
@@ -281,6 +308,7 @@ std::unique_ptr<Dataset> read_hdf5(const DatasetOptions& options) {
                                         "data.classes says {} classes",
                                         files.sources()[0].path, options.target_field, options.classes));
         form.fields.push_back({"targets", {wanted.row.count()}, DType::f32});
+        form.target_means = means_of_targets(files, parts[0].count);
     }
     return std::make_unique<Hdf5Samples>(std::move(form), std::move(files), parts, options.cache_bytes,
                                          errors.skipped());

@@ -344,6 +344,21 @@ TEST(Hdf5Data, NamesWhatDoesNotFit) {
                                 "classes");
 }
 
+// Of the samples to train on: 8 in the first file, 4 of 8 in the second.
+TEST(Hdf5Data, KnowsTheMeanOfNumbersToBeFound) {
+    const TestFolder folder;
+    for (const hsize_t first : {0, 8}) {
+        const std::string path = folder.path(first == 0 ? "a.h5" : "b.h5");
+        store_samples(path, first, 8);
+        store(path, "numbers",
+              {{8, 2}, counted_up(16, 1000 + 2.0 * static_cast<double>(first)), H5T_IEEE_F32LE, {3, 2}});
+    }
+    DatasetOptions options = options_of({folder.path("a.h5"), folder.path("b.h5")});
+    options.target_field = "numbers";
+    options.validation_fraction = 0.25;
+    EXPECT_EQ(open_dataset(options)->form().target_means, (std::vector<double>{1011, 1012}));
+}
+
 TEST(Hdf5Data, LeavesOutWholeFiles) {
     const TestFolder folder;
     store_samples(folder.path("a.h5"), 0, 8);
