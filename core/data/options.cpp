@@ -115,7 +115,13 @@ bool tokenises(const std::string& reader) { return reader == "text" || reader ==
 
 void read_text_keys(const DataKeys& keys, DatasetOptions& options) {
     const std::string file = keys.get(data_tokenizer_file);
-    if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = Tokenizer::open(file)->save();
+    if (!file.empty() && options.tokenizer_json.empty()) {
+        const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(file);
+        const std::int64_t said = keys.get(data_vocabulary), has = tokenizer->vocabulary_size();
+        if (said > 0 && said != has)
+            keys.refuse(data_vocabulary.name, fmt::format("data.tokenizer_file, {}, has {} tokens", file, has));
+        options.tokenizer_json = tokenizer->save();
+    }
     if (!file.empty() && tokenises(options.reader)) return;
     if (tokenises(options.reader)) {
         options.tokenizer.kind = keys.get(data_tokenizer);
