@@ -47,6 +47,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(data_label_column),
         key_info(data_label_files),
         key_info(data_missing),
+        key_info(data_mixup),
         key_info(data_on_error),
         key_info(data_order),
         key_info(data_pair_separator),

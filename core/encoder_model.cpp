@@ -50,7 +50,10 @@ void take_classes(Model& model, const Config& config, const ModelSizes& sizes, P
     const ValueId labels = model.inputs.back();
     if (purpose == Purpose::train) {
         const ValueId scale = gradient_scale(model, config, sizes, "gradient_scale", 1);
-        model.losses = {{ops::cross_entropy(model.graph, "loss", logits, labels, scale, sizes.sample.classes)}};
+        const std::int64_t classes = sizes.sample.classes;
+        model.losses = {{sizes.sample.soft_labels
+                             ? ops::soft_cross_entropy(model.graph, "loss", logits, labels, scale, classes, 0)
+                             : ops::cross_entropy(model.graph, "loss", logits, labels, scale, classes)}};
         return;
     }
     model.losses = {{ops::cross_entropy_loss(model.graph, "loss", logits, labels, sizes.sample.classes)}};

@@ -217,6 +217,8 @@ private:
     ValueId targets_of(Layer& layer) {
         const std::int64_t left_out = layer.type->has_classes ? layer.item.get(layer_ignore_index) : -1;
         const std::size_t field = layer.inputs[1];
+        if (sizes_.sample.soft_labels && (left_out >= 0 || !layer.item.get(layer_class_weights).empty()))
+            layer.item.refuse("ignore_index and class_weights are of labels, which data.mixup makes probabilities of");
         const ValueId targets = targets_without(model_, layer.name + ".targets", values_[field].id, left_out);
         const std::vector<double> weights =
             layer.type->has_classes ? layer.item.get(layer_class_weights) : std::vector<double>();
@@ -245,6 +247,7 @@ private:
             if (layer.inputs[i] < fields_ && !(of_loss && i == 1))
                 place.inputs[i].id = in_use(layer.inputs[i], builder);
         if (of_loss) place.inputs[1].id = layer.targets;
+        place.soft_labels = of_loss && sizes_.sample.soft_labels && layer.inputs[1] + 1 == fields_;
         place.class_weights = layer.class_weights;
         if (of_loss && purpose_ == Purpose::train) {
             const double weight = layer.item.get(layer_weight);

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Four random words tell all that happens to an image: shift down, shift right, flip; and two more the place of the
-// cutout.
+// cutout. The share of a mixture takes four of its own.
 #include "core/data/augmentation.hpp"
 
+#include "kernels/error.hpp"
 #include "kernels/random.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <fmt/format.h>
+#include <numbers>
 
 namespace tessera {
 namespace {
@@ -29,7 +33,45 @@ void move(const std::vector<float>& x, const Shape& shape, std::int64_t down, st
         }
 }
 
+// In (0, 1), of two words.
+double between(std::uint32_t high, std::uint32_t low) {
+    const std::uint64_t bits = (std::uint64_t{high} << 32 | low) >> 12;
+    return (static_cast<double>(bits) + 0.5) * 0x1p-52;
+}
+
 } // namespace
+
+std::vector<Field> Augmentation::fields_given(std::vector<Field> fields) const {
+    if (mixes()) fields.back() = {fields.back().name, {classes}, DType::f32};
+    return fields;
+}
+
+// Student's t of 2 * mixup degrees of freedom, by Bailey's polar method (1994), is a quotient of this symmetric beta
+// distribution (Devroye 1996, "Random variate generation in one line of code"): two uniform numbers and no rejection.
+float Augmentation::share(std::int64_t epoch, std::int64_t sample) const {
+    const auto words = random_words(random_key(seed, "augmentation.mixup"), static_cast<std::uint64_t>(epoch),
+                                    static_cast<std::uint64_t>(sample));
+    const double cosine = std::cos(2 * std::numbers::pi * between(words[2], words[3]));
+    const double squared = std::expm1(-std::log(between(words[0], words[1])) / mixup) * cosine * cosine;
+    return static_cast<float>(0.5 + std::copysign(0.5 / std::sqrt(1 + 1 / squared), cosine));
+}
+
+void Augmentation::mix(float share, const ConstView& other, const View& one) {
+    const auto* from = other.as<float>();
+    auto* to = one.as<float>();
+    for (std::int64_t i = 0; i < one.count(); ++i)
+        to[i] = share * to[i] + (1 - share) * from[i];
+}
+
+void Augmentation::mix_labels(float share, std::int32_t one, std::int32_t other, const View& probabilities) const {
+    auto* of_classes = probabilities.as<float>();
+    std::fill_n(of_classes, classes, 0.0f);
+    for (const auto& [label, part] : {std::pair(one, share), std::pair(other, 1 - share)}) {
+        if (label < 0 || label >= classes)
+            throw InternalError(fmt::format("mixup: label {} of {} classes", label, classes));
+        of_classes[label] += part;
+    }
+}
 
 void Augmentation::apply(std::int64_t epoch, std::int64_t sample, float black, const View& image,
                          std::vector<float>& room) const {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Images changed by chance, another way in each epoch: a function of seed, epoch and sample, never of rank or order.
+// Samples changed by chance, another way in each epoch: a function of seed, epoch and sample, never of rank or batch.
 #pragma once
 
-#include "kernels/tensor.hpp"
+#include "core/data/sample_form.hpp"
 
 #include <cstdint>
 #include <vector>
@@ -16,7 +16,24 @@ struct Augmentation {
     bool flip = false;       // left and right are exchanged in half of all cases
     std::int64_t cutout = 0; // side of a square of mean grey around any pixel (DeVries and Taylor 2017); 0: none
 
+    // Mixup (Zhang et al. 2018): a sample becomes share * itself + (1 - share) * another one, its label so much of
+    // either. The share is of Beta(mixup, mixup), the other the next sample in the run's order; 0: none.
+    double mixup = 0;
+    std::int64_t classes = 0; // mixup: of the labels, which become probabilities
+
     bool changes() const { return crop_padding > 0 || flip || cutout > 0; }
+    bool mixes() const { return mixup > 0; }
+
+    // Fields as they are when samples are mixed: the last, a label () i32, is (classes) f32.
+    std::vector<Field> fields_given(std::vector<Field> fields) const;
+
+    // Of the sample in the mixture, in [0, 1].
+    float share(std::int64_t epoch, std::int64_t sample) const;
+
+    // one = share * one + (1 - share) * other   one, other: of one shape, f32   labels: of both, -1: none
+    // probabilities: (classes) f32
+    static void mix(float share, const ConstView& other, const View& one);
+    void mix_labels(float share, std::int32_t one, std::int32_t other, const View& probabilities) const;
 
     // image: (H, W, C) f32, normalised: the mean is 0   black: what a pixel of 0 has become. `room` is kept for the
     // next.

@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <fmt/format.h>
 #include <utility>
@@ -40,14 +41,15 @@ void check(const LoaderOptions& options) {
 } // namespace
 
 Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options, Buffer slots)
-    : dataset_(dataset), order_(order), options_(options), fields_(dataset.form().fields) {
+    : dataset_(dataset), order_(order), options_(options),
+      fields_(options.augmentation.fields_given(dataset.form().fields)) {
     check(options_);
     for (const Field& field : fields_) {
         field_offsets_.push_back(slot_bytes_);
         slot_bytes_ += align_up(field_bytes(field, options_.micro_batch_size));
     }
     micro_batches_ = (options_.end_step - options_.first_step) * options_.micro_batches;
-    slots_ = slots.bytes() > 0 ? std::move(slots) : Buffer(buffer_bytes(fields_, options_));
+    slots_ = slots.bytes() > 0 ? std::move(slots) : Buffer(buffer_bytes(dataset.form().fields, options_));
     if (micro_batches_ > 0) thread_ = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
 }
 
@@ -55,7 +57,7 @@ Loader::~Loader() = default; // the thread's own destructor asks it to stop and 
 
 std::int64_t Loader::buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options) {
     std::int64_t bytes = 0;
-    for (const Field& field : fields)
+    for (const Field& field : options.augmentation.fields_given(fields))
         bytes += align_up(field_bytes(field, options.micro_batch_size));
     return bytes * options.prefetch;
 }
@@ -96,16 +98,45 @@ void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) 
     const std::int64_t step = options_.first_step + number / options_.micro_batches;
     const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches * options_.stride;
     const std::int64_t first_row = (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
+    if (options_.augmentation.mixes()) return read_mixed(number, first_row, stop);
     std::vector<View> views(fields_.size());
     for (std::int64_t row = 0; row < options_.micro_batch_size && !stop.stop_requested(); ++row) {
-        for (std::size_t f = 0; f < fields_.size(); ++f) {
-            std::byte* rows = static_cast<std::byte*>(slot_view(number, f).memory());
-            views[f] = View(rows + field_bytes(fields_[f], row), fields_[f].shape, fields_[f].dtype);
-        }
-        const SampleOrder::Place place = order_.place(first_row + row);
-        dataset_.read(options_.split, place.sample, views);
-        if (options_.augmentation.changes())
-            options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], room_);
+        for (std::size_t f = 0; f < fields_.size(); ++f)
+            views[f] = row_view(number, f, row);
+        read_sample(first_row + row, views);
+    }
+}
+
+View Loader::row_view(std::int64_t number, std::size_t field, std::int64_t row) const {
+    std::byte* rows = static_cast<std::byte*>(slot_view(number, field).memory());
+    return {rows + field_bytes(fields_[field], row), fields_[field].shape, fields_[field].dtype};
+}
+
+void Loader::read_sample(std::int64_t index, std::span<const View> views) {
+    const SampleOrder::Place place = order_.place(index);
+    dataset_.read(options_.split, place.sample, views);
+    if (options_.augmentation.changes())
+        options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], room_);
+}
+
+// Each sample with the one that comes next in the run's order, whoever reads that one, too: of a micro-batch one more
+// than it has.
+void Loader::read_mixed(std::int64_t number, std::int64_t first_row, const std::stop_token& stop) {
+    const std::int64_t rows = options_.micro_batch_size;
+    next_.resize(static_cast<std::size_t>(fields_[0].shape.count()));
+    labels_.resize(static_cast<std::size_t>(rows) + 1);
+    const View behind(next_.data(), fields_[0].shape, DType::f32);
+    for (std::int64_t row = 0; row <= rows; ++row) {
+        if (stop.stop_requested()) return;
+        const View label(&labels_[static_cast<std::size_t>(row)], {}, DType::i32);
+        read_sample(first_row + row, std::array{row < rows ? row_view(number, 0, row) : behind, label});
+    }
+    for (std::int64_t row = 0; row < rows; ++row) { // the next one is still as it was read
+        const auto [sample, epoch, source] = order_.place(first_row + row);
+        const float share = options_.augmentation.share(epoch, sample);
+        Augmentation::mix(share, row + 1 < rows ? row_view(number, 0, row + 1) : behind, row_view(number, 0, row));
+        const auto at = static_cast<std::size_t>(row);
+        options_.augmentation.mix_labels(share, labels_[at], labels_[at + 1], row_view(number, 1, row));
     }
 }
 

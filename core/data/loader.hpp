@@ -29,7 +29,7 @@ struct LoaderOptions {
     std::int64_t first_step = 0;
     std::int64_t end_step = 0;   // one past the last
     int prefetch = 4;            // micro-batches held in memory
-    Augmentation augmentation{}; // of the first field, an image, where it changes any
+    Augmentation augmentation{}; // of the first field, an image, where it changes any; and of the last, where it mixes
 };
 
 // Gives this rank's micro-batches in the order of (step, micro-batch). One thread calls next() and seconds_waited().
@@ -43,7 +43,8 @@ public:
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
 
-    // Copies the next micro-batch, in the stream's order, into one view per field: (micro_batch_size, field shape…).
+    // Copies the next micro-batch, in the stream's order, into one view per field: (micro_batch_size, field shape…); of
+    // fields as Augmentation::fields_given has them.
     // Rethrows what the reading thread threw, once the micro-batches before it are taken. Throws InternalError after
     // the last one. On a GPU the host runs at most one micro-batch ahead of the copies.
     void next(Stream& stream, std::span<const View> batch);
@@ -51,12 +52,15 @@ public:
     std::int64_t allocated_bytes() const { return slots_.bytes(); }
     double seconds_waited() const { return seconds_waited_; } // time that next() had nothing to give
 
-    // The memory that a loader allocates, for the plan.
+    // The memory that a loader allocates for a dataset of these fields, for the plan.
     static std::int64_t buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options);
 
 private:
     void read_ahead(const std::stop_token& stop);
     void read_micro_batch(std::int64_t number, const std::stop_token& stop);
+    void read_sample(std::int64_t index, std::span<const View> views);
+    void read_mixed(std::int64_t number, std::int64_t first_row, const std::stop_token& stop);
+    View row_view(std::int64_t number, std::size_t field, std::int64_t row) const;
     View slot_view(std::int64_t number, std::size_t field) const;
     void wait_for(std::int64_t number);
     void release_until(std::int64_t number);
@@ -69,8 +73,9 @@ private:
     std::int64_t slot_bytes_ = 0;
     std::int64_t micro_batches_ = 0; // to give in all
     std::int64_t given_ = 0;
-    Buffer slots_;            // micro-batch number n lies in slot n % prefetch
-    std::vector<float> room_; // of the reading thread, for augmentation
+    Buffer slots_;                     // micro-batch number n lies in slot n % prefetch
+    std::vector<float> room_, next_;   // of the reading thread, for augmentation
+    std::vector<std::int32_t> labels_; // likewise
 
     double seconds_waited_ = 0;
     std::mutex mutex_; // guards what follows

@@ -242,12 +242,19 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
 }
 
 Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed) {
+    Augmentation found{.seed = seed};
     const Shape& shape = form.fields[0].shape;
-    if (shape.rank() != 3) return {};
-    const Augmentation found{.seed = seed,
-                             .crop_padding = config.get(data_random_crop),
-                             .flip = config.get(data_random_flip),
-                             .cutout = config.get(data_cutout)};
+    const bool labelled = form.classes > 0 && form.fields.size() == 2 && form.fields[1].dtype == DType::i32 &&
+                          form.fields[1].shape.rank() == 0;
+    if (labelled && form.fields[0].dtype == DType::f32 && !form.leaves_out) {
+        found.mixup = config.get(data_mixup);
+        if (!(found.mixup >= 0 && found.mixup <= 1000)) config.refuse(data_mixup.name, "must be from 0 to 1000");
+        found.classes = form.classes;
+    }
+    if (shape.rank() != 3) return found;
+    found.crop_padding = config.get(data_random_crop);
+    found.flip = config.get(data_random_flip);
+    found.cutout = config.get(data_cutout);
     const std::int64_t least = std::min(shape[0], shape[1]);
     if (found.crop_padding < 0 || found.crop_padding >= least)
         config.refuse(data_random_crop.name,

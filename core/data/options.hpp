@@ -91,6 +91,9 @@ inline constexpr Key<bool> data_random_flip{"data.random_flip", false,
                                             "images to train on: left and right exchanged in half of all cases"};
 inline constexpr Key<std::int64_t> data_cutout{
     "data.cutout", 0, "images to train on: a square of so many pixels around a random one is grey; 0: none"};
+inline constexpr Key<double> data_mixup{
+    "data.mixup", 0,
+    "samples with a class to train on: mixed in pairs, with shares of the beta distribution of this alpha; 0: none"};
 
 // Whether samples are windows of a text, so many tokens long, or come one by one. Sources that are mixed are alike.
 bool reads_text(const Config& config);
@@ -100,7 +103,7 @@ std::string reader_of(const Config& config);
 // `sequence_length`: of text alone. `tokenizer_json`: the tokenizer of a checkpoint, or empty to train one.
 DatasetOptions dataset_options(const Config& config, std::int64_t sequence_length, std::uint64_t seed,
                                const std::string& tokenizer_json);
-// How images to train on, of this form, are changed by chance. Reads the keys of images alone.
+// How samples to train on, of this form, are changed by chance. Reads the keys that such samples have alone.
 Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed);
 // `streams`: rows of a step, over all ranks. The validation split is in streams where there are any, else sequential.
 SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,

@@ -42,6 +42,9 @@ struct SampleForm {
     // Where they have some: what each number of the first field stands for, and each label.
     std::vector<std::string> feature_names{}, class_names{};
 
+    // Whether the last field holds the probability of each class, (classes) f32, in place of a label: of mixed samples.
+    bool soft_labels = false;
+
     bool is_text() const { return unit == "token"; }
     bool is_labelled_text() const { return !is_text() && marks.vocabulary > 0; }
 };

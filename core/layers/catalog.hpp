@@ -111,6 +111,7 @@ struct LayerPlace {
     ValueId class_weights = no_value; // of a loss that has some
     ValueId scale = no_value;         // of a loss, whose gradient is taken of scale * loss; no_value: only evaluated
     CarriedStates& carried;
+    bool soft_labels = false; // a loss compares with the probability of each class, not with a label
 };
 
 // Builds the layer; what it says of its inputs names none: who calls it adds the names. A loss is summed over samples.

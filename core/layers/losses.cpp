@@ -53,11 +53,16 @@ BuildLayer read_cross_entropy(const ConfigItem& item) {
         Graph& graph = place.builder.graph();
         const ValueId logits = as_seen(place.builder, place.inputs[0]), targets = place.inputs[1].id;
         const std::string name = place.builder.path("");
-        if (graph.value(targets).type.dtype != DType::i32)
+        if (graph.value(targets).type.dtype != DType::i32 && !place.soft_labels)
             throw ConfigError("what is wanted is no class, but numbers: mean_squared_error compares them");
         const std::int64_t columns = graph.value(logits).type.shape[-1];
         if (columns < place.classes)
             throw ConfigError(fmt::format("{} logits, but the data have {} classes", columns, place.classes));
+        if (place.soft_labels && columns != place.classes)
+            throw ConfigError(fmt::format("{} logits, and data.mixup gives probabilities of {} classes: say as many",
+                                          columns, place.classes));
+        if (place.soft_labels)
+            return {ops::soft_cross_entropy(graph, name, logits, targets, place.scale, place.classes, smoothing)};
         const double spread = place.scale == no_value ? 0 : smoothing; // in training alone
         if (spread > 0 || place.class_weights != no_value)
             return {ops::smoothed_cross_entropy(graph, name, logits, targets, place.scale, columns, spread,
@@ -72,7 +77,7 @@ BuildLayer read_pointwise_loss(const ConfigItem& item) {
     return [loss = pointwise_loss_of(item)](const LayerPlace& place) -> LayerValue {
         Graph& graph = place.builder.graph();
         const ValueId y = as_seen(place.builder, place.inputs[0]), targets = place.inputs[1].id;
-        if (graph.value(targets).type.dtype != DType::f32)
+        if (graph.value(targets).type.dtype != DType::f32 || place.soft_labels)
             throw ConfigError("what is wanted is a class, no numbers: cross_entropy takes it");
         return {ops::pointwise_loss(graph, place.builder.path(""), loss, y, targets, place.scale)};
     };

@@ -79,6 +79,8 @@ std::vector<OpPointer> op_catalog() {
         make_smoothed_cross_entropy(17, 0.1, true, true),
         make_smoothed_cross_entropy(19, 0.1, false, true),
         make_smoothed_cross_entropy(17, 0, true, false),
+        make_soft_cross_entropy(17, 0.1),
+        make_soft_cross_entropy(19, 0),
         make_sum_rows(2),
         make_token_segments(0),
         make_token_types(1, 2),

@@ -158,6 +158,9 @@ ValueId score_counts(Graph&, std::string name, ValueId logits, ValueId targets, 
 // (kernels/smoothed_cross_entropy.hpp), which may be no_value. No scale (no_value): for evaluation, without a gradient.
 ValueId smoothed_cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale,
                                std::int64_t classes, double smoothing, ValueId class_weights);
+// Of probabilities of the classes (…, V) f32 in place of targets, in training alone (kernels/soft_cross_entropy.hpp).
+ValueId soft_cross_entropy(Graph&, std::string name, ValueId logits, ValueId probabilities, ValueId scale,
+                           std::int64_t classes, double smoothing);
 // f32 rounded to bf16 by chance, another one in each step: the expected result is x. The gradient is cast's.
 ValueId stochastic_cast(Graph&, std::string name, ValueId x);
 // y[r...] = sum over the leading dims of x; `dims` trailing dims stay. f32.
@@ -210,6 +213,7 @@ OpPointer make_route(const RouteOptions& options);
 OpPointer make_scale(double factor);
 OpPointer make_score_counts(std::int64_t bins);
 OpPointer make_smoothed_cross_entropy(std::int64_t classes, double smoothing, bool weighted, bool with_gradient);
+OpPointer make_soft_cross_entropy(std::int64_t classes, double smoothing);
 OpPointer make_sum_rows(int dims);
 OpPointer make_top_k_hits(std::int64_t classes, std::int64_t k);
 // To images of this height, width and channels.

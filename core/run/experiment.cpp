@@ -142,6 +142,14 @@ void add_evaluation(const CutGraph& graph, int rank, const Stream& stream, Exper
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.evaluation_loader());
 }
 
+// Samples as the loader gives them.
+ModelSizes sizes_of_training(const Experiment& experiment) {
+    ModelSizes sizes = experiment.sizes;
+    sizes.sample.fields = experiment.augmentation.fields_given(sizes.sample.fields);
+    sizes.sample.soft_labels = experiment.augmentation.mixes();
+    return sizes;
+}
+
 SampleForm form_of(const Config& config, const Dataset* dataset) {
     if (dataset != nullptr) return dataset->form();
     if (auto form = form_without_data(config, reads_text(config) ? at_least_one(config, training_sequence) : 1))
@@ -199,7 +207,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
                 SampleOrder(order_options(config, *dataset, Split::train, experiment.seed, streams)).per_epoch() /
                 streams;
     }
-    program.model = build_model(config, experiment.sizes, Purpose::train);
+    program.model = build_model(config, sizes_of_training(experiment), Purpose::train);
     check_images(config, program.model.graph, program.layout.mesh);
     const std::vector<ParameterSettings> settings = apply_parameter_groups(program.model.graph, config);
     const std::vector<ValueId> gradients =

@@ -37,7 +37,7 @@ struct OpGraph {
 // It computes its inputs' gradients itself, as the last output's, which a third input scales.
 bool is_loss(const Op& op) {
     for (const std::string_view name : {"binary_cross_entropy", "cross_entropy", "huber", "mean_absolute_error",
-                                        "mean_squared_error", "smoothed_cross_entropy"})
+                                        "mean_squared_error", "smoothed_cross_entropy", "soft_cross_entropy"})
         if (op.name() == name) return true;
     return false;
 }

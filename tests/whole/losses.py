@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses against PyTorch: 20 losses and the first gradients of an MLP on a table; targets that do not count leave a mean
 over the others, of the whole step, with the same bits on 1, 2 and 4 ranks."""
+import math
 import os
 import pathlib
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import reference_gpt
 import runs
 import torch
+from reference_encoders import key_of, philox
 
 STEPS, BATCH, CLASSES, ROWS = 20, 16, 5, 80
 LOSS, GRADIENT, EVALUATION = 1e-5, 1e-5, 1e-5  # relative
@@ -82,8 +84,9 @@ def write_config(what, form, loss):
     pathlib.Path(f"{what}.toml").write_text(text)
 
 
-def check(what, form, loss, inputs, targets, loss_of):
-    """Returns the evaluation's record."""
+def check(what, form, loss, inputs, targets, loss_of, batch_of=None):
+    """Returns the evaluation's record. batch_of: of the numbers of a step's samples in the run."""
+    batch_of = batch_of or (lambda indices: (inputs[[i % trained for i in indices]], targets[[i % trained for i in indices]]))
     write_config(what, form, loss)
     runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
     tensors = runs.read_tensors(runs.checkpoints("start")[-1])
@@ -92,9 +95,9 @@ def check(what, form, loss, inputs, targets, loss_of):
     trained = ROWS * 4 // 5
     losses = []
     for step in range(STEPS):
-        rows = [(step * BATCH + i) % trained for i in range(BATCH)]
+        batch, wanted = batch_of([step * BATCH + i for i in range(BATCH)])
         optimizer.zero_grad()
-        mean = loss_of(model(inputs[rows]), targets[rows])
+        mean = loss_of(model(batch), wanted)
         mean.backward()
         losses.append(mean.item())
         for name, parameter in model.named_parameters() if step == 0 else ():
@@ -239,6 +242,29 @@ def check_classes(inputs, labels):
     assert "2 steps: all agree" in out, out
 
 
+def mixed(inputs, labels, alpha, index):
+    """Sample `index` of a run and the next one, in the order of the rows: another implementation of the program's shares."""
+    trained = ROWS * 4 // 5
+    words = [int(word[0]) for word in philox(key_of(1, "augmentation.mixup"), index // trained, [index % trained])]
+    first, second = ((((high << 32 | low) >> 12) + 0.5) / 2**52 for high, low in (words[:2], words[2:]))
+    cosine = math.cos(2 * math.pi * second)
+    squared = (first ** (-1 / alpha) - 1) * cosine**2
+    share = 0.5 + math.copysign(0.5 / math.sqrt(1 + 1 / squared), cosine)
+    both = [index % trained, (index + 1) % trained]
+    of_both = torch.tensor([share, 1 - share]).double()[:, None]
+    return (of_both * inputs[both]).sum(0), (of_both * F.one_hot(labels[both], CLASSES)).sum(0)
+
+
+def check_mixup(inputs, labels):
+    def batch_of(indices):
+        pairs = [mixed(inputs, labels, 0.6, index) for index in indices]
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+    check("mixup", (LABELS[0] + "\nmixup = 0.6", CLASSES), 'type = "cross_entropy"\nlabel_smoothing = 0.1', inputs, labels,
+          lambda y, t: F.cross_entropy(y, t, label_smoothing=0.1 if y.requires_grad else 0), batch_of)
+    check_ranks("mixup")
+
+
 def check_tokens():
     """A language model with smoothed targets, over a vocabulary of which tensor ranks hold parts."""
     tokens = np.random.default_rng(2).integers(0, 61, 400)
@@ -281,6 +307,7 @@ with runs.folder():
     features, wanted_labels, wanted_numbers = write_tables()
     check_ignored(normal(features), torch.tensor(wanted_labels.astype(np.int64)))
     check_classes(normal(features), torch.tensor(wanted_labels.astype(np.int64)))
+    check_mixup(normal(features), torch.tensor(wanted_labels.astype(np.int64)))
     check_tokens()
     check_numbers(normal(features), torch.tensor(wanted_numbers.astype(np.float64)))
     check_metrics(normal(features), torch.tensor(wanted_labels.astype(np.int64)),
