@@ -177,6 +177,45 @@ TEST(MixedSources, TextsShareATokenizer) {
     EXPECT_THROW(dataset->read(Split::train, 13, views), InternalError);
 }
 
+// Each by the statistics of its own source, so that black is another number in each.
+TEST(MixedSources, ImagesAreNormalisedByTheirOwnSource) {
+    const TestFolder folder;
+    const auto images = [&](const std::string& name, char brightest, char last_label) {
+        std::string pixels("\0\0\x08\x03\0\0\0\x04\0\0\0\x01\0\0\0\x02", 16), labels("\0\0\x08\x01\0\0\0\x04", 8);
+        for (int i = 0; i < 4; ++i) {
+            pixels += {static_cast<char>(i), brightest};
+            labels += i == 3 ? last_label : static_cast<char>(0);
+        }
+        DatasetOptions options = text_of(folder.write(name, pixels));
+        options.reader = "idx";
+        options.label_files = {folder.write(name + "-labels", labels)};
+        return options;
+    };
+    const DatasetOptions dark = images("dark", 10, 1), light = images("light", 100, 1);
+    const auto mixed = open_mixed({{"dark", 1, "", dark}, {"light", 1, "", light}});
+    EXPECT_EQ(mixed->form().classes, 2);
+    for (const auto& [options, first] : {std::pair(dark, 0), std::pair(light, 4)}) {
+        const auto alone = open_dataset(options);
+        for (std::int64_t i = 0; i < 4; ++i) {
+            EXPECT_EQ(mixed->black(first + i), alone->black(i));
+            std::array<float, 2> one{}, same{};
+            std::int32_t label = -1, same_label = -2;
+            const View of_label(&label, {}, DType::i32), of_same(&same_label, {}, DType::i32);
+            alone->read(Split::train, i, std::array{View(one.data(), {1, 2, 1}, DType::f32), of_label});
+            mixed->read(Split::train, first + i, std::array{View(same.data(), {1, 2, 1}, DType::f32), of_same});
+            EXPECT_EQ(one, same);
+            EXPECT_EQ(label, same_label);
+        }
+    }
+    EXPECT_NE(mixed->black(0), mixed->black(4));
+    expect_refusal(
+        [&] {
+            open_mixed({{"dark", 1, "x.toml:3:1", dark}, {"light", 1, "x.toml:6:1", images("more", 100, 4)}});
+        },
+        "x.toml:6:1: the source 'light' does not fit 'dark' (x.toml:3:1): it has 5 classes, there 2: data.classes says "
+        "how many there are");
+}
+
 TEST(MixedSources, TheFingerprintIsOfAllThatMatters) {
     const TestFolder folder;
     const std::string a = folder.write("a.txt", "abcabcabc"), b = folder.write("b.txt", "cbacbacba");

@@ -134,6 +134,19 @@ TEST(MixedOrder, EachSourceHasEpochsAndAnOrderOfItsOwn) {
     EXPECT_EQ(order.per_epoch(), 12 + 7);
 }
 
+TEST(MixedOrder, BlocksStayTogether) {
+    OrderedSource stored = source("b", 1, 12, 70);
+    stored.blocks = {10, 2};
+    const SampleOrder order({.seed = 3, .sources = {source("a", 1, 0, 12), stored}});
+    const std::vector<std::int64_t> of_stored = samples_of(order, 1, 140);
+    ASSERT_EQ(of_stored.size(), 70u);
+    std::set<std::int64_t> all(of_stored.begin(), of_stored.end()), blocks;
+    EXPECT_EQ(all.size(), 70u);
+    for (std::size_t i = 0; i < 20; ++i)
+        blocks.insert((of_stored[i] - 12) / 10);
+    EXPECT_EQ(blocks.size(), 2u);
+}
+
 TEST(MixedOrder, OthersChangeNoOrder) {
     const SampleOrder two({.seed = 3, .sources = {source("a", 3, 0, 50), source("b", 1, 50, 50)}});
     const SampleOrder three(
