@@ -237,6 +237,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_step_timeout),
         key_info(run_threads),
         key_info(run_trace_steps),
+        key_info(training_batch_ramp),
         key_info(training_dtype),
         key_info(early_stopping_least),
         key_info(early_stopping_patience),

@@ -89,8 +89,8 @@ public:
             model_.graph.keep(model_.logits);
             return std::move(model_);
         }
-        const ops::MaskedTokens masked =
-            ops::mask_tokens(model_.graph, "mask", tokens, mask_, sizes_.units_per_step / sizes_.sample.units);
+        const ops::MaskedTokens masked = ops::mask_tokens(
+            model_.graph, "mask", tokens, mask_, sizes_.units_per_step / sizes_.sample.units, sizes_.samples_ahead);
         find_masked(builder, encode(builder, tokens, masked.masked), masked);
         return std::move(model_);
     }

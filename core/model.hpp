@@ -84,6 +84,8 @@ struct ModelSizes {
     // Rows of a step that go on where the step before ended (data.order = "stream"), and how often they begin anew:
     // layers/carried_states.hpp. 0: each window stands for itself.
     std::int64_t streams = 0, steps_per_epoch = 0;
+    // Sample 0 of step s is number s * samples of a step + samples_ahead of the run: below 0 where steps were smaller.
+    std::int64_t samples_ahead = 0;
 };
 
 // A number that is told of each step or evaluation: what a value holds, summed over units, by another such value.

@@ -3,6 +3,7 @@
 #include "core/config_catalog.hpp"
 #include "core/run/describe_cost.hpp"
 #include "core/run/describe_plan.hpp"
+#include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/layout_search.hpp"
 #include "core/run/memory_limit.hpp"
@@ -120,6 +121,7 @@ int run_plan(const Arguments& arguments, Process&) {
     Trainer::check_keys(config, experiment);
     config.refuse_unread();
     check_limit(config, view, dataset.get(), stream);
+    check_stages(experiment, config, view, dataset.get(), stream);
     fmt::print("{}{}{}", chosen, chosen.empty() ? "" : "\n", describe_plan(experiment, view, stream));
     if (machine) {
         const Layout& layout = experiment.train.layout;

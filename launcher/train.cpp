@@ -52,8 +52,40 @@ void tell_of(const Experiment& experiment, Log& log) {
         log.info(fmt::format("environment: {}", told));
     log.info(
         fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
+    if (experiment.ramp.grows()) log.info(fmt::format("batches grow: {}", experiment.ramp.text()));
+}
+
+void tell_of_stage(const Experiment& experiment, Log& log) {
     const ShareSizes sizes = share_sizes(experiment.train.layout);
     log.info(experiment.batch.text(sizes.least, sizes.most));
+}
+
+// Each stage of a growing batch has a plan and a trainer of its own, which goes on as a run does that was stopped
+// there. False when a signal asked to stop.
+bool train_stages(Config& config, const Ground& ground, const RankView& view, Experiment& experiment, StopRequest& stop,
+                  Log& log, const std::filesystem::path& folder) {
+    const Team team = team_of(ground.groups.all(), ground.host);
+    bool kept = false;
+    for (std::int64_t step = 0;;) {
+        if (experiment.ramp.grows()) experiment = plan_training(config, view, &ground.dataset, ground.stream, step);
+        ground.groups.recorder().begin(Activity::starting);
+        Trainer trainer(ground, experiment, stop, log, folder);
+        const std::int64_t first = trainer.first_step();
+        if (experiment.ramp.stage_of(first) != experiment.stage) { // it resumes within another
+            step = first;
+            continue;
+        }
+        tell_of_stage(experiment, log);
+        if (view.rank == 0 && !kept) keep_config(config, folder);
+        kept = true;
+        log.info(memory_text(experiment.memory, trainer.allocated()));
+        log.print_gathered(team.gather(log.take_warnings()));
+        const bool finished = trainer.train();
+        trainer.report(log);
+        if (!finished || !trainer.has_next_stage()) return finished;
+        step = experiment.stage.end_step;
+        config.settle(checkpoint_resume.name, std::string("auto")); // from what it has just saved
+    }
 }
 
 int run_train(const Arguments& arguments, Process& process) {
@@ -83,12 +115,13 @@ int run_train(const Arguments& arguments, Process& process) {
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     recorder->begin(Activity::starting);
     const std::string recomputed = settle_recompute(config, view_of(world), dataset.get(), stream);
-    const Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
+    Experiment experiment = plan_training(config, view_of(world), dataset.get(), stream);
     Trainer::check_keys(config, experiment);
     Saver::check_start(config);
     config.refuse_unread();
     check_limit(config, view_of(world), dataset.get(), stream);
     check_fits(experiment, config, view_of(world), dataset.get(), stream);
+    check_stages(experiment, config, view_of(world), dataset.get(), stream);
 
     recorder->begin(Activity::starting);
     Log log(config, folder, world.rank());
@@ -101,17 +134,10 @@ int run_train(const Arguments& arguments, Process& process) {
         log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
                              visible(skipped.first)));
     if (!recomputed.empty()) log.info(recomputed);
-    recorder->begin(Activity::starting);
-    Trainer trainer({config, *dataset, groups, stream, host}, experiment, stop, log, folder);
-    if (world.rank() == 0) keep_config(config, folder);
-    log.info(memory_text(experiment.memory, trainer.allocated()));
-
-    const Team team = team_of(groups.all(), host);
-    log.print_gathered(team.gather(log.take_warnings()));
-    const bool finished = trainer.train();
-    trainer.report(log);
+    const bool finished =
+        train_stages(config, {config, *dataset, groups, stream, host}, view_of(world), experiment, stop, log, folder);
     recorder->begin(Activity::finishing);
-    log.print_gathered(team.gather(log.take_warnings()));
+    log.print_gathered(team_of(groups.all(), host).gather(log.take_warnings()));
     world.group().barrier(); // a launcher ends the others when one has left with another code than 0
     log.info(fmt::format("{}: {}", finished ? "done" : "stopped on request, run again to go on", folder.string()));
     return finished ? exit_code::done : exit_code::run_again;

@@ -10,8 +10,8 @@
 #include "core/run/verification.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
-#include "launcher/setup.hpp"
 #include "launcher/job/start_ranks.hpp"
+#include "launcher/setup.hpp"
 
 #include <fmt/format.h>
 
@@ -87,7 +87,7 @@ int run_verify(const Arguments& arguments, Process& process) {
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus));
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     settle_recompute(config, view_of(world), dataset.get(), stream);
-    Experiment many = plan_training(config, view_of(world), dataset.get(), stream);
+    Experiment many = plan_training(config, view_of(world), dataset.get(), stream, 0);
     Trainer::check_keys(config, many);
     config.refuse_unread();
     const std::vector<std::string> alone = words_for_one_rank(many.batch);
@@ -97,7 +97,7 @@ int run_verify(const Arguments& arguments, Process& process) {
     if (const std::optional<std::string> fault = arguments.text("plant"))
         plant_fault(*fault, std::max(world.size(), 2), many.train.plan);
 
-    const std::int64_t steps = std::min(steps_said(arguments).value_or(usual_steps), many.steps);
+    const std::int64_t steps = std::min({steps_said(arguments).value_or(usual_steps), many.steps, many.stage.end_step});
     Verification verification({config, *dataset, groups, stream, host}, one, many);
     const bool speaks = world.rank() == 0;
     if (speaks)

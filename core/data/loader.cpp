@@ -44,6 +44,8 @@ Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOpt
     : dataset_(dataset), order_(order), options_(options),
       fields_(options.augmentation.fields_given(dataset.form().fields)) {
     check(options_);
+    if (options_.first_sample < 0)
+        options_.first_sample = options_.first_step * options_.micro_batches_per_step * options_.micro_batch_size;
     for (const Field& field : fields_) {
         field_offsets_.push_back(slot_bytes_);
         slot_bytes_ += align_up(field_bytes(field, options_.micro_batch_size));
@@ -95,9 +97,10 @@ void Loader::read_ahead(const std::stop_token& stop) {
 }
 
 void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) {
-    const std::int64_t step = options_.first_step + number / options_.micro_batches;
+    const std::int64_t step = number / options_.micro_batches; // after the first
     const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches * options_.stride;
-    const std::int64_t first_row = (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
+    const std::int64_t first_row =
+        options_.first_sample + (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
     if (options_.augmentation.mixes()) return read_mixed(number, first_row, stop);
     std::vector<View> views(fields_.size());
     for (std::int64_t row = 0; row < options_.micro_batch_size && !stop.stop_requested(); ++row) {

@@ -17,8 +17,8 @@
 
 namespace tessera {
 
-// Row b of micro-batch m of step s (all from 0) is sample number (s * micro_batches_per_step + m) * micro_batch_size +
-// b of the order: never a question of ranks.
+// Row b of micro-batch m of the step s after the first (all from 0) is sample number first_sample + (s *
+// micro_batches_per_step + m) * micro_batch_size + b of the order: never a question of ranks.
 struct LoaderOptions {
     Split split = Split::train;
     std::int64_t micro_batch_size = 1;
@@ -27,8 +27,9 @@ struct LoaderOptions {
     std::int64_t stride = 1;                 // between them
     std::int64_t micro_batches_per_step = 1; // of all ranks
     std::int64_t first_step = 0;
-    std::int64_t end_step = 0;   // one past the last
-    int prefetch = 4;            // micro-batches held in memory
+    std::int64_t end_step = 0;      // one past the last
+    std::int64_t first_sample = -1; // of the first step; -1: steps before were as large
+    int prefetch = 4;               // micro-batches held in memory
     Augmentation augmentation{}; // of the first field, an image, where it changes any; and of the last, where it mixes
 };
 

@@ -35,9 +35,10 @@ ValueId cross_attention(Graph&, std::string name, const CrossAttentionInputs& in
 struct MaskedTokens {
     ValueId masked, slots, targets; // slots: a chosen token's place among the targets, else -1
 };
-// Drawn by the number of a sample among all that were read so far, of which each step has as many: by sample and epoch,
-// and not by how they are cut into batches.
-MaskedTokens mask_tokens(Graph&, std::string name, ValueId tokens, const TokenMask& how, std::int64_t samples_per_step);
+// Drawn by the number of a sample among all that were read so far, of which each step has as many, and steps before may
+// have had more or fewer (ModelSizes::samples_ahead): by sample and epoch, and not by how they are cut into batches.
+MaskedTokens mask_tokens(Graph&, std::string name, ValueId tokens, const TokenMask& how, std::int64_t samples_per_step,
+                         std::int64_t samples_ahead = 0);
 // y[b,slots[b,i],:] = row i of sample b, 0 elsewhere; a slot of -1 drops the row.
 // x: (B, ..., C), R rows in a sample   slots: (B, R) i32, each place once   y: (B, places, C)
 ValueId place_rows(Graph&, std::string name, ValueId x, ValueId slots, std::int64_t places);

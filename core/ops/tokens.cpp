@@ -128,11 +128,11 @@ OpPointer make_token_types(std::int32_t separator, std::int32_t types) {
 OpPointer make_shift_tokens(std::int32_t first) { return std::make_shared<ShiftTokens>(first); }
 
 ops::MaskedTokens ops::mask_tokens(Graph& graph, std::string name, ValueId tokens, const TokenMask& how,
-                                   std::int64_t samples_per_step) {
+                                   std::int64_t samples_per_step, std::int64_t samples_ahead) {
     OpPointer op = make_mask_tokens(how, name);
     const std::int64_t samples = graph.value(tokens).type.shape[0];
-    const auto write = [samples_per_step](StepState state, const View& host) {
-        state.first_sample += state.step * samples_per_step;
+    const auto write = [samples_per_step, samples_ahead](StepState state, const View& host) {
+        state.first_sample += state.step * samples_per_step + samples_ahead;
         state.step = 0;
         write_draws(state, host);
     };

@@ -216,6 +216,7 @@ std::string describe_plan(const Experiment& experiment, const RankView& view, co
                    view.rank, std::visit([](const auto& s) { return s.text(); }, stream));
     const ShareSizes sizes = share_sizes(program.layout);
     fmt::format_to(out, "Batch: {}\n", experiment.batch.text(sizes.least, sizes.most));
+    if (experiment.ramp.grows()) fmt::format_to(out, "It grows: {}\n", experiment.ramp.text());
     fmt::format_to(out, "Work: {:.4g} GFLOP per step of {} {}s\n",
                    program.plan.flops_per_micro_batch * static_cast<double>(experiment.batch.micro_batches) / 1e9,
                    with_thousands(experiment.sizes.units_per_step), experiment.sizes.sample.unit);

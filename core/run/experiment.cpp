@@ -170,7 +170,8 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
             .stride = train.plan.stride,
             .micro_batches_per_step = batch.micro_batches,
             .first_step = first_step,
-            .end_step = std::max(steps, first_step), // a run may resume beyond its end
+            .end_step = std::max(std::min(steps, stage.end_step), first_step), // a run may resume beyond its end
+            .first_sample = ramp.samples_before(first_step),
             .augmentation = augmentation};
 }
 
@@ -185,7 +186,7 @@ LoaderOptions Experiment::evaluation_loader() const {
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
-                             const Stream& stream, bool evaluates)
+                             const Stream& stream, bool evaluates, std::int64_t step)
     : stream_(stream), config_(config), shared_(common(config, form_of(config, dataset), stream)) {
     const RankView view{0, ranks, one_host};
     Experiment& experiment = shared_;
@@ -195,12 +196,21 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     program.layout.rounds =
         program.layout.strategies[static_cast<std::size_t>(program.layout.data_axis)]->sums_every_micro_batch();
     experiment.batch = solve_batch(config, program.layout.data_ranks());
+    experiment.ramp = batch_ramp(config, experiment.batch);
+    experiment.stage = experiment.ramp.stage_of(step);
+    experiment.batch.global = experiment.stage.batch;
+    experiment.batch.micro_batches = experiment.stage.batch / experiment.batch.micro_batch;
+    experiment.sizes.samples_ahead =
+        experiment.stage.first_sample - experiment.stage.first_step * experiment.stage.batch;
     program.layout.micro_batches = experiment.batch.micro_batches;
     experiment.sizes.batch = experiment.batch.micro_batch;
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
     experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
     if (carries_states(config)) {
+        if (experiment.ramp.grows())
+            config.refuse(training_batch_ramp.name, "states are carried on by the rows of a step (data.order = "
+                                                    "\"stream\"), whose number stays as it is");
         const std::int64_t streams = experiment.sizes.streams = experiment.batch.global;
         if (dataset != nullptr)
             experiment.sizes.steps_per_epoch =
@@ -253,8 +263,9 @@ Experiment TrainingPlans::of(int rank) const {
     return experiment;
 }
 
-Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream) {
-    return TrainingPlans(config, view.ranks, view.one_host, dataset, stream).of(view.rank);
+Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream,
+                         std::int64_t step) {
+    return TrainingPlans(config, view.ranks, view.one_host, dataset, stream, true, step).of(view.rank);
 }
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {

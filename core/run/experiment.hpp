@@ -8,9 +8,10 @@
 #include "core/model.hpp"
 #include "core/optimizers/guard.hpp"
 #include "core/plan/plan.hpp"
-#include "core/run/batch.hpp"
+#include "core/run/batch_ramp.hpp"
 #include "core/run/parallelism.hpp"
 
+#include <limits>
 #include <memory>
 
 namespace tessera {
@@ -54,7 +55,9 @@ struct Experiment {
     std::uint64_t seed = 0;
     ModelSizes sizes; // batch: rows of a micro-batch
     Augmentation augmentation{};
-    Batch batch;
+    Batch batch;      // of this stage
+    BatchRamp ramp;   // of the whole run
+    BatchStage stage; // what `train` is planned for: one of the ramp's
 
     Program train;
     ValueId gradient_norm = no_value;
@@ -73,16 +76,20 @@ struct Experiment {
     std::int64_t evaluation_streams() const { return sizes.streams > 0 ? evaluation_batches * sizes.batch : 0; }
 };
 
-// `dataset` may be null for a plan without data; then the config must tell the form of samples. Throws ConfigError with
-// the key's place for whatever does not fit.
-Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream);
+// Of a ramp the last stage, which needs the most memory.
+inline constexpr std::int64_t last_stage = std::numeric_limits<std::int64_t>::max();
+
+// `dataset` may be null for a plan without data; then the config must tell the form of samples. `step`: of the stage
+// that is planned. Throws ConfigError with the key's place for whatever does not fit.
+Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream,
+                         std::int64_t step = last_stage);
 
 // Plans of several ranks of one run, which have all but their last passes in common.
 class TrainingPlans {
 public:
     // Throws as plan_training does. All arguments outlive it. `evaluates`: or as though there were no validation split.
     TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset, const Stream& stream,
-                  bool evaluates = true);
+                  bool evaluates = true, std::int64_t step = last_stage);
     Experiment of(int rank) const; // as plan_training makes it
 
 private:

@@ -93,4 +93,15 @@ void check_fits(const Experiment& experiment, const Config& config, const RankVi
         ways));
 }
 
+void check_stages(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
+                  const Stream& stream) {
+    if (!experiment.ramp.grows()) return;
+    for (const BatchStage& stage : experiment.ramp.stages())
+        try {
+            if (stage.first_step < experiment.steps) plan_training(config, view, dataset, stream, stage.first_step);
+        } catch (const ConfigError& error) {
+            config.refuse(training_batch_ramp.name, fmt::format("a step of {} samples: {}", stage.batch, error.what()));
+        }
+}
+
 } // namespace tessera

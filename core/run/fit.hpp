@@ -21,4 +21,9 @@ std::string ways_to_fit(const Config& config, const RankView& view, const Datase
 void check_fits(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
                 const Stream& stream);
 
+// Plans each stage of a growing batch that the run comes to, so that none is refused on the way: ConfigError that names
+// it.
+void check_stages(const Experiment& experiment, const Config& config, const RankView& view, const Dataset* dataset,
+                  const Stream& stream);
+
 } // namespace tessera

@@ -70,7 +70,7 @@ CheckpointContent Saver::content_of(std::int64_t steps_done, const ViewOf& view_
     CheckpointContent content{
         .step = steps_done, .metadata = metadata_, .tensors = parts_to_save(experiment_.train, view_of, team_.rank)};
     if (team_.rank == 0)
-        content.metadata["data.next_sample"] = fmt::format("{}", steps_done * experiment_.batch.global);
+        content.metadata["data.next_sample"] = fmt::format("{}", experiment_.ramp.samples_before(steps_done));
     return content;
 }
 
@@ -286,8 +286,9 @@ void Saver::check_same_experiment(const Checkpoint& checkpoint) const {
     };
     expect("seed", fmt::format("{}", experiment_.seed), "training.seed");
     expect("data.fingerprint", ground_.dataset.fingerprint(), "data.files");
-    expect("data.next_sample", fmt::format("{}", checkpoint.step() * experiment_.batch.global),
-           "training.global_batch_size"); // another batch would skip samples, or repeat them
+    expect("data.next_sample", fmt::format("{}", experiment_.ramp.samples_before(checkpoint.step())),
+           experiment_.ramp.grows() ? training_batch_ramp.name
+                                    : training_global_batch.name); // another would skip samples, or repeat them
     require_tensors(checkpoint, experiment_.train);
 }
 

@@ -16,7 +16,7 @@ std::vector<SourceCount> count_sources(const Config& config, const Dataset& data
     const std::vector<SourcePart> sources = dataset.sources(Split::train);
     if (sources.empty()) return counts;
     const SampleOrder order(order_options(config, dataset, Split::train, experiment.seed, 0));
-    const std::vector<SampleOrder::Progress> progress = order.progress(steps_done * experiment.batch.global);
+    const std::vector<SampleOrder::Progress> progress = order.progress(experiment.ramp.samples_before(steps_done));
     for (std::size_t i = 0; i < sources.size(); ++i)
         counts.push_back(
             {sources[i].name, progress[i].samples, progress[i].samples * dataset.form().units, progress[i].epochs});

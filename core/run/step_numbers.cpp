@@ -74,9 +74,9 @@ void StepNumbers::judge(StepRecord& record) {
         if (wrong & odd) add(odd, "loss", record.loss, found[1]);
     for (const int odd : {kernels::norm_not_finite, kernels::norm_outlier})
         if (wrong & odd) add(odd, "gradient norm", record.grad_norm, found[2]);
-    const std::int64_t samples = experiment_.batch.global;
+    const BatchRamp& ramp = experiment_.ramp;
     record.divergence = fmt::format("{}; its samples are numbers {} to {} of the order", fmt::join(what, ", "),
-                                    (record.step - 1) * samples, record.step * samples - 1);
+                                    ramp.samples_before(record.step - 1), ramp.samples_before(record.step) - 1);
     if (guard.policy == GuardPolicy::stop) end(fmt::format("diverged at step {}: {}", record.step, record.divergence));
     if (++odd_in_a_row_ >= guard.most_in_a_row)
         end(fmt::format("diverged at step {}, odd steps in a row: {} ({}): {}", record.step, odd_in_a_row_,

@@ -18,7 +18,8 @@ bool Trainer::train() {
         save(first_step_, false, true);
         settle_saves(true);
     }
-    for (std::int64_t step = first_step_; step < experiment_.steps && !watch_.stops(); ++step) {
+    const std::int64_t end = std::min(experiment_.steps, experiment_.stage.end_step);
+    for (std::int64_t step = first_step_; step < end && !watch_.stops(); ++step) {
         const std::int64_t done = step + 1;
         trace_.begin(done);
         train_step(step);
@@ -34,11 +35,11 @@ bool Trainer::train() {
                 request = std::max(request, stop_.anywhere(ground_.groups.all(), ground_.host));
             }
         }
-        const bool stop = request == Request::stop && !last;
+        const bool stop = request == Request::stop && !last, next = done == end && !last, leaves = stop || last || next;
         if (rollback_.due(done)) rollback_.keep(done, numbers_.to_keep());
-        if (request != Request::none || saver_.due(done, last)) save(done, stop, last);
-        settle_saves(stop || last);
-        trace_.end(done, stop || last);
+        if (request != Request::none || next || saver_.due(done, last)) save(done, stop || next, last);
+        settle_saves(leaves);
+        trace_.end(done, leaves);
         if (stop) return false;
     }
     return true;
@@ -67,7 +68,7 @@ void Trainer::record_step(std::int64_t step, double rate, std::string fault) {
                       .learning_rate = rate,
                       .fault = std::move(fault),
                       .unit = experiment_.sizes.sample.unit,
-                      .units = (step + 1) * experiment_.sizes.units_per_step};
+                      .units = experiment_.ramp.samples_before(step + 1) * experiment_.sizes.sample.units};
     read_numbers(record);
     throughput_.measure(record,
                         {loader_.seconds_waited(), executor_.seconds_waited(), executor_.seconds_waited_for_weights()});
@@ -126,6 +127,8 @@ void Trainer::check_keys(const Config& config, const Experiment& experiment) {
     SampleOrder({.kind = config.get(data_order), .seed = 1, .samples = 1, .window = 1});
     Saver::check_keys(config);
     Rollback::check_keys(config);
+    if (experiment.ramp.grows() && config.get(checkpoint_interval) < 0)
+        config.refuse(checkpoint_interval.name, "each stage of training.batch_size_ramp ends with a checkpoint");
     Evaluation::check_keys(config);
     ValidationWatch::check_keys(config, experiment);
     ReplicaAudit::check_keys(config);

@@ -33,9 +33,11 @@ public:
     Trainer(const Ground& ground, const Experiment& experiment, StopRequest& stop, Log& log,
             const std::filesystem::path& folder);
 
-    // Runs the steps that are left; false when a signal asked to stop before the last (after saving). Throws
-    // DivergedError when training has diverged.
+    // Runs the steps that are left of the stage; false when a signal asked to stop before the last (after saving).
+    // Throws DivergedError when training has diverged.
     bool train();
+    // Whether the run goes on with another stage of its batch: its trainer resumes from what this one has saved.
+    bool has_next_stage() const { return steps_done_ < experiment_.steps && !watch_.stops(); }
 
     // Logs where the time of the steps went, and who was slow, and what came from each of several sources. Called by
     // all ranks together.

@@ -24,6 +24,7 @@ std::vector<std::string> words_for_one_rank(const Batch& batch) {
     words.push_back(fmt::format("{}={}", training_global_batch.name, batch.global));
     words.push_back(fmt::format("{}={}", training_local_batch.name, batch.micro_batch));
     words.push_back(fmt::format("{}=0", training_accumulation.name));
+    words.push_back(fmt::format("{}=[]", training_batch_ramp.name));
     return words;
 }
 
