@@ -88,59 +88,43 @@ std::string name_of(std::string_view stored, const JsonValues& config) {
     return name;
 }
 
-struct Pair {
-    std::string_view ours, theirs;
-};
 constexpr std::array in_block = {
-    Pair{"attention.out.weight", "attention.output.dense.weight"},
-    Pair{"attention.out.bias", "attention.output.dense.bias"},
-    Pair{"attention_norm.scale", "attention.output.LayerNorm.weight"},
-    Pair{"attention_norm.bias", "attention.output.LayerNorm.bias"},
-    Pair{"mlp.up.weight", "intermediate.dense.weight"},
-    Pair{"mlp.up.bias", "intermediate.dense.bias"},
-    Pair{"mlp.down.weight", "output.dense.weight"},
-    Pair{"mlp.down.bias", "output.dense.bias"},
-    Pair{"mlp_norm.scale", "output.LayerNorm.weight"},
-    Pair{"mlp_norm.bias", "output.LayerNorm.bias"},
+    HubPair{"attention.out.weight", "attention.output.dense.weight"},
+    HubPair{"attention.out.bias", "attention.output.dense.bias"},
+    HubPair{"attention_norm.scale", "attention.output.LayerNorm.weight"},
+    HubPair{"attention_norm.bias", "attention.output.LayerNorm.bias"},
+    HubPair{"mlp.up.weight", "intermediate.dense.weight"},
+    HubPair{"mlp.up.bias", "intermediate.dense.bias"},
+    HubPair{"mlp.down.weight", "output.dense.weight"},
+    HubPair{"mlp.down.bias", "output.dense.bias"},
+    HubPair{"mlp_norm.scale", "output.LayerNorm.weight"},
+    HubPair{"mlp_norm.bias", "output.LayerNorm.bias"},
 };
 constexpr std::array outside = {
-    Pair{"embedding.weight", "bert.embeddings.word_embeddings.weight"},
-    Pair{"position.weight", "bert.embeddings.position_embeddings.weight"},
-    Pair{"type.weight", "bert.embeddings.token_type_embeddings.weight"},
-    Pair{"embedding_norm.scale", "bert.embeddings.LayerNorm.weight"},
-    Pair{"embedding_norm.bias", "bert.embeddings.LayerNorm.bias"},
-    Pair{"transform.weight", "cls.predictions.transform.dense.weight"},
-    Pair{"transform.bias", "cls.predictions.transform.dense.bias"},
-    Pair{"transform_norm.scale", "cls.predictions.transform.LayerNorm.weight"},
-    Pair{"transform_norm.bias", "cls.predictions.transform.LayerNorm.bias"},
-    Pair{"head.bias", "cls.predictions.bias"},
-    Pair{"pooler.bias", "bert.pooler.dense.bias"},
-    Pair{"classifier.weight", "classifier.weight"},
-    Pair{"classifier.bias", "classifier.bias"},
+    HubPair{"embedding.weight", "bert.embeddings.word_embeddings.weight"},
+    HubPair{"position.weight", "bert.embeddings.position_embeddings.weight"},
+    HubPair{"type.weight", "bert.embeddings.token_type_embeddings.weight"},
+    HubPair{"embedding_norm.scale", "bert.embeddings.LayerNorm.weight"},
+    HubPair{"embedding_norm.bias", "bert.embeddings.LayerNorm.bias"},
+    HubPair{"transform.weight", "cls.predictions.transform.dense.weight"},
+    HubPair{"transform.bias", "cls.predictions.transform.dense.bias"},
+    HubPair{"transform_norm.scale", "cls.predictions.transform.LayerNorm.weight"},
+    HubPair{"transform_norm.bias", "cls.predictions.transform.LayerNorm.bias"},
+    HubPair{"head.bias", "cls.predictions.bias"},
+    HubPair{"pooler.bias", "bert.pooler.dense.bias"},
+    HubPair{"classifier.weight", "classifier.weight"},
+    HubPair{"classifier.bias", "classifier.bias"},
 };
 
 std::vector<HubRows> rows_of(const std::string& name, const Shape& shape, const Config& config) {
-    for (const Pair& pair : outside)
+    for (const HubPair& pair : outside)
         if (name == pair.ours) return {{std::string(pair.theirs), shape}};
     if (name == "pooler.weight") return {{"bert.pooler.dense.weight", {config.get(model_dim), config.get(model_dim)}}};
     const std::optional<NumberedName> in = numbered("layers", name);
     if (!in) return {};
-    const std::string block = fmt::format("bert.encoder.layer.{}.", in->number);
-    const std::int64_t width = config.get(model_dim);
-    const bool of_bias = in->rest.ends_with(".bias");
-    if (in->rest == "attention.qkv.weight" || in->rest == "attention.qkv.bias") {
-        std::vector<HubRows> rows;
-        for (const char* part : {"query", "key", "value"})
-            rows.push_back({fmt::format("{}attention.self.{}.{}", block, part, of_bias ? "bias" : "weight"),
-                            of_bias ? Shape{width} : Shape{width, width}});
-        return rows;
-    }
-    for (const Pair& pair : in_block) {
-        if (in->rest != pair.ours) continue;
-        const bool matrix = pair.ours.ends_with(".weight");
-        return {{block + std::string(pair.theirs), matrix ? Shape{shape[0], shape.count() / shape[0]} : shape}};
-    }
-    return {};
+    const HubEncoderBlock kind{"attention.self.", in_block};
+    return encoder_block_rows(kind, fmt::format("bert.encoder.layer.{}.", in->number), in->rest, shape,
+                              config.get(model_dim));
 }
 
 bool fits(const Config& config) { return config.get(model_type) == "bert" && config.get(model_norm) == "layer_norm"; }

@@ -5,6 +5,7 @@
 #include "core/json.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <fmt/format.h>
@@ -48,6 +49,22 @@ std::optional<NumberedName> numbered(std::string_view list, std::string_view nam
     if (error != std::errc() || end == name.data() + name.size() || *end != '.') return {};
     found.rest = name.substr(static_cast<std::size_t>(end - name.data()) + 1);
     return found;
+}
+
+std::vector<HubRows> encoder_block_rows(const HubEncoderBlock& kind, const std::string& block, std::string_view name,
+                                        const Shape& shape, std::int64_t width) {
+    if (name == "attention.qkv.weight" || name == "attention.qkv.bias") {
+        const bool of_bias = name.ends_with(".bias");
+        std::vector<HubRows> rows;
+        for (const char* part : {"query", "key", "value"})
+            rows.push_back({fmt::format("{}{}{}.{}", block, kind.self, part, of_bias ? "bias" : "weight"),
+                            of_bias ? Shape{width} : Shape{width, width}});
+        return rows;
+    }
+    const auto found = std::ranges::find(kind.pairs, name, &HubPair::ours);
+    if (found == kind.pairs.end()) return {};
+    const bool matrix = name.ends_with(".weight");
+    return {{block + std::string(found->theirs), matrix ? Shape{shape[0], shape.count() / shape[0]} : shape}};
 }
 
 std::int64_t labels_of(const JsonValues& config) {

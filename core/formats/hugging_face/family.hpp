@@ -89,6 +89,21 @@ struct NumberedName {
 };
 std::optional<NumberedName> numbered(std::string_view list, std::string_view name);
 
+// One of our parameters and their tensor that holds the same.
+struct HubPair {
+    std::string_view ours, theirs;
+};
+
+// Of an encoder's block, whose tensors' names begin with `block`: queries, keys and values lie apart there, below
+// `block` + `self`; all else is one of `pairs`, weights as matrices. `name`: ours within the block. Empty: none of
+// them.
+struct HubEncoderBlock {
+    std::string_view self; // "attention.self."
+    std::span<const HubPair> pairs;
+};
+std::vector<HubRows> encoder_block_rows(const HubEncoderBlock& kind, const std::string& block, std::string_view name,
+                                        const Shape& shape, std::int64_t width);
+
 // Of classifiers: how many labels a config.json has, and its "id2label" for as many, as they name them themselves.
 std::int64_t labels_of(const JsonValues& config);
 std::string labels_text(std::int64_t labels);

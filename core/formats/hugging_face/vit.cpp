@@ -37,20 +37,17 @@ std::vector<HubSetting> settings(const JsonValues& config) {
 
 std::string name_of(std::string_view stored, const JsonValues&) { return std::string(stored); }
 
-struct Pair {
-    std::string_view ours, theirs;
-};
 constexpr std::array in_block = {
-    Pair{"attention_norm.scale", "layernorm_before.weight"},
-    Pair{"attention_norm.bias", "layernorm_before.bias"},
-    Pair{"attention.out.weight", "attention.output.dense.weight"},
-    Pair{"attention.out.bias", "attention.output.dense.bias"},
-    Pair{"mlp_norm.scale", "layernorm_after.weight"},
-    Pair{"mlp_norm.bias", "layernorm_after.bias"},
-    Pair{"mlp.up.weight", "intermediate.dense.weight"},
-    Pair{"mlp.up.bias", "intermediate.dense.bias"},
-    Pair{"mlp.down.weight", "output.dense.weight"},
-    Pair{"mlp.down.bias", "output.dense.bias"},
+    HubPair{"attention_norm.scale", "layernorm_before.weight"},
+    HubPair{"attention_norm.bias", "layernorm_before.bias"},
+    HubPair{"attention.out.weight", "attention.output.dense.weight"},
+    HubPair{"attention.out.bias", "attention.output.dense.bias"},
+    HubPair{"mlp_norm.scale", "layernorm_after.weight"},
+    HubPair{"mlp_norm.bias", "layernorm_after.bias"},
+    HubPair{"mlp.up.weight", "intermediate.dense.weight"},
+    HubPair{"mlp.up.bias", "intermediate.dense.bias"},
+    HubPair{"mlp.down.weight", "output.dense.weight"},
+    HubPair{"mlp.down.bias", "output.dense.bias"},
 };
 
 std::vector<HubRows> rows_of(const std::string& name, const Shape& shape, const Config& config) {
@@ -70,21 +67,9 @@ std::vector<HubRows> rows_of(const std::string& name, const Shape& shape, const 
     if (name == "head.bias") return {{"classifier.bias", shape}};
     const std::optional<NumberedName> in = numbered("layers", name);
     if (!in) return {};
-    const std::string block = fmt::format("vit.encoder.layer.{}.", in->number);
-    if (in->rest == "attention.qkv.weight" || in->rest == "attention.qkv.bias") {
-        const bool of_bias = in->rest.ends_with(".bias");
-        std::vector<HubRows> rows;
-        for (const char* part : {"query", "key", "value"})
-            rows.push_back({fmt::format("{}attention.attention.{}.{}", block, part, of_bias ? "bias" : "weight"),
-                            of_bias ? Shape{width} : Shape{width, width}});
-        return rows;
-    }
-    for (const Pair& pair : in_block) {
-        if (in->rest != pair.ours) continue;
-        const bool matrix = pair.ours.ends_with(".weight");
-        return {{block + std::string(pair.theirs), matrix ? Shape{shape[0], shape.count() / shape[0]} : shape}};
-    }
-    return {};
+    const HubEncoderBlock kind{"attention.attention.", in_block};
+    return encoder_block_rows(kind, fmt::format("vit.encoder.layer.{}.", in->number), in->rest, shape,
+                              config.get(model_dim));
 }
 
 bool fits(const Config& config) { return config.get(model_type) == "vit" && config.get(model_norm) == "layer_norm"; }
