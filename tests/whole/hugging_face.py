@@ -4,6 +4,7 @@ with one file and with several, with prefixes and without, in f32 and in bf16.""
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -118,6 +119,14 @@ def check_llama():
         "llama-linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}, "attention_bias": True, "mlp_bias": True},
     }.items():
         check_round_trip(name, random_model(transformers.LlamaForCausalLM, llama_config(**changes)))
+    for name in ("llama", "llama-3", "llama-linear"):  # as transformers 5 says it
+        said = json.loads(pathlib.Path(name, "config.json").read_text(encoding="utf-8"))
+        scaling = said.pop("rope_scaling") or {"rope_type": "default"}
+        said["rope_parameters"] = {**scaling, "rope_theta": said.pop("rope_theta")}
+        shutil.copytree(name, f"{name}-5")
+        pathlib.Path(f"{name}-5", "config.json").write_text(json.dumps(said), encoding="utf-8")
+        runs.tessera("checkpoint", "import", f"{name}-5", "--to", f"run-{name}-5")
+        assert np.array_equal(our_logits(f"run-{name}-5"), our_logits(f"run-{name}")), f"{name}: other angles from rope_parameters"
     plain, scaled = (our_logits(f"run-{name}") for name in ("llama", "llama-alike"))
     assert np.abs(plain - scaled).max() > 10 * LOGITS, "the models are one"
 
@@ -151,6 +160,13 @@ def check_refusals():
     refused("no tensor of the model named 'transformer.h.1.", n_layer=1)
     said = json.loads(pathlib.Path("llama/config.json").read_text(encoding="utf-8"))
     refused('rope_scaling.rope_type = "yarn": expected default, linear or llama3', rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    for table, sentence in (({"rope_type": "yarn", "factor": 4.0}, 'rope_parameters.rope_type = "yarn": expected default, linear or llama3'),
+                            ({"rope_type": "default", "partial_rotary_factor": 0.5}, "rope_parameters.partial_rotary_factor = 0.5: is not computed here"),
+                            ({"rope_type": "default", "rope_theta": "big"}, 'rope_parameters.rope_theta = "big"'),
+                            ({"full_attention": {"rope_type": "default"}}, "angles that are not the same in all layers are not computed here")):
+        refused(sentence, rope_parameters=table)
+    refused("rope_parameters.factor = 2: stands beside rope_scaling, which says the same in another way", rope_scaling={"rope_type": "linear", "factor": 4.0},
+            rope_parameters={"factor": 2})
     refused("mlp_bias = true: here either all linear layers have biases or none", mlp_bias=True)
     assert "is there already" in runs.tessera("checkpoint", "export", "--hugging-face", "gpt2", "run-gpt2", code=2).err
 

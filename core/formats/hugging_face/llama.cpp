@@ -27,19 +27,46 @@ std::string our_activation(const JsonValues& config) {
     config.refuse("hidden_act", "expected silu, gelu, gelu_pytorch_tanh, relu or tanh");
 }
 
-void add_scaling(const JsonValues& config, std::vector<HubSetting>& settings) {
-    const bool old = config.has("rope_scaling.type");
-    const char* name = old ? "rope_scaling.type" : "rope_scaling.rope_type";
+// Where angles are said: of transformers 5 in a table of their own, before that beside it and in "rope_scaling".
+std::string rope_table(const JsonValues& config) {
+    constexpr std::string_view table = "rope_parameters.";
+    constexpr std::array known = {"rope_theta",
+                                  "rope_type",
+                                  "type",
+                                  "factor",
+                                  "low_freq_factor",
+                                  "high_freq_factor",
+                                  "original_max_position_embeddings"};
+    bool found = false, old = false;
+    for (const auto& [name, value] : config.all())
+        old = old || name.starts_with("rope_scaling.");
+    for (const auto& [name, value] : config.all()) {
+        if (!name.starts_with(table)) continue;
+        if (old) config.refuse(name, "stands beside rope_scaling, which says the same in another way");
+        found = true;
+        const std::string_view key = std::string_view(name).substr(table.size());
+        if (key.find('.') != std::string_view::npos)
+            config.refuse(name, "angles that are not the same in all layers are not computed here");
+        if (key == "partial_rotary_factor" && config.number(name) == 1) continue;
+        if (std::ranges::find(known, key) == known.end()) config.refuse(name, "is not computed here");
+    }
+    return found ? std::string(table) : "rope_scaling.";
+}
+
+void add_angles(const JsonValues& config, std::vector<HubSetting>& settings) {
+    const std::string table = rope_table(config);
+    const std::string theta = config.has(table + "rope_theta") ? table + "rope_theta" : "rope_theta";
+    settings.push_back({"model.rope_theta", config.number(theta, 10000)});
+    const std::string name = table + (config.has(table + "type") ? "type" : "rope_type");
     const std::string kind = config.text(name, "default");
     if (kind == "default") return;
     if (kind != "linear" && kind != "llama3") config.refuse(name, "expected default, linear or llama3");
     settings.push_back({"model.rope_scaling", kind});
-    settings.push_back({"model.rope_factor", config.number("rope_scaling.factor")});
+    settings.push_back({"model.rope_factor", config.number(table + "factor")});
     if (kind == "linear") return;
-    settings.push_back({"model.rope_low_freq_factor", config.number("rope_scaling.low_freq_factor")});
-    settings.push_back({"model.rope_high_freq_factor", config.number("rope_scaling.high_freq_factor")});
-    settings.push_back(
-        {"model.rope_original_seq_len", config.integer("rope_scaling.original_max_position_embeddings")});
+    settings.push_back({"model.rope_low_freq_factor", config.number(table + "low_freq_factor")});
+    settings.push_back({"model.rope_high_freq_factor", config.number(table + "high_freq_factor")});
+    settings.push_back({"model.rope_original_seq_len", config.integer(table + "original_max_position_embeddings")});
 }
 
 std::vector<HubSetting> settings(const JsonValues& config) {
@@ -47,9 +74,6 @@ std::vector<HubSetting> settings(const JsonValues& config) {
     const bool bias = config.flag("attention_bias", false);
     if (config.flag("mlp_bias", false) != bias)
         config.refuse("mlp_bias", "here either all linear layers have biases or none");
-    for (const auto& [name, value] : config.all()) // transformers 5 has one table for all of them
-        if (name.starts_with("rope_parameters."))
-            config.refuse(name, "is not read: save the model with rope_theta and rope_scaling (transformers 4)");
     std::vector<HubSetting> settings = {{"model.type", std::string("gpt")},
                                         {"model.n_layers", config.integer("num_hidden_layers")},
                                         {"model.n_heads", heads},
@@ -63,11 +87,10 @@ std::vector<HubSetting> settings(const JsonValues& config) {
                                         {"model.norm_eps", config.number("rms_norm_eps", 1e-6)},
                                         {"model.bias", bias},
                                         {"model.position_embedding", std::string("rope")},
-                                        {"model.rope_theta", config.number("rope_theta", 10000)},
                                         {"model.tied_head", config.flag("tie_word_embeddings", false)},
                                         {"training.seq_len", config.integer("max_position_embeddings", 2048)},
                                         {"data.vocab_size", config.integer("vocab_size")}};
-    add_scaling(config, settings);
+    add_angles(config, settings);
     return settings;
 }
 
