@@ -108,7 +108,8 @@ Command checkpoint_command() {
 verify   reads every block and names what is damaged; exit code 1 if anything is
 diff     A B: the tensors that differ, where and how far; exit code 1 if one does
 average  the mean of the weights of several, as a new checkpoint in --to RUN
-export   the weights in one of four formats
+export   the weights in one of five formats; as ONNX the model that they belong
+         to, for which its data may have to be found: [section.key=value …]
 import   FILE [section.key=value …]: weights from safetensors, llm.c's file or a
          folder of Hugging Face's, as a checkpoint in --to RUN, of the model in
          --config CONFIG; `train` with run.folder=RUN starts from it. A file that
@@ -123,7 +124,8 @@ Example
               {"safetensors", "FILE", "export: as safetensors"},
               {"hdf5-single", "FILE", "export: as HDF5 with whole datasets"},
               {"hugging-face", "FOLDER", "export: as a folder that transformers loads"},
-              {"file-mb", "N", "--hugging-face: of one file at most; default 5000"},
+              {"onnx", "FILE", "export: the model as ONNX, which runtimes compute"},
+              {"file-mb", "N", "--hugging-face: of one file at most; default 5000; --onnx: 2000"},
               {"llmc", "FILE", "export: as a model file of llm.c, of a GPT-2"},
               {"dtype", "f32|bf16", "export: store f32 weights as this"},
               {"ema", "", "export: the weights' moving average (training.ema_decay)"},

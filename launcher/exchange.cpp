@@ -3,11 +3,14 @@
 #include "launcher/exchange.hpp"
 
 #include "core/checkpoint/whole_hdf5.hpp"
+#include "core/data/options.hpp"
+#include "core/encoder_model.hpp"
 #include "core/formats/hugging_face/folder.hpp"
 #include "core/formats/import.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/merge_adapters.hpp"
 #include "core/formats/new_file.hpp"
+#include "core/formats/onnx/export.hpp"
 #include "core/formats/safetensors.hpp"
 #include "core/formats/take_averages.hpp"
 #include "core/layers/lora.hpp"
@@ -16,11 +19,13 @@
 #include "kernels/nearest_name.hpp"
 #include "launcher/setup.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <functional>
 #include <memory>
 
@@ -30,14 +35,16 @@ namespace {
 // The one of the formats that was asked for.
 std::string format_of(const Arguments& arguments) {
     std::string format;
-    for (const char* name : {"safetensors", "hdf5-single", "hugging-face", "llmc"}) {
+    for (const char* name : {"safetensors", "hdf5-single", "hugging-face", "llmc", "onnx"}) {
         if (!arguments.has(name)) continue;
         if (!format.empty())
             throw ConfigError(fmt::format("checkpoint export: --{} or --{}, one at a time", format, name));
         format = name;
     }
     if (format.empty())
-        throw ConfigError("checkpoint export: say --safetensors, --hdf5-single, --hugging-face or --llmc, and a path");
+        throw ConfigError(
+            "checkpoint export: say --safetensors, --hdf5-single, --hugging-face, --llmc or --onnx, and a "
+            "path");
     return format;
 }
 
@@ -72,6 +79,31 @@ private:
     std::string checkpoint_;
 };
 
+// What the model knows of its samples: the config and the checkpoint say it, or the data must.
+SampleForm form_of_samples(const Checkpoint& checkpoint, const Config& config) {
+    const std::string reader = config.get(data_reader);
+    if (reader == "labelled" && config.get(data_files).empty()) { // of a folder of Hugging Face's
+        const auto mark = [&](const Key<std::int64_t>& key) { return static_cast<std::int32_t>(config.get(key)); };
+        const auto table = std::ranges::find(checkpoint.tensors(), "embedding.weight", &SavedTensor::name);
+        return labelled_form(config.get(training_sequence), config.get(data_classes),
+                             {mark(model_class_token), mark(model_separator_token), mark(model_padding_token),
+                              table == checkpoint.tensors().end() ? 0 : table->whole[0]});
+    }
+    if (reads_text(config) && reader != "pairs" && reader != "labelled")
+        return text_form(config.get(training_sequence),
+                         parse_integer("data.vocabulary", metadata_of(checkpoint, "data.vocabulary"), 1, INT32_MAX));
+    if (auto form = form_without_data(config, 1)) return *form;
+    return open_data(config, metadata_of(checkpoint, "tokenizer"))->form();
+}
+
+void export_onnx(const Checkpoint& checkpoint, const Config& config, const std::string& path, std::int64_t megabytes) {
+    const WrittenOnnx written =
+        write_onnx(checkpoint, config, form_of_samples(checkpoint, config), path, megabytes * 1'000'000);
+    fmt::print("ONNX, opset 17, {} nodes: {} -> {}\n", written.nodes, fmt::join(written.inputs, ", "),
+               fmt::join(written.outputs, ", "));
+    if (written.beside) fmt::print("{}.data holds the weights: the two files belong together\n", path);
+}
+
 } // namespace
 
 std::string checkpoints_below(const Arguments& arguments) {
@@ -83,8 +115,11 @@ std::string checkpoints_below(const Arguments& arguments) {
 
 int export_checkpoint(const Arguments& arguments) {
     const std::vector<std::string>& words = arguments.words();
-    if (words.size() != 2) throw ConfigError("checkpoint export: expected one checkpoint or run");
-    const std::string format = format_of(arguments), path = *arguments.text(format);
+    const std::string format = words.size() < 2 ? std::string() : format_of(arguments);
+    if (words.size() < 2 || (words.size() > 2 && format != "onnx"))
+        throw ConfigError("checkpoint export: expected one checkpoint or run");
+    const std::string path = *arguments.text(format);
+    const std::vector<std::string> overrides{words.begin() + 2, words.end()}; // of where the data lie, for --onnx
     const std::optional<DType> narrow = narrow_dtype(arguments);
     const bool states = arguments.has("states");
     Checkpoint checkpoint = open_checkpoint(words[1]);
@@ -115,6 +150,10 @@ int export_checkpoint(const Arguments& arguments) {
         const std::size_t files = write_hub_folder(checkpoint, config_of(checkpoint, {}), path,
                                                    {.narrow = narrow, .most_bytes = most * 1'000'000});
         if (files > 1) fmt::print("{} files of weights\n", files);
+    } else if (format == "onnx") {
+        if (states || narrow) throw ConfigError("--states and --dtype are not for --onnx: it holds weights in f32");
+        export_onnx(checkpoint, config_of(checkpoint, overrides), path,
+                    arguments.integer("file-mb", 1, 2000).value_or(2000));
     } else {
         if (states) throw ConfigError("--states: a model file of llm.c holds none");
         write_llmc(checkpoint, config_of(checkpoint, {}), path, narrow);

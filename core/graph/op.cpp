@@ -2,6 +2,7 @@
 // The defaults of an op: no gradient, no way to run sharded.
 #include "core/graph/op.hpp"
 
+#include "core/graph/attributes.hpp"
 #include "core/graph/graph.hpp"
 #include "kernels/error.hpp"
 
@@ -15,6 +16,8 @@ std::vector<ValueId> Op::gradient(Graph&, const Node& node, std::span<const Valu
 }
 
 std::vector<PlacementRule> Op::placements(std::span<const TensorType>) const { return {}; }
+
+Attributes Op::attributes() const { return {}; }
 
 std::optional<std::vector<Placement>> Op::placed(std::span<const TensorType> types,
                                                  std::span<const Placement> inputs) const {

@@ -17,6 +17,7 @@
 
 namespace tessera {
 
+class Attributes;
 class Graph;
 class Groups;
 struct Node;
@@ -167,6 +168,9 @@ public:
         Collective collective;
     };
     virtual std::optional<Transfer> transfer() const { return std::nullopt; }
+
+    // What it was told when it was made, where others write it down (attributes.hpp); most say nothing.
+    virtual Attributes attributes() const;
 
     virtual void run(Stream& stream, const Operands& operands) const = 0;
     // Of a collective that need not end yet: begins it. Returns what its axis's communicator calls the ticket.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // activation: GELU, ReLU or SiLU, element by element, and its gradient.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 
@@ -28,6 +29,7 @@ class ActivationOp final : public Op {
 public:
     explicit ActivationOp(Activation function) : function_(function) {}
     std::string_view name() const override { return "activation"; }
+    Attributes attributes() const override { return {{"function", name_of(function_)}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("x", in[0].dtype);
         return {in[0]};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention: softmax attention of packed queries, keys and values, fused (Dao et al. 2022), and its gradient.
 #include "kernels/attention.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "core/ops/ring_attention.hpp"
@@ -63,6 +64,7 @@ class AttentionOp final : public Op { // qkv -> y, log_sum_exp
 public:
     AttentionOp(bool causal, bool by_group) : causal_(causal), by_group_(by_group) {}
     std::string_view name() const override { return "attention"; }
+    Attributes attributes() const override { return {{"causal", causal_}, {"by_group", by_group_}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         return attention_types(in[0], by_group_);
     }

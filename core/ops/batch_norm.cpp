@@ -2,6 +2,7 @@
 // batch_norm: normalisation of each channel over the samples and pixels of a micro-batch, and its gradient. Where ranks
 // hold strips of the images, what they sum over their rows is added up between steps of the same ops.
 #include "kernels/batch_norm.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/copy.hpp"
@@ -294,6 +295,7 @@ class BatchNormInference final : public Op { // x, mean, variance, scale, bias -
 public:
     explicit BatchNormInference(double epsilon) : epsilon_(static_cast<float>(epsilon)) {}
     std::string_view name() const override { return "batch_norm_inference"; }
+    Attributes attributes() const override { return {{"epsilon", epsilon_}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         constexpr std::array names = {"x", "mean", "variance", "scale", "bias"};
         expect_floating("x", in[0].dtype);

@@ -2,6 +2,7 @@
 // convolution: of images with filters, in groups, and its two gradients; that of the bias is sum_rows. The gradient
 // for the image is an op of its own, too: transposed_convolution.
 #include "kernels/convolution.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/halo.hpp"
 #include "core/ops/images.hpp"
 #include "core/ops/ops.hpp"
@@ -57,6 +58,9 @@ public:
     ConvolutionInputGradient(const Window& window, const Shape& image) // (N, H, W, C)
         : window_(window), height_(image[1]), width_(image[2]), channels_(image[3]) {}
     std::string_view name() const override { return "convolution_input_gradient"; }
+    Attributes attributes() const override {
+        return {{"window", attribute_of(window_)}, {"height", height_}, {"width", width_}, {"channels", channels_}};
+    }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const Shape &x = in[0].shape, &w = in[1].shape;
         expect_floating("x", in[0].dtype);
@@ -168,6 +172,7 @@ class ConvolutionOp final : public Op { // x, w[, bias] -> y
 public:
     ConvolutionOp(const Window& window, std::int64_t groups) : window_(window), groups_(groups) {}
     std::string_view name() const override { return "convolution"; }
+    Attributes attributes() const override { return {{"window", attribute_of(window_)}, {"groups", groups_}}; }
 
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const Shape &x = in[0].shape, &w = in[1].shape;

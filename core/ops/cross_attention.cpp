@@ -2,8 +2,9 @@
 // cross_attention: attention beyond the plain one, with keys of another sequence, segments and a bias by distance
 // (kernels/cross_attention.hpp), and its gradient.
 #include "kernels/cross_attention.hpp"
-#include "core/ops/expect.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/encoder_ops.hpp"
+#include "core/ops/expect.hpp"
 
 #include <cmath>
 
@@ -138,6 +139,13 @@ class CrossAttentionOp final : public Op { // q[, kv][, segments[, key_segments]
 public:
     explicit CrossAttentionOp(const CrossAttentionForm& form) : form_(form), inputs_(form) {}
     std::string_view name() const override { return "cross_attention"; }
+    Attributes attributes() const override {
+        return {{"cross", form_.cross},
+                {"segments", form_.segments},
+                {"bias", form_.bias},
+                {"causal", form_.causal},
+                {"scale", form_.scale}};
+    }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const Shape& q = in[0].shape;
         const auto expect_heads = [](std::string_view what, const TensorType& type, std::int64_t parts) {

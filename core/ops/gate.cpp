@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // gate: the product of an activation of one tensor and another tensor, element by element, and its gradients.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 
@@ -31,6 +32,7 @@ class Gate final : public Op { // gate, x -> y
 public:
     explicit Gate(Activation function) : function_(function) {}
     std::string_view name() const override { return "gate"; }
+    Attributes attributes() const override { return {{"function", name_of(function_)}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("gate", in[0].dtype);
         expect_shape("x", in[1].shape, in[0].shape);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // gru: the cells of a sequence, and their gradient through time.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "core/ops/recurrent.hpp"
@@ -49,6 +50,7 @@ class Gru final : public Op { // x, w[, bias][, h0] -> y, gates, last h
 public:
     explicit Gru(const RecurrentInputs& which) : which_(which) {}
     std::string_view name() const override { return "gru"; }
+    Attributes attributes() const override { return {{"bias", which_.bias}, {"states", which_.states}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_recurrent(in, which_, gates, 1);
         const Shape& x = in[0].shape;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear: y = x w^T + bias over any number of output and contracted dims, and its two gradients.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "core/ops/product.hpp"
@@ -115,6 +116,7 @@ class Linear final : public Op { // x, w[, bias] -> y
 public:
     explicit Linear(int contracted) : contracted_(contracted) {}
     std::string_view name() const override { return "linear"; }
+    Attributes attributes() const override { return {{"contracted", std::int64_t{contracted_}}}; }
 
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const Shape& x = in[0].shape;

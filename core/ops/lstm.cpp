@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // lstm: the cells of a sequence, and their gradient through time.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "core/ops/recurrent.hpp"
@@ -42,6 +43,7 @@ class Lstm final : public Op { // x, w[, bias][, h0, c0] -> y, gates, cells, las
 public:
     explicit Lstm(const RecurrentInputs& which) : which_(which) {}
     std::string_view name() const override { return "lstm"; }
+    Attributes attributes() const override { return {{"bias", which_.bias}, {"states", which_.states}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_recurrent(in, which_, gates, 2);
         const Shape& x = in[0].shape;

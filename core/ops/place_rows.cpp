@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // place_rows: some rows of each sample to places of their own: a masked token among the masked ones, a class token
 // before the patches. Rows without a place go nowhere, places without a row are 0.
-#include "core/ops/expect.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/encoder_ops.hpp"
+#include "core/ops/expect.hpp"
 #include "kernels/route.hpp"
 
 namespace tessera {
@@ -41,6 +42,7 @@ class PlaceRows final : public Op { // x, slots -> y
 public:
     explicit PlaceRows(std::int64_t places) : places_(places) {}
     std::string_view name() const override { return "place_rows"; }
+    Attributes attributes() const override { return {{"places", places_}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 3);

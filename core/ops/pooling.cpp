@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // max_pool and average_pool: the largest and the mean over windows of an image, and their gradients.
 #include "kernels/pooling.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/halo.hpp"
 #include "core/ops/images.hpp"
 #include "core/ops/ops.hpp"
@@ -87,6 +88,7 @@ class MaxPool final : public Op { // x -> y, taps
 public:
     explicit MaxPool(const Window& window) : window_(window) {}
     std::string_view name() const override { return "max_pool"; }
+    Attributes attributes() const override { return {{"window", attribute_of(window_)}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const TensorType y = pooled(in[0], window_);
         return {y, {y.shape, DType::i32}};
@@ -144,6 +146,9 @@ class AveragePool final : public Op { // x -> y
 public:
     AveragePool(const Window& window, bool count_padding) : window_(window), count_padding_(count_padding) {}
     std::string_view name() const override { return "average_pool"; }
+    Attributes attributes() const override {
+        return {{"window", attribute_of(window_)}, {"count_padding", count_padding_}};
+    }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {pooled(in[0], window_)}; }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
         const Shape image = graph.value(node.inputs[0]).type.shape;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // residual_norm: a residual connection and the norm of its sum in one pass over memory, and their gradient.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/norm.hpp"
@@ -66,6 +67,7 @@ class ResidualNorm final : public Op { // a, b, scale[, bias] -> sum, y, rstd[, 
 public:
     ResidualNorm(Norm kind, double epsilon) : kind_(kind), epsilon_(static_cast<float>(epsilon)) {}
     std::string_view name() const override { return "residual_norm"; }
+    Attributes attributes() const override { return {{"epsilon", epsilon_}, {"rms", kind_ == Norm::rms_norm}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("a", in[0].dtype);
         expect_dims("a", in[0], 1);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // rms_norm: root-mean-square normalisation over the last dim, and its gradient.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/norm.hpp"
@@ -41,6 +42,7 @@ class RmsNorm final : public Op { // x, scale -> y, rstd
 public:
     explicit RmsNorm(double epsilon) : epsilon_(static_cast<float>(epsilon)) {}
     std::string_view name() const override { return "rms_norm"; }
+    Attributes attributes() const override { return {{"epsilon", epsilon_}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("x", in[0].dtype);
         expect_dims("x", in[0], 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // rotary: queries and keys turned by the angles of their positions in the whole sequence, wherever it is cut. Turned
 // back, they are its gradient.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "core/ops/ring_attention.hpp"
@@ -16,6 +17,16 @@ public:
     RotaryOp(const RotaryOptions& options, bool by_group, bool back)
         : options_(options), by_group_(by_group), back_(back) {}
     std::string_view name() const override { return back_ ? "rotary_gradient" : "rotary"; }
+    Attributes attributes() const override {
+        const kernels::RotaryScaling& scaling = options_.scaling;
+        return {{"theta", options_.theta},
+                {"factor", scaling.factor},
+                {"low_turns", scaling.low_turns},
+                {"high_turns", scaling.high_turns},
+                {"trained", scaling.trained},
+                {"by_group", by_group_},
+                {"back", back_}};
+    }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         attention_types(in[0], by_group_);
         if (in[0].shape[4] % 2 != 0)

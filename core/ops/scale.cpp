@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // scale: y = factor * x, and its gradient, which is the same of dy.
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 
@@ -10,6 +11,7 @@ class Scale final : public Op {
 public:
     explicit Scale(double factor) : factor_(static_cast<float>(factor)) {}
     std::string_view name() const override { return "scale"; }
+    Attributes attributes() const override { return {{"factor", factor_}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("x", in[0].dtype);
         return {in[0]};

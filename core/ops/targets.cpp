@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // leave_out and counted_targets: which targets a loss counts, and how much they weigh together.
 #include "kernels/targets.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 #include "kernels/reduce.hpp"
@@ -12,6 +13,7 @@ class LeaveOut final : public Op { // targets -> targets, -1 where they were `le
 public:
     explicit LeaveOut(std::int32_t left_out) : left_out_(left_out) {}
     std::string_view name() const override { return "leave_out"; }
+    Attributes attributes() const override { return {{"left_out", std::int64_t{left_out_}}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_dtype("targets", in[0].dtype, DType::i32);
         return {in[0]};

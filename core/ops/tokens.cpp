@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mask_tokens, token_segments, token_types and shift_tokens: what encoders make of token ids (kernels/tokens.hpp).
 #include "kernels/tokens.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/draws.hpp"
 #include "core/ops/encoder_ops.hpp"
 #include "core/ops/expect.hpp"
@@ -59,6 +60,7 @@ class TokenSegments final : public Op {
 public:
     explicit TokenSegments(std::int32_t padding) : padding_(padding) {}
     std::string_view name() const override { return "token_segments"; }
+    Attributes attributes() const override { return {{"padding", std::int64_t{padding_}}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_tokens(in[0]);
         return {in[0]};
@@ -79,6 +81,9 @@ class TokenTypes final : public Op {
 public:
     TokenTypes(std::int32_t separator, std::int32_t types) : separator_(separator), types_(types) {}
     std::string_view name() const override { return "token_types"; }
+    Attributes attributes() const override {
+        return {{"separator", std::int64_t{separator_}}, {"types", std::int64_t{types_}}};
+    }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_tokens(in[0]);
         return {in[0]};
@@ -100,6 +105,7 @@ class ShiftTokens final : public Op {
 public:
     explicit ShiftTokens(std::int32_t first) : first_(first) {}
     std::string_view name() const override { return "shift_tokens"; }
+    Attributes attributes() const override { return {{"first", std::int64_t{first_}}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_tokens(in[0]);
         return {in[0]};

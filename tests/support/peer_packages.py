@@ -18,6 +18,7 @@ SKIPPED = 77
 # Each with all that it imports and Debian's python3-torch does not bring along. transformers 4.46 is the last series that
 # takes Debian 12's torch 1.13.
 PACKAGES = {
+    "onnxruntime": ["onnxruntime==1.19.2"],
     "transformers": ["transformers==4.46.3", "tokenizers==0.20.3", "safetensors==0.4.5", "huggingface-hub==0.26.5",
                      "filelock==3.16.1", "tqdm==4.66.6", "packaging==24.1", "regex==2024.9.11", "fsspec==2024.10.0",
                      "pyyaml==6.0.2", "requests==2.32.3", "urllib3==2.2.3", "idna==3.10", "certifi==2024.8.30",
@@ -50,6 +51,13 @@ def install(packages, folder):
 
 
 def use(name):
+    reason = provide(name)
+    if reason:
+        skip(f"{PACKAGES[name][0]} cannot be had: {reason}")
+
+
+def provide(name):
+    """Why it cannot be had, or "": then it can be imported."""
     packages = PACKAGES[name]
     content = hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()[:12]
     parent = pathlib.Path(os.environ["TESSERA_BUILD"], "peer_packages")
@@ -61,8 +69,9 @@ def use(name):
             shutil.rmtree(unfinished, ignore_errors=True)
             reason = install(packages, unfinished)
             if reason:
-                skip(f"{packages[0]} cannot be had: {reason}")
+                return reason
             unfinished.rename(folder)
     sys.path.insert(0, str(folder))
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false",
                       HF_HUB_DISABLE_TELEMETRY="1")
+    return ""
