@@ -4,6 +4,7 @@
 #include "core/data/prepare.hpp"
 #include "core/data/utf8.hpp"
 #include "core/exit_codes.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -133,7 +134,8 @@ void look_at_part(const Dataset& dataset, Split split, bool everything) {
 
 int look_at_config(const Arguments& arguments, bool everything) {
     const std::vector<std::string>& words = arguments.words();
-    const Config config = Config::load(words[1], {words.begin() + 2, words.end()}, known_keys());
+    Config config = Config::load(words[1], {words.begin() + 2, words.end()}, known_keys());
+    settle_tokenizer(config);
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const SampleForm& form = dataset->form();
     for (const Field& field : form.fields)

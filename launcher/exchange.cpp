@@ -15,6 +15,7 @@
 #include "core/formats/take_averages.hpp"
 #include "core/layers/lora.hpp"
 #include "core/run/text_file.hpp"
+#include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 #include "launcher/setup.hpp"
@@ -96,6 +97,14 @@ SampleForm form_of_samples(const Checkpoint& checkpoint, const Config& config) {
     return open_data(config, metadata_of(checkpoint, "tokenizer"))->form();
 }
 
+// TOML of a model, whose [data] is the first section, with the path of its tokenizer.
+std::string with_tokenizer(std::string toml, const std::string& path) {
+    constexpr std::string_view section = "[data]\n";
+    const std::size_t at = toml.find(section);
+    if (path.empty() || at == std::string::npos) return toml;
+    return toml.insert(at + section.size(), fmt::format("tokenizer_file = {}\n", toml_text(ConfigValue(path))));
+}
+
 void export_onnx(const Checkpoint& checkpoint, const Config& config, const std::string& path, std::int64_t megabytes) {
     const WrittenOnnx written =
         write_onnx(checkpoint, config, form_of_samples(checkpoint, config), path, megabytes * 1'000'000);
@@ -147,9 +156,10 @@ int export_checkpoint(const Arguments& arguments) {
     } else if (format == "hugging-face") {
         if (states) throw ConfigError("--states: a folder of Hugging Face's holds none");
         const std::int64_t most = arguments.integer("file-mb", 1, 1 << 30).value_or(5000);
-        const std::size_t files = write_hub_folder(checkpoint, config_of(checkpoint, {}), path,
-                                                   {.narrow = narrow, .most_bytes = most * 1'000'000});
-        if (files > 1) fmt::print("{} files of weights\n", files);
+        const HubWritten written = write_hub_folder(checkpoint, config_of(checkpoint, {}), path,
+                                                    {.narrow = narrow, .most_bytes = most * 1'000'000});
+        if (written.files > 1) fmt::print("{} files of weights\n", written.files);
+        if (!written.no_tokenizer.empty()) fmt::print("without a tokenizer: {}\n", written.no_tokenizer);
     } else if (format == "onnx") {
         if (states || narrow) throw ConfigError("--states and --dtype are not for --onnx: it holds weights in f32");
         export_onnx(checkpoint, config_of(checkpoint, overrides), path,
@@ -173,14 +183,21 @@ int import_checkpoint(const Arguments& arguments) {
     const std::string folder = checkpoints_below(arguments);
     const FoundWeights found =
         find_weights(words[1], arguments.text("config").value_or(""), {words.begin() + 2, words.end()});
-    const Imported done = import_weights(*found.source, found.config, folder);
+    const Imported done = import_weights(*found.source, found.config, folder, found.tokenizer);
     fmt::print("{}: step {}, {} optimizer states\n", done.folder, done.step, done.with_states ? "the file's" : "fresh");
     if (!found.fitting.empty()) {
-        const std::string path = (std::filesystem::path(*arguments.text("to")) / "model.toml").string();
-        replace_file(path,
-                     fmt::format("# The model of {}. A config that opens with base = \"{}\" goes on from here.\n{}",
-                                 words[1], path, found.fitting));
+        const std::filesystem::path run = *arguments.text("to");
+        const std::string path = (run / "model.toml").string(), tokenizer = (run / "tokenizer.json").string();
+        replace_file(
+            path, fmt::format("# The model of {}. A config that opens with base = \"{}\" goes on from here.\n{}",
+                              words[1], path, with_tokenizer(found.fitting, found.tokenizer.empty() ? "" : tokenizer)));
         fmt::print("{}: its model, for configs to be based on\n", path);
+        if (!found.tokenizer.empty()) {
+            replace_file(tokenizer, found.tokenizer);
+            fmt::print("{}: its tokenizer, which they read text with\n", tokenizer);
+        } else if (!found.no_tokenizer.empty()) {
+            fmt::print("its tokenizer is not read: {}\n", visible(found.no_tokenizer));
+        }
     }
     return 0;
 }

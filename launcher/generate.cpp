@@ -145,10 +145,10 @@ int write_answer(const Arguments& arguments, const Checkpoint& checkpoint, const
 
 int continue_text(const Arguments& arguments, const Checkpoint& checkpoint, const Config& config,
                   const Tokenizer* tokenizer) {
-    const std::int64_t vocabulary =
-        tokenizer != nullptr
-            ? tokenizer->vocabulary_size()
-            : parse_integer("data.vocabulary", metadata_of(checkpoint, "data.vocabulary"), 1, INT32_MAX);
+    const std::string said = metadata_of(checkpoint, "data.vocabulary"); // may be more than the tokenizer's
+    const std::int64_t vocabulary = tokenizer != nullptr && said.empty()
+                                        ? tokenizer->vocabulary_size()
+                                        : parse_integer("data.vocabulary", said, 1, INT32_MAX);
     if (arguments.has("target-ids")) throw ConfigError("generate: --target-ids is of a model.type \"t5\" alone");
     Generator generator(checkpoint, weights_in(arguments), config, vocabulary, {});
     const SamplingOptions options = sampling_in(arguments);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera plan`: what a run will hold and send, without MPI, and without data where the config tells the vocabulary.
 #include "core/config_catalog.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "core/run/describe_cost.hpp"
 #include "core/run/describe_plan.hpp"
 #include "core/run/fit.hpp"
@@ -103,6 +104,7 @@ int run_plan(const Arguments& arguments, Process&) {
     const auto ranks = static_cast<int>(arguments.integer("ranks", 1, 1 << 24).value_or(1));
     const auto rank = static_cast<int>(arguments.integer("rank", 0, ranks - 1).value_or(0));
     check_together(arguments);
+    settle_tokenizer(config);
     settle_run_folder(config);
     if (arguments.has("search")) return run_search(arguments, config, ranks);
     const std::optional<std::string> file = arguments.text("machine");

@@ -2,6 +2,7 @@
 // `tessera train`: one rank of a training run; mpirun, srun or `tessera launch` start as many as wanted.
 #include "core/config_catalog.hpp"
 #include "core/exit_codes.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "core/plan/shares.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
@@ -93,6 +94,7 @@ int run_train(const Arguments& arguments, Process& process) {
     World& world = start_world(process);
     Config config =
         Config::load(arguments.words()[0], {arguments.words().begin() + 1, arguments.words().end()}, known_keys());
+    settle_tokenizer(config);
     const std::filesystem::path folder = settle_run_folder(config);
     process.run_folder = folder;
     process.job_start = job_start(folder);

@@ -2,6 +2,7 @@
 // `tessera verify`: runs a config on one rank and on many at once, and says which value is the first that differs.
 #include "core/config_catalog.hpp"
 #include "core/exit_codes.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "core/run/fit.hpp"
 #include "core/run/folder.hpp"
 #include "core/run/memory_limit.hpp"
@@ -80,6 +81,7 @@ int run_verify(const Arguments& arguments, Process& process) {
     const std::string& file = arguments.words()[0];
     std::vector<std::string> words{arguments.words().begin() + 1, arguments.words().end()};
     Config config = Config::load(file, words, known_keys());
+    settle_tokenizer(config);
     settle_run_folder(config);
     Stream stream = make_stream(config, &world);
     Stream host = make_host_stream(stream);

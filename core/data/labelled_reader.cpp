@@ -175,6 +175,7 @@ private:
             tokenizer_ = Tokenizer::load(options.tokenizer_json);
         }
         marks_ = class_marks(*tokenizer_);
+        marks_.vocabulary = std::max(marks_.vocabulary, options.token_vocabulary);
     }
 
     void number_labels(const DatasetOptions& options, const std::vector<Record>& train) {

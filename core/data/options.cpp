@@ -5,6 +5,7 @@
 
 #include "core/data/source_keys.hpp"
 #include "core/extension.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
@@ -113,21 +114,30 @@ void read_labelled_keys(const DataKeys& keys, DatasetOptions& options) {
 // Whether texts are read, and so tokenised, here.
 bool tokenises(const std::string& reader) { return reader == "text" || reader == "pairs" || reader == "labelled"; }
 
+// A tokenizer of a file, whose tokens the vocabulary must hold where the config says one.
+std::string tokenizer_of(const DataKeys& keys, const std::string& path) {
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(path);
+    const std::int64_t vocabulary = keys.get(data_vocabulary);
+    if (vocabulary > 0 && vocabulary < tokenizer->vocabulary_size())
+        keys.refuse(data_vocabulary.name,
+                    fmt::format("the tokenizer, {}, has {} tokens", path, tokenizer->vocabulary_size()));
+    return tokenizer->save();
+}
+
 void read_text_keys(const DataKeys& keys, DatasetOptions& options) {
-    const std::string file = keys.get(data_tokenizer_file);
-    if (!file.empty() && options.tokenizer_json.empty()) {
-        const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(file);
-        const std::int64_t said = keys.get(data_vocabulary), has = tokenizer->vocabulary_size();
-        if (said > 0 && said != has)
-            keys.refuse(data_vocabulary.name, fmt::format("data.tokenizer_file, {}, has {} tokens", file, has));
-        options.tokenizer_json = tokenizer->save();
+    if (!tokenises(options.reader)) {
+        const std::string file = keys.get(data_tokenizer_file); // for who reads what a run writes
+        options.token_vocabulary = keys.get(data_vocabulary);
+        if (!file.empty() && options.tokenizer_json.empty()) options.tokenizer_json = tokenizer_of(keys, file);
+        return;
     }
-    if (!file.empty() && tokenises(options.reader)) return;
-    if (tokenises(options.reader)) {
+    const TokenizerSource source = tokenizer_source(keys.config());
+    if (!source.path.empty()) {
+        if (options.tokenizer_json.empty()) options.tokenizer_json = tokenizer_of(keys, source.path);
+        options.token_vocabulary = source.rows;
+    } else {
         options.tokenizer.kind = keys.get(data_tokenizer);
         options.tokenizer.vocabulary_size = keys.get(data_vocabulary);
-    } else {
-        options.token_vocabulary = keys.get(data_vocabulary);
     }
 }
 
@@ -320,8 +330,12 @@ std::int64_t vocabulary_without_data(const Config& config) {
     const std::string reader = reader_of(config);
     const std::int64_t said = config.get(data_vocabulary);
     if (reader == "synthetic") return said > 0 ? said : DatasetOptions().synthetic_vocabulary;
+    if (reader == "text") {
+        const TokenizerSource source = tokenizer_source(config);
+        if (!source.path.empty()) return std::max(Tokenizer::open(source.path)->vocabulary_size(), source.rows);
+    }
     const std::string file = config.get(data_tokenizer_file);
-    if (!file.empty() && (reader == "text" || said == 0)) return Tokenizer::open(file)->vocabulary_size();
+    if (!file.empty() && said == 0) return Tokenizer::open(file)->vocabulary_size();
     if (reader != "text") return said;
     const std::string tokenizer = config.get(data_tokenizer);
     if (tokenizer == "byte") return 256;

@@ -33,8 +33,9 @@ inline constexpr Key<std::vector<std::string>> data_validation_files{
 inline constexpr Key<double> data_validation_fraction{
     "data.validation_fraction", 0.1,
     "without validation_files: this last share of the tokens or samples is for evaluation"};
-inline constexpr Key<std::string> data_tokenizer{"data.tokenizer", "character",
-                                                 "text: byte, character, bpe, word or wordpiece, trained on the files"};
+inline constexpr Key<std::string> data_tokenizer{
+    "data.tokenizer", "character",
+    "text: byte, character, bpe, word or wordpiece, trained on the files; or the folder of one"};
 inline constexpr Key<std::string> data_tokenizer_file{
     "data.tokenizer_file", "",
     "instead of training one: tokenizer.json, vocab.json, vocab.txt, a SentencePiece .model, or a folder with one"};

@@ -193,6 +193,7 @@ private:
             tokenizer_ = Tokenizer::load(options.tokenizer_json);
         }
         marks_ = pair_marks(*tokenizer_);
+        marks_.vocabulary = std::max(marks_.vocabulary, options.token_vocabulary);
     }
 
     void encode(const std::vector<Pair>& pairs, std::array<Texts, 2>& part) {

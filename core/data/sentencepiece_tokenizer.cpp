@@ -100,11 +100,15 @@ std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view model) {
 }
 
 std::unique_ptr<Tokenizer> load_saved_sentencepiece(std::string_view json) {
+    return load_sentencepiece(saved_sentencepiece_model(json));
+}
+
+std::string saved_sentencepiece_model(std::string_view json) {
     const JsonValue root = parse_json(json, "tokenizer");
     const JsonValue* model = root.find("model");
     if (model == nullptr || !model->is(JsonValue::Kind::text))
         throw ConfigError("tokenizer: there is no string 'model'");
-    return load_sentencepiece(from_base64(model->text));
+    return from_base64(model->text);
 }
 
 } // namespace tessera

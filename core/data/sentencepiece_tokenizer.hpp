@@ -10,5 +10,7 @@ namespace tessera {
 std::unique_ptr<Tokenizer> load_sentencepiece(std::string_view model);
 // The same from what its save() wrote: {"kind":"sentencepiece","model":"BASE64"}.
 std::unique_ptr<Tokenizer> load_saved_sentencepiece(std::string_view json);
+// The bytes of its model. Throws likewise.
+std::string saved_sentencepiece_model(std::string_view json);
 
 } // namespace tessera

@@ -67,7 +67,7 @@ TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors) {
     TokenRuns runs;
     runs.tokenizer = options.tokenizer_json.empty() ? train_tokenizer(options.tokenizer, texts)
                                                     : Tokenizer::load(options.tokenizer_json);
-    runs.vocabulary_size = runs.tokenizer->vocabulary_size();
+    runs.vocabulary_size = std::max(runs.tokenizer->vocabulary_size(), options.token_vocabulary);
     const auto first_validation = texts.begin() + static_cast<std::ptrdiff_t>(train_files);
     runs.train.push_back(encode_texts({texts.begin(), first_validation}, runs));
     if (first_validation != texts.end()) runs.validation.push_back(encode_texts({first_validation, texts.end()}, runs));

@@ -257,6 +257,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
     return kind.load(found);
 }
 
+bool is_tokenizer_kind(std::string_view name) { return std::ranges::find(catalog, name, &Kind::name) != catalog.end(); }
+
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus) {
     const Kind& kind = kind_named(options.kind);
     const bool has_own = options.kind == "byte" || options.kind == "character";

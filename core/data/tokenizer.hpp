@@ -68,6 +68,9 @@ struct NamedText {
     std::string_view text;
 };
 
+// Whether this is the name of a kind that train_tokenizer knows.
+bool is_tokenizer_kind(std::string_view name);
+
 // Deterministic. Throws ConfigError for an unknown kind, a vocabulary the corpus cannot give, or text it cannot take.
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus);
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::string_view corpus);

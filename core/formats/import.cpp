@@ -5,9 +5,12 @@
 #include "core/checkpoint/manifest.hpp"
 #include "core/checkpoint/streamed_save.hpp"
 #include "core/config_catalog.hpp"
+#include "core/data/data_error.hpp"
 #include "core/data/options.hpp"
+#include "core/data/tokenizer.hpp"
 #include "core/encoder_model.hpp"
 #include "core/formats/hugging_face/folder.hpp"
+#include "core/formats/hugging_face/tokenizer_source.hpp"
 #include "core/formats/llmc.hpp"
 #include "core/formats/safetensors.hpp"
 #include "core/model.hpp"
@@ -165,7 +168,14 @@ FoundWeights find_in_folder(const std::string& path, const std::string& config_p
     Config config = config_path.empty() ? Config::parse(folder.toml(), path + "/config.json", overrides, known_keys())
                                         : Config::load(config_path, words, known_keys());
     std::unique_ptr<WeightSource> source = folder.weights(config);
-    return {std::move(source), std::move(config), folder.toml()};
+    FoundWeights found{std::move(source), std::move(config), folder.toml()};
+    if (!holds_tokenizer(path)) return found;
+    try {
+        found.tokenizer = Tokenizer::open(path)->save();
+    } catch (const DataError& error) { // the weights are of use without
+        found.no_tokenizer = error.what();
+    }
+    return found;
 }
 
 } // namespace
@@ -184,7 +194,8 @@ FoundWeights find_weights(const std::string& path, const std::string& config_pat
     return {std::move(source), std::move(config)};
 }
 
-Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder) {
+Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder,
+                        const std::string& tokenizer) {
     const SampleForm form = form_of(source, config);
     const Graph graph = graph_of(config, form);
     std::vector<const Value*> states = values_of(graph, ValueKind::optimizer_state), weights;
@@ -204,8 +215,9 @@ Imported import_weights(const WeightSource& source, const Config& config, const 
     for (const Value* state : states)
         sources.push_back(result.with_states ? source_in(source, *state) : fresh_state(source, *state));
     refuse_unknown(source, sources);
-    result.folder = save_in_pieces(checkpoints_folder, result.step,
-                                   metadata_for(source, config, form, result.with_states), sources);
+    std::map<std::string, std::string> metadata = metadata_for(source, config, form, result.with_states);
+    if (!tokenizer.empty()) metadata["tokenizer"] = tokenizer;
+    result.folder = save_in_pieces(checkpoints_folder, result.step, metadata, sources);
     return result;
 }
 

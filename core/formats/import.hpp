@@ -23,8 +23,10 @@ struct Imported {
 // be empty; a file without any of it must say its config itself (one that was exported here does), or be given one.
 struct FoundWeights {
     std::unique_ptr<WeightSource> source;
-    Config config;         // of its model
-    std::string fitting{}; // a folder's: TOML of its model, for a person to build a config on
+    Config config;              // of its model
+    std::string fitting{};      // a folder's: TOML of its model, for a person to build a config on
+    std::string tokenizer{};    // a folder's: what Tokenizer::save() writes; "": it has none
+    std::string no_tokenizer{}; // why it is not read
 };
 FoundWeights find_weights(const std::string& path, const std::string& config_path,
                           const std::vector<std::string>& overrides);
@@ -37,6 +39,8 @@ std::unique_ptr<WeightSource> open_weight_source(const std::string& path);
 // exported with its states does), and with these the metadata; otherwise the states are fresh and the step is 0. The
 // vocabulary is that of the token table. ConfigError when a parameter is missing or has another shape, and when
 // the source holds a tensor that the model has not.
-Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder);
+// `tokenizer`: what Tokenizer::save() wrote of a folder's, for what reads and writes text.
+Imported import_weights(const WeightSource& source, const Config& config, const std::string& checkpoints_folder,
+                        const std::string& tokenizer = {});
 
 } // namespace tessera

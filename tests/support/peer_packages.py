@@ -19,6 +19,7 @@ SKIPPED = 77
 # takes Debian 12's torch 1.13.
 PACKAGES = {
     "onnxruntime": ["onnxruntime==1.19.2"],
+    "sentencepiece": ["sentencepiece==0.2.0"],
     "transformers": ["transformers==4.46.3", "tokenizers==0.20.3", "safetensors==0.4.5", "huggingface-hub==0.26.5",
                      "filelock==3.16.1", "tqdm==4.66.6", "packaging==24.1", "regex==2024.9.11", "fsspec==2024.10.0",
                      "pyyaml==6.0.2", "requests==2.32.3", "urllib3==2.2.3", "idna==3.10", "certifi==2024.8.30",

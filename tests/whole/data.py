@@ -221,7 +221,7 @@ def check_refusals():
              (["check", "."], 3, "./manifest.json: there is no such file"),
              (["check", "gpt.toml", "data.reader=megatron", "data.vocab_size=9", 'data.files=["text.txt"]'], 3, "text.txt.bin: there is no such file"),
              (["check", "gpt.toml", "data.tokenizer_file=made1/tokenizer.json", "data.vocab_size=9"], 2,
-              "data.vocab_size = 9: data.tokenizer_file, made1/tokenizer.json, has 420 tokens"),
+              "data.vocab_size = 9: the tokenizer, made1/tokenizer.json, has 420 tokens"),
              (["check", "gpt.toml", "data.on_error=ignore"], 2, "data.on_error = \"ignore\": no choice named 'ignore'")]
     for words, code, sentence in cases:
         run = runs.tessera("data", *words, code=code)

@@ -36,11 +36,15 @@ struct HubExport {
     std::optional<DType> narrow;             // of f32
     std::int64_t most_bytes = 5'000'000'000; // of one file's tensors, but for a tensor that alone has more
 };
+struct HubWritten {
+    std::size_t files = 0;      // of weights
+    std::string no_tokenizer{}; // why the folder has none, though the model reads text
+};
 
 // Writes the weights of `checkpoint`, whose config is `config`, as a new folder; a piece of a tensor at a time, of
-// transposed ones the whole. Returns the number of files of weights. ConfigError when the folder is there already, and
-// for a model that Hugging Face's of this kind do not compute, with the key's place.
-std::size_t write_hub_folder(const Checkpoint& checkpoint, const Config& config, const std::string& path,
-                             const HubExport& options);
+// transposed ones the whole; and the tokenizer. ConfigError when the folder is there already, and for a model that
+// Hugging Face's of this kind do not compute, with the key's place.
+HubWritten write_hub_folder(const Checkpoint& checkpoint, const Config& config, const std::string& path,
+                            const HubExport& options);
 
 } // namespace tessera

@@ -2,9 +2,11 @@
 // Writing a folder: their tensors as runs of rows of ours, shared out over files.
 #include "core/checkpoint/walk.hpp"
 #include "core/formats/hugging_face/folder.hpp"
+#include "core/formats/hugging_face/tokenizer_files.hpp"
 #include "core/formats/narrow.hpp"
 #include "core/formats/new_file.hpp"
 #include "core/json.hpp"
+#include "core/run/experiment.hpp"
 #include "kernels/error.hpp"
 #include "parallel/layout/placement.hpp"
 
@@ -171,10 +173,18 @@ void write_text(const std::string& path, const std::string& text) {
     file.finish();
 }
 
+std::string write_tokenizer(const Checkpoint& checkpoint, const Config& config, const HubFamily& family,
+                            const std::string& folder) {
+    const auto saved = checkpoint.metadata().find("tokenizer");
+    return write_hub_tokenizer(
+        saved == checkpoint.metadata().end() ? std::string() : saved->second,
+        {family.model_type, config.get(training_sequence), shape_in(checkpoint, "embedding.weight")[0]}, folder);
+}
+
 } // namespace
 
-std::size_t write_hub_folder(const Checkpoint& checkpoint, const Config& config, const std::string& path,
-                             const HubExport& options) {
+HubWritten write_hub_folder(const Checkpoint& checkpoint, const Config& config, const std::string& path,
+                            const HubExport& options) {
     const HubFamily& family = family_for(config);
     HubFields fields;
     fields.add("model_type", family.model_type);
@@ -206,8 +216,10 @@ std::size_t write_hub_folder(const Checkpoint& checkpoint, const Config& config,
         write_text(
             (fs::path(path) / "model.safetensors.index.json").string(),
             fmt::format("{{\n  \"metadata\": {{\"total_size\": {}}},\n  \"weight_map\": {{{}\n  }}\n}}\n", total, map));
+    HubWritten written{files.size()};
+    if (checkpoint.has("embedding.weight")) written.no_tokenizer = write_tokenizer(checkpoint, config, family, path);
     write_text((fs::path(path) / "config.json").string(), fields.text()); // last: with it the folder is one
-    return files.size();
+    return written;
 }
 
 } // namespace tessera
