@@ -118,6 +118,9 @@ def check_classifier():
     found, accuracy = float(out.split("loss: ")[1].split()[0]), float(out.split("accuracy: ")[1].split()[0])
     assert abs(found - loss) < LOGITS and loss > 1 and abs(accuracy - right / 20) < 1e-6, f"loss {found}, theirs {loss}; {out}"
     print(f"classifier: loss within {abs(found - loss):.1e}")
+    runs.tessera("checkpoint", "import", "classifier", "--to", "run-no-data")
+    out = runs.tessera("checkpoint", "export", "--onnx", "classifier.onnx", "run-no-data").out
+    assert "tokens (batch, 24) -> logits (batch, 3)" in out, out
     again = export("run-classifier", "out-classifier", transformers.BertForSequenceClassification)
     ids = torch.tensor([IDS])
     assert torch.equal(again(ids).logits, model(ids).logits), "exported, other logits"
