@@ -2,6 +2,7 @@
 // route: the experts of each token, its gates and its places among their tokens; losses that keep the load even and the
 // logits small.
 #include "kernels/route.hpp"
+#include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
 #include "core/ops/ops.hpp"
 
@@ -47,6 +48,7 @@ class Route final : public Op { // logits -> gates, slots, load, loss, losses
 public:
     explicit Route(const RouteOptions& options) : options_(options) {}
     std::string_view name() const override { return "route"; }
+    Attributes attributes() const override { return {{"capacity", options_.capacity}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         expect_floating("logits", in[0].dtype);
         const Shape& logits = in[0].shape;

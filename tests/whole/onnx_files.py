@@ -117,6 +117,9 @@ def check_texts():
     check_logits("llama", llama, vocabulary=4500)
     del llama["model.rope_original_seq_len"]
     check_logits("llama_alike", {**llama, "model.n_kv_heads": 0, "model.rope_scaling": "linear", "model.bias": True}, vocabulary=4500)
+    experts = {**TEXT, "model.moe_experts": 4, "model.moe_capacity_factor": 0.7}
+    check_logits("experts", experts)
+    check_logits("expert", {**experts, "model.moe_top_k": 1, "model.gated_mlp": True, "model.bias": False})
     check_logits("bert", {**TEXT, "model.type": "bert", "model.padding_token": 9, "model.separator_token": 5, "model.class_token": 3,
                           "model.mask_token": 4})
     plain = "".join(f"\n[[model.layers]]\n{keys}\n" for keys in (
@@ -276,13 +279,12 @@ def check_two_files():
 
 
 def check_refusals():
-    runs.write_config("moe.toml", {**TEXT, "model.moe_experts": 4, "run.folder": "moe"})
-    runs.train("moe.toml")
-    err = runs.tessera("checkpoint", "export", "--onnx", "moe.onnx", "moe", code=2).err
-    assert "'layers.0.moe.route' (op route): is not written in ONNX's operators" in err and err.count("\n") == 1, err
-    err = runs.tessera("checkpoint", "export", "--onnx", "moe.onnx", "--dtype", "bf16", "moe", code=2).err
-    assert "--states and --dtype are not for --onnx" in err, err
-    assert not list(pathlib.Path(".").glob("moe.onnx*"))
+    for words, sentence in ((["--dtype", "bf16"], "--states and --dtype are not for --onnx"), (["--states"], "--states and --dtype are not for --onnx"),
+                            (["--file-mb", "3000"], "--file-mb"), (["--llmc", "x"], "one at a time")):
+        err = runs.tessera("checkpoint", "export", "--onnx", "no.onnx", *words, "wide", code=2).err
+        assert sentence in err and err.count("\n") == 1, err
+    err = runs.tessera("checkpoint", "export", "--onnx", "no.onnx", "t5", "data.files=['nowhere']", code=3).err
+    assert "nowhere" in err and not list(pathlib.Path(".").glob("no.onnx*")), err
 
 
 with runs.folder():

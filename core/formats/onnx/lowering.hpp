@@ -94,7 +94,7 @@ public:
         writer_.set_channels_first(node_.outputs[output], std::move(name));
     }
 
-    // ConfigError: "'layers.0.moe.route' (route): …".
+    // ConfigError: "'layers.0.softplus' (op softplus): …".
     [[noreturn]] void refuse(std::string_view why) const;
 
 private:
@@ -127,6 +127,11 @@ void lower_add(OnnxLowering& to);
 void lower_add_rows(OnnxLowering& to);
 void lower_gate(OnnxLowering& to);
 void lower_scale(OnnxLowering& to);
+
+void lower_combine(OnnxLowering& to);
+void lower_dispatch(OnnxLowering& to);
+void lower_expert_linear(OnnxLowering& to);
+void lower_route(OnnxLowering& to);
 
 void lower_average_pool(OnnxLowering& to);
 void lower_convolution(OnnxLowering& to);
