@@ -192,7 +192,10 @@ std::string config_of(const Tokenizer& tokenizer, const HubTokenizer& of, bool s
     constexpr std::int64_t sentinels = 100; // T5's own, behind the pieces
     if (sentencepiece && t5)
         fields.add("extra_ids", tokenizer.vocabulary_size() + sentinels <= of.rows ? sentinels : 0);
-    if (sentencepiece && !t5) fields.add("legacy", false);
+    if (sentencepiece && !t5) {
+        fields.add("add_bos_token", tokenizer.id_of("<s>").has_value());
+        fields.add("legacy", false);
+    }
     return fields.text();
 }
 
