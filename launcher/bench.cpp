@@ -4,6 +4,7 @@
 #include "core/run/measure_machine.hpp"
 #include "core/run/text_file.hpp"
 #include "kernels/error.hpp"
+#include "launcher/job/start_ranks.hpp"
 #include "launcher/setup.hpp"
 
 #include <fmt/format.h>
@@ -59,7 +60,18 @@ void measure(const World& world, const Mesh& mesh, Stream& stream, Stream& host,
     links(machine.gpu ? "NCCL between hosts, " : "MPI between hosts, ", true, 0, machine.between_nodes);
 }
 
+std::int64_t milliseconds_of(const Arguments& arguments) {
+    return arguments.integer("milliseconds", 1, 60'000).value_or(100);
+}
+
+int start_many(const Arguments& arguments) {
+    Config::parse("", "bench", arguments.words(), known_keys()); // refuses before anything is started, as the next does
+    milliseconds_of(arguments);
+    return start_ranks("bench", {"milliseconds", "save"}, arguments);
+}
+
 int run_bench(const Arguments& arguments, Process& process) {
+    if (starts_ranks(arguments)) return start_many(arguments);
     World& world = start_world(process);
     const Config config = Config::parse("", "bench", arguments.words(), known_keys());
     Stream stream = make_stream(config, &world);
@@ -75,7 +87,7 @@ int run_bench(const Arguments& arguments, Process& process) {
                    counted(world.size() / local, "host"), std::visit([](const auto& s) { return s.text(); }, stream));
         if (const std::string warning = thread_warning(world, stream); !warning.empty()) fmt::print("{}\n", warning);
     }
-    const double seconds = static_cast<double>(arguments.integer("milliseconds", 1, 60'000).value_or(100)) / 1000;
+    const double seconds = static_cast<double>(milliseconds_of(arguments)) / 1000;
     measure(world, mesh, stream, host, seconds, machine);
     machine.memory_bytes = machine.gpu ? std::visit([](const auto& s) { return free_bytes(s); }, stream)
                                        : host_memory() / machine.ranks_per_node;
@@ -92,23 +104,24 @@ int run_bench(const Arguments& arguments, Process& process) {
 } // namespace
 
 Command bench_command() {
+    std::vector<Option> options = options_of_ranks();
+    options[0].help = "start so many ranks (without any of these: be one of those started)";
+    options.insert(options.end(), {{"milliseconds", "N", "that each measurement repeats its work (default 100)"},
+                                   {"save", "FILE", "write the constants as a machine's file"}});
     return {"bench",
             "measure what this machine's ranks can do",
             {"bench [OPTION…] [section.key=value …]",
              R"(Measures products, attention, memory and the links between the ranks it is
-started with, with the kernels and communicators that train. The file it saves
-tells `tessera plan --machine` and `--search` what time a step takes here. Links
+started with, or starts, with the kernels and communicators that train. The file it
+saves tells `tessera plan --machine` and `--search` what time a step takes here. Links
 between hosts are measured where the ranks are on several.
 
 Examples
   tessera bench run.threads=2
-  mpirun -n 4 tessera bench --save here.toml run.device=cpu
+  tessera bench -n 4 --save here.toml run.device=cpu
   tessera plan --search -n 4 --machine here.toml configs/quickstart.toml
 )",
-             {{"milliseconds", "N", "that each measurement repeats its work (default 100)"},
-              {"save", "FILE", "write the constants as a machine's file"}},
-             0,
-             1000},
+             options, 0, 1000},
             run_bench};
 }
 

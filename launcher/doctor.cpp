@@ -9,12 +9,12 @@
 #include "core/run/weights.hpp"
 #include "kernels/copy.hpp"
 #include "kernels/error.hpp"
-#include "launcher/job/child.hpp"
 #include "launcher/diagnosis/diagnosis.hpp"
 #include "launcher/diagnosis/folder_trial.hpp"
 #include "launcher/diagnosis/routes.hpp"
-#include "launcher/setup.hpp"
+#include "launcher/job/child.hpp"
 #include "launcher/job/start_ranks.hpp"
+#include "launcher/setup.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -54,13 +54,7 @@ int start_many(const Arguments& arguments) {
     config_of(arguments.words()); // refuses before anything is started, as these do
     milliseconds_of(arguments);
     planted_rank(arguments);
-    std::vector<std::string> program{"doctor"};
-    for (const char* option : {"milliseconds", "plant", "folder"})
-        if (const std::optional<std::string> text = arguments.text(option))
-            program.insert(program.end(), {fmt::format("--{}", option), *text});
-    if (arguments.has("json")) program.push_back("--json");
-    program.insert(program.end(), arguments.words().begin(), arguments.words().end());
-    return start_ranks("doctor", program, arguments);
+    return start_ranks("doctor", {"milliseconds", "plant", "folder", "json"}, arguments);
 }
 
 // A message of MPI to itself, from a GPU's memory to a GPU's memory: what it arrives as, or the process dies of it.
@@ -182,8 +176,7 @@ std::vector<std::string> speakers_of(const std::vector<RankFacts>& ranks) {
 }
 
 int run_doctor(const Arguments& arguments, Process& process) {
-    for (const Option& option : options_of_ranks()) // whatever says how ranks are started means that they are
-        if (arguments.has(option.names.substr(0, option.names.find(',')))) return start_many(arguments);
+    if (starts_ranks(arguments)) return start_many(arguments);
     Config config = config_of(arguments.words());
     if (arguments.has("try-device-memory")) return try_device_memory(config, process);
     World& world = start_world(process);

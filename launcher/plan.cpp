@@ -12,6 +12,7 @@
 #include "core/run/trainer.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
+#include "launcher/measured_host.hpp"
 #include "launcher/setup.hpp"
 
 #include <algorithm>
@@ -80,12 +81,11 @@ void check_together(const Arguments& arguments) {
 }
 
 int run_search(const Arguments& arguments, Config& config, int ranks) {
-    if (!arguments.has("machine"))
-        throw ConfigError("--search wants --machine FILE, a file of cluster/machines or of `tessera bench --save`");
-    const Machine machine = machine_for(config, *arguments.text("machine"));
-    settle_for(machine, config);
     if (config.get(training_recompute) == "auto")
         config.refuse(training_recompute.name, "is what a search varies: leave the key out");
+    const std::optional<std::string> file = arguments.text("machine");
+    const Machine machine = machine_for(config, file ? read_machine(*file) : measured_here(config, ranks));
+    settle_for(machine, config);
     const Stream stream = make_planning_stream(config);
     const std::unique_ptr<Dataset> dataset = data_of(config);
     SearchOptions options;
@@ -110,7 +110,7 @@ int run_plan(const Arguments& arguments, Process&) {
     const std::optional<std::string> file = arguments.text("machine");
     std::optional<Machine> machine;
     if (file) {
-        machine = machine_for(config, *file);
+        machine = machine_for(config, read_machine(*file));
         settle_for(*machine, config);
     }
     const Stream stream = make_planning_stream(config);
@@ -155,6 +155,7 @@ are planned in the order of a lower bound of their time, until no other can be a
 the fastest, and none is whose bound of memory does not fit. By rule are left out:
 gpipe (as slow as 1f1b, and larger), and ZeRO 2 and 3, fewer replicas or more
 recomputation where less of them fits. All other keys are as the config has them.
+Without --machine it measures this host first, as `tessera bench -n N` does.
 A deep GPT is ranked by plans of fewer layers; what is listed is planned as it is.
 
 Example

@@ -2,9 +2,9 @@
 // `tessera rank`: what `tessera launch` has started in each place of a job. Takes its cores, opens its log, and becomes
 // the command that follows.
 #include "kernels/error.hpp"
+#include "launcher/commands.hpp"
 #include "launcher/job/binding.hpp"
 #include "launcher/job/clean.hpp"
-#include "launcher/commands.hpp"
 #include "launcher/job/job.hpp"
 
 #include <cerrno>

@@ -28,12 +28,7 @@ int start_many(const Arguments& arguments) {
     const std::vector<std::string>& words = arguments.words();
     steps_said(arguments);
     Config::load(words[0], {words.begin() + 1, words.end()}, known_keys()); // refuses before anything is started
-    std::vector<std::string> program{"verify"};
-    for (const char* option : {"steps", "plant"})
-        if (const std::optional<std::string> text = arguments.text(option))
-            program.insert(program.end(), {fmt::format("--{}", option), *text});
-    program.insert(program.end(), words.begin(), words.end());
-    return start_ranks("verify", program, arguments);
+    return start_ranks("verify", {"steps", "plant"}, arguments);
 }
 
 // Both runs are in the memory of every rank.

@@ -35,8 +35,7 @@ std::vector<TimePart> parts_of(const StepCost& cost, const Layout& layout) {
 
 } // namespace
 
-Machine machine_for(const Config& config, const std::string& file) {
-    Machine machine = read_machine(file);
+Machine machine_for(const Config& config, Machine machine) {
     if (config.get(training_dtype) == "tf32") machine.f32_flops = machine.tf32_flops;
     return machine;
 }

@@ -11,7 +11,7 @@
 namespace tessera {
 
 // The machine as this config uses it: its products in tf32 where they are asked for.
-Machine machine_for(const Config& config, const std::string& file);
+Machine machine_for(const Config& config, Machine machine);
 
 // Where the config does not say so: the machine's kind of device (a CPU in its place where the program knows no GPU),
 // and gradients in the buckets that they would have there.

@@ -7,6 +7,7 @@
 #include "launcher/job/clean.hpp"
 #include "parallel/communication/lost_error.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -34,7 +35,20 @@ int show_job(const std::string& name, const std::vector<std::string>& words, con
     return silent.empty() ? exit_code::done : exit_code::lost;
 }
 
-int start_ranks(const std::string& name, const std::vector<std::string>& words, const Arguments& arguments) {
+bool starts_ranks(const Arguments& arguments) {
+    return std::ranges::any_of(options_of_ranks(), [&](const Option& option) {
+        return arguments.has(option.names.substr(0, option.names.find(',')));
+    });
+}
+
+int start_ranks(const std::string& name, const std::vector<std::string>& options, const Arguments& arguments) {
+    std::vector<std::string> words{name};
+    for (const std::string& option : options)
+        if (const std::optional<std::string> text = arguments.text(option)) {
+            words.push_back("--" + option);
+            if (!text->empty()) words.push_back(*text);
+        }
+    words.insert(words.end(), arguments.words().begin(), arguments.words().end());
     const Wish wish = wish_of(arguments);
     if (arguments.has("dry-run")) return show_job(name, words, wish);
     Surroundings here = this_host();

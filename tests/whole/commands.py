@@ -230,7 +230,7 @@ def check_sgd():
 
 def check_bench_and_search():
     """What `bench` saves tells `plan` a time, and the search the way to the layouts that it lists."""
-    out = runs.tessera("bench", "--milliseconds", "1", "--save", "here.toml", "run.device=cpu", "run.threads=1", ranks=2).out
+    out = runs.tessera("bench", "-n", "2", "--milliseconds", "1", "--save", "here.toml", "run.device=cpu", "run.threads=1").out
     rates = {line[:36].strip(): float(line[36:].split()[0]) for line in out.splitlines() if "/s" in line}
     for name in ("products, f32", "products, bf16", "attention, f32", "memory", "shared memory, all-reduce", "MPI on a host, message"):
         assert rates[name] > 0, out
@@ -249,6 +249,9 @@ def check_bench_and_search():
     shares = dict(re.findall(r"^  ([a-z ]+?) +[0-9.]+ +([0-9.]+) %$", staged, re.MULTILINE))
     counted = float(re.search(r"\n  bubble: ([0-9.]+) % of the stages' time, by counted operations", staged)[1])
     assert 0.3 * counted < float(shares["bubble"]) < 3 * counted and float(shares["step"]) == 100, staged
+    measured = runs.tessera("plan", "--search", "-n", "2", "--memory", "1GiB", "gpt.toml", *words, "run.threads=1").out
+    assert re.match(r"\d+ layouts of 2 ranks on this host, measured: 0 do not fit in 1.00 GiB", measured), measured
+    assert re.search(r"\n 1\. .*: step [0-9.]+ ms", measured), measured
     beyond = runs.tessera("plan", "-n", "4", "--machine", "here.toml", "gpt.toml", *words, code=2).err
     assert "here.toml says nothing of the links between nodes" in beyond, beyond
 
