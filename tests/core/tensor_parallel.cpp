@@ -15,9 +15,10 @@ using Record = TrainingRecord;
 
 std::vector<Record> train(std::vector<std::string> words, int ranks, bool poisoned = false) {
     words.push_back(fmt::format("parallelism.tensor_parallel_degree={}", ranks));
-    words.emplace_back("model.n_heads=4");
-    if (std::ranges::any_of(words, [](const std::string& word) { return word.starts_with("model.n_kv_heads="); }))
-        words.emplace_back("model.n_kv_heads=4"); // each rank needs one
+    const bool grouped =
+        std::ranges::any_of(words, [](const std::string& word) { return word.starts_with("model.n_kv_heads="); });
+    words.emplace_back(grouped ? "model.n_heads=8" : "model.n_heads=4");
+    if (grouped) words.emplace_back("model.n_kv_heads=4"); // each rank needs one
     return train_on(ranks, words, poisoned);
 }
 
