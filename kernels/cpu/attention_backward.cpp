@@ -6,11 +6,8 @@
 #include <algorithm>
 
 namespace tessera::kernels {
-namespace {
 
-constexpr std::int64_t score_stride = gradient_block + simd::lanes;
-
-template <class Marks> struct Memory {
+template <class Marks> struct GradientMemory {
     float *queries, *keys, *dy, *dq;  // (padded T or S, padded D)
     float *key_panels, *value_panels; // panels of 32 keys, (D, 32) each
     float *logarithms, *deltas;       // (padded T)
@@ -19,7 +16,7 @@ template <class Marks> struct Memory {
     KeyMask mask;
     Marks marks;
 
-    template <class T> explicit Memory(const GradientHead<T>& head)
+    template <class T> explicit GradientMemory(const GradientHead<T>& head)
         : marks(head.sizes, head.marks, head.memory + head.sizes.gradient_floats()) {
         const HeadSizes& sizes = head.sizes;
         const std::int64_t rows = sizes.padded_queries() * sizes.padded_depth();
@@ -37,11 +34,18 @@ template <class Marks> struct Memory {
         softmax = dv + sizes.gradient_rows() * sizes.padded_depth();
         dscores = softmax + gradient_block * score_stride;
     }
+
+    static constexpr std::int64_t score_stride = gradient_block + simd::lanes;
 };
 
+namespace {
+
+constexpr std::int64_t score_stride = GradientMemory<NoMarks>::score_stride;
+
 // softmax and dscores of 8 queries and a half or whole panel of keys: p = 2^(s - logarithm), ds = p (dp - delta).
-template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory<Marks>& memory,
-                                                             std::int64_t query, std::int64_t key, std::int64_t at) {
+template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes,
+                                                             const GradientMemory<Marks>& memory, std::int64_t query,
+                                                             std::int64_t key, std::int64_t at) {
     const std::int64_t depth = sizes.padded_depth();
     simd::Floats sum[tile_queries][V] = {};
     simd::multiply<tile_queries, V, false>(memory.queries + query * depth, depth, memory.key_panels + key * sizes.depth,
@@ -91,7 +95,7 @@ TESSERA_INLINE void add_product(const float* a, const float* b, std::int64_t cou
 }
 
 // One block: queries [query, query + 64), keys [key, key + 64), as far as there are such. dk and dv: (64, padded D)
-template <class Marks> TESSERA_INLINE void add_block(const HeadSizes& sizes, const Memory<Marks>& memory,
+template <class Marks> TESSERA_INLINE void add_block(const HeadSizes& sizes, const GradientMemory<Marks>& memory,
                                                      std::int64_t query, std::int64_t key, float* dk, float* dv) {
     const std::int64_t depth = sizes.padded_depth();
     const bool diagonal = sizes.causal && query == key;
@@ -117,6 +121,22 @@ template <class Marks> TESSERA_INLINE void add_block(const HeadSizes& sizes, con
     }
 }
 
+} // namespace
+
+// The loops that take the time, once for all types of elements.
+using PlainMemory = GradientMemory<NoMarks>;
+using MarkedMemory = GradientMemory<PackedMarks>;
+TESSERA_MULTIVERSION void add_gradient_block(const HeadSizes& sizes, const PlainMemory& memory, std::int64_t query,
+                                             std::int64_t key, float* dk, float* dv) {
+    add_block(sizes, memory, query, key, dk, dv);
+}
+TESSERA_MULTIVERSION void add_marked_gradient_block(const HeadSizes& sizes, const MarkedMemory& memory,
+                                                    std::int64_t query, std::int64_t key, float* dk, float* dv) {
+    add_block(sizes, memory, query, key, dk, dv);
+}
+
+namespace {
+
 template <class T> TESSERA_INLINE void write_rows(const HeadSizes& sizes, const float* from, std::int64_t first_row,
                                                   float factor, T* to, std::int64_t times, std::int64_t stride) {
     const std::int64_t end = std::min(first_row + gradient_block, times);
@@ -127,7 +147,7 @@ template <class T> TESSERA_INLINE void write_rows(const HeadSizes& sizes, const 
 }
 
 template <class T, class Marks>
-TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const Memory<Marks>& memory) {
+TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const GradientMemory<Marks>& memory) {
     const HeadSizes& sizes = head.sizes;
     pack_rows(sizes, head.k, sizes.keys, sizes.kv_stride, 0, sizes.padded_keys(), 1, memory.keys);
     pack_keys(sizes, head.k, sizes.padded_keys(), memory.key_panels);
@@ -135,7 +155,7 @@ TESSERA_INLINE void prepare_keys(const GradientHead<T>& head, const Memory<Marks
 }
 
 template <class T, class Marks>
-TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, Memory<Marks>& memory, std::int64_t member) {
+TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, GradientMemory<Marks>& memory, std::int64_t member) {
     const HeadSizes& sizes = head.sizes;
     const std::int64_t times = sizes.padded_queries(), at = member * sizes.depth;
     constexpr float of_none = std::is_same_v<Marks, NoMarks> ? 0 : -no_score; // what a bias adds to is then far below
@@ -155,8 +175,8 @@ TESSERA_INLINE void prepare_queries(const GradientHead<T>& head, Memory<Marks>& 
 }
 
 // One query head: its dq, and its part of dk and dv, which the last of the group writes.
-template <class T, class Marks>
-TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory<Marks>& memory, std::int64_t member) {
+template <class T, class Marks> TESSERA_INLINE void
+differentiate(const GradientHead<T>& head, const GradientMemory<Marks>& memory, std::int64_t member) {
     const HeadSizes& sizes = head.sizes;
     const auto block_bytes = static_cast<std::size_t>(gradient_block * sizes.padded_depth()) * sizeof(float);
     for (std::int64_t key = 0; key < sizes.keys; key += gradient_block) {
@@ -166,7 +186,10 @@ TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory<Mark
             std::memset(memory.dv + at, 0, block_bytes);
         }
         for (std::int64_t query = sizes.causal ? key : 0; query < sizes.queries; query += gradient_block)
-            add_block(sizes, memory, query, key, memory.dk + at, memory.dv + at);
+            if constexpr (std::is_same_v<Marks, NoMarks>)
+                add_gradient_block(sizes, memory, query, key, memory.dk + at, memory.dv + at);
+            else
+                add_marked_gradient_block(sizes, memory, query, key, memory.dk + at, memory.dv + at);
         if (member + 1 < sizes.group) continue;
         write_rows(sizes, memory.dk + at, key, ln_2, head.dk, sizes.keys,
                    sizes.kv_stride); // queries hold scale / ln 2 already
@@ -179,7 +202,7 @@ TESSERA_INLINE void differentiate(const GradientHead<T>& head, const Memory<Mark
 }
 
 template <class Marks, class T> TESSERA_INLINE void differentiate(const GradientHead<T>& head) {
-    Memory<Marks> memory(head);
+    GradientMemory<Marks> memory(head);
     prepare_keys(head, memory);
     for (std::int64_t member = 0; member < head.sizes.group; ++member) {
         prepare_queries(head, memory, member);

@@ -7,19 +7,18 @@
 #include <limits>
 
 namespace tessera::kernels {
-namespace {
 
 // The softmax of eight rows so far. Scores are in units of log2, so that powers of two suffice.
-struct Rows {
+struct SoftmaxRows {
     float maximum[simd::lanes], sum[simd::lanes], factor[simd::lanes]; // eight are used
 };
 
-template <class Marks> struct Memory {
+template <class Marks> struct ForwardMemory {
     float *keys, *values, *maxima, *sums, *queries, *scores, *output;
     KeyMask mask;
     Marks marks;
 
-    template <class T> explicit Memory(const ForwardHead<T>& head)
+    template <class T> explicit ForwardMemory(const ForwardHead<T>& head)
         : marks(head.sizes, head.marks, head.memory + head.sizes.forward_floats()) {
         const HeadSizes& sizes = head.sizes;
         keys = head.memory;
@@ -32,8 +31,10 @@ template <class Marks> struct Memory {
     }
 };
 
+namespace {
+
 // scores[8][keys] of a half or whole panel; keeps the largest of each row and lane.
-template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const Memory<Marks>& memory,
+template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& sizes, const ForwardMemory<Marks>& memory,
                                                              std::int64_t first_query, std::int64_t key, float* to,
                                                              simd::Floats (&largest)[tile_queries]) {
     simd::Floats score[tile_queries][V] = {};
@@ -55,10 +56,10 @@ template <int V, class Marks> TESSERA_INLINE void score_tile(const HeadSizes& si
 }
 
 // Scores become powers of two of their distance to the largest; the rows' sums go on.
-template <class Marks> TESSERA_INLINE void normalise(const Memory<Marks>& memory, std::int64_t key_count,
+template <class Marks> TESSERA_INLINE void normalise(const ForwardMemory<Marks>& memory, std::int64_t key_count,
                                                      bool first_block, const simd::Floats (&largest)[tile_queries],
-                                                     Rows& rows) {
-    Rows before = rows;
+                                                     SoftmaxRows& rows) {
+    SoftmaxRows before = rows;
     reduce_rows(largest, rows.maximum,
                 [](simd::Floats a, simd::Floats b) TESSERA_INLINE_LAMBDA { return simd::max(a, b); });
     simd::Floats maximum = simd::load(rows.maximum);
@@ -83,9 +84,9 @@ template <class Marks> TESSERA_INLINE void normalise(const Memory<Marks>& memory
 }
 
 // output (8, D) = [factor * output] + scores times values
-template <int V, class Marks> TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const Memory<Marks>& memory,
-                                                               std::int64_t first_key, std::int64_t key_count,
-                                                               std::int64_t d, bool first_block, const Rows& rows) {
+template <int V, class Marks>
+TESSERA_INLINE void weigh_values(const HeadSizes& sizes, const ForwardMemory<Marks>& memory, std::int64_t first_key,
+                                 std::int64_t key_count, std::int64_t d, bool first_block, const SoftmaxRows& rows) {
     const std::int64_t depth = sizes.padded_depth();
     simd::Floats sum[tile_queries][V] = {};
     if (!first_block)
@@ -101,15 +102,12 @@ template <int V, class Marks> TESSERA_INLINE void weigh_values(const HeadSizes& 
     });
 }
 
-template <class T, class Marks>
-TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory<Marks>& memory, std::int64_t first_query) {
+// Of the eight queries that memory.queries holds: their output, unweighted, and the softmax's rows.
+template <class Marks> TESSERA_INLINE void attend_rows(const HeadSizes& sizes, const ForwardMemory<Marks>& memory,
+                                                       std::int64_t first_query, SoftmaxRows& rows) {
     constexpr bool marked = !std::is_same_v<Marks, NoMarks>;
-    const HeadSizes& sizes = head.sizes;
     const std::int64_t depth = sizes.padded_depth();
     const std::int64_t end_key = sizes.causal ? std::min(first_query + tile_queries, sizes.keys) : sizes.keys;
-    pack_rows(sizes, head.q, sizes.queries, sizes.q_stride, first_query, tile_queries, sizes.scale * log2_e,
-              memory.queries);
-    Rows rows{};
     for (std::int64_t first_key = 0; first_key < end_key; first_key += forward_keys) {
         const std::int64_t end = std::min(end_key, first_key + forward_keys);
         simd::Floats largest[tile_queries];
@@ -132,18 +130,44 @@ TESSERA_INLINE void attend(const ForwardHead<T>& head, const Memory<Marks>& memo
     }
     simd::store(memory.maxima + first_query, simd::load(rows.maximum), tile_queries);
     simd::store(memory.sums + first_query, simd::load(rows.sum), tile_queries);
+}
+
+} // namespace
+
+// The loops that take the time, once for all types of elements.
+TESSERA_MULTIVERSION void attend_plain_rows(const HeadSizes& sizes, const ForwardMemory<NoMarks>& memory,
+                                            std::int64_t first_query, SoftmaxRows& rows) {
+    attend_rows(sizes, memory, first_query, rows);
+}
+TESSERA_MULTIVERSION void attend_marked_rows(const HeadSizes& sizes, const ForwardMemory<PackedMarks>& memory,
+                                             std::int64_t first_query, SoftmaxRows& rows) {
+    attend_rows(sizes, memory, first_query, rows);
+}
+
+namespace {
+
+template <class T, class Marks>
+TESSERA_INLINE void attend(const ForwardHead<T>& head, const ForwardMemory<Marks>& memory, std::int64_t first_query) {
+    const HeadSizes& sizes = head.sizes;
+    pack_rows(sizes, head.q, sizes.queries, sizes.q_stride, first_query, tile_queries, sizes.scale * log2_e,
+              memory.queries);
+    SoftmaxRows rows{};
+    if constexpr (std::is_same_v<Marks, NoMarks>)
+        attend_plain_rows(sizes, memory, first_query, rows);
+    else
+        attend_marked_rows(sizes, memory, first_query, rows);
     const std::int64_t row_count = std::min(tile_queries, sizes.queries - first_query);
     for (std::int64_t row = 0; row < row_count; ++row) {
-        const float share = marked && rows.sum[row] == 0 ? 0 : 1 / rows.sum[row];
+        const float share = rows.sum[row] == 0 ? 0 : 1 / rows.sum[row]; // 0: a marked query may see no key
         for (std::int64_t d = 0; d < sizes.depth; d += simd::lanes)
             store_part(head.y + (first_query + row) * sizes.y_stride + d,
-                       simd::load(memory.output + row * depth + d) * share, sizes.depth - d);
+                       simd::load(memory.output + row * sizes.padded_depth() + d) * share, sizes.depth - d);
     }
 }
 
 template <class Marks, class T> TESSERA_INLINE void attend(const ForwardHead<T>& head) {
     const HeadSizes& sizes = head.sizes;
-    Memory<Marks> memory(head);
+    ForwardMemory<Marks> memory(head);
     memory.marks.begin(sizes, 0);
     pack_keys(sizes, head.k, sizes.padded_keys(), memory.keys);
     pack_rows(sizes, head.v, sizes.keys, sizes.kv_stride, 0, sizes.keys, 1, memory.values);
