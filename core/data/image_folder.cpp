@@ -70,7 +70,7 @@ public:
             for (const fs::path& entry : entries_of(root))
                 if (fs::is_directory(entry)) names.push_back(entry.filename().string());
         std::ranges::sort(names);
-        names.erase(std::ranges::unique(names).begin(), names.end());
+        names.erase(std::unique(names.begin(), names.end()), names.end());
         if (names.empty())
             throw DataError(fmt::format("{}: holds no folder, of which there is one for each class", roots[0]));
         return names;
