@@ -191,7 +191,7 @@ struct Bench {
         std::memset(plain.data(), 0, static_cast<std::size_t>(plain.bytes()));
         CheckpointWriter writer(team_of_one(), folder, {1, 0});
         const std::string file = folder + "/dd", path = fmt::format("{}/step-{:08d}", folder, 0);
-        Writers writers_of_one(folder, 1), writers_of_two(folder, 2);
+        Writers writers_of_one(folder, 1), writers_of_two(folder, 2), writers_of_three(folder, 3);
         const auto dd = [&](const std::string& name, std::int64_t bytes) {
             return fmt::format("dd bs=4M status=none iflag=fullblock if=/dev/zero of={} count={} iflag=count_bytes "
                                "oflag=direct conv=fsync",
@@ -225,6 +225,16 @@ struct Bench {
             measure("load, 2 of 2", [&] { load(two, path); });
             measure("load, 3 of 2", [&] { load(three, path); });
             measure("load, 1 of 2", [&] { load(one, path); });
+            // The same ranks, each what it saved.
+            fs::remove_all(path);
+            save(three, writers_of_three, 0);
+            load(three, path);
+            measure("load, 3 of 3", [&] { load(three, path); });
+            fs::remove_all(path);
+            save(one, writers_of_one, 0);
+            load(one, path);
+            measure("load, 1 of 1", [&] { load(one, path); });
+            fs::remove_all(path);
         }
     }
 
@@ -248,8 +258,8 @@ struct Bench {
         std::printf("  stall of an asynchronous save: %.2f of a copy's time\n", ratio("stall", "copy"));
         std::printf("  speed of a cold load: %.2f of dd's (1 rank), %.2f (2 ranks)\n",
                     1 / ratio("load cold, 1 rank", "dd read"), 1 / ratio("load cold, 2 ranks", "dd read"));
-        std::printf("  time of a load in other boxes: %.2f (3 ranks of 2), %.2f (1 rank of 2) of that in the same\n",
-                    ratio("load, 3 of 2", "load, 2 of 2"), ratio("load, 1 of 2", "load, 2 of 2"));
+        std::printf("  time of a load in other boxes: %.2f (3 ranks of 2 / 3 of 3), %.2f (1 of 2 / 1 of 1)\n",
+                    ratio("load, 3 of 2", "load, 3 of 3"), ratio("load, 1 of 2", "load, 1 of 1"));
     }
 };
 
