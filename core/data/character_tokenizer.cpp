@@ -1,19 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two tables, id to code point and back; the way back ends at the largest code point of the vocabulary.
+// Ids are found in a table for the code points that most texts are made of, and by halves for all others: a table of
+// all would be larger than many a vocabulary's file by far.
 #include "core/data/character_tokenizer.hpp"
 
 #include "core/data/data_error.hpp"
 #include "core/data/utf8.hpp"
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace tessera {
 
-CharacterTokenizer::CharacterTokenizer(std::vector<std::uint32_t> code_points)
-    : code_points_(std::move(code_points)), ids_(code_points_.back() + 1, -1) {
-    for (std::size_t id = 0; id < code_points_.size(); ++id)
-        ids_[code_points_[id]] = static_cast<std::int32_t>(id);
+CharacterTokenizer::CharacterTokenizer(std::vector<std::uint32_t> code_points) : code_points_(std::move(code_points)) {
+    first_.fill(-1);
+    for (std::size_t id = 0; id < code_points_.size() && code_points_[id] < first_.size(); ++id)
+        first_[code_points_[id]] = static_cast<std::int32_t>(id);
+}
+
+std::int32_t CharacterTokenizer::id_of(std::uint32_t code_point) const {
+    if (code_point < first_.size()) return first_[code_point];
+    const auto found = std::ranges::lower_bound(code_points_, code_point);
+    if (found == code_points_.end() || *found != code_point) return -1;
+    return static_cast<std::int32_t>(found - code_points_.begin());
 }
 
 std::vector<std::int32_t> CharacterTokenizer::encode(std::string_view text, std::string_view source) const {
@@ -22,7 +31,7 @@ std::vector<std::int32_t> CharacterTokenizer::encode(std::string_view text, std:
     for (std::size_t at = 0; at < text.size();) {
         const std::optional<CodePoint> point = read_code_point(text, at);
         if (!point) throw ConfigError(invalid_utf8(source, text, at));
-        const std::int32_t id = point->value < ids_.size() ? ids_[point->value] : -1;
+        const std::int32_t id = id_of(point->value);
         if (id < 0)
             throw ConfigError(fmt::format("{}: the character {} at byte {} is not in the vocabulary of {} characters",
                                           source, describe_code_point(point->value), at, code_points_.size()));

@@ -4,6 +4,8 @@
 
 #include "core/data/tokenizer.hpp"
 
+#include <array>
+
 namespace tessera {
 
 class CharacterTokenizer final : public Tokenizer {
@@ -18,8 +20,10 @@ public:
     std::string save() const override; // {"kind": "character", "code_points": [10, 32, …]}
 
 private:
+    std::int32_t id_of(std::uint32_t code_point) const; // -1 for one outside the vocabulary
+
     std::vector<std::uint32_t> code_points_; // by id
-    std::vector<std::int32_t> ids_;          // by code point, -1 for those outside the vocabulary
+    std::array<std::int32_t, 256> first_;    // ids of the first code points
 };
 
 std::unique_ptr<Tokenizer> train_character_tokenizer(std::span<const NamedText> corpus);
