@@ -112,8 +112,9 @@ std::int64_t count_checkpoints(const std::string& checkpoints_folder);
 
 // Which checkpoints of a run stay.
 struct Retention {
-    std::int64_t latest = 0; // the newest so many (at least one); 0: all
-    std::int64_t every = 0;  // and those of steps that this divides; 0: no more
+    std::int64_t latest = 0;               // the newest so many (at least one); 0: all
+    std::int64_t every = 0;                // and those of steps that this divides; 0: no more
+    std::vector<std::int64_t> newest_of{}; // and the newest whose step one of these divides
 };
 
 // For one rank to call. Keeps the newest checkpoints that open, and whatever is newer than these; removes other step-…

@@ -74,12 +74,18 @@ std::int64_t count_checkpoints(const std::string& checkpoints_folder) {
 void remove_old_checkpoints(const std::string& checkpoints_folder, const Retention& retention) {
     if (retention.latest <= 0) return;
     std::int64_t complete = 0;
+    bool found = retention.newest_of.empty();
     for (const std::string& folder : step_folders(checkpoints_folder)) {
-        if (complete < retention.latest) {
-            if (!reason_against(folder)) ++complete;
+        const std::int64_t step = *step_of(fs::path(folder).filename().string());
+        const bool wanted = !found && std::ranges::any_of(retention.newest_of, [&](std::int64_t steps) {
+            return steps > 0 && step % steps == 0;
+        });
+        if (complete < retention.latest || wanted) {
+            if (reason_against(folder)) continue;
+            ++complete;
+            found |= wanted;
             continue;
         }
-        const std::int64_t step = *step_of(fs::path(folder).filename().string());
         if (retention.every <= 0 || step % retention.every != 0) remove_folder(folder);
     }
 }

@@ -3,8 +3,10 @@
 // random state and data position there is.
 #include "core/run/saver.hpp"
 
+#include "core/optimizers/guard.hpp"
 #include "core/run/changed_keys.hpp"
 #include "core/run/disk_space.hpp"
+#include "core/run/rollback.hpp"
 #include "core/run/transfer.hpp"
 #include "core/with_thousands.hpp"
 #include "kernels/error.hpp"
@@ -20,6 +22,14 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+// What a rollback goes to stays, however many checkpoints of stops are newer.
+Retention retention_of(const Config& config) {
+    Retention retention{config.get(checkpoint_keep), config.get(checkpoint_keep_every)};
+    if (config.get(guard_policy) == "rollback")
+        retention.newest_of = {config.get(checkpoint_interval), config.get(snapshot_interval)};
+    return retention;
+}
+
 } // namespace
 
 Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor& executor, Log& log,
@@ -29,7 +39,7 @@ Saver::Saver(const Ground& ground, const Experiment& experiment, const Executor&
       interval_(ground.config.get(checkpoint_interval)),
       stop_on_error_(ground.config.get(checkpoint_on_error) == "stop"),
       asynchronous_(ground.config.get(checkpoint_asynchronous) && interval_ > 0),
-      writer_(team_, folder_, {ground.config.get(checkpoint_keep), ground.config.get(checkpoint_keep_every)}) {}
+      writer_(team_, folder_, retention_of(ground.config)) {}
 
 void Saver::check_keys(const Config& config) {
     check_transfer_keys(config);
@@ -86,7 +96,7 @@ void Saver::check_space(std::int64_t steps_done) {
                       .interval = interval_,
                       .done = steps_done,
                       .end = experiment_.steps,
-                      .retention = {ground_.config.get(checkpoint_keep), ground_.config.get(checkpoint_keep_every)},
+                      .retention = retention_of(ground_.config),
                       .present = count_checkpoints(folder_)};
     for (const std::string& one : all)
         saves.bytes += std::stoll(one);

@@ -270,6 +270,9 @@ TEST(Checkpoint, OldOnesGoButNeverTheOnlyOne) {
     EXPECT_TRUE(fs::exists(scratch.path("step-00000020"))); // 10 divides it
     EXPECT_FALSE(fs::exists(scratch.path("step-00000005")));
     EXPECT_EQ(newest_checkpoint(scratch.path()), scratch.path("step-100000000"));
+    remove_old_checkpoints(scratch.path(), {1, 0, {0, 3}});
+    EXPECT_TRUE(fs::exists(scratch.path("step-99999999"))); // the newest that 3 divides
+    EXPECT_FALSE(fs::exists(scratch.path("step-00000020")));
     remove_old_checkpoints(scratch.path(), {1, 0});
     EXPECT_FALSE(fs::exists(scratch.path("step-99999999")));
     EXPECT_FALSE(fs::exists(scratch.path("step-00000020")));
