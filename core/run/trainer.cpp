@@ -18,6 +18,7 @@ bool Trainer::train() {
         save(first_step_, false, true);
         settle_saves(true);
     }
+    if (rollback_.due(first_step_)) rollback_.keep(first_step_, numbers_.to_keep());
     const std::int64_t end = std::min(experiment_.steps, experiment_.stage.end_step);
     for (std::int64_t step = first_step_; step < end && !watch_.stops(); ++step) {
         const std::int64_t done = step + 1;
@@ -166,7 +167,6 @@ Trainer::Trainer(const Ground& ground, const Experiment& experiment, StopRequest
     allocated_[MemoryKind::data] =
         loader_.allocated_bytes() + evaluation_.allocated_bytes() + repeat_.allocated_bytes();
     allocated_[MemoryKind::checkpoint] = saver_.allocated_bytes() + rollback_.allocated_bytes();
-    if (rollback_.due(first_step_)) rollback_.keep(first_step_, numbers_.to_keep());
 }
 
 } // namespace tessera
