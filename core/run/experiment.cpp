@@ -207,10 +207,10 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
     experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
+    if (experiment.ramp.grows() && config.get(data_order) == "stream")
+        config.refuse(training_batch_ramp.name, "each row of a step reads a part of the text on and on (data.order = "
+                                                "\"stream\"), so that their number stays as it is");
     if (carries_states(config)) {
-        if (experiment.ramp.grows())
-            config.refuse(training_batch_ramp.name, "states are carried on by the rows of a step (data.order = "
-                                                    "\"stream\"), whose number stays as it is");
         const std::int64_t streams = experiment.sizes.streams = experiment.batch.global;
         if (dataset != nullptr)
             experiment.sizes.steps_per_epoch =

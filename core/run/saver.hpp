@@ -21,7 +21,8 @@ inline constexpr Key<std::int64_t> checkpoint_keep{"checkpoint.keep_latest_k", 2
 inline constexpr Key<std::int64_t> checkpoint_keep_every{
     "checkpoint.keep_every", 0, "steps: checkpoints of multiples of it are kept beside the newest; 0: none"};
 inline constexpr Key<std::string> checkpoint_on_error{
-    "checkpoint.on_error", "stop", "when a checkpoint cannot be saved: stop, or continue (the last one always stops)"};
+    "checkpoint.on_error", "stop",
+    "when a checkpoint cannot be saved: stop, or continue (always stops: the last one, and one between batch sizes)"};
 inline constexpr Key<std::string> checkpoint_resume{
     "checkpoint.resume", "auto", "auto (the newest of this run's folder, if any), never, or the path of a checkpoint"};
 
