@@ -82,7 +82,7 @@ private:
 
 // What the model knows of its samples: the config and the checkpoint say it, or the data must.
 SampleForm form_of_samples(const Checkpoint& checkpoint, const Config& config) {
-    const std::string reader = config.get(data_reader);
+    const std::string reader = reader_of(config);
     if (reader == "labelled" && config.get(data_files).empty()) { // of a folder of Hugging Face's
         const auto mark = [&](const Key<std::int64_t>& key) { return static_cast<std::int32_t>(config.get(key)); };
         const auto table = std::ranges::find(checkpoint.tensors(), "embedding.weight", &SavedTensor::name);

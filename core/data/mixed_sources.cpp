@@ -180,10 +180,11 @@ std::unique_ptr<Dataset> open_mixed(const std::vector<SourceOptions>& options) {
         DatasetOptions own = source.data;
         if (own.reader == "text" && !own.open && own.tokenizer_json.empty()) own.tokenizer_json = tokenizer;
         sources.push_back({source.name, source.where, source.weight, open_dataset(own)});
-        const Source &first = sources.front(), &last = sources.back();
-        if (const std::string why = misfit(*first.data, *last.data); !why.empty())
-            throw DataError(fmt::format("{}: the source '{}' does not fit '{}' ({}): {}", last.where, last.name,
-                                        first.name, first.where, why));
+        const Source& last = sources.back();
+        for (const Source& before : sources) // each: lists of names may be how others begin
+            if (const std::string why = misfit(*before.data, *last.data); !why.empty())
+                throw DataError(fmt::format("{}: the source '{}' does not fit '{}' ({}): {}", last.where, last.name,
+                                            before.name, before.where, why));
     }
     return std::make_unique<MixedSources>(std::move(sources));
 }

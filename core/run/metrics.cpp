@@ -251,7 +251,7 @@ void Metrics::sources(std::int64_t step, const std::vector<SourceCount>& counts)
                                        {"samples", count.samples},
                                        {"units", count.units},
                                        {"epochs", count.epochs}});
-    file_.write(json.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
+    write(json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 double Metrics::eta(const StepRecord& record) {

@@ -33,7 +33,7 @@ TokenizerSource tokenizer_source(const Config& config) {
 }
 
 void settle_tokenizer(Config& config) {
-    const std::string reader = config.get(data_reader), from = config.get(model_init_from);
+    const std::string reader = reader_of(config), from = config.get(model_init_from);
     const bool tokenises = reader == "text" || reader == "pairs" || reader == "labelled";
     const bool said = config.is_set(data_tokenizer.name) || config.is_set(data_tokenizer_file.name);
     if (!tokenises || said || from.empty() || !HubFolder::is_one(from) || !holds_tokenizer(from)) return;
