@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Skeletons of HDF5 files, drawn in /dev/shm. (libhdf5 asks for a path: it does not take a memfd.)
+// Skeletons of HDF5 files, drawn in memory. (libhdf5 asks for a path: it does not take a memfd.)
 #include "core/checkpoint/file_image.hpp"
 
+#include "core/watch/job_folder.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
@@ -35,11 +36,11 @@ void FileImage::write(const File& file) const {
 }
 
 Drawing::Drawing(const std::string& path)
-    : memory_(File::create_temporary("/dev/shm")), path_(fmt::format("{} (drawn in /dev/shm)", path)) {
+    : memory_(File::create_temporary(memory_folder().string())), path_(fmt::format("{} (drawn in /dev/shm)", path)) {
     hdf5::start();
     const hdf5::Id access = hdf5::file_properties();
     const hid_t file = H5Fcreate(memory_.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    ::unlink(memory_.path().c_str()); // both have it open
+    ::unlink(memory_.path().c_str()); // both have it open; a rank that is killed before leaves it to its launcher
     file_ = hdf5::Id(hdf5::check(file, "create the file", path_));
 }
 
