@@ -6,10 +6,25 @@
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <fmt/format.h>
 #include <unistd.h>
 
 namespace tessera {
+namespace {
+
+// The job's own folder in /dev/shm, which its launcher removes, or /dev/shm where there is none.
+std::string memory_folder() {
+    const std::string parent = "/dev/shm";
+    const char* const job = std::getenv(job_variable);
+    if (job == nullptr) return parent;
+    const std::string own = fmt::format("{}/{}", parent, job);
+    std::error_code unknown;
+    return std::filesystem::is_directory(own, unknown) ? own : parent;
+}
+
+} // namespace
 
 std::uint64_t FileImage::hash() const {
     Hash hash;
@@ -36,7 +51,7 @@ void FileImage::write(const File& file) const {
 }
 
 Drawing::Drawing(const std::string& path)
-    : memory_(File::create_temporary(memory_folder().string())), path_(fmt::format("{} (drawn in /dev/shm)", path)) {
+    : memory_(File::create_temporary(memory_folder())), path_(fmt::format("{} (drawn in /dev/shm)", path)) {
     hdf5::start();
     const hdf5::Id access = hdf5::file_properties();
     const hid_t file = H5Fcreate(memory_.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access);

@@ -126,12 +126,6 @@ std::string this_job() {
     return job == nullptr ? "" : job;
 }
 
-fs::path memory_folder() {
-    const fs::path parent = "/dev/shm", own = parent / this_job();
-    std::error_code unknown;
-    return fs::is_directory(own, unknown) ? own : parent;
-}
-
 std::string_view failure_kind(int code) {
     switch (code) {
     case 2:

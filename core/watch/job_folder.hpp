@@ -16,9 +16,6 @@ namespace tessera {
 inline constexpr const char* job_variable = "TESSERA_JOB";
 std::string this_job(); // its value; "" where no launcher has started this process
 
-// For files in memory: the job's own folder in /dev/shm, which its launcher removes, or /dev/shm where there is none.
-std::filesystem::path memory_folder();
-
 // Where a rank runs.
 struct RankPlace {
     int rank = 0;
