@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view command_line = "command line";
-constexpr std::size_t most_bytes = 4 << 20; // of a file: lists of many thousand files fit
+constexpr std::size_t most_config_bytes = 4 << 20; // of a file: lists of many thousand files fit
 
 std::string place(const std::string& file, const toml::source_region& source) {
     return fmt::format("{}:{}:{}", file, source.begin.line, source.begin.column);
@@ -47,9 +47,9 @@ std::string read_file(const fs::path& path, const std::string& asked_by) {
     std::array<char, 4096> piece{};
     while (file.read(piece.data(), piece.size()) || file.gcount() > 0) { // a device may never end
         text.append(piece.data(), static_cast<std::size_t>(file.gcount()));
-        if (text.size() > most_bytes)
+        if (text.size() > most_config_bytes)
             throw ConfigError(
-                fmt::format("{}{} has over {} bytes, which no config has", asked_by, path.string(), most_bytes));
+                fmt::format("{}{} has over {} bytes, which no config has", asked_by, path.string(), most_config_bytes));
     }
     if (!file.eof() || file.bad())
         throw ConfigError(fmt::format("{}cannot read {}: {}", asked_by, path.string(), std::strerror(errno)));

@@ -9,7 +9,7 @@
 namespace tessera {
 namespace {
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
     std::string result = "\"";
     for (const char character : text) {
         const auto byte = static_cast<unsigned char>(character);
@@ -38,11 +38,11 @@ struct Text {
     std::string operator()(bool value) const { return value ? "true" : "false"; }
     std::string operator()(std::int64_t value) const { return std::to_string(value); }
     std::string operator()(double value) const { return number_text(value); }
-    std::string operator()(const std::string& value) const { return quoted(value); }
+    std::string operator()(const std::string& value) const { return in_quotes(value); }
     std::string operator()(const std::vector<std::string>& items) const {
         std::string result = "[";
         for (const std::string& item : items)
-            result += (result.size() > 1 ? ", " : "") + quoted(item);
+            result += (result.size() > 1 ? ", " : "") + in_quotes(item);
         return result + ']';
     }
     std::string operator()(const std::vector<std::int64_t>& items) const {

@@ -60,18 +60,14 @@ void measure(const World& world, const Mesh& mesh, Stream& stream, Stream& host,
     links(machine.gpu ? "NCCL between hosts, " : "MPI between hosts, ", true, 0, machine.between_nodes);
 }
 
-std::int64_t milliseconds_of(const Arguments& arguments) {
-    return arguments.integer("milliseconds", 1, 60'000).value_or(100);
-}
-
-int start_many(const Arguments& arguments) {
+int start_bench(const Arguments& arguments) {
     Config::parse("", "bench", arguments.words(), known_keys()); // refuses before anything is started, as the next does
     milliseconds_of(arguments);
     return start_ranks("bench", {"milliseconds", "save"}, arguments);
 }
 
 int run_bench(const Arguments& arguments, Process& process) {
-    if (starts_ranks(arguments)) return start_many(arguments);
+    if (starts_ranks(arguments)) return start_bench(arguments);
     World& world = start_world(process);
     const Config config = Config::parse("", "bench", arguments.words(), known_keys());
     Stream stream = make_stream(config, &world);

@@ -46,11 +46,7 @@ int planted_rank(const Arguments& arguments) {
     return static_cast<int>(parse_integer("--plant slow:", fault->substr(5), 0, 1'000'000));
 }
 
-std::int64_t milliseconds_of(const Arguments& arguments) {
-    return arguments.integer("milliseconds", 1, 60'000).value_or(100);
-}
-
-int start_many(const Arguments& arguments) {
+int start_doctor(const Arguments& arguments) {
     config_of(arguments.words()); // refuses before anything is started, as these do
     milliseconds_of(arguments);
     planted_rank(arguments);
@@ -176,7 +172,7 @@ std::vector<std::string> speakers_of(const std::vector<RankFacts>& ranks) {
 }
 
 int run_doctor(const Arguments& arguments, Process& process) {
-    if (starts_ranks(arguments)) return start_many(arguments);
+    if (starts_ranks(arguments)) return start_doctor(arguments);
     Config config = config_of(arguments.words());
     if (arguments.has("try-device-memory")) return try_device_memory(config, process);
     World& world = start_world(process);

@@ -144,6 +144,10 @@ Checkpoint open_checkpoint(const std::string& path) {
     return Checkpoint(newest);
 }
 
+std::int64_t milliseconds_of(const Arguments& arguments) {
+    return arguments.integer("milliseconds", 1, 60'000).value_or(100);
+}
+
 std::string metadata_of(const Checkpoint& checkpoint, const std::string& name) {
     const auto found = checkpoint.metadata().find(name);
     return found == checkpoint.metadata().end() ? std::string() : found->second;

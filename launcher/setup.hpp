@@ -30,6 +30,9 @@ std::unique_ptr<Dataset> open_data(const Config& config, const std::string& toke
 // The same as a plan wants it: null where sizes are known without.
 std::unique_ptr<Dataset> data_of(const Config& config);
 
+// How long bench and doctor take for each figure: --milliseconds.
+std::int64_t milliseconds_of(const Arguments& arguments);
+
 // The newest checkpoint of a run's folder, or the checkpoint itself. ConfigError when there is none.
 Checkpoint open_checkpoint(const std::string& path);
 // The config that a checkpoint was trained with, `overrides` over it.

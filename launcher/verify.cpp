@@ -24,7 +24,7 @@ constexpr int differs = exit_code::failure;
 
 std::optional<std::int64_t> steps_said(const Arguments& arguments) { return arguments.integer("steps", 1, most_steps); }
 
-int start_many(const Arguments& arguments) {
+int start_verify(const Arguments& arguments) {
     const std::vector<std::string>& words = arguments.words();
     steps_said(arguments);
     Config::load(words[0], {words.begin() + 1, words.end()}, known_keys()); // refuses before anything is started
@@ -68,7 +68,7 @@ std::string verify(Verification& verification, std::int64_t steps, bool speaks) 
 }
 
 int run_verify(const Arguments& arguments, Process& process) {
-    if (arguments.has("ranks") || arguments.has("hosts") || arguments.has("hostfile")) return start_many(arguments);
+    if (arguments.has("ranks") || arguments.has("hosts") || arguments.has("hostfile")) return start_verify(arguments);
     for (const char* option : {"threads", "interface", "remote-shell", "grace", "dry-run"})
         if (arguments.has(option))
             throw ConfigError(fmt::format("--{} is of ranks to start: say --ranks, too", option));

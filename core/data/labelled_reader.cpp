@@ -20,7 +20,7 @@
 namespace tessera {
 namespace {
 
-struct Record {
+struct LabelledRecord {
     std::vector<std::string> texts;
     std::string label, place; // FILE:LINE
 };
@@ -29,15 +29,15 @@ class LabelledTables {
 public:
     LabelledTables(const DatasetOptions& options, RecordErrors& errors) : options_(options), errors_(errors) {}
 
-    std::vector<Record> read(const std::vector<std::string>& patterns) {
-        std::vector<Record> records;
+    std::vector<LabelledRecord> read(const std::vector<std::string>& patterns) {
+        std::vector<LabelledRecord> records;
         for (const std::string& path : matching_paths(patterns))
             errors_.attempt("file", [&] { read_file(path, records); });
         return records;
     }
 
 private:
-    void read_file(const std::string& path, std::vector<Record>& records) const {
+    void read_file(const std::string& path, std::vector<LabelledRecord>& records) const {
         const MappedFile file(path);
         TableLines lines(file, options_.delimiter[0], options_.delimiter == "\t" ? "" : "\"");
         std::vector<std::string> fields;
@@ -66,10 +66,10 @@ private:
 
     static void add(const TableLines& lines, const std::vector<std::string>& fields,
                     const std::vector<std::string>& names, const std::vector<std::size_t>& columns,
-                    std::vector<Record>& records) {
+                    std::vector<LabelledRecord>& records) {
         if (fields.size() != names.size())
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), names.size()));
-        Record record{{}, std::string(trimmed(fields[columns.back()])), lines.place()};
+        LabelledRecord record{{}, std::string(trimmed(fields[columns.back()])), lines.place()};
         for (std::size_t i = 0; i + 1 < columns.size(); ++i)
             record.texts.push_back(fields[columns[i]]);
         for (const std::size_t column : columns)
@@ -86,7 +86,8 @@ public:
     explicit LabelledTexts(const DatasetOptions& options)
         : errors_(options.skip_errors), texts_(options.text_columns.size()) {
         LabelledTables tables(options, errors_);
-        std::vector<Record> train = tables.read(options.files), validation = tables.read(options.validation_files);
+        std::vector<LabelledRecord> train = tables.read(options.files),
+                                    validation = tables.read(options.validation_files);
         if (options.validation_files.empty()) {
             const auto kept = static_cast<std::size_t>(
                 std::floor((1 - options.validation_fraction) * static_cast<double>(train.size())));
@@ -162,12 +163,12 @@ private:
         }
     };
 
-    void make_tokenizer(const DatasetOptions& options, const std::vector<Record>& train,
-                        const std::vector<Record>& validation) {
+    void make_tokenizer(const DatasetOptions& options, const std::vector<LabelledRecord>& train,
+                        const std::vector<LabelledRecord>& validation) {
         if (options.tokenizer_json.empty()) {
             std::vector<NamedText> texts;
-            for (const std::vector<Record>* records : {&train, &validation})
-                for (const Record& record : *records)
+            for (const std::vector<LabelledRecord>* records : {&train, &validation})
+                for (const LabelledRecord& record : *records)
                     for (const std::string& text : record.texts)
                         texts.push_back({record.place, text});
             tokenizer_ = train_tokenizer(options.tokenizer, texts);
@@ -178,8 +179,8 @@ private:
         marks_.vocabulary = std::max(marks_.vocabulary, options.token_vocabulary);
     }
 
-    void number_labels(const DatasetOptions& options, const std::vector<Record>& train) {
-        for (const Record& record : train)
+    void number_labels(const DatasetOptions& options, const std::vector<LabelledRecord>& train) {
+        for (const LabelledRecord& record : train)
             numbers_.emplace(record.label, 0);
         std::int32_t next = 0;
         for (auto& [label, number] : numbers_)
@@ -189,8 +190,8 @@ private:
                                           options.label_column, next, options.classes));
     }
 
-    void encode(const std::vector<Record>& records, Part& part) {
-        for (const Record& record : records)
+    void encode(const std::vector<LabelledRecord>& records, Part& part) {
+        for (const LabelledRecord& record : records)
             errors_.attempt("row", [&] {
                 const auto number = numbers_.find(record.label);
                 if (number == numbers_.end())

@@ -13,14 +13,14 @@
 namespace tessera {
 
 struct PrepareOptions {
-    std::vector<std::string> files; // paths and patterns
-    std::string folder;             // to make; it must not exist
+    std::vector<std::string> files{}; // paths and patterns
+    std::string folder{};             // to make; it must not exist
     std::string records =
         "file"; // file, line, paragraph (blank lines between), jsonl ("text" of an object on each line)
-    CleaningOptions cleaning;
+    CleaningOptions cleaning{};
     TokenizerOptions tokenizer{.kind = "byte"}; // trained on what was kept; or
-    std::string tokenizer_file;
-    std::string end_token; // its name; empty: that of the tokenizer, if it has one
+    std::string tokenizer_file{};
+    std::string end_token{}; // its name; empty: that of the tokenizer, if it has one
 };
 
 // The ranks that share the work. `gather` is called by all together; what each gave, by rank.

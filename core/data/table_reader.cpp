@@ -25,7 +25,7 @@ namespace {
 // Which column is what.
 struct Columns {
     std::vector<std::string> names;
-    std::vector<std::size_t> features, targets;
+    std::vector<std::size_t> features{}, targets{};
     std::size_t label = 0; // where there are no targets
     // Of features and labels that are categories: as they are listed, or empty where the training data say it.
     std::map<std::size_t, std::vector<std::string>> categories;

@@ -11,7 +11,7 @@
 namespace tessera {
 namespace {
 
-enum class Cut { heads, samples, queries }; // the ways to share it out
+enum class AttentionCut { heads, samples, queries }; // the ways to share it out
 
 // Which inputs there are, in their order: q[, kv][, segments[, key_segments]][, bias].
 class Inputs {
@@ -53,15 +53,15 @@ public:
         return views;
     }
     // Sharing out the queries wants neither places nor keys in the same tensor.
-    std::vector<Cut> cuts() const {
-        std::vector<Cut> cuts{Cut::heads, Cut::samples};
-        if (form_.cross && !form_.causal && !form_.bias) cuts.push_back(Cut::queries);
+    std::vector<AttentionCut> cuts() const {
+        std::vector<AttentionCut> cuts{AttentionCut::heads, AttentionCut::samples};
+        if (form_.cross && !form_.causal && !form_.bias) cuts.push_back(AttentionCut::queries);
         return cuts;
     }
-    std::vector<Placement> placed(Cut cut) const {
+    std::vector<Placement> placed(AttentionCut cut) const {
         const Placement replicate = Placement::replicate();
         const auto by = [&](Placement heads, Placement samples, Placement queries) {
-            return cut == Cut::heads ? heads : cut == Cut::samples ? samples : queries;
+            return cut == AttentionCut::heads ? heads : cut == AttentionCut::samples ? samples : queries;
         };
         const auto at = [](int dim) { return Placement::shard(dim); };
         std::vector<Placement> inputs{by(at(3), at(0), at(1))};
@@ -76,8 +76,12 @@ private:
     CrossAttentionForm form_;
 };
 
-Placement of_y(Cut cut) { return Placement::shard(cut == Cut::heads ? 2 : cut == Cut::samples ? 0 : 1); }
-Placement of_log_sum_exp(Cut cut) { return Placement::shard(cut == Cut::heads ? 1 : cut == Cut::samples ? 0 : 2); }
+Placement of_y(AttentionCut cut) {
+    return Placement::shard(cut == AttentionCut::heads ? 2 : cut == AttentionCut::samples ? 0 : 1);
+}
+Placement of_log_sum_exp(AttentionCut cut) {
+    return Placement::shard(cut == AttentionCut::heads ? 1 : cut == AttentionCut::samples ? 0 : 2);
+}
 
 double product_flops(const kernels::CrossAttentionShape& shape) {
     const double full = 2.0 * static_cast<double>(shape.row_count() * shape.keys * shape.head_dim);
@@ -96,11 +100,13 @@ public:
     }
     std::vector<PlacementRule> placements(std::span<const TensorType>) const override {
         std::vector<PlacementRule> rules;
-        for (const Cut cut : inputs_.cuts()) {
+        for (const AttentionCut cut : inputs_.cuts()) {
             PlacementRule rule{inputs_.placed(cut), {}};
             rule.outputs.push_back(rule.inputs[0]);
-            if (form_.cross) rule.outputs.push_back(cut == Cut::queries ? Placement::partial() : rule.inputs[1]);
-            if (form_.bias) rule.outputs.push_back(cut == Cut::heads ? rule.inputs.back() : Placement::partial());
+            if (form_.cross)
+                rule.outputs.push_back(cut == AttentionCut::queries ? Placement::partial() : rule.inputs[1]);
+            if (form_.bias)
+                rule.outputs.push_back(cut == AttentionCut::heads ? rule.inputs.back() : Placement::partial());
             rule.inputs.insert(rule.inputs.end(), {of_y(cut), of_log_sum_exp(cut), of_y(cut)});
             rules.push_back(std::move(rule));
         }
@@ -188,7 +194,7 @@ public:
     }
     std::vector<PlacementRule> placements(std::span<const TensorType>) const override {
         std::vector<PlacementRule> rules;
-        for (const Cut cut : inputs_.cuts())
+        for (const AttentionCut cut : inputs_.cuts())
             rules.push_back({inputs_.placed(cut), {of_y(cut), of_log_sum_exp(cut)}});
         return rules;
     }

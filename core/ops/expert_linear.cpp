@@ -16,8 +16,8 @@ template <class Tensor> View of_expert(const Tensor& all, std::int64_t expert) {
     return {static_cast<std::byte*>(all.memory()) + expert * shape.count() * bytes_of(all.dtype), shape, all.dtype};
 }
 
-void multiply(Stream& stream, const Matmul& product, const View& a, const View& b, const View& bias,
-              const Operands& o) {
+void multiply_experts(Stream& stream, const Matmul& product, const View& a, const View& b, const View& bias,
+                      const Operands& o) {
     for (std::int64_t e = 0; e < a.shape[0]; ++e) {
         const ConstView bias_of_expert = product.bias ? ConstView(of_expert(bias, e)) : ConstView();
         std::visit(
@@ -57,7 +57,8 @@ public:
         return static_cast<double>(in[1].shape[0]) * flops_of(product(in[0], in[1], out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
-        multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
+        multiply_experts(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {},
+                         a);
     }
 
 private:
@@ -91,7 +92,8 @@ public:
         return static_cast<double>(in[0].shape[0]) * flops_of(product(in[0], in[1], out[0].dtype));
     }
     void run(Stream& stream, const Operands& a) const override {
-        multiply(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {}, a);
+        multiply_experts(stream, product(a.inputs[0], a.inputs[1], a.outputs[0].dtype), a.inputs[0], a.inputs[1], {},
+                         a);
     }
 
 private:
@@ -187,8 +189,8 @@ public:
     }
     void run(Stream& stream, const Operands& a) const override {
         const bool bias = a.inputs.size() == 3 && a.counts(2);
-        multiply(stream, product(a.inputs[0], a.inputs[1], bias, a.outputs[0].dtype), a.inputs[0], a.inputs[1],
-                 bias ? a.inputs[2] : View(), a);
+        multiply_experts(stream, product(a.inputs[0], a.inputs[1], bias, a.outputs[0].dtype), a.inputs[0], a.inputs[1],
+                         bias ? a.inputs[2] : View(), a);
     }
     std::vector<ExampleInput> example() const override {
         return {{{{3, 4, 2, 20}, DType::f32}}, {{{3, 12, 20}, DType::f32}}, {{{3, 12}, DType::f32}}};

@@ -8,11 +8,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t gates = 3;
-
-std::int64_t workspace_of_cells(const Stream& stream, const RecurrentSizes& sizes, DType dtype) {
-    return std::visit([&](auto& s) { return kernels::recurrent_workspace_bytes(s, sizes, gates, dtype); }, stream);
-}
+constexpr std::int64_t gru_gates = 3;
 
 Shape with_gates(Shape shape, std::int64_t count) {
     shape.set(3, count);
@@ -23,14 +19,14 @@ class GruGradient final : public Op { // w, gates, y, dy[, h0] -> dx, dq
 public:
     std::string_view name() const override { return "gru_gradient"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        return std::vector<TensorType>(2, {with_gates(in[1].shape, gates), in[1].dtype});
+        return std::vector<TensorType>(2, {with_gates(in[1].shape, gru_gates), in[1].dtype});
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return {rule_of_rows(in.size(), std::array<std::size_t, 1>{0}, 2)};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
-        return workspace_of_cells(stream, recurrent_sizes(in[1].shape), in[1].dtype);
+        return recurrent_workspace(stream, recurrent_sizes(in[1].shape), gru_gates, in[1].dtype);
     }
     double flops(std::span<const TensorType>, std::span<const TensorType> out) const override {
         return recurrent_flops(out[0].shape);
@@ -52,7 +48,7 @@ public:
     std::string_view name() const override { return "gru"; }
     Attributes attributes() const override { return {{"bias", which_.bias}, {"states", which_.states}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        expect_recurrent(in, which_, gates, 1);
+        expect_recurrent(in, which_, gru_gates, 1);
         const Shape& x = in[0].shape;
         return {{{x[0], x[1], x[2] * x[4]}, in[0].dtype},
                 {with_gates(x, 4), in[0].dtype},
@@ -76,7 +72,7 @@ public:
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
-        return workspace_of_cells(stream, recurrent_sizes(in[0].shape), in[0].dtype);
+        return recurrent_workspace(stream, recurrent_sizes(in[0].shape), gru_gates, in[0].dtype);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return recurrent_flops(in[0].shape);
@@ -93,9 +89,9 @@ public:
     }
     std::vector<ExampleInput> example() const override {
         const std::int64_t directions = which_.states ? 1 : 2;
-        std::vector<ExampleInput> inputs{{{{4, 2, directions, gates, 8}, DType::f32}},
-                                         {{{directions, gates, 8, 8}, DType::f32}}};
-        if (which_.bias) inputs.push_back({{{directions, gates, 8}, DType::f32}});
+        std::vector<ExampleInput> inputs{{{{4, 2, directions, gru_gates, 8}, DType::f32}},
+                                         {{{directions, gru_gates, 8, 8}, DType::f32}}};
+        if (which_.bias) inputs.push_back({{{directions, gru_gates, 8}, DType::f32}});
         if (which_.states) inputs.push_back({{{4, directions * 8}, DType::f32}, false});
         return inputs;
     }

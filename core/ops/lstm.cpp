@@ -8,11 +8,7 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t gates = 4;
-
-std::int64_t workspace_of_cells(const Stream& stream, const RecurrentSizes& sizes, DType dtype) {
-    return std::visit([&](auto& s) { return kernels::recurrent_workspace_bytes(s, sizes, gates, dtype); }, stream);
-}
+constexpr std::int64_t lstm_gates = 4;
 
 class LstmGradient final : public Op { // w, gates, cells, dy[, c0] -> dx
 public:
@@ -23,7 +19,7 @@ public:
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
-        return workspace_of_cells(stream, recurrent_sizes(in[1].shape), in[1].dtype);
+        return recurrent_workspace(stream, recurrent_sizes(in[1].shape), lstm_gates, in[1].dtype);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return recurrent_flops(in[1].shape);
@@ -45,7 +41,7 @@ public:
     std::string_view name() const override { return "lstm"; }
     Attributes attributes() const override { return {{"bias", which_.bias}, {"states", which_.states}}; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        expect_recurrent(in, which_, gates, 2);
+        expect_recurrent(in, which_, lstm_gates, 2);
         const Shape& x = in[0].shape;
         const Shape y{x[0], x[1], x[2] * x[4]};
         const TensorType state{{x[0], x[2] * x[4]}, DType::f32};
@@ -68,7 +64,7 @@ public:
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
-        return workspace_of_cells(stream, recurrent_sizes(in[0].shape), in[0].dtype);
+        return recurrent_workspace(stream, recurrent_sizes(in[0].shape), lstm_gates, in[0].dtype);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType>) const override {
         return recurrent_flops(in[0].shape);
@@ -88,10 +84,10 @@ public:
             stream);
     }
     std::vector<ExampleInput> example() const override {
-        std::vector<ExampleInput> inputs{{{{4, 2, which_.states ? 1 : 2, gates, 4}, DType::f32}}};
+        std::vector<ExampleInput> inputs{{{{4, 2, which_.states ? 1 : 2, lstm_gates, 4}, DType::f32}}};
         const std::int64_t directions = inputs[0].type.shape[2];
-        inputs.push_back({{{directions, gates, 4, 4}, DType::f32}});
-        if (which_.bias) inputs.push_back({{{directions, gates, 4}, DType::f32}});
+        inputs.push_back({{{directions, lstm_gates, 4, 4}, DType::f32}});
+        if (which_.bias) inputs.push_back({{{directions, lstm_gates, 4}, DType::f32}});
         for (int state = 0; which_.states && state < 2; ++state)
             inputs.push_back({{{4, directions * 4}, DType::f32}, false});
         return inputs;

@@ -154,6 +154,10 @@ PlacementRule rule_of_rows(std::size_t inputs, std::span<const std::size_t> shar
     return rule;
 }
 
+std::int64_t recurrent_workspace(const Stream& stream, const RecurrentSizes& sizes, std::int64_t gates, DType dtype) {
+    return std::visit([&](auto& s) { return kernels::recurrent_workspace_bytes(s, sizes, gates, dtype); }, stream);
+}
+
 double recurrent_flops(const Shape& x) { return 2.0 * static_cast<double>(x.count()) * static_cast<double>(x[4]); }
 
 } // namespace tessera

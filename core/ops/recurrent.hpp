@@ -29,6 +29,9 @@ ValueId recurrent_weight_gradient(Graph& graph, std::string name, ValueId dq, Va
 // Inputs and outputs whose dim 0 counts rows, but for some inputs that all rows share.
 PlacementRule rule_of_rows(std::size_t inputs, std::span<const std::size_t> shared, std::size_t outputs);
 
+// Bytes that the cells' kernels want to work in.
+std::int64_t recurrent_workspace(const Stream& stream, const RecurrentSizes& sizes, std::int64_t gates, DType dtype);
+
 // What the recurrent products of all steps take.
 double recurrent_flops(const Shape& x);
 

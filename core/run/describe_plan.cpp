@@ -74,7 +74,7 @@ std::string text_of(const Transfers& transfers) {
 }
 
 // The exchanges of one kind on an axis, joined.
-struct Sums {
+struct AxisSums {
     Collective collective;
     std::size_t buckets = 0;
     std::size_t tensors = 0;
@@ -82,13 +82,13 @@ struct Sums {
     std::int64_t bytes_sent = 0;
 };
 
-std::vector<Sums> sums_over(int axis, const Program& program) {
-    std::vector<Sums> found;
+std::vector<AxisSums> sums_over(int axis, const Program& program) {
+    std::vector<AxisSums> found;
     for (const Exchange& exchange : program.plan.exchanges) { // in the order in which they start
         if (exchange.axis != axis) continue;
-        auto one = std::ranges::find(found, exchange.collective, &Sums::collective);
+        auto one = std::ranges::find(found, exchange.collective, &AxisSums::collective);
         if (one == found.end())
-            one = found.insert(one, Sums{.collective = exchange.collective, .first = exchange.after});
+            one = found.insert(one, AxisSums{.collective = exchange.collective, .first = exchange.after});
         ++one->buckets;
         one->tensors += exchange.values.size();
         one->bytes_sent += bytes_sent(exchange, program.plan, program.layout);
@@ -96,7 +96,7 @@ std::vector<Sums> sums_over(int axis, const Program& program) {
     return found;
 }
 
-std::string text_of(const Sums& sums, const Plan& plan) {
+std::string text_of(const AxisSums& sums, const Plan& plan) {
     const std::string tensors = fmt::format("{} sum{}", sums.tensors, sums.tensors == 1 ? "" : "s");
     if (sums.buckets == 1) return tensors;
     return fmt::format("{} in {} buckets, from {} % of backward", tensors, sums.buckets,
@@ -112,7 +112,7 @@ void collectives_over(int axis, const Program& program, Lines out) {
                                     text_of(transfers), transfers.bytes_sent, out);
     };
     transfers_in(false);
-    for (const Sums& sums : sums_over(axis, program))
+    for (const AxisSums& sums : sums_over(axis, program))
         line_of_collectives("gradients", sums.collective, text_of(sums, program.plan), sums.bytes_sent, out);
     transfers_in(true);
 }

@@ -14,12 +14,12 @@ namespace tessera {
 namespace {
 
 constexpr int all_pairs_until = 16, sampled_rounds = 8;
-constexpr std::int64_t long_bytes = 4 << 20, short_bytes = 8;
-constexpr int attempts = 5; // of which the best counts
+constexpr std::int64_t pair_bytes = 4 << 20, pair_message = 8;
+constexpr int pair_attempts = 5; // of which the best counts
 
 double seconds_of(Communicator& pair, Stream& stream, const View& buffer, int repeats) {
     double best = std::numeric_limits<double>::infinity();
-    for (int attempt = 0; attempt < attempts; ++attempt) {
+    for (int attempt = 0; attempt < pair_attempts; ++attempt) {
         pair.barrier(stream);
         pair.wait(stream);
         const auto begin = std::chrono::steady_clock::now();
@@ -32,13 +32,13 @@ double seconds_of(Communicator& pair, Stream& stream, const View& buffer, int re
 }
 
 PairRate measure(Communicator& pair, Stream& stream) {
-    Buffer buffer = pair.allocate(stream, long_bytes);
-    const std::int64_t scratch = pair.workspace_bytes(Collective::all_reduce, long_bytes) / 4 * 4 + 4;
+    Buffer buffer = pair.allocate(stream, pair_bytes);
+    const std::int64_t scratch = pair.workspace_bytes(Collective::all_reduce, pair_bytes) / 4 * 4 + 4;
     Buffer workspace = std::visit([&](const auto& s) { return allocate(s, scratch); }, stream);
     pair.use_workspace(View(workspace.data(), {scratch / 4}, DType::f32));
     const auto floats = [&](std::int64_t bytes) { return View(buffer.data(), {bytes / 4}, DType::f32); };
-    const double slow = seconds_of(pair, stream, floats(long_bytes), 2);
-    return {0, 0, static_cast<double>(long_bytes) / slow, seconds_of(pair, stream, floats(short_bytes), 16)};
+    const double slow = seconds_of(pair, stream, floats(pair_bytes), 2);
+    return {0, 0, static_cast<double>(pair_bytes) / slow, seconds_of(pair, stream, floats(pair_message), 16)};
 }
 
 } // namespace

@@ -27,7 +27,9 @@ void ask(int signal) {
 } // namespace
 
 StopRequest::StopRequest() {
-    to_save = to_stop = interrupts = 0;
+    to_save = 0;
+    to_stop = 0;
+    interrupts = 0;
     for (const int signal : signals)
         std::signal(signal, ask);
     if (std::signal(SIGHUP, ask) == SIG_IGN) std::signal(SIGHUP, SIG_IGN); // who was started by nohup goes on

@@ -22,7 +22,7 @@
 namespace tessera {
 namespace {
 
-constexpr int patience = 2000, look_around = 50; // milliseconds
+constexpr int most_wait = 2000, look_around = 50; // milliseconds
 
 class Socket {
 public:
@@ -104,10 +104,10 @@ bool reaches(const std::string& address, int port, const std::string& word) {
     sockaddr_in there = address_of(0, port);
     if (socket.number() < 0 || ::inet_pton(AF_INET, address.c_str(), &there.sin_addr) != 1) return false;
     const int begun = ::connect(socket.number(), reinterpret_cast<const sockaddr*>(&there), sizeof there);
-    if (begun != 0 && (errno != EINPROGRESS || !socket.ready(POLLOUT, patience))) return false;
+    if (begun != 0 && (errno != EINPROGRESS || !socket.ready(POLLOUT, most_wait))) return false;
     std::string heard;
     std::array<char, 64> piece{};
-    while (heard.size() < word.size() && socket.ready(POLLIN, patience)) {
+    while (heard.size() < word.size() && socket.ready(POLLIN, most_wait)) {
         const ssize_t count = ::recv(socket.number(), piece.data(), piece.size(), 0);
         if (count <= 0) break;
         heard.append(piece.data(), static_cast<std::size_t>(count));

@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::chrono::seconds end_within{10}; // of what a launcher that is gone has started
 
-std::string this_host() {
+std::string host_name() {
     std::array<char, 256> host{};
     ::gethostname(host.data(), host.size() - 1);
     return host.data();
@@ -34,7 +34,7 @@ std::string job_of_gone(const std::string& holder) {
     int process = 0;
     std::array<char, 256> host{}, job{};
     if (std::sscanf(holder.c_str(), "process %d on %255[^,], job %255[^,]", &process, host.data(), job.data()) != 3 ||
-        this_host() != host.data() || ::kill(process, 0) == 0 || errno != ESRCH)
+        host_name() != host.data() || ::kill(process, 0) == 0 || errno != ESRCH)
         return "";
     return job.data();
 }
@@ -83,7 +83,7 @@ RunLock::RunLock(const std::filesystem::path& run_folder, const std::string& job
 
 void RunLock::tell(const std::string& job) {
     const std::string text = fmt::format("process {} on {}, job {}, since {:%Y-%m-%d %H:%M:%S}\n", ::getpid(),
-                                         this_host(), job, fmt::localtime(std::time(nullptr)));
+                                         host_name(), job, fmt::localtime(std::time(nullptr)));
     if (::ftruncate(file_.number(), 0) != 0 ||
         ::pwrite(file_.number(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
         throw SystemError(fmt::format("cannot write {}: {}", path_.string(), std::strerror(errno)));

@@ -21,9 +21,9 @@ namespace {
 constexpr std::chrono::seconds clean_within{5};
 constexpr std::int64_t layouts_tried = 64; // each takes a plan, a second or less
 
-using Clock = RunProgress::Clock;
+using WallClock = RunProgress::Clock;
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
+double seconds_between(WallClock::time_point from, WallClock::time_point to) {
     return std::max(std::chrono::duration<double>(to - from).count(), 0.0);
 }
 
@@ -36,7 +36,7 @@ public:
         cleaned_ = attempt.cleaned;
     }
     // Empty while the attempt has not made a step.
-    std::string text(const RunProgress& progress, Clock::time_point started) const {
+    std::string text(const RunProgress& progress, WallClock::time_point started) const {
         if (!progress.first_step()) return "";
         return fmt::format(
             "{:.1f} s from the last step to the next: {:.1f} until it was noticed, {:.1f} to end the job "
@@ -49,7 +49,7 @@ public:
     }
 
 private:
-    Clock::time_point last_sign_, noticed_, cleaned_;
+    WallClock::time_point last_sign_, noticed_, cleaned_;
 };
 
 class Supervisor {

@@ -30,13 +30,13 @@ std::vector<KeyInfo> catalog() {
     return {key_info(dim), key_info(name), key_info(width), key_info(kernel), key_info(inputs)};
 }
 
-Config parse(std::string_view toml, const std::vector<std::string>& overrides = {}) {
+Config parse_items(std::string_view toml, const std::vector<std::string>& overrides = {}) {
     return Config::parse(toml, "m.toml", overrides, catalog());
 }
 
-std::string refusal_of(std::string_view toml, const std::vector<std::string>& overrides = {}) {
+std::string refusal_of_items(std::string_view toml, const std::vector<std::string>& overrides = {}) {
     try {
-        parse(toml, overrides);
+        parse_items(toml, overrides);
     } catch (const ConfigError& error) {
         return error.what();
     }
@@ -59,20 +59,20 @@ void expect_the_two(const Config& config) {
 } // namespace
 
 TEST(ConfigItems, AreReadInTheirOrderWithTheirPlaces) {
-    const Config config = parse(text);
+    const Config config = parse_items(text);
     expect_the_two(config);
     EXPECT_EQ(config.items("model.layers")[1].where(), "m.toml:7:1");
     EXPECT_EQ(config.get(dim), 3);
-    EXPECT_TRUE(parse("").items("model.layers").empty());
+    EXPECT_TRUE(parse_items("").items("model.layers").empty());
 }
 
 TEST(ConfigItems, ReadBackFromTheirText) {
-    const Config config = parse(text);
-    expect_the_two(parse(config.resolved()));
-    EXPECT_EQ(parse(config.resolved()).resolved(), config.resolved());
+    const Config config = parse_items(text);
+    expect_the_two(parse_items(config.resolved()));
+    EXPECT_EQ(parse_items(config.resolved()).resolved(), config.resolved());
     EXPECT_THAT(config.in_use(), "");
     config.items("model.layers");
-    expect_the_two(parse(config.in_use()));
+    expect_the_two(parse_items(config.in_use()));
     EXPECT_THAT(config.origins(), HasSubstr("model.layers[1].width = 9"));
 }
 
@@ -94,29 +94,31 @@ TEST(ConfigItems, OfAFileReplaceThoseOfItsBase) {
 }
 
 TEST(ConfigItems, AreOverriddenByName) {
-    const Config config = parse(text, {"model.layers.a.width=2", "model.layers.b.kernel=[1, 2]"});
+    const Config config = parse_items(text, {"model.layers.a.width=2", "model.layers.b.kernel=[1, 2]"});
     EXPECT_EQ(config.items("model.layers")[0].get(width), 2);
     EXPECT_THAT(config.items("model.layers")[1].get(kernel), ElementsAre(1, 2));
 }
 
 TEST(ConfigItems, AreRefusedWithTheirPlace) {
-    EXPECT_EQ(refusal_of("[[model.layers]]\nwidht = 1\n"),
+    EXPECT_EQ(refusal_of_items("[[model.layers]]\nwidht = 1\n"),
               "m.toml:2:1: no key of [[model.layers]] named 'widht'; did you mean 'width'?");
-    EXPECT_THAT(refusal_of("[[model.layers]]\nwidth = 'x'\n"),
+    EXPECT_THAT(refusal_of_items("[[model.layers]]\nwidth = 'x'\n"),
                 HasSubstr("m.toml:2:1: width = 'x': expected an integer"));
-    EXPECT_THAT(refusal_of("[[model.layers]]\nkernel = [1, 'x']\n"),
+    EXPECT_THAT(refusal_of_items("[[model.layers]]\nkernel = [1, 'x']\n"),
                 HasSubstr("expected an integer or a list of integers"));
-    EXPECT_THAT(refusal_of("[model.layers]\nwidth = 1\n"),
+    EXPECT_THAT(refusal_of_items("[model.layers]\nwidth = 1\n"),
                 HasSubstr("expected tables, each under its [[model.layers]]"));
-    EXPECT_THAT(refusal_of("[model]\nlayers = [1]\n"), HasSubstr("expected tables, each under its [[model.layers]]"));
-    EXPECT_EQ(refusal_of(text, {"model.layers.x.width=1"}), "command line: no table of [[model.layers]] is named 'x'");
-    EXPECT_THAT(refusal_of(text, {"model.layers.a.wid=1"}),
+    EXPECT_THAT(refusal_of_items("[model]\nlayers = [1]\n"),
+                HasSubstr("expected tables, each under its [[model.layers]]"));
+    EXPECT_EQ(refusal_of_items(text, {"model.layers.x.width=1"}),
+              "command line: no table of [[model.layers]] is named 'x'");
+    EXPECT_THAT(refusal_of_items(text, {"model.layers.a.wid=1"}),
                 HasSubstr("command line: no key of [[model.layers]] named"));
-    EXPECT_THAT(refusal_of(text, {"model.layers=1"}), HasSubstr("command line: no key named 'model.layers'"));
+    EXPECT_THAT(refusal_of_items(text, {"model.layers=1"}), HasSubstr("command line: no key named 'model.layers'"));
 }
 
 TEST(ConfigItems, ThatNothingReadsAreRefused) {
-    const Config config = parse(text);
+    const Config config = parse_items(text);
     config.get(dim);
     EXPECT_THAT([&] { config.refuse_unread(); }, testing::ThrowsMessage<ConfigError>(HasSubstr(
                                                      "nothing in this run reads it: [[model.layers]] (m.toml:3:1)")));

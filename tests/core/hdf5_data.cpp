@@ -43,7 +43,9 @@ void store(const std::string& path, const std::string& name, const Stored& what,
     }
     const Id dataset(H5Dcreate2(file, name.c_str(), what.type, space, links, layout, H5P_DEFAULT));
     ASSERT_GE(dataset, 0);
-    if (write) ASSERT_GE(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, what.values.data()), 0);
+    if (write) {
+        ASSERT_GE(H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, what.values.data()), 0);
+    }
 }
 
 std::vector<double> counted_up(std::size_t count, double first = 0) {
@@ -75,14 +77,14 @@ DatasetOptions options_of(std::vector<std::string> files) {
     return options;
 }
 
-struct Sample {
+struct HeldSample {
     std::vector<float> input, numbers;
     std::int32_t label = 0;
 };
 
-Sample sample_of(const Dataset& dataset, Split split, std::int64_t i) {
+HeldSample sample_of(const Dataset& dataset, Split split, std::int64_t i) {
     const std::vector<Field>& fields = dataset.form().fields;
-    Sample sample;
+    HeldSample sample;
     sample.input.resize(static_cast<std::size_t>(fields[0].shape.count()));
     sample.numbers.resize(static_cast<std::size_t>(fields[1].shape.count()));
     const View label = fields[1].dtype == DType::i32 ? View(&sample.label, {}, DType::i32)
@@ -110,7 +112,7 @@ TEST(Hdf5Data, SamplesOfSeveralFilesComeOutNormalised) {
     ASSERT_EQ(dataset->samples(Split::validation), 5);
     // The numbers of a column are 3 i + c, i < 12: mean 16.5 + c, deviation 3 sqrt((12^2 - 1) / 12).
     for (std::int64_t i = 0; i < 17; ++i) {
-        const Sample sample =
+        const HeldSample sample =
             i < 12 ? sample_of(*dataset, Split::train, i) : sample_of(*dataset, Split::validation, i - 12);
         for (const float value : sample.input)
             EXPECT_NEAR(value, (3.0 * static_cast<double>(i) - 16.5) / (3 * std::sqrt(143.0 / 12)), 1e-6) << i;
@@ -141,7 +143,7 @@ TEST(Hdf5Data, AnyIntegersAndFloatsAreNumbers) {
         options.input_field = name;
         const auto dataset = open_dataset(options);
         EXPECT_EQ(dataset->form().classes, 0);
-        const Sample sample = sample_of(*dataset, Split::train, 2);
+        const HeldSample sample = sample_of(*dataset, Split::train, 2);
         EXPECT_EQ(sample.numbers, std::vector<float>{7});
         EXPECT_NEAR(sample.input[0], 1 / std::sqrt(2.0 / 3), 1e-6) << name; // of 1, 2, 3
         if (first.empty()) first = sample.input;
@@ -245,7 +247,7 @@ TEST(Hdf5Data, ThreadsReadTheSame) {
         for (std::vector<float>& own : seen)
             threads.emplace_back([&] {
                 for (std::int64_t i = 0; i < 490; ++i) {
-                    const Sample sample = sample_of(*dataset, Split::train, order.sample(i));
+                    const HeldSample sample = sample_of(*dataset, Split::train, order.sample(i));
                     own.push_back(sample.input[1]);
                     own.push_back(static_cast<float>(sample.label));
                 }

@@ -151,7 +151,7 @@ TEST(Raster, JpegComesOutNearly) {
 }
 
 TEST(Raster, ResamplingIsATriangleOverTheMiddle) {
-    for (const auto [height, width] :
+    for (const auto& [height, width] :
          {std::pair<std::int64_t, std::int64_t>{4, 4}, {8, 20}, {13, 5}, {3, 2}, {64, 48}}) {
         const Raster image{height, width, 3, slopes(height, width, 3)};
         std::vector<float> found(static_cast<std::size_t>(4 * 4 * 3));

@@ -132,12 +132,12 @@ inline void fill_batch(std::int64_t number, const View& images, const View& labe
     std::visit([&](auto& s) { kernels::cast(s, wide, images); }, stream);
 }
 
-struct Record {
+struct ImageRecord {
     std::vector<float> losses, norms;
     std::int64_t halo_bytes = 0, planned_halo_bytes = 0;
 };
 
-inline Record train_rank(const Settings& settings, int rank, Groups& groups) {
+inline ImageRecord train_rank(const Settings& settings, int rank, Groups& groups) {
     Stream stream = CpuStream(1);
     auto [program, loss, norm] = describe(settings);
     const Mesh& mesh = program.layout.mesh;
@@ -154,7 +154,7 @@ inline Record train_rank(const Settings& settings, int rank, Groups& groups) {
     Executor executor(program.layout, program.plan, memory, all, stream);
     initialize_weights(program, executor, 3);
     initialize_states(program, executor);
-    Record record;
+    ImageRecord record;
     for (int step = 0; step < settings.steps; ++step) {
         const StepState state{3, step, 0, 0.01, 0};
         std::int64_t next = program.plan.share.begin;

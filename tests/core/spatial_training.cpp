@@ -10,9 +10,9 @@ using namespace tessera::images;
 
 namespace {
 
-std::vector<Record> train(const Settings& settings) {
+std::vector<ImageRecord> train(const Settings& settings) {
     const Mesh mesh(settings.axes);
-    std::vector<Record> records(static_cast<std::size_t>(mesh.size()));
+    std::vector<ImageRecord> records(static_cast<std::size_t>(mesh.size()));
     run_as_threads(mesh, [&](int rank, Groups groups) {
         records[static_cast<std::size_t>(rank)] = train_rank(settings, rank, groups);
     });
@@ -21,19 +21,19 @@ std::vector<Record> train(const Settings& settings) {
 
 void expect_trains_as_one_rank(Settings settings) {
     SCOPED_TRACE(settings.text());
-    const std::vector<Record> records = train(settings);
+    const std::vector<ImageRecord> records = train(settings);
     settings.axes = {{"data", 1}};
     settings.zero_stage = 0;
-    const Record one = train(settings)[0];
+    const ImageRecord one = train(settings)[0];
     EXPECT_LT(one.losses.back(), 0.8 * one.losses.front()); // it learns
     const double allowed = tolerance(settings.dtype, Kind::training).relative;
-    for (const Record& record : records) {
+    for (const ImageRecord& record : records) {
         EXPECT_LE(largest_difference(record.losses, one.losses), allowed);
         EXPECT_LE(largest_difference(record.norms, one.norms), 10 * allowed);
         EXPECT_EQ(record.halo_bytes, record.planned_halo_bytes);
     }
     std::int64_t fetched = 0;
-    for (const Record& record : records)
+    for (const ImageRecord& record : records)
         fetched += record.halo_bytes;
     EXPECT_GT(fetched, 0);
 }
@@ -67,9 +67,9 @@ TEST(SpatialTraining, WithOtherAxesItTrainsAsOneRankDoes) {
 // 4 bytes of each halo are enough.
 TEST(SpatialTraining, ALostNumberIsFound) {
     Settings settings{.axes = {{"data", 1}, {"spatial", 3}}};
-    const Record right = train(settings)[0];
+    const ImageRecord right = train(settings)[0];
     settings.lost = 4;
-    const Record wrong = train(settings)[0];
+    const ImageRecord wrong = train(settings)[0];
     EXPECT_GT(largest_difference(wrong.losses, right.losses), 10 * tolerance(DType::f32, Kind::training).relative);
 }
 

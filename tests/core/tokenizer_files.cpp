@@ -36,8 +36,9 @@ void expect_theirs(const Tokenizer& tokenizer, const JsonValue& lines, const Jso
         const std::vector<std::int32_t> wanted = numbers(ids.items[i]);
         ASSERT_EQ(tokenizer.encode(line), wanted) << line;
         ASSERT_EQ(again->encode(line), wanted) << line;
-        if (texts.items[i].text.find("\xEF\xBF\xBD") == std::string::npos)
+        if (texts.items[i].text.find("\xEF\xBF\xBD") == std::string::npos) {
             ASSERT_EQ(tokenizer.decode(wanted), texts.items[i].text);
+        }
     }
 }
 

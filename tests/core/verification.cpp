@@ -55,7 +55,7 @@ struct Way {
 
 const Words tensor{"parallelism.tensor_parallel_degree=2"}, context{"parallelism.context_parallel_degree=2"};
 
-std::vector<Way> ways() {
+std::vector<Way> ways_to_verify() {
     return {
         {"data", {}, true},
         {"zero_1", {"parallelism.zero_stage=1", "training.recompute=selective"}, true},
@@ -75,7 +75,7 @@ Plan plan_of(const Words& words) { return plan_tiny(words, 0, 2).train.plan; }
 } // namespace
 
 class Verifying : public testing::TestWithParam<Way> {};
-INSTANTIATE_TEST_SUITE_P(Ways, Verifying, testing::ValuesIn(ways()), [](const auto& way) { return way.param.name; });
+INSTANTIATE_TEST_SUITE_P(Ways, Verifying, testing::ValuesIn(ways_to_verify()), [](const auto& way) { return way.param.name; });
 
 TEST_P(Verifying, AllAgreeWhereNothingIsWrong) {
     for (const char* variant : {"plain", "all", "f16", "padded"}) {

@@ -202,7 +202,9 @@ TEST(Faults, NothingIsShownBeforeItIsOnTheDisk) {
             const long long synced = last(ranks[rank], is("fsync", path));
             EXPECT_GT(synced, last(ranks[rank], is("write", path))) << path;
             EXPECT_LT(synced, published) << path;
-            if (!path.ends_with("/MANIFEST")) EXPECT_LT(synced, manifest) << path; // which is the last
+            if (!path.ends_with("/MANIFEST")) { // which is the last
+                EXPECT_LT(synced, manifest) << path;
+            }
         }
     }
     const long long folder = last(ranks[0], is("fsync", hidden)), parent = last(ranks[0], is("fsync", scratch.path()));
@@ -210,8 +212,9 @@ TEST(Faults, NothingIsShownBeforeItIsOnTheDisk) {
     EXPECT_LT(folder, published);
     EXPECT_GT(parent, published);
     for (const Act& act : ranks[0]) // the checkpoint before goes when the new one stays
-        if (act.path.starts_with(scratch.path()) && act.call != "write" && act.call != "fsync" && act.path != shown)
+        if (act.path.starts_with(scratch.path()) && act.call != "write" && act.call != "fsync" && act.path != shown) {
             EXPECT_GT(act.time, published) << act.call << ' ' << act.path;
+        }
     EXPECT_TRUE(std::ranges::any_of(ranks[0], [&](const Act& act) {
         return act.call == "fsync" && act.path == scratch.path() && act.time > published &&
                act.time < last(

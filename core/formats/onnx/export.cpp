@@ -39,7 +39,7 @@ Shape shape_of(const Graph& graph, ValueId id) {
     return shape;
 }
 
-std::string described(const OnnxField& field) {
+std::string text_of(const OnnxField& field) {
     std::string text = field.name + " (batch";
     for (int dim = 1; dim < field.shape.rank(); ++dim)
         text += fmt::format(", {}", field.shape[dim]);
@@ -70,9 +70,9 @@ WrittenOnnx write_onnx(const Checkpoint& checkpoint, const Config& config, const
 
     WrittenOnnx written{.nodes = graph.nodes().size()};
     for (const OnnxField& field : graph.inputs())
-        written.inputs.push_back(described(field));
+        written.inputs.push_back(text_of(field));
     for (const OnnxField& field : graph.outputs())
-        written.outputs.push_back(described(field));
+        written.outputs.push_back(text_of(field));
     OnnxFileOptions options{checkpoint.metadata(), most_bytes};
     options.metadata["step"] = fmt::format("{}", checkpoint.step());
     written.beside = write_onnx_file(graph, path, options,

@@ -19,7 +19,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t ir_version = 8;                               // of opset 17
-constexpr std::int64_t f32 = 1, i64 = 7;                             // TensorProto.DataType
+constexpr std::int64_t f32_tensor = 1, i64_tensor = 7;               // TensorProto.DataType
 constexpr std::int64_t external = 1;                                 // TensorProto.DataLocation
 constexpr int graph_field = 7, tensor_field = 5, raw_data_field = 9; // of ModelProto, GraphProto, TensorProto
 
@@ -77,7 +77,7 @@ Message described(const OnnxField& field) { // ValueInfoProto
             one.add(1, field.shape[dim]);
         shape.add(1, one);
     }
-    tensor.add(1, field.integers ? i64 : f32);
+    tensor.add(1, field.integers ? i64_tensor : f32_tensor);
     tensor.add(2, shape);
     type.add(1, tensor);
     info.add(1, field.name);
@@ -124,7 +124,7 @@ Message described(const OnnxTensor& tensor) { // TensorProto, without its elemen
     Message message;
     for (int dim = 0; dim < tensor.shape.rank(); ++dim)
         message.add(1, tensor.shape[dim]);
-    message.add(2, !tensor.is_weight() && tensor.constants.index() == 0 ? i64 : f32);
+    message.add(2, !tensor.is_weight() && tensor.constants.index() == 0 ? i64_tensor : f32_tensor);
     message.add(8, tensor.name);
     return message;
 }

@@ -14,10 +14,10 @@ void expect_trains_as_one_rank(Settings settings) {
     const int rank = test::world().rank();
     Stream stream = CpuStream(1);
     Groups groups(test::world(), Mesh(settings.axes), stream, settings.one_host);
-    const Record record = train_rank(settings, rank, groups);
+    const ImageRecord record = train_rank(settings, rank, groups);
     settings.axes = {{"data", 1}};
     Groups alone(Mesh(settings.axes));
-    const Record one = train_rank(settings, 0, alone);
+    const ImageRecord one = train_rank(settings, 0, alone);
     const double allowed = tolerance(DType::f32, Kind::training).relative;
     EXPECT_LE(largest_difference(record.losses, one.losses), allowed);
     EXPECT_LE(largest_difference(record.norms, one.norms), 10 * allowed);
