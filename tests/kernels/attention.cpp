@@ -143,7 +143,7 @@ TYPED_TEST(Attention, EqualsThePlainLoops) {
     for (const bool causal : {false, true})
         for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
             for (const std::int64_t depth : {5, 32, 64, 80})
-                for (const std::int64_t times : {1, 7, 8, 33, 64, 130}) {
+                for (const std::int64_t times : {1, 7, 33, 130}) { // others at the edges of tiles, below
                     TypeParam on;
                     expect_right(on, AttentionVariant::fastest, {2, times, 2, depth, causal}, dtype);
                 }
