@@ -32,8 +32,9 @@ struct Convolution {
 // run and, on the CPU, for any number of threads.
 // On the CPU: windows are gathered into rows (im2col; Chellapilla et al. 2006), so many as a cache holds at a time, and
 // multiplied (kernels/matmul.hpp); where each channel has its own filter, sixteen channels are summed side by side
-// instead. On the GPU: one tiled product that finds its factors by their places, for any
-// device.
+// instead. On the GPU: an engine of cuDNN that gives the same bits in each run, sums in f32 and fits the workspace,
+// where the library says that it has one and all views are aligned to 16 bytes; else one tiled product that finds its
+// factors by their places, for any device. The bits depend on the shape, the types and that alignment.
 namespace kernels {
 
 // With c over the channels of k's group g:

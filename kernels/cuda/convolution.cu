@@ -4,8 +4,7 @@
 // is fixed by the sizes; no two threads add to one element.
 #include "kernels/cuda/launch.cuh"
 
-#include "kernels/convolution.hpp"
-#include "kernels/convolution_check.hpp"
+#include "kernels/cuda/convolution_variants.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/reduce.hpp"
 
@@ -244,14 +243,7 @@ Index slices_bytes(const Convolution& shape) {
 
 } // namespace
 
-std::int64_t convolution_workspace_bytes(const CudaStream&, const Convolution& shape, DType) {
-    check_convolution("convolution", shape);
-    return 0;
-}
-
-void convolution(CudaStream& stream, const Convolution& shape, ConstView x, ConstView w, ConstView bias, View y, View) {
-    check_convolution("convolution", shape, x, w, y);
-    if (bias) check_count("convolution", "the bias", bias, shape.filters);
+void convolution_tiled(CudaStream& stream, const Convolution& shape, ConstView x, ConstView w, ConstView bias, View y) {
     cuda::with_float_type("convolution", x.dtype, [&]<class T>() {
         const Forward<T> problem{sizes_of(shape), cuda::pointer<T>(x), cuda::pointer<T>(w), cuda::pointer<float>(bias),
                                  cuda::pointer<T>(y)};
@@ -259,14 +251,8 @@ void convolution(CudaStream& stream, const Convolution& shape, ConstView x, Cons
     });
 }
 
-std::int64_t convolution_input_gradient_workspace_bytes(const CudaStream&, const Convolution& shape, DType) {
-    check_convolution("convolution_input_gradient", shape);
-    return 0;
-}
-
-void convolution_input_gradient(CudaStream& stream, const Convolution& shape, ConstView dy, ConstView w, View dx,
-                                View) {
-    check_convolution("convolution_input_gradient", shape, dx, w, dy);
+void convolution_input_gradient_tiled(CudaStream& stream, const Convolution& shape, ConstView dy, ConstView w,
+                                      View dx) {
     cuda::with_float_type("convolution_input_gradient", dy.dtype, [&]<class T>() {
         const InputGradient<T> problem{sizes_of(shape), cuda::pointer<T>(dy), cuda::pointer<T>(w),
                                        cuda::pointer<T>(dx)};
@@ -276,19 +262,15 @@ void convolution_input_gradient(CudaStream& stream, const Convolution& shape, Co
     });
 }
 
-std::int64_t convolution_weight_gradient_workspace_bytes(const CudaStream& stream, const Convolution& shape, DType) {
-    check_convolution("convolution_weight_gradient", shape);
+std::int64_t convolution_weight_gradient_tiled_workspace_bytes(const CudaStream& stream, const Convolution& shape) {
     const Index slices = weight_extent(shape).slices;
     if (slices == 1) return 0;
     return slices_bytes(shape) + sum_rows_workspace_bytes(stream, slices, shape.filters * shape.taps());
 }
 
-void convolution_weight_gradient(CudaStream& stream, const Convolution& shape, ConstView dy, ConstView x, View dw,
-                                 View workspace) {
+void convolution_weight_gradient_tiled(CudaStream& stream, const Convolution& shape, ConstView dy, ConstView x, View dw,
+                                       View workspace) {
     constexpr auto kernel = "convolution_weight_gradient";
-    check_convolution(kernel, shape, x, dw, dy);
-    const Index bytes = convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype);
-    check_workspace(kernel, workspace, bytes);
     const Extent extent = weight_extent(shape);
     const bool sliced = extent.slices > 1;
     cuda::with_float_type(kernel, x.dtype, [&]<class T>() {
@@ -297,6 +279,7 @@ void convolution_weight_gradient(CudaStream& stream, const Convolution& shape, C
             extent);
     });
     if (!sliced) return;
+    const Index bytes = convolution_weight_gradient_tiled_workspace_bytes(stream, shape);
     const View slices(workspace.memory(), {extent.slices, shape.filters * shape.taps()}, DType::f32);
     const View rest(static_cast<std::byte*>(workspace.memory()) + slices_bytes(shape),
                     {(bytes - slices_bytes(shape)) / 4}, DType::f32);

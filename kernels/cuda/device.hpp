@@ -40,6 +40,7 @@ struct CudaStream::State {
     cudaEvent_t passed = nullptr;   // where another stream begins to follow
     cuda::Fault* fault = nullptr;   // where the host and, unified addresses being what they are, the GPU find it
     std::shared_ptr<void> products; // of cublaslt.cpp: the library's handle and the algorithms chosen so far
+    std::shared_ptr<void> graphs;   // of cudnn_plan.cpp: the same of plans
 };
 
 } // namespace tessera

@@ -49,6 +49,7 @@ CudaStream::State::State(int number, CudaOptions chosen) : device(number), optio
 CudaStream::State::~State() {
     cudaStreamSynchronize(stream); // a failed kernel is reported by wait(), or not at all
     products.reset();
+    graphs.reset();
     cudaFreeHost(fault);
     cudaEventDestroy(uploaded);
     cudaEventDestroy(passed);

@@ -2,7 +2,9 @@
 // Convolution and its gradients against plain loops in double, over windows of every kind.
 #include "kernels/convolution.hpp"
 
+#include "kernels/cuda/convolution_variants.hpp"
 #include "kernels/error.hpp"
+#include "kernels/replay.hpp"
 #include "tests/support/device.hpp"
 
 #include <limits>
@@ -11,7 +13,15 @@ using namespace tessera;
 
 namespace {
 
+using kernels::ConvolutionVariant;
+
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+
+// The ways in which a device does it.
+template <class Device> std::vector<ConvolutionVariant> variants() {
+    if (std::is_same_v<Device, OnCpu>) return {ConvolutionVariant::fastest};
+    return {ConvolutionVariant::fastest, ConvolutionVariant::tiled};
+}
 
 struct Case {
     const char* name;
@@ -40,6 +50,8 @@ std::vector<Case> cases() {
         {"depthwise with two filters each", {1, 6, 5, 3, 6, 3, {strided, three}}},
         {"several slices", {2, 17, 16, 3, 4, 1, {three, three}}},
         {"several tiles", {1, 9, 9, 19, 70, 1, {three, three}}},
+        {"whole vectors of channels", {2, 6, 7, 16, 24, 1, {three, strided}}},
+        {"one by one, whole vectors", {1, 5, 8, 8, 16, 1, {{.before = 1}, {}}}},
         {"a window larger than the image", {2, 2, 2, 3, 4, 1, {three, {.size = 4}}}},
         {"no images", {0, 6, 7, 3, 4, 1, {three, three}}},
     };
@@ -98,60 +110,78 @@ struct Operands {
         : x(image(c), type, 1), w(weight(c), type, 2), bias(Shape{c.filters}, DType::f32, 3), dy(output(c), type, 4) {}
 };
 
-template <class Device> void forward(Device& on, const Convolution& c, const Operands& a, bool bias, const Sample& y) {
+template <class Device> void forward(Device& on, const Convolution& c, const Operands& a, bool bias, const Sample& y,
+                                     ConvolutionVariant variant = ConvolutionVariant::fastest) {
     const Sample workspace = workspace_of(kernels::convolution_workspace_bytes(on.stream(), c, y.dtype()));
-    kernels::convolution(on.stream(), c, on(a.x), on(a.w), bias ? ConstView(on(a.bias)) : ConstView(), on(y),
-                         on(workspace));
+    const ConstView added = bias ? ConstView(on(a.bias)) : ConstView();
+    if constexpr (std::is_same_v<Device, OnCpu>)
+        kernels::convolution(on.stream(), c, on(a.x), on(a.w), added, on(y), on(workspace));
+    else
+        kernels::convolution(on.stream(), variant, c, on(a.x), on(a.w), added, on(y), on(workspace));
     on.finish();
 }
 
-template <class Device> void input_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dx) {
+template <class Device> void input_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dx,
+                                            ConvolutionVariant variant = ConvolutionVariant::fastest) {
     const Sample workspace =
         workspace_of(kernels::convolution_input_gradient_workspace_bytes(on.stream(), c, dx.dtype()));
-    kernels::convolution_input_gradient(on.stream(), c, on(a.dy), on(a.w), on(dx), on(workspace));
+    if constexpr (std::is_same_v<Device, OnCpu>)
+        kernels::convolution_input_gradient(on.stream(), c, on(a.dy), on(a.w), on(dx), on(workspace));
+    else
+        kernels::convolution_input_gradient(on.stream(), variant, c, on(a.dy), on(a.w), on(dx), on(workspace));
     on.finish();
 }
 
-template <class Device> void weight_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dw) {
+template <class Device> void weight_gradient(Device& on, const Convolution& c, const Operands& a, const Sample& dw,
+                                             ConvolutionVariant variant = ConvolutionVariant::fastest) {
     const Sample workspace =
         workspace_of(kernels::convolution_weight_gradient_workspace_bytes(on.stream(), c, a.x.dtype()));
-    kernels::convolution_weight_gradient(on.stream(), c, on(a.dy), on(a.x), on(dw), on(workspace));
+    if constexpr (std::is_same_v<Device, OnCpu>)
+        kernels::convolution_weight_gradient(on.stream(), c, on(a.dy), on(a.x), on(dw), on(workspace));
+    else
+        kernels::convolution_weight_gradient(on.stream(), variant, c, on(a.dy), on(a.x), on(dw), on(workspace));
     on.finish();
 }
 
-template <class Device> void expect_forward(const Convolution& c, DType type, bool bias) {
+template <class Device> void expect_forward(Device& on, const Convolution& c, DType type, bool bias) {
     const Operands a(c, type);
-    const Sample y(output(c), type);
-    poison(y);
-    Device on;
-    forward(on, c, a, bias, y);
-    Sums expected(y.count());
-    for (std::int64_t i = 0; bias && i < y.count(); ++i)
+    Sums expected(output(c).count());
+    for (std::int64_t i = 0; bias && i < output(c).count(); ++i)
         expected.add(i, a.bias[i % c.filters]);
     for_products(c, [&](auto from, auto by, auto to) { expected.add(to, a.x[from] * a.w[by]); });
-    EXPECT_TRUE(close_to(y, expected.values, tolerance(type, Kind::product), expected.magnitudes)) << "bias " << bias;
+    for (const ConvolutionVariant variant : variants<Device>()) {
+        const Sample y(output(c), type);
+        poison(y);
+        forward(on, c, a, bias, y, variant);
+        EXPECT_TRUE(close_to(y, expected.values, tolerance(type, Kind::product), expected.magnitudes))
+            << "bias " << bias << ", variant " << static_cast<int>(variant);
+    }
 }
 
-template <class Device> void expect_input_gradient(const Convolution& c, DType type) {
+template <class Device> void expect_input_gradient(Device& on, const Convolution& c, DType type) {
     const Operands a(c, type);
-    const Sample dx(image(c), type);
-    poison(dx);
-    Device on;
-    input_gradient(on, c, a, dx);
-    Sums expected(dx.count());
+    Sums expected(image(c).count());
     for_products(c, [&](auto to, auto by, auto from) { expected.add(to, a.dy[from] * a.w[by]); });
-    EXPECT_TRUE(close_to(dx, expected.values, tolerance(type, Kind::product), expected.magnitudes));
+    for (const ConvolutionVariant variant : variants<Device>()) {
+        const Sample dx(image(c), type);
+        poison(dx);
+        input_gradient(on, c, a, dx, variant);
+        EXPECT_TRUE(close_to(dx, expected.values, tolerance(type, Kind::product), expected.magnitudes))
+            << "variant " << static_cast<int>(variant);
+    }
 }
 
-template <class Device> void expect_weight_gradient(const Convolution& c, DType type) {
+template <class Device> void expect_weight_gradient(Device& on, const Convolution& c, DType type) {
     const Operands a(c, type);
-    const Sample dw(weight(c), DType::f32);
-    poison(dw);
-    Device on;
-    weight_gradient(on, c, a, dw);
-    Sums expected(dw.count());
+    Sums expected(weight(c).count());
     for_products(c, [&](auto by, auto to, auto from) { expected.add(to, a.dy[from] * a.x[by]); });
-    EXPECT_TRUE(close_to(dw, expected.values, tolerance(DType::f32, Kind::product), expected.magnitudes));
+    for (const ConvolutionVariant variant : variants<Device>()) {
+        const Sample dw(weight(c), DType::f32);
+        poison(dw);
+        weight_gradient(on, c, a, dw, variant);
+        EXPECT_TRUE(close_to(dw, expected.values, tolerance(DType::f32, Kind::product), expected.magnitudes))
+            << "variant " << static_cast<int>(variant);
+    }
 }
 
 // Every case in f32, and in bf16 and f16 in turn: visit(shape, type, a bit that changes from one to the next).
@@ -172,15 +202,18 @@ template <class Device> class Convolutions : public testing::Test {};
 TYPED_TEST_SUITE(Convolutions, Devices, DeviceNames);
 
 TYPED_TEST(Convolutions, AreSumsOverTheirWindows) {
-    for_cases([](const Convolution& c, DType type, bool bias) { expect_forward<TypeParam>(c, type, bias); });
+    TypeParam on;
+    for_cases([&](const Convolution& c, DType type, bool bias) { expect_forward(on, c, type, bias); });
 }
 
 TYPED_TEST(Convolutions, TheGradientOfTheInput) {
-    for_cases([](const Convolution& c, DType type, bool) { expect_input_gradient<TypeParam>(c, type); });
+    TypeParam on;
+    for_cases([&](const Convolution& c, DType type, bool) { expect_input_gradient(on, c, type); });
 }
 
 TYPED_TEST(Convolutions, TheGradientOfTheWeight) {
-    for_cases([](const Convolution& c, DType type, bool) { expect_weight_gradient<TypeParam>(c, type); });
+    TypeParam on;
+    for_cases([&](const Convolution& c, DType type, bool) { expect_weight_gradient(on, c, type); });
 }
 
 // So many channels that windows are gathered and multiplied in two pieces, the second of them short.
@@ -189,9 +222,10 @@ TEST(ConvolutionsOnCpu, InSeveralPieces) {
     const Convolution even{2, 17, 13, 160, 5, 1, {three, three}}, gaps{2, 25, 41, 4, 320, 1, {strided, strided}};
     for (const DType type : types) {
         SCOPED_TRACE(name_of(type));
-        expect_forward<OnCpu>(even, type, true);
-        expect_weight_gradient<OnCpu>(even, type);
-        expect_input_gradient<OnCpu>(gaps, type);
+        OnCpu on;
+        expect_forward(on, even, type, true);
+        expect_weight_gradient(on, even, type);
+        expect_input_gradient(on, gaps, type);
     }
 }
 
@@ -245,3 +279,86 @@ TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
             });
         }
 }
+
+#if TESSERA_CUDA
+namespace {
+
+using Library = testing::Types<OnCuda>;
+template <class Device> class ConvolutionsByLibrary : public testing::Test {};
+
+// Rounded factors of f32 fail in full precision.
+Convolution wide() { return {2, 5, 6, 16, 8, 1, {{.size = 3, .before = 1, .after = 1}, {.size = 3}}}; }
+
+} // namespace
+TYPED_TEST_SUITE(ConvolutionsByLibrary, Library, DeviceNames);
+
+// The same key twice: what the first call prepared, on other memory.
+TYPED_TEST(ConvolutionsByLibrary, APlanServesManyCalls) {
+    TypeParam on;
+    for (int turn = 0; turn < 2; ++turn)
+        for (const DType type : types)
+            for (const bool bias : {false, true})
+                expect_forward(on, wide(), type, bias);
+}
+
+TYPED_TEST(ConvolutionsByLibrary, TuningKeepsTheResult) {
+    TypeParam on(CudaOptions{.tune = true});
+    for (int turn = 0; turn < 2; ++turn)
+        for (const DType type : types) {
+            expect_forward(on, wide(), type, true);
+            expect_input_gradient(on, wide(), type);
+            expect_weight_gradient(on, wide(), type);
+        }
+}
+
+// Without leave to, expect_forward sees the first rounded factor; here the other stream must have made use of it. A
+// size at which cuDNN itself takes tensor cores.
+TYPED_TEST(ConvolutionsByLibrary, Tf32RoundsFactorsWhereAllowed) {
+    const WindowDim three{.size = 3, .before = 1, .after = 1};
+    const Convolution c{2, 8, 8, 32, 32, 1, {three, three}};
+    const Operands a(c, DType::f32);
+    const Sample full(output(c), DType::f32), rounded(output(c), DType::f32);
+    TypeParam exact, fast(CudaOptions{.tf32 = true});
+    forward(exact, c, a, false, full);
+    forward(fast, c, a, false, rounded);
+    EXPECT_FALSE(full.same_bits(rounded)) << "not by the library, or not on tensor cores";
+    const double largest = static_cast<double>(c.taps()) * 4 * 0x1p-10; // terms, their magnitude, two rounded factors
+    for (std::int64_t i = 0; i < full.count(); ++i)
+        EXPECT_NEAR(full[i], rounded[i], largest);
+}
+
+// The first run prepares the plan, the second is recorded, the third is the record's.
+TYPED_TEST(ConvolutionsByLibrary, RunsAsARecordOfAGraph) {
+    TypeParam on;
+    const Convolution c = wide();
+    const Operands a(c, DType::bf16);
+    const Sample y(output(c), DType::bf16);
+    const Sample workspace = workspace_of(kernels::convolution_workspace_bytes(on.stream(), c, DType::bf16));
+    const View x = on(a.x), w = on(a.w), bias = on(a.bias), result = on(y), memory = on(workspace);
+    Replay replay;
+    for (int run = 0; run < 3; ++run)
+        replay.run(on.stream(), [&] { kernels::convolution(on.stream(), c, x, w, bias, result, memory); });
+    on.finish();
+    const Sample again(output(c), DType::bf16);
+    forward(on, c, a, true, again);
+    EXPECT_TRUE(y.same_bits(again));
+}
+
+TYPED_TEST(ConvolutionsByLibrary, SameBitsInTwoRuns) {
+    for (const DType type : types) {
+        const Operands a(wide(), type);
+        const auto run = [&] {
+            TypeParam on;
+            auto results = std::make_unique<std::array<Sample, 3>>(std::array{
+                Sample(output(wide()), type), Sample(image(wide()), type), Sample(weight(wide()), DType::f32)});
+            forward(on, wide(), a, true, results->at(0));
+            input_gradient(on, wide(), a, results->at(1));
+            weight_gradient(on, wide(), a, results->at(2));
+            return results;
+        };
+        const auto one = run(), two = run();
+        for (std::size_t i = 0; i < 3; ++i)
+            EXPECT_TRUE(one->at(i).same_bits(two->at(i)));
+    }
+}
+#endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the substitutes of cuBLASLt and NCCL, and the checker, need of the substitute of the CUDA runtime.
+// What the substitutes of cuBLASLt, cuDNN and NCCL, and the checker, need of the substitute of the CUDA runtime.
 #pragma once
 
 #include <cstddef>
