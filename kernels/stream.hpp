@@ -35,11 +35,11 @@ private:
     int threads_;
 };
 
-// How products run on a GPU.
+// How products, convolutions and attention run on a GPU.
 struct CudaOptions {
     bool tf32 = false; // f32 factors are rounded to 10 bits of mantissa: several times faster, sums stay f32
-    // The first product of a shape times several algorithms and keeps the fastest, so that bits may differ between runs
-    // and between ranks.
+    // The first call of a shape times several algorithms, ours and the libraries', and keeps the fastest, so that bits
+    // may differ between runs and between ranks.
     bool tune = false;
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention on the GPU: checks, the choice between the variants, and the deltas that both gradients need.
+// Attention on the GPU: checks, the choice between the variants, and the deltas that our gradients need.
 #include "kernels/attention.hpp"
 #include "kernels/cuda/attention_heads.cuh"
 #include "kernels/cuda/attention_variants.hpp"
+#include "kernels/cuda/cudnn_attention.hpp"
 #include "kernels/cuda/launch.cuh"
 
 #include <algorithm>
@@ -69,36 +70,21 @@ void find_deltas(CudaStream& stream, const AttentionShape& shape, const ConstVie
 
 // The largest score is the largest product only where the scale is above 0.
 bool takes_tensor_cores(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
-    return variant == AttentionVariant::fastest && dtype == DType::bf16 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
+    return variant != AttentionVariant::general && dtype == DType::bf16 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
            shape.head_dim <= largest_tensor_core_dim;
 }
 
-} // namespace
-
-std::int64_t attention_workspace_bytes(const CudaStream&, const AttentionShape& shape, DType dtype) {
-    check_attention(shape, dtype);
-    return 0;
-}
-
-std::int64_t attention_gradient_workspace_bytes(const CudaStream&, const AttentionShape& shape, DType dtype) {
-    check_attention(shape, dtype);
-    return shape.row_count() * 4; // the deltas
-}
-
-void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
-               View log_sum_exp) {
-    check_attention(shape, qkv, y, log_sum_exp);
+void attention_by_us(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, const ConstView& qkv,
+                     const View& y, const View& log_sum_exp) {
     if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(y))
         attention_on_tensor_cores(stream, shape, qkv, y, log_sum_exp);
     else
         attention_general(stream, shape, qkv, y, log_sum_exp);
 }
 
-void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
-                        ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace) {
-    check_attention_gradient(shape, qkv, y, dy, log_sum_exp, dqkv);
-    check_workspace("attention_gradient", workspace, attention_gradient_workspace_bytes(stream, shape, qkv.dtype));
-    const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
+void gradient_by_us(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, const ConstView& qkv,
+                    const ConstView& y, const ConstView& dy, const ConstView& log_sum_exp, const View& dqkv,
+                    const View& deltas) {
     find_deltas(stream, shape, y, dy, deltas);
     if (takes_tensor_cores(variant, shape, qkv.dtype) && aligned(qkv) && aligned(dy) && aligned(dqkv))
         attention_gradient_on_tensor_cores(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
@@ -106,8 +92,73 @@ void attention_gradient(CudaStream& stream, AttentionVariant variant, const Atte
         attention_gradient_general(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
 }
 
-void attention(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp, View) {
-    attention(stream, AttentionVariant::fastest, shape, qkv, y, log_sum_exp);
+// The library's part of a workspace, behind `bytes` of our own: at a multiple of 256 bytes, the room for which it has.
+void* library_part(const View& workspace, std::int64_t bytes) {
+    const auto address = reinterpret_cast<std::uintptr_t>(workspace.memory()) + static_cast<std::uintptr_t>(bytes);
+    constexpr auto alignment = static_cast<std::uintptr_t>(cuda::cudnn_workspace_alignment);
+    return reinterpret_cast<void*>((address + alignment - 1) / alignment * alignment);
+}
+
+std::int64_t deltas_bytes(const AttentionShape& shape) { return shape.row_count() * 4; }
+
+bool takes_library(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
+    return variant == AttentionVariant::library && cuda::attention_fits_cudnn(shape, dtype);
+}
+
+} // namespace
+
+std::int64_t attention_workspace_bytes(const CudaStream&, AttentionVariant variant, const AttentionShape& shape,
+                                       DType dtype) {
+    check_attention(shape, dtype);
+    if (!takes_library(variant, shape, dtype)) return 0;
+    return cuda::cudnn_workspace_alignment + cuda::attention_plan_bytes;
+}
+
+std::int64_t attention_gradient_workspace_bytes(const CudaStream&, AttentionVariant variant,
+                                                const AttentionShape& shape, DType dtype) {
+    check_attention(shape, dtype);
+    if (!takes_library(variant, shape, dtype)) return deltas_bytes(shape);
+    return deltas_bytes(shape) + cuda::cudnn_workspace_alignment + cuda::attention_gradient_plan_bytes(shape);
+}
+
+void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
+               View log_sum_exp, View workspace) {
+    check_attention(shape, qkv, y, log_sum_exp);
+    const std::int64_t bytes = attention_workspace_bytes(stream, variant, shape, qkv.dtype);
+    check_workspace("attention", workspace, bytes);
+    const auto ours = [&] { attention_by_us(stream, variant, shape, qkv, y, log_sum_exp); };
+    const bool library = bytes > 0;
+    const bool asks = library || (variant == AttentionVariant::fastest && stream.state().options.tune);
+    if (!asks ||
+        !cuda::attention_by_cudnn(stream, shape, qkv, y, log_sum_exp, library ? library_part(workspace, 0) : nullptr,
+                                  library ? cuda::attention_plan_bytes : 0, ours))
+        ours();
+}
+
+void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
+                        ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace) {
+    check_attention_gradient(shape, qkv, y, dy, log_sum_exp, dqkv);
+    check_workspace("attention_gradient", workspace,
+                    attention_gradient_workspace_bytes(stream, variant, shape, qkv.dtype));
+    const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
+    const auto ours = [&] { gradient_by_us(stream, variant, shape, qkv, y, dy, log_sum_exp, dqkv, deltas); };
+    if (!takes_library(variant, shape, qkv.dtype) ||
+        !cuda::attention_gradient_by_cudnn(stream, shape, qkv, y, dy, log_sum_exp, dqkv, deltas,
+                                           library_part(workspace, deltas_bytes(shape)), ours))
+        ours();
+}
+
+std::int64_t attention_workspace_bytes(const CudaStream& stream, const AttentionShape& shape, DType dtype) {
+    return attention_workspace_bytes(stream, AttentionVariant::fastest, shape, dtype);
+}
+
+std::int64_t attention_gradient_workspace_bytes(const CudaStream& stream, const AttentionShape& shape, DType dtype) {
+    return attention_gradient_workspace_bytes(stream, AttentionVariant::fastest, shape, dtype);
+}
+
+void attention(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp,
+               View workspace) {
+    attention(stream, AttentionVariant::fastest, shape, qkv, y, log_sum_exp, workspace);
 }
 
 void attention_gradient(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView y, ConstView dy,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two ways to run attention on a GPU, and the choice. Nothing of CUDA in here, so that tests can call each way.
+// The ways to run attention on a GPU, and the choice. Nothing of CUDA in here, so that tests can call each way.
 #pragma once
 
 #include "kernels/attention.hpp"
@@ -8,13 +8,18 @@
 namespace tessera::kernels {
 
 enum class AttentionVariant {
-    fastest, // the tensor cores where they can
+    fastest, // our tensor-core kernel where it can; forward, on a stream that is to tune, cuDNN's where that is faster
     general, // multiply-adds in fp32 for any D, dtype and alignment
+    library, // cuDNN's where it has one that gives the same bits in each run, else the fastest of ours
 };
 
-// kernels/attention.hpp with a chosen variant; the same workspaces.
+// kernels/attention.hpp with a chosen variant, and what that wants of workspace.
+std::int64_t attention_workspace_bytes(const CudaStream& stream, AttentionVariant variant, const AttentionShape& shape,
+                                       DType dtype);
+std::int64_t attention_gradient_workspace_bytes(const CudaStream& stream, AttentionVariant variant,
+                                                const AttentionShape& shape, DType dtype);
 void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
-               View log_sum_exp);
+               View log_sum_exp, View workspace);
 void attention_gradient(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv,
                         ConstView y, ConstView dy, ConstView log_sum_exp, View dqkv, View workspace);
 

@@ -50,6 +50,16 @@ struct Operand : Sample {
     }
 };
 
+template <class Device> std::pair<std::int64_t, std::int64_t>
+workspaces(Device& on, AttentionVariant variant, const kernels::AttentionShape& shape, DType dtype) {
+    if constexpr (!std::is_same_v<Device, OnCpu>)
+        return {kernels::attention_workspace_bytes(on.stream(), variant, shape, dtype),
+                kernels::attention_gradient_workspace_bytes(on.stream(), variant, shape, dtype)};
+    else
+        return {kernels::attention_workspace_bytes(on.stream(), shape, dtype),
+                kernels::attention_gradient_workspace_bytes(on.stream(), shape, dtype)};
+}
+
 template <class Device> struct Result {
     Operand qkv, y, log_sum_exp, dy, dqkv;
 
@@ -61,15 +71,15 @@ template <class Device> struct Result {
         fill(qkv, 1, spread);
         fill(dy, 2, 1);
         const kernels::AttentionShape shape = sizes.shape();
-        const Workspace forward(kernels::attention_workspace_bytes(on.stream(), shape, dtype));
-        const Workspace backward(kernels::attention_gradient_workspace_bytes(on.stream(), shape, dtype));
+        const auto [forward_bytes, backward_bytes] = workspaces(on, variant, shape, dtype);
+        const Workspace forward(forward_bytes), backward(backward_bytes);
         const View in = qkv.in(on(qkv)), out = y.in(on(y)), logarithms = log_sum_exp.in(on(log_sum_exp));
         const View slopes = dy.in(on(dy)), gradient = dqkv.in(on(dqkv));
         if (variant == AttentionVariant::fastest) {
             kernels::attention(on.stream(), shape, in, out, logarithms, on(forward));
             kernels::attention_gradient(on.stream(), shape, in, out, slopes, logarithms, gradient, on(backward));
         } else if constexpr (!std::is_same_v<Device, OnCpu>) {
-            kernels::attention(on.stream(), variant, shape, in, out, logarithms);
+            kernels::attention(on.stream(), variant, shape, in, out, logarithms, on(forward));
             kernels::attention_gradient(on.stream(), variant, shape, in, out, slopes, logarithms, gradient,
                                         on(backward));
         }
@@ -80,7 +90,7 @@ template <class Device> struct Result {
 // The ways in which a device does it.
 template <class Device> std::vector<AttentionVariant> variants(DType dtype) {
     if (std::is_same_v<Device, OnCpu> || dtype == DType::f32) return {AttentionVariant::fastest};
-    return {AttentionVariant::fastest, AttentionVariant::general};
+    return {AttentionVariant::fastest, AttentionVariant::general, AttentionVariant::library};
 }
 
 // The largest difference, as a share of the tolerance, which is relative to the values' own size.
@@ -178,6 +188,11 @@ TYPED_TEST(Attention, GroupsOfHeadsShareKeys) {
             for (const AttentionVariant variant : variants<TypeParam>(dtype)) {
                 expect_right(on, variant, {2, 70, 4, 16, causal, 0.3, 2}, dtype);
                 expect_right(on, variant, {1, 131, 3, 64, causal, 0.3, 3}, dtype);
+                if (variant == AttentionVariant::library) { // one head of keys, or one query head a group
+                    expect_right(on, variant, {1, 20, 4, 128, causal, 0.3, 4, true}, dtype);
+                    expect_right(on, variant, {2, 40, 3, 16, causal, 0.3, 1, true}, dtype);
+                    continue;
+                }
                 expect_right(on, variant, {1, 20, 6, 128, causal, 0.3, 3}, dtype);
                 expect_right(on, variant, {2, 70, 6, 16, causal, 0.3, 2, true}, dtype);
                 expect_right(on, variant, {1, 131, 6, 64, causal, 0.3, 3, true}, dtype);
@@ -249,11 +264,11 @@ TYPED_TEST(Attention, NotANumberIsNotLost) {
             Sample qkv(sizes.qkv(), dtype), y(sizes.y(), dtype), log_sum_exp(Shape{9}, DType::f32);
             fill(qkv, 1, 1);
             qkv.set(static_cast<std::int64_t>(sizes.k(0, 4, 0)) + 3, std::nan("")); // a key that queries 4 to 8 see
-            const Workspace workspace(kernels::attention_workspace_bytes(on.stream(), sizes.shape(), dtype));
+            const Workspace workspace(workspaces(on, variant, sizes.shape(), dtype).first);
             if constexpr (std::is_same_v<TypeParam, OnCpu>)
                 kernels::attention(on.stream(), sizes.shape(), on(qkv), on(y), on(log_sum_exp), on(workspace));
             else
-                kernels::attention(on.stream(), variant, sizes.shape(), on(qkv), on(y), on(log_sum_exp));
+                kernels::attention(on.stream(), variant, sizes.shape(), on(qkv), on(y), on(log_sum_exp), on(workspace));
             on.finish();
             for (std::int64_t query = 0; query < 9; ++query)
                 EXPECT_EQ(std::isnan(y.values()[sizes.y(0, query, 0)]), query >= 4) << query;
@@ -272,6 +287,30 @@ TYPED_TEST(Attention, SameBitsInTwoRuns) {
                 EXPECT_TRUE(one.dqkv.same_bits(two.dqkv));
             }
 }
+
+#if TESSERA_CUDA
+template <class Device> class AttentionByLibrary : public testing::Test {};
+TYPED_TEST_SUITE(AttentionByLibrary, testing::Types<OnCuda>, DeviceNames);
+
+// Other bits than ours: the library took it, forward and backward.
+TYPED_TEST(AttentionByLibrary, TakesWhatItCan) {
+    TypeParam on;
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+        const AttentionSizes sizes{1, 90, 2, 64, true, 0.3};
+        const Result<TypeParam> ours(on, AttentionVariant::fastest, sizes, dtype);
+        const Result<TypeParam> theirs(on, AttentionVariant::library, sizes, dtype);
+        EXPECT_FALSE(ours.y.same_bits(theirs.y)) << name_of(dtype);
+        EXPECT_FALSE(ours.dqkv.same_bits(theirs.dqkv)) << name_of(dtype);
+    }
+}
+
+// Where a stream is to tune, the fastest is found by measurement, and right.
+TYPED_TEST(AttentionByLibrary, TuningKeepsTheResult) {
+    TypeParam on(CudaOptions{.tune = true});
+    for (int turn = 0; turn < 2; ++turn)
+        expect_right(on, AttentionVariant::fastest, {1, 70, 4, 64, true, 0.3, 2}, DType::bf16);
+}
+#endif
 
 TEST(AttentionThreads, SameBitsForAnyNumberOfThreads) {
     for (const bool causal : {false, true})
