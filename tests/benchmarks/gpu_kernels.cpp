@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times of single GPU kernels at the sizes of GPT-2 124M and 1558M (16,384 rows), as the GPU counts them, ten in a row.
+// Times of single GPU kernels at the sizes of GPT-2 124M and 1558M (16,384 rows) and of layers of ResNet-50, as the GPU
+// counts them, ten in a row; of attention and convolutions ours and cuDNN's.
 // Google Benchmark: --benchmark_filter='matmul/bf16', --benchmark_out=FILE.
-#include "kernels/attention.hpp"
 #include "kernels/cross_entropy.hpp"
+#include "kernels/cuda/attention_variants.hpp"
+#include "kernels/cuda/convolution_variants.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/update.hpp"
@@ -116,29 +118,95 @@ void add_matmuls(Bench& bench) {
     add_matmul(bench, "square", {.m = 8192, .n = 8192, .k = 8192});
 }
 
+using kernels::AttentionVariant;
+using kernels::ConvolutionVariant;
+
 // Causal; the operations that are needed: two products forward, five backward, over half of the scores.
-void add_attention(Bench& bench, const Shape& qkv, bool gradient) {
+void add_attention(Bench& bench, AttentionVariant variant, const Shape& qkv, bool gradient) {
     const kernels::AttentionShape shape{qkv[0], qkv[1], qkv[3], qkv[3], qkv[4], 0.01f, true};
-    const auto name =
-        fmt::format("attention{}/bf16/B{}xT{}xH{}xD{}", gradient ? "_gradient" : "", qkv[0], qkv[1], qkv[3], qkv[4]);
+    const auto name = fmt::format("attention{}{}/bf16/B{}xT{}xH{}xD{}", gradient ? "_gradient" : "",
+                                  variant == AttentionVariant::library ? "_cudnn" : "", qkv[0], qkv[1], qkv[3], qkv[4]);
     add(bench, name, [=](Bench& b, CudaStream& stream) {
         const View in = b.numbers(qkv, DType::bf16), out = b.numbers(qkv, DType::bf16);
         const Shape heads{qkv[0], qkv[1], qkv[3], qkv[4]};
         const View y = b.numbers(heads, DType::bf16), dy = b.numbers(heads, DType::bf16);
         const View logarithms = b.numbers({qkv[0], qkv[3], qkv[1]}, DType::f32);
         const View workspace =
-            b.workspace(gradient ? kernels::attention_gradient_workspace_bytes(stream, shape, DType::bf16)
-                                 : kernels::attention_workspace_bytes(stream, shape, DType::bf16));
+            b.workspace(gradient ? kernels::attention_gradient_workspace_bytes(stream, variant, shape, DType::bf16)
+                                 : kernels::attention_workspace_bytes(stream, variant, shape, DType::bf16));
         const auto scores = static_cast<double>(qkv[0] * qkv[3] * (qkv[1] * (qkv[1] + 1) / 2) * qkv[4]);
-        Prepared forward{[=](CudaStream& s) { kernels::attention(s, shape, in, y, logarithms, workspace); }, 4 * scores,
-                         static_cast<double>(in.bytes() + y.bytes())};
+        Prepared forward{[=](CudaStream& s) { kernels::attention(s, variant, shape, in, y, logarithms, workspace); },
+                         4 * scores, static_cast<double>(in.bytes() + y.bytes())};
         if (!gradient) return forward;
-        const View scratch = b.workspace(kernels::attention_workspace_bytes(stream, shape, DType::bf16));
-        kernels::attention(stream, shape, in, y, logarithms, scratch);
-        return Prepared{
-            [=](CudaStream& s) { kernels::attention_gradient(s, shape, in, y, dy, logarithms, out, workspace); },
-            10 * scores, static_cast<double>(2 * in.bytes() + 2 * y.bytes())};
+        const View scratch = b.workspace(kernels::attention_workspace_bytes(stream, variant, shape, DType::bf16));
+        kernels::attention(stream, variant, shape, in, y, logarithms, scratch);
+        return Prepared{[=](CudaStream& s) {
+                            kernels::attention_gradient(s, variant, shape, in, y, dy, logarithms, out, workspace);
+                        },
+                        10 * scores, static_cast<double>(2 * in.bytes() + 2 * y.bytes())};
     });
+}
+
+enum class Part { forward, input_gradient, weight_gradient };
+
+// A window of `size` by `size` that keeps the image's size, but for its stride.
+void add_convolution(Bench& bench, ConvolutionVariant variant, Part part, DType dtype, const Shape& image,
+                     std::int64_t filters, const WindowDim& dim) {
+    const Convolution shape{image[0], image[1], image[2], image[3], filters, 1, {dim, dim}};
+    constexpr const char* suffixes[] = {"", "_input_gradient", "_weight_gradient"};
+    const auto name = fmt::format("convolution{}{}/{}/{}x{}x{}x{}/{}x{}x{}s{}", suffixes[static_cast<int>(part)],
+                                  variant == ConvolutionVariant::tiled ? "_tiled" : "", name_of(dtype), image[0],
+                                  image[1], image[2], image[3], filters, dim.size, dim.size, dim.stride);
+    add(bench, name, [=](Bench& b, CudaStream& stream) {
+        const View x = b.numbers(image, dtype);
+        const View y = b.numbers({image[0], shape.out_height(), shape.out_width(), filters}, dtype);
+        const Shape weights{filters, dim.size, dim.size, image[3]};
+        const View w = b.numbers(weights, part == Part::weight_gradient ? DType::f32 : dtype);
+        const double flops = 2.0 * static_cast<double>(y.count()) * static_cast<double>(shape.taps());
+        const auto bytes = static_cast<double>(x.bytes() + w.bytes() + y.bytes());
+        switch (part) {
+        case Part::forward: {
+            const View workspace = b.workspace(kernels::convolution_workspace_bytes(stream, shape, dtype));
+            return Prepared{[=](CudaStream& s) { kernels::convolution(s, variant, shape, x, w, {}, y, workspace); },
+                            flops, bytes};
+        }
+        case Part::input_gradient: {
+            const View workspace =
+                b.workspace(kernels::convolution_input_gradient_workspace_bytes(stream, shape, dtype));
+            return Prepared{
+                [=](CudaStream& s) { kernels::convolution_input_gradient(s, variant, shape, y, w, x, workspace); },
+                flops, bytes};
+        }
+        case Part::weight_gradient:
+            break;
+        }
+        const View workspace = b.workspace(kernels::convolution_weight_gradient_workspace_bytes(stream, shape, dtype));
+        return Prepared{
+            [=](CudaStream& s) { kernels::convolution_weight_gradient(s, variant, shape, y, x, w, workspace); }, flops,
+            bytes};
+    });
+}
+
+// A layer of each kind in ResNet-50, with 32 images.
+void add_convolutions(Bench& bench) {
+    struct Layer {
+        Shape image;
+        std::int64_t filters;
+        WindowDim dim;
+    };
+    const Layer layers[] = {{{32, 56, 56, 64}, 64, {3, 1, 1, 1, 1}},
+                            {{32, 224, 224, 3}, 64, {7, 2, 1, 3, 3}},
+                            {{32, 56, 56, 256}, 128, {}},
+                            {{32, 28, 28, 256}, 256, {3, 2, 1, 1, 1}},
+                            {{32, 7, 7, 512}, 512, {3, 1, 1, 1, 1}}};
+    const auto add_all = [&](const Layer& layer, DType dtype) {
+        for (const Part part : {Part::forward, Part::input_gradient, Part::weight_gradient})
+            for (const auto variant : {ConvolutionVariant::fastest, ConvolutionVariant::tiled})
+                add_convolution(bench, variant, part, dtype, layer.image, layer.filters, layer.dim);
+    };
+    add_all(layers[0], DType::f32);
+    for (const Layer& layer : layers)
+        add_all(layer, DType::bf16);
 }
 
 void add_rows(Bench& bench, std::int64_t width) {
@@ -203,7 +271,9 @@ void add_all(Bench& bench) {
     add_matmuls(bench);
     for (const Shape& qkv : {Shape{16, 1024, 3, 12, 64}, Shape{16, 1024, 3, 25, 64}, Shape{4, 4096, 3, 16, 128}})
         for (const bool gradient : {false, true})
-            add_attention(bench, qkv, gradient);
+            for (const auto variant : {AttentionVariant::fastest, AttentionVariant::library})
+                add_attention(bench, variant, qkv, gradient);
+    add_convolutions(bench);
     for (const std::int64_t width : {768, 1600})
         add_rows(bench, width);
     for (const std::int64_t classes : {50257, 50304})
