@@ -51,7 +51,7 @@ class Interrupted:
     """A job whose run never ends by itself, until it has been interrupted; its config then names a last step."""
 
     def __init__(self, here, name, *words):
-        self.here, self.name = here, name
+        self.here, self.name, self.sent_back = here, name, set()
         runs.write_config(f"{name}.toml", KEYS)
         self.number = submit(here, "--time", "30", *words, f"{name}.toml", f"run.folder={name}")[0]
 
@@ -69,12 +69,20 @@ class Interrupted:
         """Whether the job is in the queue again; if so, its config names the last step before it starts again."""
         job = self.here.job(self.number)
         assert not self.has_ended(), f"{job}\n{log(self.name)}"
+        if job["Restarts"] != "0" and job["JobState"] == "RUNNING":
+            self.send_back(int(job["Restarts"]) + 1)
         if job["Restarts"] == "0" or job["JobState"] != "PENDING":
             return False
         self.saved = runs.newest(self.name) if runs.checkpoints(self.name) else 0
         self.last = (self.saved + 10 + ROUND - 1) // ROUND * ROUND
         runs.write_config(f"{self.name}.toml", {**KEYS, "training.steps": self.last})
         return True
+
+    def send_back(self, start):
+        """It was in the queue and began again before anybody looked: once it trains, it is asked to stop once more."""
+        if start not in self.sent_back and "memory per rank" in log(self.name).partition(f"job {self.number}: start {start} on ")[2]:
+            self.sent_back.add(start)
+            self.here.ask("scancel", "--batch", "--signal=USR1", self.number)
 
     def has_ended(self):
         return self.state() in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
