@@ -52,6 +52,30 @@ TESSERA_INLINE void store_ints(std::int32_t* to, Ints value, std::int64_t count)
     std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(std::int32_t));
 }
 
+// The first largest value of each lane, or a NaN, and its tap. A plain loop over the lanes: the compiler makes masks of
+// its comparisons, which it does not of whole vectors' where several meet.
+struct Largest {
+    float best[simd::lanes];
+    std::int32_t found[simd::lanes];
+
+    TESSERA_INLINE Largest() {
+        for (int lane = 0; lane < simd::lanes; ++lane) {
+            best[lane] = -std::numeric_limits<float>::infinity();
+            found[lane] = -1;
+        }
+    }
+    TESSERA_INLINE void see(Floats values, std::int32_t tap) {
+        float value[simd::lanes];
+        simd::store(value, values);
+#pragma omp simd
+        for (int lane = 0; lane < simd::lanes; ++lane) {
+            const bool better = (value[lane] > best[lane]) | (value[lane] != value[lane]) | (found[lane] < 0);
+            best[lane] = better ? value[lane] : best[lane];
+            found[lane] = better ? tap : found[lane];
+        }
+    }
+};
+
 // Lines are rows of all images, [begin, end) of them.
 template <class T> TESSERA_MULTIVERSION void take_largest(const Pool& pool, std::int64_t begin, std::int64_t end,
                                                           const T* x, T* y, std::int32_t* taps) {
@@ -59,16 +83,12 @@ template <class T> TESSERA_MULTIVERSION void take_largest(const Pool& pool, std:
         const std::int64_t q = i % pool.out_width, p = i / pool.out_width % pool.out_height;
         const std::int64_t image = i / pool.out_width / pool.out_height, at = i * pool.channels;
         simd::for_columns(pool.channels, [&](std::int64_t c, auto width) TESSERA_INLINED {
-            Floats best = simd::all(-std::numeric_limits<float>::infinity());
-            Ints found = Ints{} - 1;
+            Largest largest;
             for_inputs(pool, image, p, q, [&](std::int64_t from, std::int64_t tap) TESSERA_INLINED {
-                const Floats value = simd::load(x + from + c, width);
-                const Ints better = (value > best) | (value != value) | (found < 0);
-                best = better ? value : best;
-                found = better ? Ints{} + static_cast<std::int32_t>(tap) : found;
+                largest.see(simd::load(x + from + c, width), static_cast<std::int32_t>(tap));
             });
-            simd::store(y + at + c, best, width);
-            store_ints(taps + at + c, found, width);
+            simd::store(y + at + c, simd::load(largest.best), width);
+            store_ints(taps + at + c, load_ints(largest.found, simd::Full{}), width);
         });
     }
 }
