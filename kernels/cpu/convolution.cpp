@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Convolution on the CPU: pieces of windows are gathered into rows and multiplied. A gathered row is read soon after it
-// was written, from the second cache; a sum is the product's chain over k, so that neither the length of a piece nor
-// the number of threads changes a bit.
+// Convolution on the CPU, as passes: in f32 by tiles that read the image itself; else, and where a pass is a plain
+// product, pieces of windows are gathered into rows and multiplied. A gathered row is read soon after it was written,
+// from the second cache; a sum is the product's chain over k, so that neither the length of a piece nor the number of
+// threads changes a bit.
 #include "kernels/convolution.hpp"
 
 #include "kernels/check.hpp"
 #include "kernels/convolution_check.hpp"
+#include "kernels/cpu/convolution_direct.hpp"
 #include "kernels/cpu/depthwise.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 namespace tessera::kernels {
 namespace {
@@ -21,105 +22,12 @@ constexpr std::int64_t gathered_bytes = 1 << 20; // of a piece: about a second c
 constexpr std::int64_t least_rows = 384;         // of a piece: packing the weights costs as much as a tile of 12
 constexpr std::int64_t copied_bytes = 65536;     // a thread is worth waking for so many
 
-// One dim of a gather: target i, which lies at target_first + i * target_step, takes tap t from the source
-// i * step + first + t * tap_step, or 0 outside [0, sources). Tap t has the weight weight_first + t * weight_step.
-struct Line {
-    std::int64_t targets, target_first, target_step, target_length;
-    std::int64_t sources, step, first;
-    std::int64_t taps, tap_step, weight_first, weight_step;
-
-    bool is_whole() const { return targets == target_length; }
-    bool is_identity() const { return taps == 1 && step == 1 && first == 0 && targets == sources; }
-};
-
-Line forward_line(const WindowDim& window, std::int64_t length) {
-    const std::int64_t outputs = window.outputs(length);
-    return {.targets = outputs,
-            .target_first = 0,
-            .target_step = 1,
-            .target_length = outputs,
-            .sources = length,
-            .step = window.stride,
-            .first = -window.before,
-            .taps = window.size,
-            .tap_step = window.dilation,
-            .weight_first = 0,
-            .weight_step = 1};
-}
-
-// The inputs phase, phase + stride, ... are all reached by the same taps r: those for which phase + before - r *
-// dilation is a multiple of the stride. From the last of them to the first, their outputs lie in rising order.
-Line gradient_line(const WindowDim& window, std::int64_t length, std::int64_t phase) {
-    const std::int64_t period = window.stride / std::gcd(window.stride, window.dilation);
-    const auto distance = [&](std::int64_t r) { return phase + window.before - r * window.dilation; };
-    std::int64_t lowest = 0;
-    while (lowest < std::min(period, window.size) && distance(lowest) % window.stride != 0)
-        ++lowest;
-    const bool any = lowest < std::min(period, window.size);
-    const std::int64_t taps = any ? (window.size - 1 - lowest) / period + 1 : 0;
-    const std::int64_t last = lowest + std::max<std::int64_t>(taps - 1, 0) * period;
-    return {.targets = phase < length ? (length - 1 - phase) / window.stride + 1 : 0,
-            .target_first = phase,
-            .target_step = window.stride,
-            .target_length = length,
-            .sources = window.outputs(length),
-            .step = 1,
-            .first = any ? distance(last) / window.stride : 0,
-            .taps = taps,
-            .tap_step = period * window.dilation / window.stride,
-            .weight_first = last,
-            .weight_step = -period};
-}
-
-// Channels [first, first + count) of the `all` that a pixel has.
-struct Channels {
-    std::int64_t all, first, count;
-};
-
-// Pixels of one kind of image made from windows of another.
-struct Pass {
-    std::int64_t batch;
-    Line height, width;
-    std::int64_t source_channels, target_channels, groups; // of all groups
-    DType dtype;
-
-    std::int64_t rows() const { return batch * height.targets * width.targets; }
-    std::int64_t taps() const { return height.taps * width.taps; }
-    std::int64_t row_elements() const { return taps() * (source_channels / groups); } // of a gathered row
-    bool reads_in_place() const { return groups == 1 && height.is_identity() && width.is_identity(); }
-    bool writes_in_place() const { return groups == 1 && height.is_whole() && width.is_whole(); }
-    Channels sources(std::int64_t group) const {
-        return {source_channels, group * (source_channels / groups), source_channels / groups};
-    }
-    Channels targets(std::int64_t group) const {
-        return {target_channels, group * (target_channels / groups), target_channels / groups};
-    }
-    std::int64_t piece_rows() const { // a multiple of the product's tiles, and of the pairs of a bf16 word
-        const std::int64_t row_bytes = std::max<std::int64_t>(1, row_elements() * bytes_of(dtype));
-        const std::int64_t rows_wanted =
-            reads_in_place() && writes_in_place() ? rows() : std::max(least_rows, gathered_bytes / row_bytes / 24 * 24);
-        return std::max<std::int64_t>(1, std::min(rows(), rows_wanted));
-    }
-};
-
-Pass forward_pass(const Convolution& shape, DType dtype) {
-    return {shape.batch,
-            forward_line(shape.window.height, shape.height),
-            forward_line(shape.window.width, shape.width),
-            shape.channels,
-            shape.filters,
-            shape.groups,
-            dtype};
-}
-
-Pass gradient_pass(const Convolution& shape, std::int64_t row_phase, std::int64_t column_phase, DType dtype) {
-    return {shape.batch,
-            gradient_line(shape.window.height, shape.height, row_phase),
-            gradient_line(shape.window.width, shape.width, column_phase),
-            shape.filters,
-            shape.channels,
-            shape.groups,
-            dtype};
+std::int64_t piece_rows(const Pass& pass) { // a multiple of the product's tiles, and of the pairs of a bf16 word
+    const std::int64_t row_bytes = std::max<std::int64_t>(1, pass.row_elements() * bytes_of(pass.dtype));
+    const std::int64_t wanted = pass.reads_in_place() && pass.writes_in_place()
+                                    ? pass.rows()
+                                    : std::max(least_rows, gathered_bytes / row_bytes / 24 * 24);
+    return std::max<std::int64_t>(1, std::min(pass.rows(), wanted));
 }
 
 std::byte* bytes_at(const ConstView& view) { return static_cast<std::byte*>(const_cast<void*>(view.data)); }
@@ -229,7 +137,7 @@ Matmul product_of(const Pass& pass, std::int64_t rows, bool transpose_b, bool bi
 }
 
 Workspace workspace_of(const CpuStream& stream, const Pass& pass, bool transpose_b) {
-    const std::int64_t element = bytes_of(pass.dtype), piece = pass.piece_rows();
+    const std::int64_t element = bytes_of(pass.dtype), piece = piece_rows(pass);
     return {.gathered = pass.reads_in_place() ? 0 : align_up(piece * pass.row_elements() * element),
             .rows = pass.writes_in_place() ? 0 : align_up(piece * (pass.target_channels / pass.groups) * element),
             .product = product_bytes(stream, pass.rows(), piece,
@@ -241,7 +149,7 @@ void run_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const Con
               bool transpose_b, const ConstView& bias, const View& target, std::byte* memory) {
     const Workspace space = workspace_of(stream, pass, transpose_b);
     const Channels to = pass.targets(group);
-    const std::int64_t run = to.count * bytes_of(pass.dtype), piece = pass.piece_rows();
+    const std::int64_t run = to.count * bytes_of(pass.dtype), piece = piece_rows(pass);
     const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);
     for (std::int64_t begin = 0; begin < pass.rows(); begin += piece) {
         const std::int64_t count = std::min(piece, pass.rows() - begin);
@@ -256,18 +164,36 @@ void run_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const Con
     }
 }
 
+// By run_pass, or by tiles that read the source itself.
+std::int64_t pass_bytes(const CpuStream& stream, const Pass& pass, bool transpose_b) {
+    return is_direct(pass) ? direct_pass_workspace_bytes(stream, pass)
+                           : workspace_of(stream, pass, transpose_b).bytes();
+}
+
+void make_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const ConstView& source, const ConstView& w,
+               bool transpose_b, const ConstView& bias, const View& target, std::byte* memory) {
+    if (!is_direct(pass)) return run_pass(stream, pass, group, source, w, transpose_b, bias, target, memory);
+    const MatmulOperand weights{
+        w.data, pass.target_channels / pass.groups, pass.row_elements(), !transpose_b, DType::f32, false};
+    direct_pass(stream, pass, group, source.as<float>(), weights, bias ? bias.as<float>() : nullptr, target.as<float>(),
+                memory);
+}
+
 // The part of w that a pass of the input's gradient multiplies by, as (tap, filter, channel).
-void turn_weights(const Convolution& shape, const Pass& pass, std::int64_t group, const ConstView& w, std::byte* to) {
+void turn_weights(const CpuStream& stream, const Convolution& shape, const Pass& pass, std::int64_t group,
+                  const ConstView& w, std::byte* to) {
     const std::int64_t channels = shape.group_channels(), filters = shape.group_filters();
     const std::int64_t run = channels * bytes_of(pass.dtype);
     const auto weight = [](const Line& line, std::int64_t tap) { return line.weight_first + tap * line.weight_step; };
-    for (std::int64_t i = 0; i < pass.height.taps; ++i)
-        for (std::int64_t j = 0; j < pass.width.taps; ++j)
-            for (std::int64_t k = group * filters; k < (group + 1) * filters; ++k, to += run) {
-                const std::int64_t r = weight(pass.height, i), s = weight(pass.width, j);
-                copy_bytes(to, bytes_at(w) + ((k * shape.window.height.size + r) * shape.window.width.size + s) * run,
-                           run);
-            }
+    stream.parallel(pass.taps() * filters, rows_a_thread(run), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t tap = i / filters, k = group * filters + i % filters;
+            const std::int64_t r = weight(pass.height, tap / pass.width.taps),
+                               s = weight(pass.width, tap % pass.width.taps);
+            copy_bytes(to + i * run,
+                       bytes_at(w) + ((k * shape.window.height.size + r) * shape.window.width.size + s) * run, run);
+        }
+    });
 }
 
 std::int64_t turned_bytes(const Convolution& shape, DType dtype) {
@@ -303,7 +229,7 @@ Pass identity_pass(const Convolution& shape, DType dtype) {
 
 Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DType dtype) {
     const Pass pass = forward_pass(shape, dtype);
-    const std::int64_t element = bytes_of(dtype), piece = pass.piece_rows();
+    const std::int64_t element = bytes_of(dtype), piece = piece_rows(pass);
     return {.gathered = pass.reads_in_place() ? 0 : align_up(piece * shape.taps() * element),
             .rows = shape.groups == 1 ? 0 : align_up(piece * shape.group_filters() * element),
             .product = product_bytes(stream, pass.rows(), piece,
@@ -315,7 +241,7 @@ Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DT
 std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
     check_convolution("convolution", shape);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
-    return workspace_of(stream, forward_pass(shape, dtype), true).bytes();
+    return pass_bytes(stream, forward_pass(shape, dtype), true);
 }
 
 void convolution(CpuStream& stream, const Convolution& shape, ConstView x, ConstView w, ConstView bias, View y,
@@ -330,7 +256,7 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
         const View group_weights(bytes_at(w) + group * weights, {filters, shape.taps()}, w.dtype);
         const ConstView group_bias =
             bias ? View(bytes_at(bias) + group * filters * 4, {filters}, bias.dtype) : ConstView();
-        run_pass(stream, pass, group, x, group_weights, true, group_bias, y, bytes_at(workspace));
+        make_pass(stream, pass, group, x, group_weights, true, group_bias, y, bytes_at(workspace));
     }
 }
 
@@ -339,8 +265,7 @@ std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream,
     check_convolution("convolution_input_gradient", shape);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     std::int64_t most = 0;
-    for_phases(shape, dtype,
-               [&](const Pass& pass) { most = std::max(most, workspace_of(stream, pass, false).bytes()); });
+    for_phases(shape, dtype, [&](const Pass& pass) { most = std::max(most, pass_bytes(stream, pass, false)); });
     return turned_bytes(shape, dtype) + most;
 }
 
@@ -353,9 +278,9 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
     std::byte* const memory = bytes_at(workspace);
     for_phases(shape, dy.dtype, [&](const Pass& pass) {
         for (std::int64_t group = 0; group < shape.groups; ++group) {
-            turn_weights(shape, pass, group, w, memory);
+            turn_weights(stream, shape, pass, group, w, memory);
             const View turned(memory, {pass.row_elements(), shape.group_channels()}, w.dtype);
-            run_pass(stream, pass, group, dy, turned, false, {}, dx, memory + turned_bytes(shape, dy.dtype));
+            make_pass(stream, pass, group, dy, turned, false, {}, dx, memory + turned_bytes(shape, dy.dtype));
         }
     });
 }
@@ -364,6 +289,8 @@ std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream
                                                          DType dtype) {
     check_convolution("convolution_weight_gradient", shape);
     if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
+    const Pass pass = forward_pass(shape, dtype);
+    if (is_direct_weight_gradient(pass)) return direct_weight_gradient_workspace_bytes(stream, pass);
     return weight_workspace(stream, shape, dtype).bytes();
 }
 
@@ -375,10 +302,15 @@ void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, Co
     if (is_depthwise(shape)) return depthwise_weight_gradient(stream, shape, dy, x, dw, workspace);
     const Workspace space = weight_workspace(stream, shape, x.dtype);
     const Pass pass = forward_pass(shape, x.dtype), filters = identity_pass(shape, x.dtype);
-    const std::int64_t piece = pass.piece_rows(), weights = shape.group_filters() * shape.taps() * bytes_of(dw.dtype);
+    const std::int64_t piece = piece_rows(pass), weights = shape.group_filters() * shape.taps() * bytes_of(dw.dtype);
     std::byte* const memory = bytes_at(workspace);
     const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);
     for (std::int64_t group = 0; group < shape.groups; ++group) {
+        if (is_direct_weight_gradient(pass)) {
+            direct_weight_gradient(stream, pass, group, dy.as<float>(), x.as<float>(),
+                                   dw.as<float>() + group * weights / 4, memory);
+            continue;
+        }
         const View target(bytes_at(dw) + group * weights, {shape.group_filters(), shape.taps()}, dw.dtype);
         std::int64_t begin = 0;
         do { // once at least: without pixels the gradient is zero
