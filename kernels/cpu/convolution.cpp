@@ -9,6 +9,7 @@
 #include "kernels/convolution_check.hpp"
 #include "kernels/cpu/convolution_direct.hpp"
 #include "kernels/cpu/depthwise.hpp"
+#include "kernels/cpu/matmul_block.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
 
@@ -164,35 +165,36 @@ void run_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const Con
     }
 }
 
-// By run_pass, or by tiles that read the source itself.
-std::int64_t pass_bytes(const CpuStream& stream, const Pass& pass, bool transpose_b) {
-    return is_direct(pass) ? direct_pass_workspace_bytes(stream, pass)
-                           : workspace_of(stream, pass, transpose_b).bytes();
-}
-
-void make_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const ConstView& source, const ConstView& w,
-               bool transpose_b, const ConstView& bias, const View& target, std::byte* memory) {
-    if (!is_direct(pass)) return run_pass(stream, pass, group, source, w, transpose_b, bias, target, memory);
-    const MatmulOperand weights{
-        w.data, pass.target_channels / pass.groups, pass.row_elements(), !transpose_b, DType::f32, false};
-    direct_pass(stream, pass, group, source.as<float>(), weights, bias ? bias.as<float>() : nullptr, target.as<float>(),
-                memory);
-}
-
-// The part of w that a pass of the input's gradient multiplies by, as (tap, filter, channel).
-void turn_weights(const CpuStream& stream, const Convolution& shape, const Pass& pass, std::int64_t group,
-                  const ConstView& w, std::byte* to) {
-    const std::int64_t channels = shape.group_channels(), filters = shape.group_filters();
-    const std::int64_t run = channels * bytes_of(pass.dtype);
+// The part of w that a pass of the input's gradient multiplies by, as (tap, filter, channel): calls visit(number of the
+// run, its channels).
+template <class Visit> void for_turned(const Convolution& shape, const Pass& pass, std::int64_t group,
+                                       const ConstView& w, const Visit& visit) {
+    const std::int64_t filters = shape.group_filters(), run = shape.group_channels() * bytes_of(pass.dtype);
     const auto weight = [](const Line& line, std::int64_t tap) { return line.weight_first + tap * line.weight_step; };
-    stream.parallel(pass.taps() * filters, rows_a_thread(run), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-            const std::int64_t tap = i / filters, k = group * filters + i % filters;
-            const std::int64_t r = weight(pass.height, tap / pass.width.taps),
-                               s = weight(pass.width, tap % pass.width.taps);
-            copy_bytes(to + i * run,
-                       bytes_at(w) + ((k * shape.window.height.size + r) * shape.window.width.size + s) * run, run);
+    std::int64_t number = 0;
+    for (std::int64_t i = 0; i < pass.height.taps; ++i)
+        for (std::int64_t j = 0; j < pass.width.taps; ++j) {
+            const std::int64_t tap = weight(pass.height, i) * shape.window.width.size + weight(pass.width, j);
+            for (std::int64_t k = group * filters; k < (group + 1) * filters; ++k)
+                visit(number++, bytes_at(w) + (k * shape.window.taps() + tap) * run);
         }
+}
+
+void turn_weights(const Convolution& shape, const Pass& pass, std::int64_t group, const ConstView& w, std::byte* to) {
+    const std::int64_t run = shape.group_channels() * bytes_of(pass.dtype);
+    for_turned(shape, pass, group, w,
+               [&](std::int64_t number, const std::byte* from) { copy_bytes(to + number * run, from, run); });
+}
+
+// Straight into a panel, of the channels [first, first + count).
+void pack_turned(const Convolution& shape, const Pass& pass, std::int64_t group, const ConstView& w, std::int64_t first,
+                 std::int64_t count, float* to) {
+    for_turned(shape, pass, group, w, [&](std::int64_t number, const std::byte* run) {
+        float* const words = to + number * panel_columns;
+        if (count == panel_columns)
+            std::memcpy(words, run + first * 4, panel_columns * sizeof(float));
+        else
+            copy_bytes(reinterpret_cast<std::byte*>(words), run + first * 4, count * 4);
     });
 }
 
@@ -241,7 +243,8 @@ Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DT
 std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
     check_convolution("convolution", shape);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
-    return pass_bytes(stream, forward_pass(shape, dtype), true);
+    const Pass pass = forward_pass(shape, dtype);
+    return is_direct(pass) ? direct_pass_workspace_bytes(stream, pass) : workspace_of(stream, pass, true).bytes();
 }
 
 void convolution(CpuStream& stream, const Convolution& shape, ConstView x, ConstView w, ConstView bias, View y,
@@ -256,7 +259,16 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
         const View group_weights(bytes_at(w) + group * weights, {filters, shape.taps()}, w.dtype);
         const ConstView group_bias =
             bias ? View(bytes_at(bias) + group * filters * 4, {filters}, bias.dtype) : ConstView();
-        make_pass(stream, pass, group, x, group_weights, true, group_bias, y, bytes_at(workspace));
+        if (is_direct(pass)) {
+            const MatmulOperand by_filters{group_weights.data, filters, shape.taps(), false, DType::f32, false};
+            const auto pack = [&](std::int64_t first, std::int64_t count, float* to) {
+                pack_panel(by_filters, first, count, panel_columns, 0, shape.taps(), to);
+            };
+            direct_pass(stream, pass, group, x.as<float>(), std::ref(pack), bias ? group_bias.as<float>() : nullptr,
+                        y.as<float>(), bytes_at(workspace));
+            continue;
+        }
+        run_pass(stream, pass, group, x, group_weights, true, group_bias, y, bytes_at(workspace));
     }
 }
 
@@ -265,8 +277,11 @@ std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream,
     check_convolution("convolution_input_gradient", shape);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     std::int64_t most = 0;
-    for_phases(shape, dtype, [&](const Pass& pass) { most = std::max(most, pass_bytes(stream, pass, false)); });
-    return turned_bytes(shape, dtype) + most;
+    for_phases(shape, dtype, [&](const Pass& pass) {
+        most = std::max(most, is_direct(pass) ? direct_pass_workspace_bytes(stream, pass)
+                                              : turned_bytes(shape, dtype) + workspace_of(stream, pass, false).bytes());
+    });
+    return most;
 }
 
 void convolution_input_gradient(CpuStream& stream, const Convolution& shape, ConstView dy, ConstView w, View dx,
@@ -278,9 +293,16 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
     std::byte* const memory = bytes_at(workspace);
     for_phases(shape, dy.dtype, [&](const Pass& pass) {
         for (std::int64_t group = 0; group < shape.groups; ++group) {
-            turn_weights(stream, shape, pass, group, w, memory);
+            if (is_direct(pass)) {
+                const auto pack = [&](std::int64_t first, std::int64_t count, float* to) {
+                    pack_turned(shape, pass, group, w, first, count, to);
+                };
+                direct_pass(stream, pass, group, dy.as<float>(), std::ref(pack), nullptr, dx.as<float>(), memory);
+                continue;
+            }
+            turn_weights(shape, pass, group, w, memory);
             const View turned(memory, {pass.row_elements(), shape.group_channels()}, w.dtype);
-            make_pass(stream, pass, group, dy, turned, false, {}, dx, memory + turned_bytes(shape, dy.dtype));
+            run_pass(stream, pass, group, dy, turned, false, {}, dx, memory + turned_bytes(shape, dy.dtype));
         }
     });
 }

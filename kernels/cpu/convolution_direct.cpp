@@ -3,6 +3,7 @@
 // window are found at the same offsets from all of them. A sum is one chain, in the order of the gathered product's.
 #include "kernels/cpu/convolution_direct.hpp"
 
+#include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/tiles.hpp"
 #include "kernels/memory.hpp"
 
@@ -284,8 +285,8 @@ std::int64_t direct_pass_workspace_bytes(const CpuStream& stream, const Pass& pa
     return packed_bytes(pass) + tasks_of(stream, pass, cut.pieces) * pass_memory(pass, cut).bytes();
 }
 
-void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const float* source,
-                 const MatmulOperand& weights, const float* bias, float* target, std::byte* memory) {
+void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const float* source, const PackWeights& pack,
+                 const float* bias, float* target, std::byte* memory) {
     const Cut cut = cut_of(pass, stream.threads());
     const TaskMemory needs = pass_memory(pass, cut);
     const Channels from = pass.sources(group), to = pass.targets(group);
@@ -294,10 +295,11 @@ void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const 
     stream.parallel(ceil_divide(to.count, panel_columns),
                     std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(panel_floats, 1)),
                     [&](std::int64_t begin, std::int64_t end) {
-                        for (std::int64_t panel = begin; panel < end; ++panel)
-                            pack_panel(weights, panel * panel_columns,
-                                       std::min<std::int64_t>(panel_columns, to.count - panel * panel_columns),
-                                       panel_columns, 0, words, packed + panel * panel_floats);
+                        for (std::int64_t panel = begin; panel < end; ++panel) {
+                            const std::int64_t first = panel * panel_columns;
+                            pack(first, std::min<std::int64_t>(panel_columns, to.count - first),
+                                 packed + panel * panel_floats);
+                        }
                     });
     const bool whole_runs = pass.width.tap_step == 1 && cut.pixel == from.count;
     const auto work = [&](std::int64_t task, std::int64_t tasks) {

@@ -4,8 +4,9 @@
 #pragma once
 
 #include "kernels/cpu/convolution_pass.hpp"
-#include "kernels/cpu/matmul_block.hpp"
 #include "kernels/stream.hpp"
+
+#include <functional>
 
 namespace tessera::kernels {
 
@@ -13,11 +14,14 @@ namespace tessera::kernels {
 bool is_direct(const Pass& pass);
 bool is_direct_weight_gradient(const Pass& forward);
 
+// Packs the weights of a group's target channels [first, first + count), count <= 32: to[word * 32 + i] is that of
+// channel first + i, words being (tap, source channel).
+using PackWeights = std::function<void(std::int64_t first, std::int64_t count, float* to)>;
+
 std::int64_t direct_pass_workspace_bytes(const CpuStream& stream, const Pass& pass);
-// The target's pixels of one group. weights: k is (tap, source channel), x the group's target channels. bias: of the
-// group, or null. `memory` holds the workspace, aligned to 64 bytes.
-void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const float* source,
-                 const MatmulOperand& weights, const float* bias, float* target, std::byte* memory);
+// The target's pixels of one group. bias: of the group, or null. `memory` holds the workspace, aligned to 64 bytes.
+void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const float* source, const PackWeights& pack,
+                 const float* bias, float* target, std::byte* memory);
 
 std::int64_t direct_weight_gradient_workspace_bytes(const CpuStream& stream, const Pass& forward);
 // dw: (filters, taps) of the group.
