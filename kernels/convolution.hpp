@@ -30,11 +30,12 @@ struct Convolution {
 // Views may have any shape with the right count, else InternalError. Results overlap no operand. A workspace holds what
 // the function beside says, of any type, aligned to 64 bytes, and may be null where that is 0. The same bits in each
 // run and, on the CPU, for any number of threads.
-// On the CPU: windows are gathered into rows (im2col; Chellapilla et al. 2006), so many as a cache holds at a time, and
-// multiplied (kernels/matmul.hpp); where each channel has its own filter, sixteen channels are summed side by side
-// instead. On the GPU: an engine of cuDNN that gives the same bits in each run, sums in f32 and fits the workspace,
-// where the library says that it has one and all views are aligned to 16 bytes; else one tiled product that finds its
-// factors by their places, for any device. The bits depend on the shape, the types and that alignment.
+// On the CPU: in f32 tiles of a product find a window's words in the image itself, of which at most a piece is copied
+// with the zeros around it; else windows are gathered into rows (im2col; Chellapilla et al. 2006), so many as a cache
+// holds at a time, and multiplied (kernels/matmul.hpp); where each channel has its own filter, sixteen channels are
+// summed side by side instead. On the GPU: an engine of cuDNN that gives the same bits in each run, sums in f32 and fits
+// the workspace, where the library says that it has one and all views are aligned to 16 bytes; else one tiled product
+// that finds its factors by their places, for any device. The bits depend on the shape, the types and that alignment.
 namespace kernels {
 
 // With c over the channels of k's group g:

@@ -312,7 +312,7 @@ std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream
     check_convolution("convolution_weight_gradient", shape);
     if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
     const Pass pass = forward_pass(shape, dtype);
-    if (is_direct_weight_gradient(pass)) return direct_weight_gradient_workspace_bytes(stream, pass);
+    if (is_direct(pass)) return direct_weight_gradient_workspace_bytes(stream, pass);
     return weight_workspace(stream, shape, dtype).bytes();
 }
 
@@ -328,7 +328,7 @@ void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, Co
     std::byte* const memory = bytes_at(workspace);
     const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);
     for (std::int64_t group = 0; group < shape.groups; ++group) {
-        if (is_direct_weight_gradient(pass)) {
+        if (is_direct(pass)) {
             direct_weight_gradient(stream, pass, group, dy.as<float>(), x.as<float>(),
                                    dw.as<float>() + group * weights / 4, memory);
             continue;

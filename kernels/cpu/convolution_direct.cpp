@@ -3,8 +3,9 @@
 // window are found at the same offsets from all of them. A sum is one chain, in the order of the gathered product's.
 #include "kernels/cpu/convolution_direct.hpp"
 
+#include "kernels/cpu/convolution_tiles.hpp"
 #include "kernels/cpu/matmul_block.hpp"
-#include "kernels/cpu/tiles.hpp"
+#include "kernels/cpu/simd.hpp"
 #include "kernels/memory.hpp"
 
 #include <cstring>
@@ -12,116 +13,9 @@
 namespace tessera::kernels {
 namespace {
 
-using simd::Floats;
-
-constexpr std::int64_t piece_bytes = 256 << 10;           // of source and target: a part of the second cache
-constexpr std::int64_t most_rows = 2048, least_rows = 96; // of a piece, where images let it have so many
-constexpr double task_operations = 4e5;                   // a thread is worth waking for about 2 us of work
+constexpr double task_operations = 4e5; // a thread is worth waking for about 2 us of work
 
 std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// c[c_rows[i] + x] = [c] [+ bias[x]] + sum over segments s and k < count of
-//     a[a_rows[i] + a_at[s] + k * a_step] * b[b_at[s] + k * b_step + x / 32 * b_panel + x % 32]
-struct Tiles {
-    const float* a;
-    const std::int64_t* a_rows;
-    std::int64_t rows;
-    const std::int64_t *a_at, *b_at;
-    std::int64_t segments, count, a_step;
-    const float* b;
-    std::int64_t b_step, b_panel, columns;
-    const float* bias; // null: none
-    bool read_c;
-    float* c;
-    const std::int64_t* c_rows;
-};
-
-template <int R, int V>
-TESSERA_INLINE void multiply_tile(const Tiles& of, std::int64_t row, std::int64_t column, const float* bias) {
-    Floats sum[R][V];
-    const std::int64_t columns = of.columns - column;
-    simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
-        constexpr int r = index / V, x = index % V * simd::lanes;
-        sum[r][index % V] = simd::load(bias + x);
-        if (!of.read_c) return;
-        const float* const c = of.c + of.c_rows[row + r] + column + x;
-        sum[r][index % V] += columns - x >= simd::lanes ? simd::load(c) : simd::load(c, columns - x);
-    });
-    const float* from[R];
-    simd::unrolled<R>([&](auto r) TESSERA_INLINE_LAMBDA { from[r] = of.a + of.a_rows[row + r]; });
-    const float* const panel = of.b + column / panel_columns * of.b_panel;
-    const std::int64_t a_step = of.a_step, b_step = of.b_step, count = of.count;
-    for (std::int64_t segment = 0; segment < of.segments; ++segment) {
-        std::int64_t at = of.a_at[segment];
-        const float* b = panel + of.b_at[segment];
-        for (std::int64_t k = 0; k < count; ++k, at += a_step, b += b_step) {
-            Floats vectors[V];
-            simd::unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { vectors[v] = simd::load(b + v * simd::lanes); });
-            simd::unrolled<R>([&](auto r) TESSERA_INLINE_LAMBDA {
-                const float value = from[r][at];
-                simd::unrolled<V>([&](auto v) TESSERA_INLINE_LAMBDA { sum[r][v] += value * vectors[v]; });
-            });
-        }
-    }
-    simd::unrolled<R * V>([&](auto index) TESSERA_INLINE_LAMBDA {
-        constexpr int r = index / V, x = index % V * simd::lanes;
-        float* const c = of.c + of.c_rows[row + r] + column + x;
-        if (columns - x >= simd::lanes)
-            simd::store(c, sum[r][index % V]);
-        else
-            simd::store(c, sum[r][index % V], columns - x);
-    });
-}
-
-template <int V> TESSERA_INLINE void multiply_panel(const Tiles& of, std::int64_t column) {
-    float bias[panel_columns] = {};
-    if (of.bias != nullptr)
-        std::memcpy(bias, of.bias + column,
-                    static_cast<std::size_t>(std::min<std::int64_t>(panel_columns, of.columns - column)) *
-                        sizeof(float));
-    for (std::int64_t row = 0; row < of.rows;) {
-        const int size = next_tile_rows(of.rows - row);
-        const auto tile = [&](auto rows)
-                              TESSERA_INLINE_LAMBDA { multiply_tile<decltype(rows)::value, V>(of, row, column, bias); };
-        switch (size) {
-        case 12:
-            tile(std::integral_constant<int, 12>{});
-            break;
-        case 10:
-            tile(std::integral_constant<int, 10>{});
-            break;
-        case 9:
-            tile(std::integral_constant<int, 9>{});
-            break;
-        case 8:
-            tile(std::integral_constant<int, 8>{});
-            break;
-        case 6:
-            tile(std::integral_constant<int, 6>{});
-            break;
-        case 4:
-            tile(std::integral_constant<int, 4>{});
-            break;
-        case 2:
-            tile(std::integral_constant<int, 2>{});
-            break;
-        default:
-            tile(std::integral_constant<int, 1>{});
-            break;
-        }
-        row += size;
-    }
-}
-
-TESSERA_MULTIVERSION void multiply_tiles(const Tiles& given) {
-    const Tiles of = given; // what is written to c cannot alias a copy
-    for (std::int64_t column = 0; column < of.columns; column += panel_columns) {
-        if (of.columns - column > simd::lanes)
-            multiply_panel<2>(of, column);
-        else
-            multiply_panel<1>(of, column);
-    }
-}
 
 // How many source places `targets` of a line reach over, from the first to the last.
 std::int64_t reach(const Line& line, std::int64_t targets) {
@@ -143,7 +37,15 @@ struct Cut {
     }
 };
 
-Cut cut_of(const Pass& pass, int threads) {
+// How much of source and target a piece has at most, and how many rows it is given where images let it have so many.
+struct Sizes {
+    std::int64_t bytes, least_rows, most_rows;
+};
+constexpr Sizes pass_sizes{256 << 10, 96, 2048}; // source and target stay in the second cache
+constexpr Sizes weight_sizes{768 << 10, 192,
+                             2048}; // each piece reads and writes all sums: fewer pieces, of more pixels
+
+Cut cut_of(const Pass& pass, const Sizes& sizes, int threads) {
     const Line &height = pass.height, &width = pass.width;
     const std::int64_t channels = pass.source_channels / pass.groups;
     Cut cut{};
@@ -156,9 +58,9 @@ Cut cut_of(const Pass& pass, int threads) {
     const std::int64_t image_bytes =
         std::max<std::int64_t>(1, reach(height, height.targets) * cut.line_stride * 4 + height.targets * target_bytes);
     const std::int64_t image_rows = height.targets * width.targets;
-    if (image_bytes <= piece_bytes && image_rows <= most_rows) {
-        const std::int64_t most =
-            std::max(std::min(piece_bytes / image_bytes, most_rows / image_rows), ceil_divide(least_rows, image_rows));
+    if (image_bytes <= sizes.bytes && image_rows <= sizes.most_rows) {
+        const std::int64_t most = std::max(std::min(sizes.bytes / image_bytes, sizes.most_rows / image_rows),
+                                           ceil_divide(sizes.least_rows, image_rows));
         const std::int64_t pieces =
             ceil_divide(ceil_divide(pass.batch, most), threads) * threads; // each thread as many
         cut.images = ceil_divide(pass.batch, pieces);
@@ -167,8 +69,8 @@ Cut cut_of(const Pass& pass, int threads) {
         return cut;
     }
     const std::int64_t line_bytes = height.step * cut.line_stride * 4 + target_bytes;
-    const std::int64_t most =
-        std::clamp<std::int64_t>(std::min(piece_bytes / line_bytes, most_rows / width.targets), 1, height.targets);
+    const std::int64_t most = std::clamp<std::int64_t>(
+        std::min(sizes.bytes / line_bytes, sizes.most_rows / width.targets), 1, height.targets);
     cut.lines = ceil_divide(height.targets, ceil_divide(height.targets, most));
     cut.pieces = pass.batch * ceil_divide(height.targets, cut.lines);
     return cut;
@@ -264,7 +166,7 @@ TaskMemory pass_memory(const Pass& pass, const Cut& cut) {
     return {cut.rows(pass), pass.taps(), cut.copied_floats(pass)};
 }
 TaskMemory weight_memory(const Pass& pass, const Cut& cut) {
-    return {pass.row_elements(), cut.images * cut.lines, cut.copied_floats(pass)};
+    return {pass.row_elements(), cut.images * cut.lines, cut.copied_floats(pass) + cut.rows(pass) * panel_columns};
 }
 
 std::int64_t packed_bytes(const Pass& pass) {
@@ -272,22 +174,102 @@ std::int64_t packed_bytes(const Pass& pass) {
                     pass.row_elements());
 }
 
+struct Range {
+    std::int64_t begin, end;
+};
+
+// Sums over all pixels, in panels of filters.
+struct WeightGradient {
+    const Pass& pass;
+    Cut cut;
+    std::int64_t group;
+    const float *dy, *x;
+    float* sums;
+
+    std::int64_t filters(std::int64_t panel) const {
+        return std::min<std::int64_t>(panel_columns, pass.targets(group).count - panel * panel_columns);
+    }
+
+    void place_taps(std::int64_t* a_rows) const {
+        const std::int64_t channels = pass.sources(group).count;
+        for (std::int64_t i = 0; i < pass.height.taps; ++i)
+            for (std::int64_t j = 0; j < pass.width.taps; ++j)
+                for (std::int64_t channel = 0; channel < channels; ++channel)
+                    *a_rows++ =
+                        i * pass.height.tap_step * cut.line_stride + j * pass.width.tap_step * cut.pixel + channel;
+    }
+
+    // Floats from a pixel to the next in panel_of_dy: whole vectors.
+    std::int64_t dy_step(std::int64_t panel) const {
+        return (filters(panel) + simd::lanes - 1) / simd::lanes * simd::lanes;
+    }
+
+    // The panel's dy of a piece's pixels, side by side: in `memory` unless they lie so. Behind the filters may be
+    // anything.
+    const float* panel_of_dy(const Piece& piece, std::int64_t panel, std::int64_t pixels, float* memory) const {
+        const Channels to = pass.targets(group);
+        const std::int64_t first = (piece.image * pass.height.targets + piece.line) * pass.width.targets;
+        const float* const from = dy + first * to.all + to.first + panel * panel_columns;
+        const std::int64_t step = dy_step(panel);
+        if (step == to.all) return from;
+        for (std::int64_t i = 0; i < pixels; ++i)
+            copy_floats(memory + i * step, from + i * to.all, filters(panel));
+        return memory;
+    }
+
+    void add_up(const Range& taps, const Range& panels, const TaskMemory& needs, std::byte* memory) const {
+        std::int64_t *const a_rows = needs.a_rows(memory), *const c_rows = needs.c_rows(memory);
+        std::int64_t *const a_at = needs.a_at(memory), *const b_at = needs.b_at(memory);
+        float* const dy_memory = needs.copy(memory) + cut.copied_floats(pass);
+        place_taps(a_rows);
+        Tiles tiles{};
+        tiles.a_rows = a_rows + taps.begin, tiles.c_rows = c_rows, tiles.rows = taps.end - taps.begin;
+        tiles.a_at = a_at, tiles.b_at = b_at;
+        tiles.count = pass.width.targets;
+        tiles.a_step = pass.width.step * cut.pixel;
+        for (std::int64_t index = 0; index < cut.pieces; ++index) {
+            const Piece piece = piece_of(pass, cut, pass.sources(group), x, index, needs.copy(memory));
+            tiles.segments = 0;
+            for_lines(pass, cut, piece,
+                      [&](std::int64_t place, std::int64_t, std::int64_t) { a_at[tiles.segments++] = place; });
+            tiles.a = piece.source;
+            tiles.read_c = index > 0;
+            for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
+                tiles.b = panel_of_dy(piece, panel, tiles.segments * tiles.count, dy_memory);
+                tiles.b_step = dy_step(panel);
+                tiles.columns = filters(panel);
+                for (std::int64_t segment = 0; segment < tiles.segments; ++segment)
+                    b_at[segment] = segment * tiles.count * tiles.b_step;
+                for (std::int64_t tap = 0; tap < tiles.rows; ++tap)
+                    c_rows[tap] = tap * tiles.columns;
+                tiles.c = sums + panel * panel_columns * pass.row_elements() + taps.begin * tiles.columns;
+                multiply_tiles(tiles);
+            }
+        }
+    }
+};
+
+// (tap, filter) to (filter, tap)
+void turn_sums(const float* sums, std::int64_t taps, std::int64_t filters, float* to) {
+    if (taps % simd::lanes == 0) // or more would be written behind
+        return pack_panel({sums, taps, filters, false, DType::f32, false}, 0, taps, taps, 0, filters, to);
+    for (std::int64_t filter = 0; filter < filters; ++filter)
+        for (std::int64_t tap = 0; tap < taps; ++tap)
+            to[filter * taps + tap] = sums[tap * filters + filter];
+}
+
 } // namespace
 
 bool is_direct(const Pass& pass) { return pass.dtype == DType::f32 && !pass.reads_in_place(); }
 
-bool is_direct_weight_gradient(const Pass& forward) {
-    return is_direct(forward) && forward.target_channels / forward.groups % simd::lanes == 0;
-}
-
 std::int64_t direct_pass_workspace_bytes(const CpuStream& stream, const Pass& pass) {
-    const Cut cut = cut_of(pass, stream.threads());
+    const Cut cut = cut_of(pass, pass_sizes, stream.threads());
     return packed_bytes(pass) + tasks_of(stream, pass, cut.pieces) * pass_memory(pass, cut).bytes();
 }
 
 void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const float* source, const PackWeights& pack,
                  const float* bias, float* target, std::byte* memory) {
-    const Cut cut = cut_of(pass, stream.threads());
+    const Cut cut = cut_of(pass, pass_sizes, stream.threads());
     const TaskMemory needs = pass_memory(pass, cut);
     const Channels from = pass.sources(group), to = pass.targets(group);
     const std::int64_t words = pass.row_elements(), panel_floats = panel_columns * words;
@@ -301,7 +283,8 @@ void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const 
                                  packed + panel * panel_floats);
                         }
                     });
-    const bool whole_runs = pass.width.tap_step == 1 && cut.pixel == from.count;
+    const bool whole_runs =
+        pass.width.tap_step == 1 && cut.pixel == from.count && pass.width.taps * from.count <= tile_words;
     const auto work = [&](std::int64_t task, std::int64_t tasks) {
         std::byte* const mine = memory + packed_bytes(pass) + task * needs.bytes();
         std::int64_t *const a_rows = needs.a_rows(mine), *const c_rows = needs.c_rows(mine);
@@ -346,73 +329,38 @@ void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const 
 }
 
 std::int64_t direct_weight_gradient_workspace_bytes(const CpuStream& stream, const Pass& forward) {
-    const Cut cut = cut_of(forward, 1);
+    const Cut cut = cut_of(forward, weight_sizes, 1);
     return align_up(4 * forward.row_elements() * (forward.target_channels / forward.groups)) +
            stream.threads() * weight_memory(forward, cut).bytes();
 }
 
-// Sums lie as (tap, filter) until the end: rows of a tile are taps, its columns filters, and what it walks over are
-// pixels.
+// Panels of 32 filters, or fewer in the last one, each (tap, filter) until the end: rows of a tile are taps, its
+// columns filters, and what it walks over are pixels.
 void direct_weight_gradient(CpuStream& stream, const Pass& forward, std::int64_t group, const float* dy, const float* x,
                             float* dw, std::byte* memory) {
-    const Line &height = forward.height, &width = forward.width;
-    const Cut cut = cut_of(forward, 1);
-    const TaskMemory needs = weight_memory(forward, cut);
-    const Channels from = forward.sources(group), to = forward.targets(group);
-    const std::int64_t taps = forward.row_elements();
-    auto* const sums = reinterpret_cast<float*>(memory);
+    const Channels to = forward.targets(group);
+    const std::int64_t taps = forward.row_elements(), panels = ceil_divide(to.count, panel_columns);
     if (forward.rows() == 0) return clear_floats(dw, taps * to.count);
+    auto* const sums = reinterpret_cast<float*>(memory);
+    const WeightGradient gradient{forward, cut_of(forward, weight_sizes, 1), group, dy, x, sums};
+    const TaskMemory needs = weight_memory(forward, gradient.cut);
     std::byte* const others = memory + align_up(4 * taps * to.count);
-    const bool by_filters = to.count / panel_columns >= stream.threads();
-    const std::int64_t units = by_filters ? ceil_divide(to.count, panel_columns) : taps;
-    const auto work = [&](std::int64_t task, std::int64_t tasks) {
-        std::byte* const mine = others + task * needs.bytes();
-        std::int64_t *const a_rows = needs.a_rows(mine), *const c_rows = needs.c_rows(mine);
-        std::int64_t *const a_at = needs.a_at(mine), *const b_at = needs.b_at(mine);
-        std::int64_t tap = 0;
-        for (std::int64_t i = 0; i < height.taps; ++i)
-            for (std::int64_t j = 0; j < width.taps; ++j)
-                for (std::int64_t channel = 0; channel < from.count; ++channel, ++tap) {
-                    a_rows[tap] = i * height.tap_step * cut.line_stride + j * width.tap_step * cut.pixel + channel;
-                    c_rows[tap] = tap * to.count;
-                }
-        const std::int64_t begin = units * task / tasks, end = units * (task + 1) / tasks;
-        const std::int64_t tap_begin = by_filters ? 0 : begin, tap_end = by_filters ? taps : end;
-        const std::int64_t filter = by_filters ? begin * panel_columns : 0;
-        Tiles tiles{};
-        tiles.a_rows = a_rows + tap_begin, tiles.c_rows = c_rows + tap_begin, tiles.rows = tap_end - tap_begin;
-        tiles.a_at = a_at, tiles.b_at = b_at;
-        tiles.count = width.targets;
-        tiles.a_step = width.step * cut.pixel;
-        tiles.b = dy + to.first + filter, tiles.b_step = to.all, tiles.b_panel = panel_columns;
-        tiles.columns = by_filters ? std::min(to.count, end * panel_columns) - filter : to.count;
-        tiles.c = sums + filter;
-        for (std::int64_t index = 0; index < cut.pieces; ++index) {
-            const Piece piece = piece_of(forward, cut, from, x, index, needs.copy(mine));
-            tiles.segments = 0;
-            for_lines(forward, cut, piece, [&](std::int64_t place, std::int64_t image, std::int64_t line) {
-                a_at[tiles.segments] = place;
-                b_at[tiles.segments++] = (image * height.targets + line) * width.targets * to.all;
-            });
-            tiles.a = piece.source;
-            tiles.read_c = index > 0;
-            multiply_tiles(tiles);
-        }
-    };
-    const int tasks = tasks_of(stream, forward, units);
+    const bool by_filters = panels >= stream.threads();
+    const int tasks = tasks_of(stream, forward, by_filters ? panels : taps);
     stream.parallel(tasks, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t task = begin; task < end; ++task)
-            work(task, tasks);
+        for (std::int64_t task = begin; task < end; ++task) {
+            const auto share = [&](std::int64_t count) {
+                return Range{count * task / tasks, count * (task + 1) / tasks};
+            };
+            gradient.add_up(by_filters ? Range{0, taps} : share(taps), by_filters ? share(panels) : Range{0, panels},
+                            needs, others + task * needs.bytes());
+        }
     });
-    const MatmulOperand turned{sums, taps, to.count, false, DType::f32, false};
-    stream.parallel(to.count / simd::lanes, std::max<std::int64_t>(1, 65536 / taps / simd::lanes),
+    stream.parallel(panels, std::max<std::int64_t>(1, 65536 / taps / panel_columns),
                     [&](std::int64_t begin, std::int64_t end) {
-                        const std::int64_t first = begin * simd::lanes, count = (end - begin) * simd::lanes;
-                        if (taps % simd::lanes == 0) // or more would be written behind
-                            return pack_panel(turned, 0, taps, taps, first, count, dw + first * taps);
-                        for (std::int64_t filter = first; filter < first + count; ++filter)
-                            for (std::int64_t tap = 0; tap < taps; ++tap)
-                                dw[filter * taps + tap] = sums[tap * to.count + filter];
+                        for (std::int64_t panel = begin; panel < end; ++panel)
+                            turn_sums(sums + panel * panel_columns * taps, taps, gradient.filters(panel),
+                                      dw + panel * panel_columns * taps);
                     });
 }
 

@@ -10,9 +10,8 @@
 
 namespace tessera::kernels {
 
-// Whether a pass, or the gradient of the forward pass' weights, is made here.
+// Whether a pass, and of the forward pass the gradient of its weights, too, is made here.
 bool is_direct(const Pass& pass);
-bool is_direct_weight_gradient(const Pass& forward);
 
 // Packs the weights of a group's target channels [first, first + count), count <= 32: to[word * 32 + i] is that of
 // channel first + i, words being (tap, source channel).

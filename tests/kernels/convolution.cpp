@@ -52,6 +52,10 @@ std::vector<Case> cases() {
         {"several tiles", {1, 9, 9, 19, 70, 1, {three, three}}},
         {"whole vectors of channels", {2, 6, 7, 16, 24, 1, {three, strided}}},
         {"one by one, whole vectors", {1, 5, 8, 8, 16, 1, {{.before = 1}, {}}}},
+        {"a whole and a half panel of filters", {2, 6, 5, 3, 48, 1, {three, strided}}},
+        {"groups of a vector", {2, 6, 7, 10, 32, 2, {three, strided}}},
+        {"groups of a panel and more", {1, 5, 4, 8, 66, 2, {three, three}}},
+        {"one by one, stride 2, groups", {2, 5, 8, 6, 32, 2, {{.stride = 2}, {.stride = 2}}}},
         {"a window larger than the image", {2, 2, 2, 3, 4, 1, {three, {.size = 4}}}},
         {"no images", {0, 6, 7, 3, 4, 1, {three, three}}},
     };
@@ -216,7 +220,8 @@ TYPED_TEST(Convolutions, TheGradientOfTheWeight) {
     for_cases([&](const Convolution& c, DType type, bool) { expect_weight_gradient(on, c, type); });
 }
 
-// So many channels that windows are gathered and multiplied in two pieces, the second of them short.
+// So many channels that windows are gathered and multiplied in two pieces, the second of them short; or, in f32, that a
+// tap's words are multiplied in blocks. Images of several pieces, and pieces of several images, the last ones short.
 TEST(ConvolutionsOnCpu, InSeveralPieces) {
     const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1};
     const Convolution even{2, 17, 13, 160, 5, 1, {three, three}}, gaps{2, 25, 41, 4, 320, 1, {strided, strided}};
@@ -226,6 +231,17 @@ TEST(ConvolutionsOnCpu, InSeveralPieces) {
         expect_forward(on, even, type, true);
         expect_weight_gradient(on, even, type);
         expect_input_gradient(on, gaps, type);
+    }
+    for (const Convolution& c : {Convolution{2, 61, 67, 3, 16, 1, {three, strided}},  // rows of an image
+                                 Convolution{1, 40, 33, 34, 18, 2, {strided, three}}, // bytes of an image
+                                 Convolution{1, 47, 45, 130, 3, 1, {strided, three}}, // for the gradient of w, too
+                                 Convolution{1, 5, 4, 600, 3, 1, {three, three}},     // words of a tap
+                                 Convolution{301, 4, 3, 4, 17, 1, {three, three}}}) { // several images
+        SCOPED_TRACE(c.batch);
+        OnCpu on;
+        expect_forward(on, c, DType::f32, true);
+        expect_weight_gradient(on, c, DType::f32);
+        expect_input_gradient(on, c, DType::f32);
     }
 }
 
@@ -256,7 +272,8 @@ TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
     const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1};
     for (const Convolution& c :
          {Convolution{2, 31, 30, 17, 37, 1, {three, three}}, Convolution{3, 14, 15, 12, 36, 4, {strided, three}},
-          Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{5, 30, 21, 35, 35, 35, {three, strided}}})
+          Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{7, 12, 9, 6, 100, 1, {three, three}},
+          Convolution{5, 30, 21, 35, 35, 35, {three, strided}}})
         for (const DType type : types) {
             const Operands a(c, type);
             expect_same_bits_for_any_threads([&](CpuStream& stream) {
