@@ -156,21 +156,23 @@ void run_convolution(benchmark::State& state, const Convolution& shape, DType dt
     report(state, 2.0 * static_cast<double>(shape.pixels() * shape.filters * shape.taps()), threads);
 }
 
-// One of the inner layers, one with a stride, and the last: batches of 4 images of 224 x 224.
+// One of the inner layers, one with a stride, the last, and one of ResNeXt-50 (32 x 4d): batches of 4 images of 224 x
+// 224.
 void register_convolutions() {
     const WindowDim three{.size = 3, .before = 1, .after = 1}, strided{.size = 3, .stride = 2, .before = 1, .after = 1};
     const Convolution all[] = {{4, 56, 56, 64, 64, 1, {three, three}},
                                {4, 28, 28, 128, 256, 1, {strided, strided}},
-                               {4, 7, 7, 512, 512, 1, {three, three}}};
+                               {4, 7, 7, 512, 512, 1, {three, three}},
+                               {4, 28, 28, 256, 256, 32, {three, three}}};
     constexpr std::pair<Pass, const char*> passes[] = {
         {Pass::forward, ""}, {Pass::input_gradient, "_input_gradient"}, {Pass::weight_gradient, "_weight_gradient"}};
     for (const Convolution& shape : all)
         for (const auto& [pass, suffix] : passes)
             for (const DType dtype : {DType::f32, DType::bf16})
                 for (const int threads : {1, 2}) {
-                    const auto name = fmt::format("convolution{}/{}/{}x{}x{}to{}stride{}/threads:{}", suffix,
+                    const auto name = fmt::format("convolution{}/{}/{}x{}x{}to{}stride{}groups{}/threads:{}", suffix,
                                                   name_of(dtype), shape.height, shape.width, shape.channels,
-                                                  shape.filters, shape.window.height.stride, threads);
+                                                  shape.filters, shape.window.height.stride, shape.groups, threads);
                     benchmark::RegisterBenchmark(name.c_str(), [=, pass = pass](benchmark::State& state) {
                         run_convolution(state, shape, dtype, pass, threads);
                     })->UseRealTime();
