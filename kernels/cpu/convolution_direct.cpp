@@ -178,6 +178,58 @@ struct Range {
     std::int64_t begin, end;
 };
 
+// The pixels of one group; `all` says where the packed weights, bias and target are.
+struct PiecesOfPass {
+    const Pass& pass;
+    const Cut& cut;
+    std::int64_t group;
+    const float* source;
+    const TaskMemory& needs;
+    const Tiles& all;
+
+    // A row of taps is one segment where its words are one run, and not too many.
+    void place_taps(Tiles& tiles, std::int64_t* a_at, std::int64_t* b_at) const {
+        const Line &height = pass.height, &width = pass.width;
+        const std::int64_t channels = pass.sources(group).count;
+        const bool whole = width.tap_step == 1 && cut.pixel == channels && width.taps * channels <= tile_words;
+        const std::int64_t segments = whole ? std::min<std::int64_t>(width.taps, 1) : width.taps;
+        tiles.count = whole ? width.taps * channels : channels;
+        for (std::int64_t i = 0; i < height.taps; ++i)
+            for (std::int64_t j = 0; j < segments; ++j, ++tiles.segments) {
+                a_at[tiles.segments] = i * height.tap_step * cut.line_stride + j * width.tap_step * cut.pixel;
+                b_at[tiles.segments] = tiles.segments * tiles.count * panel_columns;
+            }
+        tiles.a_at = a_at, tiles.b_at = b_at;
+        tiles.a_step = 1, tiles.b_step = panel_columns;
+    }
+
+    void place_pixels(Tiles& tiles, const Piece& piece, std::int64_t* a_rows, std::int64_t* c_rows) const {
+        const Channels to = pass.targets(group);
+        tiles.rows = 0;
+        for_lines(pass, cut, piece, [&](std::int64_t place, std::int64_t image, std::int64_t line) {
+            const Line &height = pass.height, &width = pass.width;
+            const std::int64_t y = image * height.target_length + height.target_first + line * height.target_step;
+            std::int64_t pixel = y * width.target_length + width.target_first;
+            for (std::int64_t column = 0; column < width.targets; ++column, pixel += width.target_step) {
+                a_rows[tiles.rows] = place + column * width.step * cut.pixel;
+                c_rows[tiles.rows++] = pixel * to.all + to.first;
+            }
+        });
+        tiles.a_rows = a_rows, tiles.c_rows = c_rows;
+    }
+
+    void make(const Range& pieces, std::byte* memory) const {
+        Tiles tiles = all;
+        place_taps(tiles, needs.a_at(memory), needs.b_at(memory));
+        for (std::int64_t index = pieces.begin; index < pieces.end; ++index) {
+            const Piece piece = piece_of(pass, cut, pass.sources(group), source, index, needs.copy(memory));
+            place_pixels(tiles, piece, needs.a_rows(memory), needs.c_rows(memory));
+            tiles.a = piece.source;
+            multiply_tiles(tiles);
+        }
+    }
+};
+
 // Sums over all pixels, in panels of filters.
 struct WeightGradient {
     const Pass& pass;
@@ -271,8 +323,8 @@ void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const 
                  const float* bias, float* target, std::byte* memory) {
     const Cut cut = cut_of(pass, pass_sizes, stream.threads());
     const TaskMemory needs = pass_memory(pass, cut);
-    const Channels from = pass.sources(group), to = pass.targets(group);
-    const std::int64_t words = pass.row_elements(), panel_floats = panel_columns * words;
+    const Channels to = pass.targets(group);
+    const std::int64_t panel_floats = panel_columns * pass.row_elements();
     auto* const packed = reinterpret_cast<float*>(memory);
     stream.parallel(ceil_divide(to.count, panel_columns),
                     std::max<std::int64_t>(1, 65536 / std::max<std::int64_t>(panel_floats, 1)),
@@ -283,48 +335,17 @@ void direct_pass(CpuStream& stream, const Pass& pass, std::int64_t group, const 
                                  packed + panel * panel_floats);
                         }
                     });
-    const bool whole_runs =
-        pass.width.tap_step == 1 && cut.pixel == from.count && pass.width.taps * from.count <= tile_words;
-    const auto work = [&](std::int64_t task, std::int64_t tasks) {
-        std::byte* const mine = memory + packed_bytes(pass) + task * needs.bytes();
-        std::int64_t *const a_rows = needs.a_rows(mine), *const c_rows = needs.c_rows(mine);
-        std::int64_t *const a_at = needs.a_at(mine), *const b_at = needs.b_at(mine);
-        Tiles tiles{};
-        for (std::int64_t i = 0; i < pass.height.taps; ++i)
-            for (std::int64_t j = 0; j < (whole_runs ? std::min<std::int64_t>(pass.width.taps, 1) : pass.width.taps);
-                 ++j)
-                a_at[tiles.segments++] =
-                    i * pass.height.tap_step * cut.line_stride + j * pass.width.tap_step * cut.pixel;
-        tiles.count = whole_runs ? pass.width.taps * from.count : from.count;
-        for (std::int64_t segment = 0; segment < tiles.segments; ++segment)
-            b_at[segment] = segment * tiles.count * panel_columns;
-        for (std::int64_t index = cut.pieces * task / tasks; index < cut.pieces * (task + 1) / tasks; ++index) {
-            const Piece piece = piece_of(pass, cut, from, source, index, needs.copy(mine));
-            tiles.rows = 0;
-            for_lines(pass, cut, piece, [&](std::int64_t place, std::int64_t image, std::int64_t line) {
-                const Line &height = pass.height, &width = pass.width;
-                std::int64_t pixel = (image * height.target_length + height.target_first + line * height.target_step) *
-                                         width.target_length +
-                                     width.target_first;
-                for (std::int64_t column = 0; column < width.targets; ++column, pixel += width.target_step) {
-                    a_rows[tiles.rows] = place + column * width.step * cut.pixel;
-                    c_rows[tiles.rows++] = pixel * to.all + to.first;
-                }
-            });
-            tiles.a = piece.source;
-            tiles.a_rows = a_rows, tiles.c_rows = c_rows, tiles.a_at = a_at, tiles.b_at = b_at;
-            tiles.a_step = 1;
-            tiles.b = packed, tiles.b_step = panel_columns, tiles.b_panel = panel_floats;
-            tiles.columns = to.count;
-            tiles.bias = bias;
-            tiles.c = target;
-            multiply_tiles(tiles);
-        }
-    };
+    Tiles tiles{};
+    tiles.b = packed, tiles.b_panel = panel_floats;
+    tiles.columns = to.count;
+    tiles.bias = bias;
+    tiles.c = target;
+    const PiecesOfPass pieces{pass, cut, group, source, needs, tiles};
     const int tasks = tasks_of(stream, pass, cut.pieces);
     stream.parallel(tasks, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t task = begin; task < end; ++task)
-            work(task, tasks);
+            pieces.make({cut.pieces * task / tasks, cut.pieces * (task + 1) / tasks},
+                        memory + packed_bytes(pass) + task * needs.bytes());
     });
 }
 
