@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A ring of micro-batches between one reading thread and one taker; both copy outside the lock.
+// A ring of micro-batches between reading threads and one taker; all copy outside the lock.
 #include "core/data/loader.hpp"
 
 #include "kernels/copy.hpp"
@@ -31,9 +31,9 @@ void check(const LoaderOptions& options) {
     if (options.first_micro_batch < 0 || options.micro_batches < 0 || end > options.micro_batches_per_step)
         throw InternalError(fmt::format("loader: micro-batches [{}, {}) of a step of {}", options.first_micro_batch,
                                         end, options.micro_batches_per_step));
-    if (options.micro_batch_size < 1 || options.prefetch < 1)
-        throw InternalError(fmt::format("loader: micro-batches of {} rows, {} of them read ahead",
-                                        options.micro_batch_size, options.prefetch));
+    if (options.micro_batch_size < 1 || options.prefetch < 1 || options.threads < 1)
+        throw InternalError(fmt::format("loader: micro-batches of {} rows, {} of them read ahead by {} threads",
+                                        options.micro_batch_size, options.prefetch, options.threads));
     if (options.first_step < 0 || options.end_step < options.first_step)
         throw InternalError(fmt::format("loader: steps [{}, {})", options.first_step, options.end_step));
 }
@@ -52,10 +52,21 @@ Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOpt
     }
     micro_batches_ = (options_.end_step - options_.first_step) * options_.micro_batches;
     slots_ = slots.bytes() > 0 ? std::move(slots) : Buffer(buffer_bytes(dataset.form().fields, options_));
-    if (micro_batches_ > 0) thread_ = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
+    // Four for each thread, so that none waits long for the last; whole where each sample is mixed with the next.
+    const bool whole = options_.threads == 1 || options_.augmentation.mixes();
+    piece_rows_ =
+        whole ? options_.micro_batch_size : (options_.micro_batch_size - 1) / (4 * std::int64_t{options_.threads}) + 1;
+    pieces_ = (options_.micro_batch_size - 1) / piece_rows_ + 1;
+    left_.assign(static_cast<std::size_t>(options_.prefetch), pieces_);
+    const auto work = static_cast<std::int64_t>(options_.threads);
+    for (std::int64_t i = 0; i < std::min(work, micro_batches_ * pieces_); ++i)
+        threads_.emplace_back([this](const std::stop_token& stop) { read_ahead(stop); });
 }
 
-Loader::~Loader() = default; // the thread's own destructor asks it to stop and waits for it
+Loader::~Loader() {
+    for (std::jthread& thread : threads_)
+        thread.request_stop(); // their own destructors wait for them
+}
 
 std::int64_t Loader::buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options) {
     std::int64_t bytes = 0;
@@ -76,37 +87,58 @@ View Loader::slot_view(std::int64_t number, std::size_t field) const {
 }
 
 void Loader::read_ahead(const std::stop_token& stop) {
-    try {
-        for (std::int64_t number = 0; number < micro_batches_; ++number) {
-            {
-                std::unique_lock lock(mutex_);
-                const bool free = changed_.wait(lock, stop, [&] { return number - taken_ < options_.prefetch; });
-                if (!free) return;
-            }
-            read_micro_batch(number, stop);
-            if (stop.stop_requested()) return;
+    Scratch scratch;
+    for (std::int64_t piece = claim_piece(stop); piece >= 0; piece = claim_piece(stop)) {
+        try {
+            read_piece(piece, scratch, stop);
+        } catch (...) { // handed to who waits in next()
             const std::lock_guard lock(mutex_);
-            ++read_;
+            if (failure_ == nullptr || piece < failed_piece_) {
+                failure_ = std::current_exception();
+                failed_piece_ = piece;
+            }
+            --reading_;
             changed_.notify_all();
+            return;
         }
-    } catch (...) { // handed to who waits in next()
-        const std::lock_guard lock(mutex_);
-        failure_ = std::current_exception();
-        changed_.notify_all();
+        if (stop.stop_requested()) return;
+        finish_piece(piece);
     }
 }
 
-void Loader::read_micro_batch(std::int64_t number, const std::stop_token& stop) {
-    const std::int64_t step = number / options_.micro_batches; // after the first
+std::int64_t Loader::claim_piece(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    const auto over = [&] { return failure_ != nullptr || claimed_ == micro_batches_ * pieces_; };
+    const bool woken =
+        changed_.wait(lock, stop, [&] { return over() || claimed_ / pieces_ - taken_ < options_.prefetch; });
+    if (!woken || over()) return -1;
+    ++reading_;
+    return claimed_++;
+}
+
+void Loader::finish_piece(std::int64_t piece) {
+    const std::lock_guard lock(mutex_);
+    --reading_;
+    const auto slot_of = [&](std::int64_t number) { return static_cast<std::size_t>(number % options_.prefetch); };
+    --left_[slot_of(piece / pieces_)];
+    for (; left_[slot_of(read_)] == 0; ++read_)
+        left_[slot_of(read_)] = pieces_; // of the micro-batch that comes there next
+    changed_.notify_all();
+}
+
+void Loader::read_piece(std::int64_t piece, Scratch& scratch, const std::stop_token& stop) {
+    const std::int64_t number = piece / pieces_, step = number / options_.micro_batches; // after the first
     const std::int64_t micro_batch = options_.first_micro_batch + number % options_.micro_batches * options_.stride;
     const std::int64_t first_row =
         options_.first_sample + (step * options_.micro_batches_per_step + micro_batch) * options_.micro_batch_size;
-    if (options_.augmentation.mixes()) return read_mixed(number, first_row, stop);
+    if (options_.augmentation.mixes()) return read_mixed(number, first_row, scratch, stop);
     std::vector<View> views(fields_.size());
-    for (std::int64_t row = 0; row < options_.micro_batch_size && !stop.stop_requested(); ++row) {
+    const std::int64_t begin = piece % pieces_ * piece_rows_;
+    const std::int64_t end = std::min(begin + piece_rows_, options_.micro_batch_size);
+    for (std::int64_t row = begin; row < end && !stop.stop_requested(); ++row) {
         for (std::size_t f = 0; f < fields_.size(); ++f)
             views[f] = row_view(number, f, row);
-        read_sample(first_row + row, views);
+        read_sample(first_row + row, views, scratch);
     }
 }
 
@@ -115,37 +147,38 @@ View Loader::row_view(std::int64_t number, std::size_t field, std::int64_t row) 
     return {rows + field_bytes(fields_[field], row), fields_[field].shape, fields_[field].dtype};
 }
 
-void Loader::read_sample(std::int64_t index, std::span<const View> views) {
+void Loader::read_sample(std::int64_t index, std::span<const View> views, Scratch& scratch) {
     const SampleOrder::Place place = order_.place(index);
     dataset_.read(options_.split, place.sample, views);
     if (options_.augmentation.changes())
-        options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], room_);
+        options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], scratch.room);
 }
 
 // Each sample with the one that comes next in the run's order, whoever reads that one, too: of a micro-batch one more
 // than it has.
-void Loader::read_mixed(std::int64_t number, std::int64_t first_row, const std::stop_token& stop) {
+void Loader::read_mixed(std::int64_t number, std::int64_t first_row, Scratch& scratch, const std::stop_token& stop) {
     const std::int64_t rows = options_.micro_batch_size;
-    next_.resize(static_cast<std::size_t>(fields_[0].shape.count()));
-    labels_.resize(static_cast<std::size_t>(rows) + 1);
-    const View behind(next_.data(), fields_[0].shape, DType::f32);
+    scratch.next.resize(static_cast<std::size_t>(fields_[0].shape.count()));
+    scratch.labels.resize(static_cast<std::size_t>(rows) + 1);
+    const View behind(scratch.next.data(), fields_[0].shape, DType::f32);
     for (std::int64_t row = 0; row <= rows; ++row) {
         if (stop.stop_requested()) return;
-        const View label(&labels_[static_cast<std::size_t>(row)], {}, DType::i32);
-        read_sample(first_row + row, std::array{row < rows ? row_view(number, 0, row) : behind, label});
+        const View label(&scratch.labels[static_cast<std::size_t>(row)], {}, DType::i32);
+        read_sample(first_row + row, std::array{row < rows ? row_view(number, 0, row) : behind, label}, scratch);
     }
     for (std::int64_t row = 0; row < rows; ++row) { // the next one is still as it was read
         const auto [sample, epoch, source] = order_.place(first_row + row);
         const float share = options_.augmentation.share(epoch, sample);
         Augmentation::mix(share, row + 1 < rows ? row_view(number, 0, row + 1) : behind, row_view(number, 0, row));
         const auto at = static_cast<std::size_t>(row);
-        options_.augmentation.mix_labels(share, labels_[at], labels_[at + 1], row_view(number, 1, row));
+        options_.augmentation.mix_labels(share, scratch.labels[at], scratch.labels[at + 1], row_view(number, 1, row));
     }
 }
 
 void Loader::wait_for(std::int64_t number) {
     std::unique_lock lock(mutex_);
-    const auto there = [&] { return read_ > number || failure_ != nullptr; };
+    // A thread that has failed leaves those to finish that read what came before.
+    const auto there = [&] { return read_ > number || (failure_ != nullptr && reading_ == 0); };
     if (!there()) {
         const auto start = std::chrono::steady_clock::now();
         changed_.wait(lock, there);
@@ -157,7 +190,9 @@ void Loader::wait_for(std::int64_t number) {
 void Loader::release_until(std::int64_t number) {
     const std::lock_guard lock(mutex_);
     taken_ = number;
-    changed_.notify_all();
+    // Threads that wait for room are woken when half of it is free, and not for each micro-batch: on a core that they
+    // share with the taker each waking is a change of threads. Who waits in next() has taken all there was.
+    if (claimed_ / pieces_ - taken_ <= options_.prefetch / 2) changed_.notify_all();
 }
 
 void Loader::next(Stream& stream, std::span<const View> batch) {

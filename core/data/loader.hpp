@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Micro-batches read ahead by a thread of their own, so that a step does not wait for data.
+// Micro-batches read ahead by threads of their own, so that a step does not wait for data.
 #pragma once
 
 #include "core/data/augmentation.hpp"
@@ -30,6 +30,7 @@ struct LoaderOptions {
     std::int64_t end_step = 0;      // one past the last
     std::int64_t first_sample = -1; // of the first step; -1: steps before were as large
     int prefetch = 4;               // micro-batches held in memory
+    int threads = 1;                // that read; what is read where does not depend on them
     Augmentation augmentation{}; // of the first field, an image, where it changes any; and of the last, where it mixes
 };
 
@@ -39,15 +40,15 @@ public:
     // `dataset` must outlive the loader. Throws InternalError for a share outside the step.
     // `slots` is memory of buffer_bytes that the stream's uploads are fastest from; without, the loader takes its own.
     Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOptions& options, Buffer slots = {});
-    ~Loader(); // stops the thread after the sample that it reads
+    ~Loader(); // stops the threads after the samples that they read
 
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
 
     // Copies the next micro-batch, in the stream's order, into one view per field: (micro_batch_size, field shape…); of
     // fields as Augmentation::fields_given has them.
-    // Rethrows what the reading thread threw, once the micro-batches before it are taken. Throws InternalError after
-    // the last one. On a GPU the host runs at most one micro-batch ahead of the copies.
+    // Rethrows what reading a sample threw, of several the first, once the micro-batches before it are taken. Throws
+    // InternalError after the last one. On a GPU the host runs at most one micro-batch ahead of the copies.
     void next(Stream& stream, std::span<const View> batch);
 
     std::int64_t allocated_bytes() const { return slots_.bytes(); }
@@ -57,10 +58,18 @@ public:
     static std::int64_t buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options);
 
 private:
+    // Of a reading thread, for augmentation.
+    struct Scratch {
+        std::vector<float> room, next;
+        std::vector<std::int32_t> labels;
+    };
+
     void read_ahead(const std::stop_token& stop);
-    void read_micro_batch(std::int64_t number, const std::stop_token& stop);
-    void read_sample(std::int64_t index, std::span<const View> views);
-    void read_mixed(std::int64_t number, std::int64_t first_row, const std::stop_token& stop);
+    std::int64_t claim_piece(const std::stop_token& stop); // -1: there is no other to read
+    void read_piece(std::int64_t piece, Scratch& scratch, const std::stop_token& stop);
+    void finish_piece(std::int64_t piece);
+    void read_sample(std::int64_t index, std::span<const View> views, Scratch& scratch);
+    void read_mixed(std::int64_t number, std::int64_t first_row, Scratch& scratch, const std::stop_token& stop);
     View row_view(std::int64_t number, std::size_t field, std::int64_t row) const;
     View slot_view(std::int64_t number, std::size_t field) const;
     void wait_for(std::int64_t number);
@@ -74,17 +83,21 @@ private:
     std::int64_t slot_bytes_ = 0;
     std::int64_t micro_batches_ = 0; // to give in all
     std::int64_t given_ = 0;
-    Buffer slots_;                     // micro-batch number n lies in slot n % prefetch
-    std::vector<float> room_, next_;   // of the reading thread, for augmentation
-    std::vector<std::int32_t> labels_; // likewise
+    Buffer slots_;                // micro-batch number n lies in slot n % prefetch
+    std::int64_t piece_rows_ = 1; // of a micro-batch: threads take its pieces in their order
+    std::int64_t pieces_ = 1;     // of a micro-batch
 
     double seconds_waited_ = 0;
     std::mutex mutex_; // guards what follows
     std::condition_variable_any changed_;
-    std::int64_t read_ = 0;
-    std::int64_t taken_ = 0; // the slots of micro-batches before this one are free
+    std::int64_t claimed_ = 0;       // pieces
+    std::int64_t reading_ = 0;       // of those
+    std::vector<std::int64_t> left_; // pieces of the micro-batch in this slot that are not read
+    std::int64_t read_ = 0;          // micro-batches before this one are
+    std::int64_t taken_ = 0;         // the slots of micro-batches before this one are free
     std::exception_ptr failure_;
-    std::jthread thread_; // last: it starts when all else is there and ends first
+    std::int64_t failed_piece_ = 0;
+    std::vector<std::jthread> threads_; // last: they start when all else is there and end first
 };
 
 // The slots of a loader whose micro-batches go to this stream.

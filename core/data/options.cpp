@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <sched.h>
 
 namespace tessera {
 
@@ -272,6 +273,24 @@ Augmentation augmentation_in(const Config& config, const SampleForm& form, std::
     if (found.cutout < 0 || found.cutout > least)
         config.refuse(data_cutout.name, fmt::format("must be from 0 to {}: images are {}", least, shape.text()));
     return found;
+}
+
+int prefetch_in(const Config& config) {
+    const std::int64_t count = config.get(data_prefetch);
+    if (count < 1 || count > 1024) config.refuse(data_prefetch.name, "must be from 1 to 1024");
+    return static_cast<int>(count);
+}
+
+int loader_threads_in(const Config& config, int computing_threads) {
+    const std::int64_t count = config.get(data_loader_threads);
+    if (count < 0 || count > 256) config.refuse(data_loader_threads.name, "must be from 0 to 256");
+    if (count > 0) return static_cast<int>(count);
+    const bool decodes = std::ranges::any_of(
+        sources_in(config), [](const DataKeys& keys) { return keys.get(data_reader) == "image_folder"; });
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    if (!decodes || sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
+    return std::clamp(CPU_COUNT(&cores) - computing_threads, 1, 8);
 }
 
 SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,

@@ -85,6 +85,12 @@ inline constexpr Key<std::string> data_missing{
 inline constexpr Key<std::int64_t> data_features{
     "data.features", 0, "csv, hdf5: numbers that are features; 0: as the data are, which a plan must read then"};
 
+inline constexpr Key<std::int64_t> data_prefetch{"data.prefetch", 4,
+                                                 "micro-batches that are read ahead, each in memory of its own"};
+inline constexpr Key<std::int64_t> data_loader_threads{
+    "data.loader_threads", 0,
+    "threads of a rank that read ahead; 0: 1, for image folders as many as cores are left, at most 8"};
+
 inline constexpr Key<std::int64_t> data_random_crop{
     "data.random_crop", 0,
     "images to train on: padded by so many black pixels on each side, and cut to their size at a random place"};
@@ -106,6 +112,9 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
                                const std::string& tokenizer_json);
 // How samples to train on, of this form, are changed by chance. Reads the keys that such samples have alone.
 Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed);
+// data.prefetch, and data.loader_threads on a rank that computes with so many threads.
+int prefetch_in(const Config& config);
+int loader_threads_in(const Config& config, int computing_threads);
 // `streams`: rows of a step, over all ranks. The validation split is in streams where there are any, else sequential.
 SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,
                                  std::int64_t streams);

@@ -64,8 +64,11 @@ Experiment common(const Config& config, SampleForm sample, const Stream& stream)
     if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
     experiment.seed = static_cast<std::uint64_t>(seed);
     if (sample.is_text()) at_least_one(config, training_sequence);
+    const auto* cpu = std::get_if<CpuStream>(&stream);
     experiment.augmentation = augmentation_in(config, sample, experiment.seed);
     experiment.sizes.sample = std::move(sample);
+    experiment.prefetch = prefetch_in(config);
+    experiment.loader_threads = loader_threads_in(config, cpu == nullptr ? 1 : cpu->threads());
     experiment.sizes.precision = precision_of(config, stream);
     return experiment;
 }
@@ -172,6 +175,8 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
             .first_step = first_step,
             .end_step = std::max(std::min(steps, stage.end_step), first_step), // a run may resume beyond its end
             .first_sample = ramp.samples_before(first_step),
+            .prefetch = prefetch,
+            .threads = loader_threads,
             .augmentation = augmentation};
 }
 
@@ -182,7 +187,9 @@ LoaderOptions Experiment::evaluation_loader() const {
             .micro_batches = evaluate.plan.share.size(),
             .micro_batches_per_step = evaluation_batches,
             .first_step = 0,
-            .end_step = evaluation_steps};
+            .end_step = evaluation_steps,
+            .prefetch = prefetch,
+            .threads = loader_threads};
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,

@@ -55,6 +55,7 @@ struct Experiment {
     std::uint64_t seed = 0;
     ModelSizes sizes; // batch: rows of a micro-batch
     Augmentation augmentation{};
+    int prefetch = 4, loader_threads = 1;
     Batch batch;      // of this stage
     BatchRamp ramp;   // of the whole run
     BatchStage stage; // what `train` is planned for: one of the ramp's

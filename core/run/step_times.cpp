@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -78,15 +79,21 @@ std::string mean_times(const StepTimes& times) {
     const auto mean = [&](const auto& of) {
         double sum = 0;
         for (const RankTimes& rank : times.ranks)
-            sum += of(rank);
+            sum += std::invoke(of, rank);
         return milliseconds(sum / static_cast<double>(times.ranks.size()), times.steps);
     };
     std::string text =
         fmt::format("a step, mean of {} {}:", times.ranks.size(), times.ranks.size() == 1 ? "rank" : "ranks");
-    for (const Component& component : components)
-        if (const double ms = mean([&](const RankTimes& rank) { return rank.*component.seconds; });
-            ms > 0 || component.seconds == &RankTimes::computing)
-            text += fmt::format("{} {} {:.1f} ms", text.ends_with(':') ? "" : ",", component.what, ms);
+    const double waited = mean([](const RankTimes& rank) { return rank.waited; });
+    const double step = mean([](const RankTimes& rank) { return rank.computing + rank.input + rank.communicated(); });
+    text += fmt::format(" computing {:.1f} ms, waiting for data {:.2f} ms ({:.2g} %)", mean(&RankTimes::computing),
+                        waited, step > 0 ? 100 * waited / step : 0);
+    const auto tell = [&](const char* what, double ms) {
+        if (ms > 0) text += fmt::format(", {} {:.1f} ms", what, ms);
+    };
+    tell("copying them", std::max(mean(&RankTimes::input) - waited, 0.0));
+    tell("saving", mean(&RankTimes::saving));
+    tell("in evaluation", mean(&RankTimes::evaluation));
     if (times.axes.empty()) return text;
     text += fmt::format(", communication {:.1f} ms", mean([](const RankTimes& rank) { return rank.communicated(); }));
     std::string axes;

@@ -19,6 +19,7 @@ struct RankTimes {
     double saving = 0;                   // training stands still for it
     double evaluation = 0;               // and computing is none of these
     std::vector<double> communication{}; // in calls of communicators, which nothing hides; by StepTimes::axes
+    double waited = 0;                   // of `input`: the samples were not read yet
 
     double own() const { return computing + input + saving + evaluation; }
     double communicated() const;
@@ -42,7 +43,8 @@ struct RankOfPeers {
 // Pure.
 std::vector<std::string> slow_ranks(const StepTimes& times, const std::vector<RankOfPeers>& places);
 
-// "a step, mean of 4 ranks: computing 80.1 ms, communication 19.2 ms (data 15.0 ms, …), …". Pure.
+// "a step, mean of 4 ranks: computing 80.1 ms, waiting for data 0.00 ms (0 %), copying them 0.2 ms, communication
+// 19.2 ms (data 15.0 ms, …), …". The share is that of a step. Pure.
 std::string mean_times(const StepTimes& times);
 
 // Adds up what the recorder is told. On a GPU's rank only the host's time is seen: what its kernels and their

@@ -94,26 +94,29 @@ void Throughput::measure(StepRecord& record, Waited so_far) {
 StepTimes Throughput::gather() {
     const RankTimes mine = account_.take();
     Communicator& all = ground_.groups.all();
-    const std::size_t axes = counted_.size(), row = kinds + axes;
+    const std::size_t axes = counted_.size(), row = kinds + axes + 1;
     std::vector<float> own{static_cast<float>(mine.computing), static_cast<float>(mine.input),
                            static_cast<float>(mine.saving), static_cast<float>(mine.evaluation)};
     for (const std::size_t axis : counted_)
         own.push_back(static_cast<float>(mine.communication[axis]));
+    own.push_back(static_cast<float>(waited_.for_input - std::exchange(waited_before_, waited_.for_input)));
     std::vector<float> everybody(row * static_cast<std::size_t>(all.size()));
     const auto count = static_cast<std::int64_t>(row);
     all.all_gather(ground_.host, View(own.data(), {count}, DType::f32),
                    View(everybody.data(), {count * all.size()}, DType::f32));
     StepTimes times{std::exchange(steps_, 0), whole_run_.axes, {}};
     whole_run_.steps += times.steps;
-    whole_run_.ranks.resize(static_cast<std::size_t>(all.size()), {0, 0, 0, 0, std::vector<double>(axes)});
+    whole_run_.ranks.resize(static_cast<std::size_t>(all.size()), {0, 0, 0, 0, std::vector<double>(axes), 0});
     for (std::size_t rank = 0; rank < whole_run_.ranks.size(); ++rank) {
         const float* const found = &everybody[rank * row];
-        times.ranks.push_back({found[0], found[1], found[2], found[3], {found + kinds, found + row}});
+        times.ranks.push_back(
+            {found[0], found[1], found[2], found[3], {found + kinds, found + kinds + axes}, found[row - 1]});
         RankTimes& sum = whole_run_.ranks[rank];
         sum.computing += times.ranks.back().computing;
         sum.input += times.ranks.back().input;
         sum.saving += times.ranks.back().saving;
         sum.evaluation += times.ranks.back().evaluation;
+        sum.waited += times.ranks.back().waited;
         for (std::size_t axis = 0; axis < axes; ++axis)
             sum.communication[axis] += times.ranks.back().communication[axis];
     }

@@ -51,6 +51,7 @@ private:
     std::int64_t steps_ = 0;           // since the last gather()
     bool measured_ = false;            // a step
     Waited waited_;
+    double waited_before_ = 0; // for input, until the last gather()
     Clock::time_point before_ = Clock::now();
     TimeAccount account_;
 };

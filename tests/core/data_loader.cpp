@@ -20,7 +20,7 @@ public:
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return split == Split::train ? samples_ : 0; }
     void read(Split, std::int64_t sample, std::span<const View> views) const override {
-        if (sample == refused) throw ConfigError("sample " + std::to_string(sample) + " is damaged");
+        if (refused >= 0 && sample >= refused) throw ConfigError("sample " + std::to_string(sample) + " is damaged");
         std::this_thread::sleep_for(pause);
         *views[0].as<float>() = static_cast<float>(sample);
         views[1].as<std::int32_t>()[0] = static_cast<std::int32_t>(sample);
@@ -83,6 +83,7 @@ RC_GTEST_PROP(Loader, TheSequenceDoesNotDependOnRanksOrTheStart, ()) {
         options.first_micro_batch = first;
         options.micro_batches = share;
         options.prefetch = *rc::gen::inRange(1, 6);
+        options.threads = *rc::gen::inRange(1, 5);
         ranks.push_back(std::make_unique<Loader>(dataset, order, options));
         first += share;
     }
@@ -134,15 +135,33 @@ TEST(Loader, WindowsOfTextEqualDirectReads) {
     }
 }
 
-TEST(Loader, AFailureOfTheThreadComesOutWhereItBelongs) {
+TEST(Loader, AFailureOfAThreadComesOutWhereItBelongs) {
     NumberedSamples dataset(100);
-    dataset.refused = 9; // in the third micro-batch
+    dataset.refused = 9; // and all behind it: in the third micro-batch
     const SampleOrder order({"sequential", 1, 100, 1});
-    Loader loader(dataset, order, one_rank(4, 1, 0, 10));
-    EXPECT_EQ(take(loader, 4), (std::vector<std::int64_t>{0, 1, 2, 3}));
-    EXPECT_EQ(take(loader, 4), (std::vector<std::int64_t>{4, 5, 6, 7}));
-    expect_refusal([&] { take(loader, 4); }, "sample 9 is damaged");
-    expect_refusal([&] { take(loader, 4); }, "sample 9 is damaged"); // and stays
+    for (const int threads : {1, 2, 3, 8})
+        for (int repeat = 0; repeat < 20; ++repeat) {
+            LoaderOptions options = one_rank(4, 1, 0, 10);
+            options.threads = threads;
+            Loader loader(dataset, order, options);
+            EXPECT_EQ(take(loader, 4), (std::vector<std::int64_t>{0, 1, 2, 3}));
+            EXPECT_EQ(take(loader, 4), (std::vector<std::int64_t>{4, 5, 6, 7}));
+            expect_refusal([&] { take(loader, 4); }, "sample 9 is damaged");
+            expect_refusal([&] { take(loader, 4); }, "sample 9 is damaged"); // and stays
+        }
+}
+
+// Samples that take their time, one micro-batch ahead: two threads read its halves at once.
+TEST(Loader, ThreadsShareAMicroBatch) {
+    NumberedSamples dataset(1000);
+    dataset.pause = std::chrono::milliseconds(4);
+    const SampleOrder order({"sequential", 1, 1000, 1});
+    LoaderOptions options = one_rank(32, 1, 0, 1);
+    options.prefetch = 1;
+    options.threads = 8;
+    Loader loader(dataset, order, options);
+    EXPECT_EQ(take(loader, 32).back(), 31);
+    EXPECT_LT(loader.seconds_waited(), 0.1); // one thread takes 0.128 s and more
 }
 
 TEST(Loader, StoppingEarlyDoesNotWaitForTheRest) {
@@ -150,7 +169,11 @@ TEST(Loader, StoppingEarlyDoesNotWaitForTheRest) {
     dataset.pause = std::chrono::milliseconds(2);
     const SampleOrder order({"sequential", 1, 1000, 1});
     const auto start = std::chrono::steady_clock::now();
-    { const Loader never_used(dataset, order, one_rank(1000, 1, 0, 1000)); } // in the middle of a micro-batch
+    for (const int threads : {1, 3}) { // in the middle of a micro-batch
+        LoaderOptions options = one_rank(1000, 1, 0, 1000);
+        options.threads = threads;
+        const Loader never_used(dataset, order, options);
+    }
     {
         Loader full(dataset, order, one_rank(1, 1, 0, 1000)); // its ring is full, the thread waits
         take(full, 1);

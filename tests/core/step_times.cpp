@@ -64,12 +64,16 @@ TEST(SlowRanks, AreComparedWithTheirLike) {
 TEST(StepTimes, TheMeanOfAllRanks) {
     StepTimes times = even();
     times.axes = {"all ranks", "data"};
-    for (RankTimes& rank : times.ranks)
+    for (RankTimes& rank : times.ranks) {
         rank.communication = {0.05, 0.15};
+        rank.waited = 0.015;
+    }
     times.ranks[0].computing = 1.2;
-    EXPECT_EQ(mean_times(times), "a step, mean of 4 ranks: computing 90.0 ms, waiting for data 2.0 ms, communication "
-                                 "20.0 ms (all ranks 5.0, data 15.0)");
-    EXPECT_EQ(mean_times({1, {}, {{0.001, 0, 0, 0, {}}}}), "a step, mean of 1 rank: computing 1.0 ms");
+    EXPECT_EQ(mean_times(times),
+              "a step, mean of 4 ranks: computing 90.0 ms, waiting for data 1.50 ms (1.3 %), copying them 0.5 ms, "
+              "communication 20.0 ms (all ranks 5.0, data 15.0)");
+    EXPECT_EQ(mean_times({1, {}, {{0.001, 0, 0, 0, {}}}}),
+              "a step, mean of 1 rank: computing 1.0 ms, waiting for data 0.00 ms (0 %)");
 }
 
 void pass(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
