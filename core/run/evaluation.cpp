@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <map>
 
 namespace tessera {
 
@@ -21,6 +20,8 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
     if (experiment.evaluation_batches == 0) return;
     const Program& program = experiment.evaluate;
     executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
+    if (const Program& rest = experiment.evaluate_rest; experiment.rest_rows > 0)
+        rest_ = std::make_unique<Executor>(rest.layout, rest.plan, memory, ground.groups, ground.stream);
     if (!experiment.train.plan.values.empty() && is_of_averages(ground.config)) find_averages(memory);
 }
 
@@ -84,82 +85,103 @@ private:
     std::vector<std::vector<float>> before_;
 };
 
-// What a model tells of itself, over the steps of an evaluation.
+// What a model tells of itself, over the steps of an evaluation. Another model of the same config has the same values
+// in the same places.
 class ToldSums {
 public:
-    explicit ToldSums(const Model& model) : model_(model) {
-        for (const WeightedLoss& loss : model.losses)
-            numbers_[loss.value] = 0;
-        for (const ToldValue& told : model.told) {
-            numbers_[told.value] = 0;
-            if (told.by != no_value) numbers_[told.by] = 0;
-        }
-        if (model.counted != no_value) numbers_[model.counted] = 0;
-        for (const ToldTable& table : model.told_tables)
-            tables_[table.value].resize(static_cast<std::size_t>(model.graph.value(table.value).type.shape.count()));
-    }
+    explicit ToldSums(const Model& model)
+        : model_(model), numbers_(numbers_of(model).size()), tables_(model.told_tables.size()) {}
 
-    void add(Stream& stream, const Executor& executor) {
-        for (auto& [id, sum] : numbers_)
-            sum += number(stream, executor.view(id));
-        for (auto& [id, table] : tables_) {
-            HostCopy found(stream, executor.view(id));
+    void add(Stream& stream, const Executor& executor, const Model& model) {
+        const std::vector<ValueId> ids = numbers_of(model);
+        for (std::size_t i = 0; i < ids.size(); ++i)
+            if (ids[i] != no_value) numbers_[i] += number(stream, executor.view(ids[i]));
+        for (std::size_t i = 0; i < tables_.size(); ++i) {
+            HostCopy found(stream, executor.view(model.told_tables[i].value));
             found.load();
-            for (std::size_t i = 0; i < table.size(); ++i)
-                table[i] += static_cast<double>(found.view().as<float>()[i]);
+            tables_[i].resize(static_cast<std::size_t>(found.view().count()));
+            for (std::size_t at = 0; at < tables_[i].size(); ++at)
+                tables_[i][at] += static_cast<double>(found.view().as<float>()[at]);
         }
     }
 
-    void fill(EvaluationRecord& record, double samples) {
-        const auto mean = [&](ValueId id, ValueId by) {
-            if (by == no_value) return numbers_[id] / static_cast<double>(record.units);
-            return numbers_[by] > 0 ? numbers_[id] / numbers_[by] : 0;
+    void fill(EvaluationRecord& record, double samples) const {
+        std::size_t next = 1;
+        const auto mean = [&](double sum, bool of_counted, double counted) {
+            if (!of_counted) return sum / static_cast<double>(record.units);
+            return counted > 0 ? sum / counted : 0;
         };
         for (const WeightedLoss& loss : model_.losses)
-            record.loss += loss.weight * mean(loss.value, model_.counted);
-        for (const ToldValue& told : model_.told)
-            record.told.emplace_back(told.name, mean(told.value, told.by));
-        for (const ToldTable& table : model_.told_tables)
-            if (const std::vector<double>& found = tables_[table.value]; table.finish)
-                table.finish(found, samples, record.told);
+            record.loss += loss.weight * mean(numbers_[next++], model_.counted != no_value, numbers_[0]);
+        for (const ToldValue& told : model_.told) {
+            record.told.emplace_back(told.name, mean(numbers_[next], told.by != no_value, numbers_[next + 1]));
+            next += 2;
+        }
+        for (std::size_t i = 0; i < tables_.size(); ++i)
+            if (const ToldTable& table = model_.told_tables[i]; table.finish)
+                table.finish(tables_[i], samples, record.told);
             else
-                record.tables.push_back({table.name, model_.graph.value(table.value).type.shape[-1], found});
+                record.tables.push_back({table.name, model_.graph.value(table.value).type.shape[-1], tables_[i]});
     }
 
 private:
+    // What the losses are the mean over, the losses, and each told value with what it is the mean over.
+    static std::vector<ValueId> numbers_of(const Model& model) {
+        std::vector<ValueId> ids = {model.counted};
+        for (const WeightedLoss& loss : model.losses)
+            ids.push_back(loss.value);
+        for (const ToldValue& told : model.told)
+            ids.insert(ids.end(), {told.value, told.by});
+        return ids;
+    }
+
     const Model& model_;
-    std::map<ValueId, double> numbers_;
-    std::map<ValueId, std::vector<double>> tables_;
+    std::vector<double> numbers_; // as numbers_of() has them
+    std::vector<std::vector<double>> tables_;
 };
 
 } // namespace
 
+void Evaluation::evaluate(Executor& executor, const LoaderOptions& options, const std::function<void()>& after_step) {
+    Loader loader(ground_.dataset, order(), options,
+                  loader_memory(ground_.stream, experiment_.sizes.sample.fields, options));
+    StepState state{.seed = experiment_.seed};
+    executor.prepare(state);
+    for (; state.step < options.end_step; ++state.step) {
+        executor.run_micro_batches(state, options.micro_batch_size,
+                                   [&] { loader.next(ground_.stream, executor.batch()); });
+        executor.update(state);
+        after_step();
+    }
+}
+
+SampleOrder Evaluation::order() const {
+    return SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed,
+                                     experiment_.evaluation_streams()));
+}
+
+std::int64_t Evaluation::samples() const {
+    return experiment_.evaluation_batches * experiment_.evaluation_steps * experiment_.evaluation_rows +
+           experiment_.rest_rows;
+}
+
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
+    const std::int64_t batches = experiment_.evaluation_batches * experiment_.evaluation_steps;
     const FlightRecorder::Scope evaluating(ground_.groups.recorder(), Activity::evaluating,
-                                           experiment_.evaluation_batches * experiment_.evaluation_steps);
+                                           batches + (rest_ == nullptr ? 0 : 1));
     const SampleForm& sample = experiment_.sizes.sample;
-    Loader loader(ground_.dataset,
-                  SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed,
-                                            experiment_.evaluation_streams())),
-                  experiment_.evaluation_loader(),
-                  loader_memory(ground_.stream, sample.fields, experiment_.evaluation_loader()));
-    const std::int64_t samples =
-        experiment_.evaluation_batches * experiment_.sizes.batch * experiment_.evaluation_steps;
-    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = samples * sample.units};
+    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = samples() * sample.units};
     ToldSums sums(experiment_.evaluate.model);
     exchange_weights();
     StatesOfEvaluation states(experiment_.evaluate, *executor_);
-    StepState state{.seed = experiment_.seed};
-    executor_->prepare(state);
-    for (; state.step < experiment_.evaluation_steps; ++state.step) {
-        executor_->run_micro_batches(state, experiment_.sizes.batch,
-                                     [&] { loader.next(ground_.stream, executor_->batch()); });
-        executor_->update(state);
-        sums.add(ground_.stream, *executor_);
-    }
+    evaluate(*executor_, experiment_.evaluation_loader(),
+             [&] { sums.add(ground_.stream, *executor_, experiment_.evaluate.model); });
     states.put_back();
+    if (rest_ != nullptr)
+        evaluate(*rest_, experiment_.rest_loader(),
+                 [&] { sums.add(ground_.stream, *rest_, experiment_.evaluate_rest.model); });
     exchange_weights();
-    sums.fill(record, static_cast<double>(samples));
+    sums.fill(record, static_cast<double>(samples()));
     return record;
 }
 

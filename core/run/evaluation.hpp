@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loss on the validation split: the same windows, in the same order, whatever the number of ranks, as long as
+// The loss on the validation split: each sample once, in the same order, whatever the number of ranks, as long as
 // training.local_batch_size says the rows of a micro-batch (they follow from the number of ranks otherwise).
 #pragma once
 
@@ -8,6 +8,8 @@
 #include "core/run/experiment.hpp"
 #include "core/run/ground.hpp"
 #include "core/run/metrics.hpp"
+
+#include <functional>
 
 namespace tessera {
 
@@ -36,10 +38,14 @@ public:
 private:
     void find_averages(const Memory& memory);
     void exchange_weights();
+    SampleOrder order() const;
+    std::int64_t samples() const; // of an evaluation
+    void evaluate(Executor& executor, const LoaderOptions& options, const std::function<void()>& after_step);
 
     Ground ground_;
     const Experiment& experiment_;
     std::unique_ptr<Executor> executor_; // null without a validation split
+    std::unique_ptr<Executor> rest_;     // null where nothing is left over behind whole micro-batches
     std::int64_t every_;
     std::vector<View> weights_, averages_; // this rank's; of what is evaluated in the weights' place, if it is
 };

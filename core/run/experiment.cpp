@@ -83,34 +83,40 @@ Recompute recomputation(const Config& config) {
     }
 }
 
-// The validation split in whole micro-batches; what is left over at its end is not evaluated.
-std::int64_t count_evaluation_batches(const Config& config, const Dataset& dataset, const ModelSizes& sizes) {
-    const std::int64_t most = config.get(evaluate_batches);
-    const std::int64_t samples = dataset.samples(Split::validation);
-    if (samples == 0) return 0;
-    const std::int64_t windows = SampleOrder(order_options(config, dataset, Split::validation, 0, 0)).per_epoch();
-    std::int64_t batches = windows / sizes.batch;
-    if (most > 0) batches = std::min(batches, most);
-    if (batches == 0)
-        throw ConfigError(fmt::format(
-            "the validation split has {} {}, which make no micro-batch of {} (training.local_batch_size)", windows,
-            sizes.sample.is_text() ? fmt::format("windows of {} tokens", sizes.sample.units) : "samples", sizes.batch));
-    return batches;
-}
-
 bool carries_states(const Config& config) { return config.get(data_order) == "stream" && is_recurrent(config); }
 
+// All samples of the validation split, or metrics.evaluate_batches of its micro-batches. What is left over behind whole
+// micro-batches is a smaller one, but where rows go on from step to step, or ranks share out the rows in equal parts.
+void count_evaluation_batches(const Config& config, const Dataset& dataset, const Mesh& mesh, Experiment& experiment) {
+    const std::int64_t most = config.get(evaluate_batches);
+    if (dataset.samples(Split::validation) == 0) return;
+    const std::int64_t windows = SampleOrder(order_options(config, dataset, Split::validation, 0, 0)).per_epoch();
+    const std::int64_t least = experiment.sizes.streams > 0 ? experiment.sizes.batch : rows_together(mesh);
+    experiment.evaluation_rows = std::min(experiment.sizes.batch, windows / least * least);
+    if (experiment.evaluation_rows == 0)
+        throw ConfigError(fmt::format(
+            "the validation split has {} {}, which make no micro-batch of {} (training.local_batch_size)", windows,
+            experiment.sizes.sample.is_text() ? fmt::format("windows of {} tokens", experiment.sizes.sample.units)
+                                              : "samples",
+            least));
+    experiment.evaluation_batches = windows / experiment.evaluation_rows;
+    experiment.rest_rows = windows % experiment.evaluation_rows / least * least;
+    if (experiment.sizes.streams == 0 && (most == 0 || experiment.evaluation_batches < most)) return;
+    experiment.rest_rows = 0;
+    if (most > 0) experiment.evaluation_batches = std::min(experiment.evaluation_batches, most);
+}
+
 // Where states are carried on, in steps of no more micro-batches than those of training.
-void count_evaluation(const Config& config, const Dataset& dataset, std::int64_t micro_batches,
+void count_evaluation(const Config& config, const Dataset& dataset, const Mesh& mesh, std::int64_t micro_batches,
                       Experiment& experiment) {
-    const std::int64_t batches = count_evaluation_batches(config, dataset, experiment.sizes);
-    experiment.evaluation_batches = batches;
+    count_evaluation_batches(config, dataset, mesh, experiment);
+    const std::int64_t batches = experiment.evaluation_batches;
     if (experiment.sizes.streams == 0 || batches == 0) return;
     experiment.evaluation_steps = (batches - 1) / micro_batches + 1;
     experiment.evaluation_batches = batches / experiment.evaluation_steps;
 }
 
-// Training and evaluation take turns in the same memory, so each weight must lie at one place in both.
+// Programs take turns in the same memory, so each weight must lie at one place in all.
 void check_same_weights(const Program& train, const Program& evaluate) {
     if (train.plan.values.empty()) return; // evaluation alone
     for (const ValueId id : persistent_values(evaluate.model.graph)) {
@@ -123,24 +129,46 @@ void check_same_weights(const Program& train, const Program& evaluate) {
     }
 }
 
-CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
-    Program& program = experiment.evaluate;
+// Of so many micro-batches and rows, the first of which is this sample.
+CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, const Experiment& experiment,
+                        std::int64_t batches, std::int64_t rows, std::int64_t first_sample, Program& program) {
     ModelSizes sizes = experiment.sizes;
+    sizes.batch = rows;
     sizes.streams = experiment.evaluation_streams();
     sizes.steps_per_epoch = 0;
+    sizes.samples_ahead = first_sample;
     program.model = build_model(config, sizes, Purpose::evaluate);
-    program.layout = make_layout(config, view, experiment.evaluation_batches, stream);
+    program.layout = make_layout(config, view, batches, stream);
     check_images(config, program.model.graph, program.layout.mesh);
     return cut_graph(program.model.graph, program.layout);
 }
 
-void add_evaluation(const CutGraph& graph, int rank, const Stream& stream, Experiment& experiment) {
-    Program& program = experiment.evaluate;
+CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
+    return cut_evaluation(config, view, stream, experiment, experiment.evaluation_batches, experiment.evaluation_rows,
+                          0, experiment.evaluate);
+}
+
+CutGraph cut_rest(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
+    return cut_evaluation(config, view, stream, experiment, 1, experiment.rest_rows,
+                          experiment.evaluation_batches * experiment.evaluation_rows, experiment.evaluate_rest);
+}
+
+void plan_beside_training(const CutGraph& graph, int rank, const Stream& stream, Program& program,
+                          Experiment& experiment) {
     program.plan = make_plan(graph, program.layout, rank, stream);
     check_same_weights(experiment.train, program);
     MemoryNeed need = program.plan.memory; // for any number of micro-batches: it is not known without the data
     need[MemoryKind::gradients] = program.plan.slot_bytes * slots_needed(std::int64_t{1} << 40);
     experiment.memory.grow_to(need);
+}
+
+void add_evaluation(const CutGraph& graph, const CutGraph& rest, int rank, const Stream& stream,
+                    Experiment& experiment) {
+    plan_beside_training(graph, rank, stream, experiment.evaluate, experiment);
+    if (experiment.rest_rows > 0) {
+        plan_beside_training(rest, rank, stream, experiment.evaluate_rest, experiment);
+        check_same_weights(experiment.evaluate, experiment.evaluate_rest);
+    }
     experiment.memory[MemoryKind::data] +=
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.evaluation_loader());
 }
@@ -182,7 +210,7 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
 
 LoaderOptions Experiment::evaluation_loader() const {
     return {.split = Split::validation,
-            .micro_batch_size = sizes.batch,
+            .micro_batch_size = evaluation_rows,
             .first_micro_batch = evaluate.plan.share.begin,
             .micro_batches = evaluate.plan.share.size(),
             .micro_batches_per_step = evaluation_batches,
@@ -190,6 +218,16 @@ LoaderOptions Experiment::evaluation_loader() const {
             .end_step = evaluation_steps,
             .prefetch = prefetch,
             .threads = loader_threads};
+}
+
+LoaderOptions Experiment::rest_loader() const {
+    LoaderOptions options = evaluation_loader();
+    options.micro_batch_size = rest_rows;
+    options.first_micro_batch = evaluate_rest.plan.share.begin;
+    options.micro_batches = evaluate_rest.plan.share.size();
+    options.micro_batches_per_step = 1;
+    options.first_sample = evaluation_batches * evaluation_rows;
+    return options;
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
@@ -210,7 +248,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     experiment.sizes.samples_ahead =
         experiment.stage.first_sample - experiment.stage.first_step * experiment.stage.batch;
     program.layout.micro_batches = experiment.batch.micro_batches;
-    experiment.sizes.batch = experiment.batch.micro_batch;
+    experiment.sizes.batch = experiment.evaluation_rows = experiment.batch.micro_batch;
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
     experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
 
@@ -247,11 +285,11 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     check_tensor(config, program.model.graph, program.layout.mesh, *train_.placed);
     if (!evaluates) return;
     if (dataset != nullptr)
-        count_evaluation(config, *dataset, experiment.batch.micro_batches, experiment);
-    else if (has_validation(config))
-        experiment.evaluation_batches =
-            program.layout.data_ranks(); // what it needs does not depend on how long it goes on
+        count_evaluation(config, *dataset, program.layout.mesh, experiment.batch.micro_batches, experiment);
+    else if (has_validation(config)) // what it needs does not depend on how long it goes on
+        experiment.evaluation_batches = program.layout.data_ranks();
     if (experiment.evaluation_batches > 0) evaluate_ = cut_evaluation(config, view, stream, experiment);
+    if (experiment.rest_rows > 0) rest_ = cut_rest(config, view, stream, experiment);
 }
 
 Experiment TrainingPlans::of(int rank) const {
@@ -266,7 +304,7 @@ Experiment TrainingPlans::of(int rank) const {
     if (keeps_copy(config_, stream_))
         experiment.memory[MemoryKind::checkpoint] +=
             Snapshot::bytes_for(parts_to_save(program, planned(program), rank));
-    if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rank, stream_, experiment);
+    if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rest_, rank, stream_, experiment);
     return experiment;
 }
 
@@ -278,13 +316,16 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
     Experiment experiment = common(config, dataset.form(), stream);
     experiment.sizes.batch = evaluation_rows(config);
-    check_rows(config, make_mesh(config, view.ranks), experiment.sizes.batch);
+    const Mesh mesh = make_mesh(config, view.ranks);
+    check_rows(config, mesh, experiment.sizes.batch);
     const std::int64_t micro_batches =
         std::max<std::int64_t>(1, config.get(training_global_batch) / experiment.sizes.batch);
     if (carries_states(config)) experiment.sizes.streams = micro_batches * experiment.sizes.batch;
-    count_evaluation(config, dataset, micro_batches, experiment);
+    count_evaluation(config, dataset, mesh, micro_batches, experiment);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
-    add_evaluation(cut_evaluation(config, view, stream, experiment), view.rank, stream, experiment);
+    const CutGraph whole = cut_evaluation(config, view, stream, experiment);
+    const CutGraph rest = experiment.rest_rows > 0 ? cut_rest(config, view, stream, experiment) : CutGraph();
+    add_evaluation(whole, rest, view.rank, stream, experiment);
     return experiment;
 }
 

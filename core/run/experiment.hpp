@@ -66,15 +66,19 @@ struct Experiment {
     ValueId validation_state = no_value; // of validation_watch.hpp
     Program evaluate;
     std::int64_t evaluation_batches = 0; // 0: there is no validation split
+    std::int64_t evaluation_rows = 0;    // of each: those of a micro-batch, or as many samples as there are
     std::int64_t evaluation_steps = 1;   // of so many batches each: more than one where states are carried on
+    Program evaluate_rest;               // the same for what is left over behind whole micro-batches
+    std::int64_t rest_rows = 0;          // of it; 0: nothing is
     Program generate;                    // without data or targets; planned when asked for
 
     MemoryNeed memory;
 
     LoaderOptions train_loader(std::int64_t first_step) const;
     LoaderOptions evaluation_loader() const;
+    LoaderOptions rest_loader() const;
     // Rows whose states are carried on, in training those of the batch; 0: none.
-    std::int64_t evaluation_streams() const { return sizes.streams > 0 ? evaluation_batches * sizes.batch : 0; }
+    std::int64_t evaluation_streams() const { return sizes.streams > 0 ? evaluation_batches * evaluation_rows : 0; }
 };
 
 // Of a ramp the last stage, which needs the most memory.
@@ -97,7 +101,7 @@ private:
     const Stream& stream_;
     const Config& config_;
     Experiment shared_; // but for the plans
-    CutGraph train_, evaluate_;
+    CutGraph train_, evaluate_, rest_;
 };
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <fmt/format.h>
+#include <ranges>
 
 namespace tessera {
 namespace {
@@ -136,19 +137,27 @@ void add_pipeline(const Config& config, Layout& layout) {
 
 } // namespace
 
-void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
+std::int64_t rows_together(const Mesh& mesh) {
     std::int64_t expert = 1, context = 1;
     for (int index = 0; index < mesh.axis_count(); ++index) {
         if (mesh.axis(index).name == "expert") expert = mesh.axis(index).size;
         if (mesh.axis(index).name == "context") context = mesh.axis(index).size;
     }
-    if (expert == 1) return;
+    return expert == 1 ? 1 : expert * context;
+}
+
+void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
+    const std::int64_t together = rows_together(mesh);
+    if (together == 1) return;
     if (config.get(model_experts) == 0)
         config.refuse(parallelism_expert.name, "the model has no experts to share out: set model.moe_experts");
-    if (rows % (expert * context) != 0)
+    const bool context = std::ranges::any_of(std::views::iota(0, mesh.axis_count()), [&](int index) {
+        return mesh.axis(index).name == "context" && mesh.axis(index).size > 1;
+    });
+    if (rows % together != 0)
         config.refuse(training_local_batch.name,
                       fmt::format("micro-batches of {} cannot be shared out evenly over {} ranks of {} parallelism",
-                                  rows, expert * context, context == 1 ? "expert" : "expert and context"));
+                                  rows, together, context ? "expert and context" : "expert"));
 }
 
 void check_images(const Config& config, const Graph& graph, const Mesh& mesh) {

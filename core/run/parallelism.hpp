@@ -69,6 +69,9 @@ Mesh make_mesh(const Config& config, int ranks);
 // Strategies by axis, and how the ranks share out `micro_batches`. ConfigError for what no model could be trained on.
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream);
 
+// Rows of a micro-batch are shared out over so many ranks, in equal parts.
+std::int64_t rows_together(const Mesh& mesh);
+
 // Each throws ConfigError.
 // Samples of a micro-batch go to the ranks of the expert axis and, on their way to the experts, of the context axis.
 void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows);
