@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // `tessera data`: prepares a corpus, and looks into data as a run would read them.
 #include "core/config_catalog.hpp"
+#include "core/data/options.hpp"
 #include "core/data/prepare.hpp"
+#include "core/data/stored_statistics.hpp"
 #include "core/data/utf8.hpp"
 #include "core/exit_codes.hpp"
 #include "core/formats/hugging_face/tokenizer_source.hpp"
+#include "core/run/text_file.hpp"
 #include "core/visible.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
@@ -39,13 +42,71 @@ double share_in(const Arguments& arguments, const std::string& option) {
     return value;
 }
 
+Config config_in(const Arguments& arguments) {
+    const std::vector<std::string>& words = arguments.words();
+    return Config::load(words[1], {words.begin() + 2, words.end()}, known_keys());
+}
+
+// Of the section, or of each table [[data.sources]]: what a run would normalise.
+std::vector<DatasetOptions> options_in(const Config& config) {
+    DatasetOptions options = dataset_options(config, 1, 0, {});
+    if (options.sources.empty()) return {std::move(options)};
+    std::vector<DatasetOptions> all;
+    for (SourceOptions& source : options.sources)
+        all.push_back(std::move(source.data));
+    return all;
+}
+
+void print_statistics(const InputStatistics& found, const std::vector<std::string>& names) {
+    constexpr std::size_t most = 16;
+    const std::size_t count = found.means.size();
+    for (std::size_t i = 0; i < std::min(count, most); ++i)
+        fmt::print("  {}mean {:.6g}, deviation {:.6g}\n",
+                   i < names.size() ? visible(names[i]) + ": "
+                   : count > 1      ? fmt::format("{}: ", i + 1)
+                                    : "",
+                   found.means[i], found.deviations[i]);
+    if (count > most) fmt::print("  and {} more\n", count - most);
+}
+
+void print_counts(const StoredStatistics& stored) {
+    fmt::print("training: {} samples; validation: {}\n", stored.training, stored.validation);
+    for (const DataFinding& finding : stored.counts)
+        fmt::print("{}: {}\n", visible(finding.what), finding.count);
+}
+
+int prepare_statistics(const Arguments& arguments, Process& process) {
+    World& world = start_world(process);
+    const Config config = config_in(arguments);
+    const Workers workers{world.rank(), world.size(), [&](const std::string& own) { return gather_all(world, own); }};
+    for (const DatasetOptions& options : options_in(config)) {
+        if (reads_text(config))
+            config.refuse(data_reader.name, "reads text, of which `data prepare --to FOLDER FILES` makes tokens");
+        if (options.statistics_file.empty())
+            config.refuse(data_statistics.name, "names no file, which data prepare would write");
+        const FoundStatistics found = find_statistics(options, workers);
+        if (world.rank() == 0) print_counts(found.stored);
+        if (!found.broken.empty() && (!found.readable || !options.skip_errors))
+            throw DataError(found.readable ? fmt::format("{}; data.on_error=skip leaves such records out", found.broken)
+                                           : found.broken);
+        if (world.rank() != 0) continue;
+        replace_file(options.statistics_file, statistics_text(found.stored));
+        print_statistics(found.stored.statistics, found.stored.names);
+        fmt::print("{}: for data.statistics\n", options.statistics_file);
+    }
+    return exit_code::done;
+}
+
 int prepare(const Arguments& arguments, Process& process) {
+    if (arguments.words().size() > 1 && arguments.words()[1].ends_with(".toml") && !arguments.text("to"))
+        return prepare_statistics(arguments, process);
     World& world = start_world(process);
     PrepareOptions options;
     options.files.assign(arguments.words().begin() + 1, arguments.words().end());
     options.folder = arguments.text("to").value_or("");
     if (options.files.empty()) throw ConfigError("data prepare: expected files of text");
-    if (options.folder.empty()) throw ConfigError("data prepare: say --to FOLDER, which it makes");
+    if (options.folder.empty())
+        throw ConfigError("data prepare: say --to FOLDER, which it makes, or name a config (.toml)");
     options.records = arguments.text("records").value_or("file");
     options.cleaning = {.least_characters = arguments.integer("min-characters", 0, std::int64_t{1} << 40).value_or(1),
                         .keep_duplicates = arguments.has("keep-duplicates"),
@@ -132,9 +193,30 @@ void look_at_part(const Dataset& dataset, Split split, bool everything) {
     }
 }
 
+// By what inputs are normalised; where it is stored, whether that is still so.
+void look_at_statistics(const Config& config, const Dataset& dataset, bool everything) {
+    if (dataset.statistics() != nullptr) {
+        fmt::print("inputs are normalised by\n");
+        std::vector<std::string> names = statistics_names(dataset.form());
+        if (names.size() != dataset.statistics()->means.size()) names.clear();
+        print_statistics(*dataset.statistics(), names);
+    }
+    for (const DatasetOptions& options : options_in(config)) {
+        if (options.statistics_file.empty()) continue;
+        const StoredStatistics stored = stored_statistics(options, everything);
+        fmt::print("{}:\n", options.statistics_file);
+        print_counts(stored);
+        if (!everything) continue;
+        if (find_statistics(options, {}).stored.statistics != stored.statistics)
+            throw DataError(fmt::format("{}: the data have other statistics; make it anew by `tessera data prepare "
+                                        "CONFIG`",
+                                        options.statistics_file));
+        fmt::print("{}: the statistics are those of the data\n", options.statistics_file);
+    }
+}
+
 int look_at_config(const Arguments& arguments, bool everything) {
-    const std::vector<std::string>& words = arguments.words();
-    Config config = Config::load(words[1], {words.begin() + 2, words.end()}, known_keys());
+    Config config = config_in(arguments);
     settle_tokenizer(config);
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const SampleForm& form = dataset->form();
@@ -145,6 +227,7 @@ int look_at_config(const Arguments& arguments, bool everything) {
     for (const Split split : {Split::train, Split::validation})
         look_at_part(*dataset, split, everything);
     print_skipped(*dataset);
+    if (!form.is_text()) look_at_statistics(config, *dataset, everything);
     fmt::print("fingerprint: {}\n", dataset->fingerprint());
     if (everything) fmt::print("every sample is readable\n");
     return exit_code::done;
@@ -180,15 +263,19 @@ Command data_command() {
     return {"data",
             "prepare a corpus; look into data and check them",
             {"data prepare|inspect|check [OPTION…] WHAT…",
-             R"(prepare  FILES of text are cut into records, cleaned and tokenised into --to
+             R"(prepare  CONFIG of images or tables: reads every sample, counts what cleaning
+         finds, and writes mean and deviation of each channel or feature to the
+         file data.statistics, which runs then normalise by. Or
+         FILES of text are cut into records, cleaned and tokenised into --to
          FOLDER, with what was left out counted. Ranks of mpirun share the work;
-         the folder has the same bytes for any number of them.
+         what is written has the same bytes for any number of them.
 inspect  CONFIG [section.key=value …] or a prepared FOLDER: form, counts,
          vocabulary, and the first sample decoded
 check    likewise, and reads every sample: exit code 3 and one sentence for a
          record that is not right, or a hash that is not the manifest's
 
 Example
+  mpirun -n 4 tessera data prepare images.toml data.statistics=images.json
   mpirun -n 4 tessera data prepare --to corpus/kjv --records line \
       --near-duplicates 0.8 --tokenizer-file gpt2/tokenizer.json corpus/*.txt
 )",

@@ -38,21 +38,22 @@ SampleArrays split_by_fraction(SampleArrays& all, double fraction) {
     return rest;
 }
 
-double factor_of(double variance) { return variance > 0 ? 1 / std::sqrt(variance) : 0; }
-
 } // namespace
 
 ArraySamples::ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation,
-                           double fraction, std::vector<SkippedRecords> skipped)
-    : form_(std::move(form)), parts_{std::move(train), std::move(validation)}, skipped_(std::move(skipped)) {
+                           double fraction, std::vector<SkippedRecords> skipped,
+                           std::optional<InputStatistics> statistics, std::vector<DataFinding> findings)
+    : form_(std::move(form)), parts_{std::move(train), std::move(validation)}, skipped_(std::move(skipped)),
+      findings_(std::move(findings)), given_statistics_(statistics.has_value()) {
     if (parts_[1].count == 0) parts_[1] = split_by_fraction(parts_[0], fraction);
     if (parts_[0].count == 0)
         throw DataError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,
                                     parts_[1].count, parts_[1].count));
-    find_statistics();
+    normaliser_ =
+        Normaliser(statistics ? *std::move(statistics) : find_statistics(), form_.fields[0].shape, std::string(name));
 }
 
-void ArraySamples::find_statistics() {
+InputStatistics ArraySamples::find_statistics() const {
     if (const auto* bytes = std::get_if<std::vector<std::uint8_t>>(&parts_[0].inputs)) {
         std::int64_t sum = 0, squares = 0; // exact
         for (const std::int64_t value : *bytes) {
@@ -61,56 +62,69 @@ void ArraySamples::find_statistics() {
         }
         const auto count = static_cast<double>(bytes->size());
         const double mean = static_cast<double>(sum) / count;
-        means_ = {mean};
-        factors_ = {factor_of(static_cast<double>(squares) / count - mean * mean)};
-        return;
+        const double variance = static_cast<double>(squares) / count - mean * mean;
+        return {{mean}, {std::sqrt(std::max(variance, 0.0))}};
     }
     const auto& values = std::get<std::vector<float>>(parts_[0].inputs);
     const auto features = static_cast<std::size_t>(form_.fields[0].shape.count());
-    std::vector<double> squares(features);
-    means_.assign(features, 0);
+    InputStatistics found{std::vector<double>(features), std::vector<double>(features)};
     const auto count = static_cast<double>(parts_[0].count);
     for (std::size_t i = 0; i < values.size(); ++i)
-        means_[i % features] += static_cast<double>(values[i]) / count;
+        found.means[i % features] += static_cast<double>(values[i]) / count;
     for (std::size_t i = 0; i < values.size(); ++i) {
-        const double distance = static_cast<double>(values[i]) - means_[i % features];
-        squares[i % features] += distance * distance / count;
+        const double distance = static_cast<double>(values[i]) - found.means[i % features];
+        found.deviations[i % features] += distance * distance / count;
     }
-    for (const double square : squares)
-        factors_.push_back(factor_of(square));
+    for (double& deviation : found.deviations)
+        deviation = std::sqrt(deviation);
+    return found;
 }
 
-void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> views) const {
+const SampleArrays& ArraySamples::checked(Split split, std::int64_t sample) const {
     const SampleArrays& from = part(split);
     if (sample < 0 || sample >= from.count)
         throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count));
+    return from;
+}
+
+void ArraySamples::read_target(const SampleArrays& from, std::int64_t sample, const View& target) const {
+    const std::int64_t wanted = form_.fields[1].shape.count();
+    std::visit(
+        [&](const auto& values) {
+            std::memcpy(target.memory(), values.data() + sample * wanted,
+                        static_cast<std::size_t>(wanted) * sizeof values[0]);
+        },
+        from.targets);
+}
+
+void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> views) const {
+    const SampleArrays& from = checked(split, sample);
     for (std::size_t i = 0; i < form_.fields.size(); ++i)
         if (views.size() != form_.fields.size() || views[i].shape != form_.fields[i].shape ||
             views[i].dtype != form_.fields[i].dtype)
             throw InternalError("dataset: a view that no field asks for");
-    const std::int64_t elements = form_.fields[0].shape.count(), wanted = form_.fields[1].shape.count();
-    const std::size_t several = means_.size() > 1 ? 1 : 0;
-    std::visit(
-        [&](const auto& values) {
-            for (std::int64_t i = 0; i < elements; ++i) {
-                const std::size_t of = static_cast<std::size_t>(i) * several;
-                const auto value = static_cast<double>(values[static_cast<std::size_t>(sample * elements + i)]);
-                views[0].as<float>()[i] = static_cast<float>((value - means_[of]) * factors_[of]);
-            }
-        },
-        from.inputs);
-    std::visit(
-        [&](const auto& values) {
-            std::memcpy(views[1].memory(), values.data() + sample * wanted,
-                        static_cast<std::size_t>(wanted) * sizeof values[0]);
-        },
-        from.targets);
+    const std::int64_t elements = form_.fields[0].shape.count();
+    std::visit([&](const auto& values) { normaliser_.apply(values.data() + sample * elements, views[0]); },
+               from.inputs);
+    read_target(from, sample, views[1]);
+}
+
+void ArraySamples::read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const {
+    const SampleArrays& from = checked(split, sample);
+    const std::int64_t begin = sample * form_.fields[0].shape.count();
+    std::visit([&](const auto& values) { std::copy_n(values.begin() + begin, numbers.size(), numbers.begin()); },
+               from.inputs);
+    read_target(from, sample, target);
 }
 
 std::string ArraySamples::fingerprint() const {
     std::call_once(hashed_, [&] {
         ContentHash hash;
         hash.add(form_.classes);
+        if (given_statistics_) {
+            hash.add(std::span<const double>(normaliser_.statistics().means));
+            hash.add(std::span<const double>(normaliser_.statistics().deviations));
+        }
         for (const SampleArrays& part : parts_) {
             hash.add(part.count);
             std::visit([&](const auto& values) { hash.add(std::span(values)); }, part.inputs);

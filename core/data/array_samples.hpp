@@ -17,32 +17,40 @@ struct SampleArrays {
     std::variant<std::vector<std::int32_t>, std::vector<float>> targets;
 };
 
-// Inputs are normalised: the mean of the training part is taken off, and the rest divided by its standard deviation; of
-// bytes by one for all elements, of floats by one for each. What never varies becomes 0.
+// Inputs are normalised by what they are given for it, or by mean and standard deviation of the training part: of bytes
+// by one for all elements, of floats by one for each.
 class ArraySamples final : public Dataset {
 public:
     // `form` has two fields, the inputs (f32) and the targets. Where there is no validation part, the last `fraction`
     // of the training part is it. `name` stands for the data in messages. Throws DataError when nothing is left to
     // train on.
     ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation, double fraction,
-                 std::vector<SkippedRecords> skipped = {});
+                 std::vector<SkippedRecords> skipped = {}, std::optional<InputStatistics> statistics = {},
+                 std::vector<DataFinding> findings = {});
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).count; }
     void read(Split split, std::int64_t sample, std::span<const View> views) const override;
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
-    float black(std::int64_t) const override { return static_cast<float>(-means_[0] * factors_[0]); }
+    std::vector<DataFinding> findings() const override { return findings_; }
+    float black(std::int64_t, std::int64_t channel) const override { return normaliser_.black(channel); }
+    const InputStatistics* statistics() const override { return &normaliser_.statistics(); }
+    void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const override;
     std::string fingerprint() const override;
 
 private:
     const SampleArrays& part(Split split) const { return parts_[static_cast<std::size_t>(split)]; }
-    void find_statistics();
+    InputStatistics find_statistics() const;
+    const SampleArrays& checked(Split split, std::int64_t sample) const;
+    void read_target(const SampleArrays& from, std::int64_t sample, const View& target) const;
 
     SampleForm form_;
     std::array<SampleArrays, 2> parts_; // by Split
     std::vector<SkippedRecords> skipped_;
-    std::vector<double> means_, factors_; // one, or one of each element
+    std::vector<DataFinding> findings_;
+    bool given_statistics_;
+    Normaliser normaliser_;
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;
 };

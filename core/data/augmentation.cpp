@@ -21,13 +21,13 @@ std::int64_t below(std::uint32_t word, std::int64_t bound) {
 
 // y[h,w,:] = x[h + down, (w, or from the right) + right, :], black outside
 void move(const std::vector<float>& x, const Shape& shape, std::int64_t down, std::int64_t right, bool flip,
-          float black, float* y) {
+          std::span<const float> black, float* y) {
     const std::int64_t height = shape[0], width = shape[1], channels = shape[2];
     for (std::int64_t h = 0; h < height; ++h)
         for (std::int64_t w = 0; w < width; ++w, y += channels) {
             const std::int64_t row = h + down, column = (flip ? width - 1 - w : w) + right;
             if (row < 0 || row >= height || column < 0 || column >= width)
-                std::fill_n(y, channels, black);
+                std::ranges::copy(black, y);
             else
                 std::copy_n(x.data() + (row * width + column) * channels, channels, y);
         }
@@ -73,7 +73,7 @@ void Augmentation::mix_labels(float share, std::int32_t one, std::int32_t other,
     }
 }
 
-void Augmentation::apply(std::int64_t epoch, std::int64_t sample, float black, const View& image,
+void Augmentation::apply(std::int64_t epoch, std::int64_t sample, std::span<const float> black, const View& image,
                          std::vector<float>& room) const {
     const auto words = [&](std::string_view name) {
         return random_words(random_key(seed, name), static_cast<std::uint64_t>(epoch),

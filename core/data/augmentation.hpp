@@ -5,6 +5,7 @@
 #include "core/data/sample_form.hpp"
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace tessera {
@@ -35,9 +36,10 @@ struct Augmentation {
     static void mix(float share, const ConstView& other, const View& one);
     void mix_labels(float share, std::int32_t one, std::int32_t other, const View& probabilities) const;
 
-    // image: (H, W, C) f32, normalised: the mean is 0   black: what a pixel of 0 has become. `room` is kept for the
+    // image: (H, W, C) f32, normalised: the mean is 0   black: (C) what a pixel of 0 has become. `room` is kept for the
     // next.
-    void apply(std::int64_t epoch, std::int64_t sample, float black, const View& image, std::vector<float>& room) const;
+    void apply(std::int64_t epoch, std::int64_t sample, std::span<const float> black, const View& image,
+               std::vector<float>& room) const;
 };
 
 } // namespace tessera

@@ -4,6 +4,7 @@
 
 #include "core/data/mixed_sources.hpp"
 #include "core/data/readers.hpp"
+#include "core/data/stored_statistics.hpp"
 #include "kernels/error.hpp"
 #include "kernels/nearest_name.hpp"
 
@@ -63,7 +64,16 @@ std::vector<std::string_view> reader_names() {
     return names;
 }
 
+void Dataset::read_stored(Split, std::int64_t, std::span<double>, const View&) const {
+    throw InternalError("dataset: its inputs have no statistics");
+}
+
 std::unique_ptr<Dataset> open_dataset(const DatasetOptions& options) {
+    if (!options.statistics_file.empty() && !options.statistics) {
+        DatasetOptions own = options;
+        own.statistics = statistics_for(options);
+        return open_dataset(own);
+    }
     if (!options.sources.empty()) return open_mixed(options.sources);
     if (options.open) return options.open(options);
     return reader_named(options.reader).open(options);

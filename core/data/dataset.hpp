@@ -2,6 +2,7 @@
 // Samples to train on. Says what there is and reads one by its number; the order is sample_order.hpp's.
 #pragma once
 
+#include "core/data/input_statistics.hpp"
 #include "core/data/record_errors.hpp"
 #include "core/data/sample_form.hpp"
 #include "core/data/sample_order.hpp"
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,8 +57,17 @@ public:
 
     virtual const Tokenizer* tokenizer() const = 0; // null when the data has none; lives as long as the dataset
 
-    // What a pixel of 0 is in this image to train on, as `read` gives it.
-    virtual float black(std::int64_t) const { return 0; }
+    // What a pixel of 0 is in this channel of this image to train on, as `read` gives it.
+    virtual float black(std::int64_t /*sample*/, std::int64_t /*channel*/ = 0) const { return 0; }
+
+    // By which the first field is normalised; null: it is not.
+    virtual const InputStatistics* statistics() const { return nullptr; }
+
+    // As `read`, but the first field as it is stored, in (first field's count) numbers. Of data that have statistics.
+    virtual void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const;
+
+    // What was seen in the data that no record was left out for.
+    virtual std::vector<DataFinding> findings() const { return {}; }
 
     // xxh3-128 (32 hex digits) of all content, the splits and the vocabulary: "has the data changed?". The first call
     // reads everything (memory speed, or the disk's), the next ones remember.
@@ -94,6 +105,11 @@ struct DatasetOptions {
     std::int64_t synthetic_vocabulary = 64;
     std::int64_t synthetic_tokens = 1 << 20;
     std::uint64_t seed = 1; // synthetic only
+
+    // Images, tables, hdf5: the file of what inputs are normalised by (stored_statistics.hpp); empty: found in the part
+    // to train on. `statistics` is what the file holds, or what stands in for it.
+    std::string statistics_file;
+    std::optional<InputStatistics> statistics{};
 
     bool skip_errors = false; // leave out records and files that are not right, and count them
 

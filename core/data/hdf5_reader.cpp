@@ -29,7 +29,7 @@ constexpr std::int64_t most_classes = 1 << 24;
 }
 
 // The sums of one element, or of one that stands for all, sample after sample (Welford 1962).
-struct Spread {
+struct Running {
     double mean = 0, squares = 0; // of the distance to it
     void add(double value, double count) {
         const double distance = value - mean;
@@ -44,32 +44,34 @@ struct Part {
 
 class Hdf5Samples final : public Dataset {
 public:
-    Hdf5Samples(SampleForm form, Hdf5Files files, std::array<Part, 2> parts, std::int64_t cache_bytes,
-                std::vector<SkippedRecords> skipped)
+    Hdf5Samples(SampleForm form, Hdf5Files files, std::array<Part, 2> parts, std::vector<SkippedRecords> skipped,
+                const DatasetOptions& options)
         : form_(std::move(form)), files_(std::move(files)), parts_(parts), skipped_(std::move(skipped)),
-          blocks_(files_.share_out(cache_bytes, parts[0].count)) {
-        find_statistics();
-    }
+          blocks_(files_.share_out(options.cache_bytes, parts[0].count)),
+          normaliser_(options.statistics ? *options.statistics : find_statistics(), form_.fields[0].shape,
+                      options.statistics_file) {}
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).count; }
     SampleBlocks blocks(Split) const override { return blocks_; }
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
-    float black(std::int64_t) const override { return static_cast<float>(-means_[0] * factors_[0]); }
+    float black(std::int64_t, std::int64_t channel) const override { return normaliser_.black(channel); }
+    const InputStatistics* statistics() const override { return &normaliser_.statistics(); }
 
     void read(Split split, std::int64_t sample, std::span<const View> views) const override {
-        const Part& from = part(split);
-        if (sample < 0 || sample >= from.count || views.size() != 2)
-            throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count));
-        Hdf5Files::Row input, target;
-        {
-            const std::lock_guard lock(mutex_);
-            input = files_.row(Hdf5Side::input, from.begin + sample);
-            target = files_.row(Hdf5Side::target, from.begin + sample);
-        }
-        normalise(input, from.begin + sample, views[0]);
-        find(target, from.begin + sample, views[1]);
+        const auto [number, input, target] = rows_of(split, sample);
+        with_finite(input, number, views[0].count(), [&](const auto* values) { normaliser_.apply(values, views[0]); });
+        find(target, number, views[1]);
+    }
+
+    void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& view) const override {
+        const auto [number, input, target] = rows_of(split, sample);
+        with_finite(input, number, std::ssize(numbers), [&](const auto* values) {
+            for (double& to : numbers)
+                to = static_cast<double>(*values++);
+        });
+        find(target, number, view);
     }
 
     // Of names, sizes, places and statistics: reading all takes too long for "have the data changed?".
@@ -89,8 +91,8 @@ public:
                 hash.add(part.count);
             }
             hash.add(form_.classes);
-            hash.add(std::span<const double>(means_));
-            hash.add(std::span<const double>(factors_));
+            hash.add(std::span<const double>(normaliser_.statistics().means));
+            hash.add(normaliser_.factors());
             fingerprint_ = hash.text();
         });
         return fingerprint_;
@@ -99,18 +101,27 @@ public:
 private:
     const Part& part(Split split) const { return parts_[static_cast<std::size_t>(split)]; }
 
-    void normalise(const Hdf5Files::Row& row, std::int64_t sample, const View& view) const {
-        const std::int64_t elements = view.count();
-        const std::size_t several = means_.size() > 1 ? 1 : 0;
-        auto* to = view.as<float>();
+    struct Rows {
+        std::int64_t number; // of all samples
+        Hdf5Files::Row input, target;
+    };
+    Rows rows_of(Split split, std::int64_t sample) const {
+        const Part& from = part(split);
+        if (sample < 0 || sample >= from.count)
+            throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count));
+        const std::int64_t number = from.begin + sample;
+        const std::lock_guard lock(mutex_);
+        return {number, files_.row(Hdf5Side::input, number), files_.row(Hdf5Side::target, number)};
+    }
+
+    // work(values) of a row whose elements are finite.
+    template <class Work>
+    void with_finite(const Hdf5Files::Row& row, std::int64_t sample, std::int64_t elements, const Work& work) const {
         row.rows->with_values([&](const auto* values) {
             values += row.number * elements;
-            for (std::int64_t i = 0; i < elements; ++i) {
-                const std::size_t of = static_cast<std::size_t>(i) * several;
-                const auto value = static_cast<double>(values[i]);
-                if (!std::isfinite(value)) refuse(Hdf5Side::input, sample, not_finite);
-                to[i] = static_cast<float>((value - means_[of]) * factors_[of]);
-            }
+            for (std::int64_t i = 0; i < elements; ++i)
+                if (!std::isfinite(static_cast<double>(values[i]))) refuse(Hdf5Side::input, sample, not_finite);
+            work(values);
         });
     }
 
@@ -144,7 +155,7 @@ private:
     }
 
     // The sums over rows [first, …) of a piece.
-    void add_piece(const Source& source, std::int64_t first, std::vector<Spread>& spreads, double& seen) {
+    void add_piece(const Source& source, std::int64_t first, std::vector<Running>& spreads, double& seen) {
         const std::int64_t rows =
             std::min({source.pieces[0], source.rows - first, parts_[0].count - source.begin - first});
         const auto elements = static_cast<std::size_t>(form_.fields[0].shape.count());
@@ -159,7 +170,7 @@ private:
         });
     }
 
-    void find_statistics() {
+    InputStatistics find_statistics() {
         std::int64_t pieces = 0;
         for (const Source& source : files_.sources())
             pieces += training_pieces(source);
@@ -167,7 +178,7 @@ private:
         const std::int64_t bytes = std::min(any.pieces[0], any.rows) * any.row_bytes[0];
         const std::int64_t looked_at = std::clamp<std::int64_t>(bytes_for_statistics / bytes, 1, pieces);
         const auto elements = static_cast<std::size_t>(form_.fields[0].shape.count());
-        std::vector<Spread> spreads(files_.form(Hdf5Side::input).bytes ? 1 : elements);
+        std::vector<Running> spreads(files_.form(Hdf5Side::input).bytes ? 1 : elements);
         double seen = 0;             // values of each
         std::int64_t begin = 0;      // the first piece of the source
         const Source* source = &any; // of the piece
@@ -177,11 +188,12 @@ private:
                 begin += training_pieces(*source);
             add_piece(*source, (piece - begin) * source->pieces[0], spreads, seen);
         }
-        for (const Spread& spread : spreads) {
-            const double variance = spread.squares / seen;
-            means_.push_back(spread.mean);
-            factors_.push_back(variance > 0 ? 1 / std::sqrt(variance) : 0);
+        InputStatistics found;
+        for (const Running& spread : spreads) {
+            found.means.push_back(spread.mean);
+            found.deviations.push_back(std::sqrt(spread.squares / seen));
         }
+        return found;
     }
 
     SampleForm form_;
@@ -190,7 +202,7 @@ private:
     std::array<Part, 2> parts_; // by Split
     std::vector<SkippedRecords> skipped_;
     SampleBlocks blocks_;
-    std::vector<double> means_, factors_; // one, or one of each element
+    Normaliser normaliser_;
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;
 };
@@ -310,8 +322,7 @@ std::unique_ptr<Dataset> read_hdf5(const DatasetOptions& options) {
         form.fields.push_back({"targets", {wanted.row.count()}, DType::f32});
         form.target_means = means_of_targets(files, parts[0].count);
     }
-    return std::make_unique<Hdf5Samples>(std::move(form), std::move(files), parts, options.cache_bytes,
-                                         errors.skipped());
+    return std::make_unique<Hdf5Samples>(std::move(form), std::move(files), parts, errors.skipped(), options);
 }
 
 } // namespace tessera

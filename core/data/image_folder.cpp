@@ -130,32 +130,44 @@ std::array<ImageList, 2> split(const ImageList& all, double fraction) {
 
 class ImageFolder final : public Dataset {
 public:
-    ImageFolder(SampleForm form, std::array<ImageList, 2> parts, std::vector<SkippedRecords> skipped)
-        : form_(std::move(form)), parts_(std::move(parts)), skipped_(std::move(skipped)) {
-        find_statistics();
-    }
+    ImageFolder(SampleForm form, std::array<ImageList, 2> parts, std::vector<SkippedRecords> skipped,
+                const DatasetOptions& options)
+        : form_(std::move(form)), parts_(std::move(parts)), skipped_(std::move(skipped)),
+          given_statistics_(options.statistics.has_value()),
+          normaliser_(given_statistics_ ? *options.statistics : find_statistics(), form_.fields[0].shape,
+                      options.statistics_file) {}
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).count(); }
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
-    float black(std::int64_t) const override { return static_cast<float>(-mean_ * factor_); }
+    float black(std::int64_t, std::int64_t channel) const override { return normaliser_.black(channel); }
+    const InputStatistics* statistics() const override { return &normaliser_.statistics(); }
 
     void read(Split split, std::int64_t sample, std::span<const View> views) const override {
-        const ImageList& from = part(split);
-        if (sample < 0 || sample >= from.count() || views.size() != 2)
-            throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count()));
+        const ImageList& from = checked(split, sample);
         auto* pixels = views[0].as<float>();
         decode(from.path(sample), pixels);
-        for (std::int64_t i = 0; i < views[0].count(); ++i)
-            pixels[i] = static_cast<float>((static_cast<double>(pixels[i]) - mean_) * factor_);
+        normaliser_.apply(pixels, views[0]);
         *views[1].as<std::int32_t>() = from.label(sample);
+    }
+
+    void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const override {
+        const ImageList& from = checked(split, sample);
+        std::vector<float> pixels(numbers.size());
+        decode(from.path(sample), pixels.data());
+        std::ranges::copy(pixels, numbers.begin());
+        *target.as<std::int32_t>() = from.label(sample);
     }
 
     // Of names and sizes: reading all images takes too long for "have the data changed?".
     std::string fingerprint() const override {
         std::call_once(hashed_, [&] {
             ContentHash hash;
+            if (given_statistics_) {
+                hash.add(std::span<const double>(normaliser_.statistics().means));
+                hash.add(std::span<const double>(normaliser_.statistics().deviations));
+            }
             for (const ImageList& part : parts_) {
                 hash.add(part.count());
                 for (std::int64_t i = 0; i < part.count(); ++i) {
@@ -175,13 +187,20 @@ public:
 private:
     const ImageList& part(Split split) const { return parts_[static_cast<std::size_t>(split)]; }
 
+    const ImageList& checked(Split split, std::int64_t sample) const {
+        const ImageList& from = part(split);
+        if (sample < 0 || sample >= from.count())
+            throw InternalError(fmt::format("dataset: sample {} of {}", sample, from.count()));
+        return from;
+    }
+
     void decode(const std::string& path, float* pixels) const {
         const Shape& shape = form_.fields[0].shape;
         resample(decode_image(MappedFile(path), shape[2], shape[0], shape[1]), shape[0], shape[1], pixels);
     }
 
     // Mean and standard deviation of images to train on, evenly spread where there are many.
-    void find_statistics() {
+    InputStatistics find_statistics() const {
         const std::int64_t count = parts_[0].count(), looked_at = std::min(count, images_for_statistics);
         std::vector<float> pixels(static_cast<std::size_t>(form_.fields[0].shape.count()));
         double sum = 0, squares = 0;
@@ -193,15 +212,15 @@ private:
             }
         }
         const double values = static_cast<double>(looked_at) * static_cast<double>(pixels.size());
-        mean_ = sum / values;
-        const double variance = squares / values - mean_ * mean_;
-        factor_ = variance > 1e-6 ? 1 / std::sqrt(variance) : 0;
+        const double mean = sum / values, variance = squares / values - mean * mean;
+        return {{mean}, {variance > 1e-6 ? std::sqrt(variance) : 0}};
     }
 
     SampleForm form_;
     std::array<ImageList, 2> parts_; // by Split
     std::vector<SkippedRecords> skipped_;
-    double mean_ = 0, factor_ = 1;
+    bool given_statistics_;
+    Normaliser normaliser_;
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;
 };
@@ -228,7 +247,7 @@ std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options) {
     const Shape shape{options.image_shape[0], options.image_shape[1], options.image_shape[2]};
     SampleForm form{{{"image", shape, DType::f32}, {"label", {}, DType::i32}}, std::max(count, options.classes)};
     form.class_names = classes;
-    return std::make_unique<ImageFolder>(std::move(form), std::move(parts), errors.skipped());
+    return std::make_unique<ImageFolder>(std::move(form), std::move(parts), errors.skipped(), options);
 }
 
 } // namespace tessera

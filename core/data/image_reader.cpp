@@ -143,7 +143,8 @@ std::unique_ptr<Dataset> read_images(const DatasetOptions& options) {
     Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, &train);
     SampleForm form{{{"image", train.shape, DType::f32}, {"label", {}, DType::i32}}, classes};
     return std::make_unique<ArraySamples>(std::move(form), train.first, std::move(train.arrays),
-                                          std::move(validation.arrays), options.validation_fraction);
+                                          std::move(validation.arrays), options.validation_fraction,
+                                          std::vector<SkippedRecords>(), options.statistics);
 }
 
 } // namespace tessera

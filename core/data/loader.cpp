@@ -150,8 +150,11 @@ View Loader::row_view(std::int64_t number, std::size_t field, std::int64_t row) 
 void Loader::read_sample(std::int64_t index, std::span<const View> views, Scratch& scratch) {
     const SampleOrder::Place place = order_.place(index);
     dataset_.read(options_.split, place.sample, views);
-    if (options_.augmentation.changes())
-        options_.augmentation.apply(place.epoch, place.sample, dataset_.black(place.sample), views[0], scratch.room);
+    if (!options_.augmentation.changes()) return;
+    scratch.black.clear();
+    for (std::int64_t channel = 0; channel < views[0].shape[-1]; ++channel)
+        scratch.black.push_back(dataset_.black(place.sample, channel));
+    options_.augmentation.apply(place.epoch, place.sample, scratch.black, views[0], scratch.room);
 }
 
 // Each sample with the one that comes next in the run's order, whoever reads that one, too: of a micro-batch one more

@@ -60,7 +60,7 @@ public:
 private:
     // Of a reading thread, for augmentation.
     struct Scratch {
-        std::vector<float> room, next;
+        std::vector<float> room, next, black;
         std::vector<std::int32_t> labels;
     };
 

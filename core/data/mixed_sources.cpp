@@ -117,9 +117,9 @@ public:
         return nullptr;
     }
 
-    float black(std::int64_t sample) const override {
+    float black(std::int64_t sample, std::int64_t channel) const override {
         const std::size_t source = source_of(Split::train, sample);
-        return sources_[source].data->black(sample - firsts(Split::train)[source]);
+        return sources_[source].data->black(sample - firsts(Split::train)[source], channel);
     }
 
     // Of what each source is and says: its name is part of the order, its weight of the mix.

@@ -176,6 +176,7 @@ void check_reader(const DataKeys& keys, const std::string& reader) {
 }
 
 void read_keys_of_reader(const DataKeys& keys, DatasetOptions& options) {
+    if (!reads_text(keys)) options.statistics_file = keys.get(data_statistics);
     if (options.reader == "pairs") read_pair_keys(keys, options);
     if (options.reader == "labelled") read_labelled_keys(keys, options);
     if (options.reader == "hdf5")
@@ -226,6 +227,8 @@ void check_mix(const Config& config) {
     for (const auto& key : {data_files, data_validation_files, data_label_files, data_validation_label_files,
                             data_target_files, data_validation_target_files})
         if (!config.get(key).empty()) config.refuse(key.name, "each of the tables [[data.sources]] has its own");
+    if (!config.get(data_statistics).empty())
+        config.refuse(data_statistics.name, "each of the tables [[data.sources]] has its own");
     if (config.get(data_order) == "stream")
         config.refuse(data_order.name,
                       "goes on with one text from step to step, and there are several [[data.sources]]");

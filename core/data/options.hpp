@@ -85,6 +85,9 @@ inline constexpr Key<std::string> data_missing{
 inline constexpr Key<std::int64_t> data_features{
     "data.features", 0, "csv, hdf5: numbers that are features; 0: as the data are, which a plan must read then"};
 
+inline constexpr Key<std::string> data_statistics{"data.statistics", "",
+                                                  "images, tables, hdf5: file of means and deviations to normalise by, "
+                                                  "of `data prepare CONFIG`; none: found at start"};
 inline constexpr Key<std::int64_t> data_prefetch{"data.prefetch", 4,
                                                  "micro-batches that are read ahead, each in memory of its own"};
 inline constexpr Key<std::int64_t> data_loader_threads{

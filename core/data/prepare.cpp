@@ -99,9 +99,9 @@ template <class Value> std::vector<Value> gather(const std::vector<Value>& own, 
 
 // Facts of all records; each rank finds those of its share.
 std::vector<RecordFacts> find_facts(const Corpus& corpus, const PrepareOptions& options, const Workers& workers) {
-    const auto ranks = static_cast<std::size_t>(workers.ranks), rank = static_cast<std::size_t>(workers.rank);
+    const auto [begin, end] = workers.share_of(corpus.size());
     std::vector<RecordFacts> own;
-    for (std::size_t i = corpus.size() * rank / ranks; i < corpus.size() * (rank + 1) / ranks; ++i) {
+    for (std::size_t i = begin; i < end; ++i) {
         const auto text = corpus.text(i);
         own.push_back(text ? facts_of(*text, options.cleaning.near_duplicates > 0) : RecordFacts{});
     }
@@ -145,9 +145,9 @@ struct Share {
 
 Share tokenize(const Corpus& corpus, const std::vector<std::size_t>& kept, const Tokenizer& tokenizer,
                const std::vector<std::int32_t>& end, int token_bytes, const Workers& workers) {
-    const auto ranks = static_cast<std::size_t>(workers.ranks), rank = static_cast<std::size_t>(workers.rank);
+    const Workers::Share own = workers.share_of(kept.size());
     Share share;
-    for (std::size_t i = kept.size() * rank / ranks; i < kept.size() * (rank + 1) / ranks; ++i) {
+    for (std::size_t i = own.begin; i < own.end; ++i) {
         std::vector<std::int32_t> tokens;
         try {
             tokens = tokenizer.encode(*corpus.text(kept[i]), corpus.place(kept[i]));

@@ -7,8 +7,7 @@
 
 #include "core/data/cleaning.hpp"
 #include "core/data/tokenizer.hpp"
-
-#include <functional>
+#include "core/data/workers.hpp"
 
 namespace tessera {
 
@@ -21,13 +20,6 @@ struct PrepareOptions {
     TokenizerOptions tokenizer{.kind = "byte"}; // trained on what was kept; or
     std::string tokenizer_file{};
     std::string end_token{}; // its name; empty: that of the tokenizer, if it has one
-};
-
-// The ranks that share the work. `gather` is called by all together; what each gave, by rank.
-struct Workers {
-    int rank = 0;
-    int ranks = 1;
-    std::function<std::vector<std::string>(const std::string&)> gather;
 };
 
 struct Prepared {

@@ -16,6 +16,12 @@ struct SkippedRecords {
     std::string first; // the sentence that would have ended the run
 };
 
+// Something that is told of the data, and that nothing was left out for: "missing values of 'x'".
+struct DataFinding {
+    std::string what;
+    std::int64_t count = 0;
+};
+
 class RecordErrors {
 public:
     explicit RecordErrors(bool skip) : skip_(skip) {}
@@ -42,9 +48,20 @@ public:
     }
     const std::vector<SkippedRecords>& skipped() const { return skipped_; }
 
+    void note(const std::string& what) {
+        for (DataFinding& known : findings_)
+            if (known.what == what) {
+                ++known.count;
+                return;
+            }
+        findings_.push_back({what, 1});
+    }
+    const std::vector<DataFinding>& findings() const { return findings_; }
+
 private:
     bool skip_;
     std::vector<SkippedRecords> skipped_; // by kind, in the order of the first
+    std::vector<DataFinding> findings_;   // likewise
 };
 
 } // namespace tessera

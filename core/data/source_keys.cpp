@@ -16,7 +16,8 @@ constexpr std::string_view prefix = "data.sources[].";
 // Those of files are the table's alone, so that no source reads another's.
 constexpr std::array own_alone = {source_files.name,        source_validation_files.name,
                                   source_label_files.name,  source_validation_label_files.name,
-                                  source_target_files.name, source_validation_target_files.name};
+                                  source_target_files.name, source_validation_target_files.name,
+                                  source_statistics.name};
 constexpr std::array or_of_section = {source_reader.name,       source_validation_fraction.name,
                                       source_input_field.name,  source_target_field.name,
                                       source_label_column.name, source_text_columns.name};

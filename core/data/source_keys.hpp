@@ -37,6 +37,7 @@ inline constexpr Key<std::string> source_target_field{"data.sources[].target_fie
                                                       "as data.target_field, which holds where this is not set"};
 inline constexpr Key<std::string> source_label_column{"data.sources[].label_column", "",
                                                       "as data.label_column, which holds where this is not set"};
+inline constexpr Key<std::string> source_statistics{"data.sources[].statistics", "", "as data.statistics"};
 inline constexpr Key<std::vector<std::string>> source_text_columns{
     "data.sources[].text_columns", "", "as data.text_columns, which holds where this is not set"};
 

@@ -135,8 +135,13 @@ private:
         return columns;
     }
 
+    void note_missing(std::size_t column) const {
+        errors_.note(fmt::format("missing values of '{}'", columns_.names[column]));
+    }
+
     float number_in(const TableLines& lines, const std::vector<std::string>& fields, std::size_t column) const {
         std::string_view text = trimmed(fields[column]);
+        if (is_missing(text)) note_missing(column);
         if (options_.missing_mean && is_missing(text)) return missing;
         if (text.starts_with('+')) text.remove_prefix(1);
         float value = 0;
@@ -149,6 +154,7 @@ private:
     std::string word_in(const TableLines& lines, const std::vector<std::string>& fields, std::size_t column) const {
         const std::string word(trimmed(fields[column]));
         if (is_missing(word)) {
+            note_missing(column);
             if (options_.missing_mean) return "";
             lines.refuse(
                 fmt::format("column '{}' is missing; data.missing = \"mean\" takes such rows", columns_.names[column]));
@@ -161,7 +167,10 @@ private:
     }
 
     void check_label(const TableLines& lines, const std::string& label) const {
-        if (is_missing(label)) lines.refuse("what is to be found is missing");
+        if (is_missing(label)) {
+            note_missing(columns_.label);
+            lines.refuse("what is to be found is missing");
+        }
         const auto listed = columns_.categories.find(columns_.label);
         if (listed == columns_.categories.end() || listed->second.empty()) return;
         if (std::ranges::find(listed->second, label) == listed->second.end())
@@ -169,8 +178,11 @@ private:
     }
 
     void add(const TableLines& lines, const std::vector<std::string>& fields, Table& table) const {
-        if (fields.size() != columns_.names.size())
+        if (fields.size() != columns_.names.size()) {
+            errors_.note(fields.size() < columns_.names.size() ? "rows with too few fields"
+                                                               : "rows with too many fields");
             lines.refuse(fmt::format("{} fields, expected {}", fields.size(), columns_.names.size()));
+        }
         std::vector<float> numbers, wanted; // all of a row, or nothing
         std::vector<std::string> words;
         for (const std::size_t column : columns_.features)
@@ -365,7 +377,8 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
         form.target_means = means_of(std::get<std::vector<float>>(train.arrays.targets), columns.targets.size());
     }
     return std::make_unique<ArraySamples>(std::move(form), options.files[0], std::move(train.arrays),
-                                          std::move(validation.arrays), options.validation_fraction, errors.skipped());
+                                          std::move(validation.arrays), options.validation_fraction, errors.skipped(),
+                                          options.statistics, errors.findings());
 }
 
 } // namespace tessera

@@ -27,7 +27,7 @@ Pixels numbered() {
 
 Pixels changed(const Augmentation& by, std::int64_t epoch, std::int64_t sample) {
     Pixels pixels = numbered(), room;
-    by.apply(epoch, sample, black, View(pixels.data(), {height, width, channels}, DType::f32), room);
+    by.apply(epoch, sample, std::array{black, black}, View(pixels.data(), {height, width, channels}, DType::f32), room);
     return pixels;
 }
 
@@ -114,7 +114,7 @@ TEST(Augmentation, TheLoaderChangesWhatItReads) {
             std::int32_t label = 0;
             const View pixels(one.data(), image, DType::f32);
             data->read(Split::train, sample, std::array{pixels, View(&label, {}, DType::i32)});
-            options.augmentation.apply(index / order.per_epoch(), sample, data->black(sample), pixels, room);
+            options.augmentation.apply(index / order.per_epoch(), sample, blacks(*data, sample), pixels, room);
             EXPECT_TRUE(std::equal(one.begin(), one.end(), batch.begin() + row * image.count()));
         }
     }

@@ -113,7 +113,7 @@ TEST(Mixup, ASampleIsMixedWithTheNextOfTheOrder) {
         const View view(pixels.data(), image, DType::f32);
         const SampleOrder::Place place = order.place(index);
         data->read(Split::train, place.sample, std::array{view, View(&label, {}, DType::i32)});
-        by.apply(place.epoch, place.sample, data->black(place.sample), view, room);
+        by.apply(place.epoch, place.sample, blacks(*data, place.sample), view, room);
         return pixels;
     };
     for (const auto& [index, mixed] : found) {

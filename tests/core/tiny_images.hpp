@@ -7,6 +7,7 @@
 #include "core/data/options.hpp"
 #include "tests/core/tiny_gpt.hpp"
 
+#include <array>
 #include <fmt/format.h>
 #include <memory>
 #include <random>
@@ -251,6 +252,11 @@ inline std::unique_ptr<Dataset> tiny_images() {
     all.targets = std::move(labels);
     SampleForm form{{{"image", {8, 7, 3}, DType::f32}, {"label", {}, DType::i32}}, 5};
     return std::make_unique<ArraySamples>(std::move(form), "images", std::move(all), SampleArrays(), 0.2);
+}
+
+// What black is in each channel of a sample.
+inline std::array<float, 3> blacks(const Dataset& data, std::int64_t sample) {
+    return {data.black(sample, 0), data.black(sample, 1), data.black(sample, 2)};
 }
 
 // What a model of the tests is trained on.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tessera data`: a corpus prepared on 1, 2 and 4 ranks has the same bytes, which numpy reads as the ids of Hugging Face's own
-library; runs on it, and on folders of images, have the same bits on any number of ranks; what is left out is counted in the log and
-in metrics.jsonl; and what is wrong is answered with exit code 3 and one sentence."""
+library; statistics of tables and images are those of numpy and the same file on 1, 3 and 4 ranks; evaluations count each sample once;
+runs on it, and on folders of images, have the same bits on any number of ranks; what is left out is counted in the log and in metrics.jsonl; and what is wrong is answered with exit code 3 and one sentence."""
 import json
 import os
 import pathlib
@@ -140,6 +140,48 @@ interval = 0
     assert [(record["records"], record["count"]) for record in records] == [("row", 2)], records
 
 
+def check_statistics():
+    """A table and its statistics; the evaluation of 23 samples in micro-batches of 4 beside one by numpy."""
+    draw = np.random.default_rng(3)
+    x = np.stack([draw.normal(1000, 3, 92), draw.integers(0, 9, 92)], axis=1).astype("f4")
+    kinds = (x[:, 1] > 4).astype(int)
+    x[::2, 0] += 5 * kinds[::2]
+    pathlib.Path("u.csv").write_text("x,y,kind\n" + "".join(f"{a},{b},{'ab'[kind]}\n" for (a, b), kind in zip(x.tolist(), kinds)), encoding="utf-8")
+    words = ["layers.toml", 'data.files=["u.csv"]', "data.validation_fraction=0.25", "data.statistics=u.json"]
+    files = []
+    for ranks in (1, 3, 4):
+        out = runs.tessera("data", "prepare", *words, ranks=ranks).out
+        assert "training: 69 samples; validation: 23\n" in out and "duplicates in the training part: 0\n" in out, out
+        files.append(pathlib.Path("u.json").read_bytes())
+    assert files[0] == files[1] == files[2], "statistics depend on the number of ranks"
+    found = json.loads(files[0])
+    mean, deviation = x[:69].astype("f8").mean(axis=0), x[:69].astype("f8").std(axis=0)
+    assert np.allclose(found["mean"], mean, rtol=1e-12) and np.allclose(found["deviation"], deviation, rtol=1e-9), (found, mean, deviation)
+    out = runs.tessera("data", "check", *words).out
+    assert "x: mean " in out and "u.json: the statistics are those of the data\n" in out, out
+    for ranks in (1, 2, 3, 4):
+        runs.train(*words, f"run.folder=rest{ranks}", "training.local_batch_size=4", "training.global_batch_size=16", "checkpoint.interval=2",
+                   "training.steps=4", 'metrics.evaluate=["f1", "confusion_matrix"]', ranks=ranks)
+        runs.expect_same(runs.read("rest1"), runs.read(f"rest{ranks}"), f"an uneven validation split on {ranks} ranks")
+    weights = {name.rsplit(".", 1)[-1]: value.astype("f8") for name, value in runs.read("rest1").tensors.items() if name.count(".") == 1}
+    logits = (x[69:].astype("f8") - mean) / deviation @ weights["weight"].T + weights["bias"]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(23), kinds[69:]]
+    record = runs.metrics("rest1", "evaluation")[-1]
+    assert record["samples"] == 23 and abs(float(record["loss"]) - losses.mean()) < 1e-6, (record, losses.mean())
+    assert float(record["accuracy"]) == np.mean(logits.argmax(axis=1) == kinds[69:]), record
+    assert sum(map(float, np.ravel(record["confusion_matrix"]))) == 23, record
+    out = runs.tessera("evaluate", "rest1", ranks=2).out
+    assert f"validation loss: {float(record['loss']):.6f}" in out and "samples: 23" in out, out
+    few = runs.tessera("evaluate", "rest1", "data.validation_fraction=0.02", "data.statistics=", ranks=2).out
+    assert "samples: 2\n" in few, few
+    pathlib.Path("u.csv").write_text(pathlib.Path("u.csv").read_text(encoding="utf-8") + "1,2,a\n", encoding="utf-8")
+    run = runs.train(*words, "run.folder=stale", code=3)
+    assert "u.json: these statistics are of 1 file of " in run.err, run.err
+    run = runs.tessera("data", "prepare", "layers.toml", "data.statistics=t.json", ranks=2, code=3)
+    assert "t.csv:32: 2 fields, expected 3; data.on_error=skip leaves such records out" in run.err and not os.path.exists("t.json"), run.err
+    assert "left out: row: 2\nbroken samples: 0\nrows with too few fields: 1\n" in run.out, run.out
+
+
 IMAGES = """
 [data]
 reader = "image_folder"
@@ -196,8 +238,14 @@ def check_image_folder():
     runs.expect_same(runs.read("images1"), runs.read("images4"), "image folders on 4 ranks")
     found = runs.metrics("images1", "evaluation")[-1]
     assert float(found["accuracy"]) == 1, found
-    out = runs.tessera("data", "check", "images.toml").out
-    assert "every sample is readable" in out, out
+    for ranks in (1, 3):
+        out = runs.tessera("data", "prepare", "images.toml", f"data.statistics=images{ranks}.json", ranks=ranks).out
+    assert "training: 36 samples; validation: 12\n" in out and "  red: mean " in out, out
+    assert pathlib.Path("images1.json").read_bytes() == pathlib.Path("images3.json").read_bytes(), "images: other bits on 3 ranks"
+    runs.train("images.toml", "run.folder=threads", "data.loader_threads=3", "data.prefetch=2")
+    runs.expect_same(runs.read("images1"), runs.read("threads"), "images read by three threads")
+    out = runs.tessera("data", "check", "images.toml", "data.statistics=images1.json").out
+    assert "every sample is readable" in out and "  blue: mean " in out, out
     pathlib.Path("photos/day/cut.png").write_bytes(pathlib.Path("photos/day/3.png").read_bytes()[:100])
     run = runs.train("images.toml", "run.folder=cut", code=3)
     assert "photos/day/cut.png: damaged or truncated PNG image: " in run.err, run.err
@@ -217,6 +265,9 @@ def check_refusals():
              (["prepare", "--to", "new", "nowhere.txt"], 3, "nowhere.txt: there is no such file"),
              (["prepare", "--to", "new", "--min-characters", "1000000", "text.txt"], 3, "text.txt: none of 1 records is left to keep"),
              (["chek", "gpt.toml"], 2, "no data command named 'chek'; did you mean 'check'?"),
+             (["prepare", "layers.toml"], 2, 'data.statistics = "": names no file, which data prepare would write'),
+             (["prepare", "gpt.toml"], 2, "reads text, of which `data prepare --to FOLDER FILES` makes tokens"),
+             (["check", "layers.toml", "data.statistics=no.json"], 3, "no.json: there is no such file; `tessera data prepare CONFIG` makes it"),
              (["inspect"], 2, "data inspect: expected a config, or a folder that data prepare made"),
              (["check", "."], 3, "./manifest.json: there is no such file"),
              (["check", "gpt.toml", "data.reader=megatron", "data.vocab_size=9", 'data.files=["text.txt"]'], 3, "text.txt.bin: there is no such file"),
@@ -236,5 +287,6 @@ with runs.folder():
     check_look()
     check_mixed()
     check_left_out()
+    check_statistics()
     check_image_folder()
     check_refusals()
