@@ -3,6 +3,7 @@
 #include "core/encoder_model.hpp"
 
 #include "core/block_options.hpp"
+#include "core/evaluation_metrics.hpp"
 #include "core/ops/encoder_ops.hpp"
 
 #include <algorithm>
@@ -61,6 +62,8 @@ void take_classes(Model& model, const Config& config, const ModelSizes& sizes, P
     const ValueId hits = ops::accuracy(model.graph, "accuracy", logits, labels);
     model.graph.accumulate(hits);
     model.told.push_back({"accuracy", hits});
+    check_metrics(config, true, false, false);
+    append_metrics(model, config, {"", logits, labels, no_value, sizes.sample.classes});
 }
 
 class Bert {

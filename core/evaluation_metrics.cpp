@@ -33,7 +33,7 @@ public:
         : model_(model), config_(config), place_(place) {}
 
     void add(const std::string& name) {
-        if (is_of_numbers(name) != (place_.classes == 0)) return;
+        if (name == bits_per_byte_name || is_of_numbers(name) != (place_.classes == 0)) return;
         if (place_.classes == 0) return add_of_numbers(name);
         if (const std::int64_t k = k_of(name); k > 0) return add_top(name, k);
         if (name == "auc") return add_auc();
@@ -130,15 +130,20 @@ private:
 
 } // namespace
 
-void check_metrics(const Config& config, bool of_classes, bool of_numbers) {
-    static constexpr std::array names = {"auc",       "confusion_matrix", "f1", "mean_absolute_error",
-                                         "precision", "recall",           "r2", "top_5"};
+void check_metrics(const Config& config, bool of_classes, bool of_numbers, bool of_text) {
+    static constexpr std::array names = {
+        "auc", "bits_per_byte", "confusion_matrix", "f1", "mean_absolute_error", "precision", "recall", "r2", "top_5"};
     const std::vector<std::string> wanted = config.get(metrics_evaluate);
     for (auto name = wanted.begin(); name != wanted.end(); ++name) {
         if (k_of(*name) == 0 && std::ranges::find(names, *name) == names.end())
             config.refuse(metrics_evaluate.name, no_such_name("metric", *name, {names.begin(), names.end()}));
         if (std::find(wanted.begin(), name, *name) != name)
             config.refuse(metrics_evaluate.name, fmt::format("'{}' stands there twice", *name));
+        if (*name == bits_per_byte_name) {
+            if (of_text) continue;
+            config.refuse(metrics_evaluate.name,
+                          "'bits_per_byte' judges a model that writes a text on, token by token");
+        }
         if (is_of_numbers(*name) ? !of_numbers : !of_classes)
             config.refuse(metrics_evaluate.name, fmt::format("'{}' judges {}, which no loss of the model compares",
                                                              *name, is_of_numbers(*name) ? "numbers" : "classes"));

@@ -10,7 +10,8 @@ namespace tessera {
 
 inline constexpr Key<std::vector<std::string>> metrics_evaluate{
     "metrics.evaluate", "",
-    "evaluations tell, too: top_K (top_5), confusion_matrix, precision, recall, f1, auc, mean_absolute_error, r2"};
+    "evaluations tell: top_K (top_5), confusion_matrix, precision, recall, f1, auc, mean_absolute_error, r2, "
+    "bits_per_byte"};
 
 // What a loss compares, for metrics of it.
 struct MetricPlace {
@@ -22,8 +23,11 @@ struct MetricPlace {
     std::vector<double> centres{}; // of numbers: SampleForm::target_means
 };
 
+// What is told of windows of a text, by whoever evaluates.
+inline constexpr std::string_view bits_per_byte_name = "bits_per_byte";
+
 // ConfigError for an unknown name, and for one that none of the model's losses can tell.
-void check_metrics(const Config& config, bool of_classes, bool of_numbers);
+void check_metrics(const Config& config, bool of_classes, bool of_numbers, bool of_text);
 // Appends what the config asks for and this loss can tell; marks it as accumulated.
 void append_metrics(Model& model, const Config& config, const MetricPlace& place);
 

@@ -55,8 +55,8 @@ public:
     Model build() {
         declare_inputs(model_, sizes_, purpose_);
         if (purpose_ == Purpose::evaluate)
-            check_metrics(config_, has_loss(&layers::LayerType::has_classes),
-                          has_loss(&layers::LayerType::has_numbers));
+            check_metrics(config_, has_loss(&layers::LayerType::has_classes), has_loss(&layers::LayerType::has_numbers),
+                          sizes_.sample.is_text());
         Builder builder(model_.graph, sizes_.precision, purpose_ == Purpose::train);
         for (const ValueId input : model_.inputs)
             values_.push_back({input});

@@ -7,6 +7,7 @@
 
 #include "core/block_options.hpp"
 #include "core/encoder_model.hpp"
+#include "core/evaluation_metrics.hpp"
 #include "core/layered_model.hpp"
 #include "core/layers/layers.hpp"
 #include "core/ops/encoder_ops.hpp"
@@ -253,11 +254,14 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
                                        : ops::cross_entropy(model.graph, "loss", logits, targets, scale, vocabulary)}};
         break;
     }
-    case Purpose::evaluate:
-        model.losses = {
-            {ops::cross_entropy_loss(model.graph, "loss", logits, counted_targets(model, config, sizes), vocabulary)}};
+    case Purpose::evaluate: {
+        const ValueId targets = counted_targets(model, config, sizes);
+        model.losses = {{ops::cross_entropy_loss(model.graph, "loss", logits, targets, vocabulary)}};
         model.graph.accumulate(model.loss());
+        check_metrics(config, true, false, true);
+        append_metrics(model, config, {"", logits, targets, model.counted, vocabulary});
         break;
+    }
     case Purpose::generate:
         model.logits = logits;
         model.graph.keep(logits);

@@ -5,7 +5,9 @@
 
 #include "core/checkpoint/walk.hpp"
 #include "core/data/options.hpp"
+#include "core/evaluation_metrics.hpp"
 #include "core/optimizers/weight_average.hpp"
+#include "core/run/bits_per_byte.hpp"
 #include "core/run/held_part.hpp"
 #include "core/run/host_copy.hpp"
 #include "kernels/weight_average.hpp"
@@ -22,6 +24,9 @@ Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const
     executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
     if (const Program& rest = experiment.evaluate_rest; experiment.rest_rows > 0)
         rest_ = std::make_unique<Executor>(rest.layout, rest.plan, memory, ground.groups, ground.stream);
+    const std::vector<std::string> metrics = ground.config.get(metrics_evaluate);
+    if (std::ranges::find(metrics, bits_per_byte_name) != metrics.end())
+        bytes_per_token_ = bytes_per_token(ground.dataset, order(), samples());
     if (!experiment.train.plan.values.empty() && is_of_averages(ground.config)) find_averages(memory);
 }
 
@@ -182,6 +187,8 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
                  [&] { sums.add(ground_.stream, *rest_, experiment_.evaluate_rest.model); });
     exchange_weights();
     sums.fill(record, static_cast<double>(samples()));
+    if (bytes_per_token_ > 0)
+        record.told.emplace_back(bits_per_byte_name, bits_per_byte(record.loss, bytes_per_token_));
     return record;
 }
 

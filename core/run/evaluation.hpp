@@ -47,6 +47,7 @@ private:
     std::unique_ptr<Executor> executor_; // null without a validation split
     std::unique_ptr<Executor> rest_;     // null where nothing is left over behind whole micro-batches
     std::int64_t every_;
+    double bytes_per_token_ = 0;           // where metrics.evaluate asks for it
     std::vector<View> weights_, averages_; // this rank's; of what is evaluated in the weights' place, if it is
 };
 

@@ -89,6 +89,27 @@ weight = 0.25
 """
 
 
+def check_bits_per_byte():
+    """The loss by the bytes of the tokens evaluated, whose byte-level names are as long as they are."""
+    prepare("plain", "--tokenizer-file", GOLDEN / "gpt2.json", "text.txt")
+    vocabulary = json.loads((GOLDEN / "gpt2.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    lengths = {number: len(token) for token, number in vocabulary.items()}
+    tokens = [lengths[number] for number in read_megatron("plain/tokens")[0]]
+    held_out = tokens[int(0.9 * len(tokens)):]
+    evaluated = held_out[1:(len(held_out) - 1) // 16 * 16 + 1]
+    words = ["gpt.toml", "data.reader=megatron", 'data.files=["plain/tokens.idx"]', "data.tokenizer_file=plain/tokenizer.json",
+             'metrics.evaluate=["bits_per_byte", "top_3"]', "run.folder=bits"]
+    runs.train(*words, ranks=3)
+    record = runs.metrics("bits", "evaluation")[-1]
+    bits = float(record["loss"]) / np.log(2) * len(evaluated) / sum(evaluated)
+    assert record["tokens"] == len(evaluated) and abs(float(record["bits_per_byte"]) / bits - 1) < 1e-12, (record, bits)
+    assert 0 <= float(record["top_3_accuracy"]) < 1, record
+    alone = runs.tessera("evaluate", "bits", 'metrics.evaluate=["bits_per_byte"]').out
+    assert f"bits_per_byte: {float(record['bits_per_byte']):.6f}" in alone, (alone, record)
+    run = runs.train("layers.toml", "data.on_error=skip", 'metrics.evaluate=["bits_per_byte"]', "run.folder=no", code=2)
+    assert "'bits_per_byte' judges a model that writes a text on" in run.err, run.err
+
+
 def check_mixed():
     """Two sources of two readers: the same bits on 1 rank, and on 2 with a stop, and what came from each is told."""
     pathlib.Path("other.txt").write_text("".join(f"{i} and {i * i} are numbers.\n" for i in range(60)), encoding="utf-8")
@@ -287,6 +308,7 @@ with runs.folder():
     check_look()
     check_mixed()
     check_left_out()
+    check_bits_per_byte()
     check_statistics()
     check_image_folder()
     check_refusals()
