@@ -50,7 +50,7 @@ std::map<std::int64_t, Mixed> read(const Dataset& data, const SampleOrder& order
                                     .micro_batches_per_step = 4,
                                     .first_step = first_step,
                                     .end_step = 6,
-                                    .threads = ranks,
+                                    .threads = static_cast<int>(ranks),
                                     .augmentation = by};
         Loader loader(data, order, options);
         EXPECT_EQ(loader.allocated_bytes(), Loader::buffer_bytes(data.form().fields, options));

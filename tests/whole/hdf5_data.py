@@ -2,6 +2,7 @@
 """HDF5 files as h5py writes them, chunked and compressed: what `tessera data` says of them; a classifier and a regression on them
 have the same bits on 1, 2 and 4 ranks and learn; a run resumed goes on with the same bits; a plan needs no data; files that are
 not right are left out, and counted, or refused with exit code 3."""
+import json
 import os
 import pathlib
 import shutil
@@ -93,6 +94,32 @@ def check_look():
     assert "36,868" in out or "36868" in out, out  # weights: 96 * 96 * 4 + 4
 
 
+def check_statistics():
+    """Mean and deviation of all samples to train on, and of wide numbers that f32 would not hold, beside numpy's."""
+    images = np.concatenate([h5py.File(f"part{number}.h5")["train/images"][:] for number in range(3)])[:209]
+    for ranks in (1, 3):
+        runs.tessera("data", "prepare", "classes.toml", f"data.statistics=images{ranks}.json", ranks=ranks)
+    text = pathlib.Path("images1.json").read_text(encoding="utf-8")
+    assert text == pathlib.Path("images3.json").read_text(encoding="utf-8"), "statistics depend on the number of ranks"
+    found = json.loads(text)
+    assert abs(found["mean"][0] - images.mean()) < 1e-6 and abs(found["deviation"][0] - images.std()) < 1e-6, found
+    wide = np.random.default_rng(2).normal(1e9, [1, 2, 3], (50, 3))
+    with h5py.File("wide.h5", "w") as file:
+        file.create_dataset("x", data=wide, chunks=(7, 3))
+        file.create_dataset("y", data=np.arange(50) % 4)
+    words = ["classes.toml", 'data.files=["wide.h5"]', "data.input_field=/x", "data.target_field=/y", "data.image_shape=[]",
+             "data.validation_fraction=0", "data.statistics=wide.json"]
+    runs.tessera("data", "prepare", *words, ranks=2)
+    found = json.loads(pathlib.Path("wide.json").read_text(encoding="utf-8"))
+    assert np.allclose(found["mean"], wide.mean(axis=0), rtol=0, atol=1e-6), found
+    assert np.allclose(found["deviation"], wide.std(axis=0), rtol=1e-6), (found, wide.std(axis=0))
+    runs.train(*words, "run.folder=wide", "training.steps=2", "training.global_batch_size=4")
+    with h5py.File("wide.h5", "a") as file:
+        file["x"][3, 1] = np.nan
+    run = runs.tessera("data", "prepare", *words, ranks=2, code=3)
+    assert "wide.h5: dataset '/x', sample 3: holds a number that is not finite" in run.err and "broken samples: 1\n" in run.out, run
+
+
 def check_left_out():
     content = pathlib.Path("part0.h5").read_bytes()
     pathlib.Path("part3.h5").write_bytes(content[:-1000])
@@ -113,4 +140,5 @@ with runs.folder():
     write_files()
     check_training()
     check_look()
+    check_statistics()
     check_left_out()
