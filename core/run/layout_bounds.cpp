@@ -14,7 +14,6 @@
 namespace tessera {
 namespace {
 
-constexpr std::int64_t few_layers = 2; // layers are alike, but for the first and the last
 constexpr std::size_t kinds_of_bytes = 5;
 
 // Of one depth.

@@ -9,6 +9,9 @@
 
 namespace tessera {
 
+// Layers are alike, but for the first and the last; so are the layers of a pipeline's chunks.
+inline constexpr std::int64_t few_layers = 2;
+
 // The blocks of a GPT, which are alike: a few tell of all. 0: the model is made of layers of any kind.
 std::int64_t equal_blocks(const Config& config);
 

@@ -11,8 +11,6 @@ namespace tessera {
 
 namespace {
 
-// Layers are alike, but for the first and the last; so are the layers of a pipeline's chunks.
-constexpr std::int64_t few_layers = 2;
 // An estimate of memory may be too large by so much: what is near the limit is planned as it is.
 constexpr double doubt = 1.02;
 
