@@ -59,6 +59,15 @@ bool has_name_of_image(const fs::path& path) {
     return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
 }
 
+void add_files(const fs::path& folder, std::vector<std::string>& found) {
+    for (const fs::path& entry : entries_of(folder)) {
+        if (fs::is_directory(entry))
+            add_files(entry, found);
+        else
+            found.push_back(entry.string());
+    }
+}
+
 class FolderWalk {
 public:
     explicit FolderWalk(RecordErrors& errors) : errors_(errors) {}
@@ -226,6 +235,12 @@ private:
 };
 
 } // namespace
+
+std::vector<std::string> files_below(const std::string& folder) {
+    std::vector<std::string> found;
+    add_files(folder, found);
+    return found;
+}
 
 std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options) {
     if (options.files.empty()) throw ConfigError("the reader 'image_folder' needs folders, none are given");

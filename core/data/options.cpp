@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <sched.h>
+#include <unistd.h>
 
 namespace tessera {
 
@@ -284,7 +285,7 @@ int prefetch_in(const Config& config) {
     return static_cast<int>(count);
 }
 
-int loader_threads_in(const Config& config, int computing_threads) {
+int loader_threads_in(const Config& config, int ranks, int computing_threads) {
     const std::int64_t count = config.get(data_loader_threads);
     if (count < 0 || count > 256) config.refuse(data_loader_threads.name, "must be from 0 to 256");
     if (count > 0) return static_cast<int>(count);
@@ -293,6 +294,7 @@ int loader_threads_in(const Config& config, int computing_threads) {
     cpu_set_t cores;
     CPU_ZERO(&cores);
     if (!decodes || sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
+    if (ranks > 1 && CPU_COUNT(&cores) == ::sysconf(_SC_NPROCESSORS_ONLN)) return 1; // others have the same cores
     return std::clamp(CPU_COUNT(&cores) - computing_threads, 1, 8);
 }
 

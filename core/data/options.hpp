@@ -115,9 +115,9 @@ DatasetOptions dataset_options(const Config& config, std::int64_t sequence_lengt
                                const std::string& tokenizer_json);
 // How samples to train on, of this form, are changed by chance. Reads the keys that such samples have alone.
 Augmentation augmentation_in(const Config& config, const SampleForm& form, std::uint64_t seed);
-// data.prefetch, and data.loader_threads on a rank that computes with so many threads.
+// data.prefetch, and data.loader_threads on a rank, one of `ranks`, that computes with so many threads.
 int prefetch_in(const Config& config);
-int loader_threads_in(const Config& config, int computing_threads);
+int loader_threads_in(const Config& config, int ranks, int computing_threads);
 // `streams`: rows of a step, over all ranks. The validation split is in streams where there are any, else sequential.
 SampleOrderOptions order_options(const Config& config, const Dataset& dataset, Split split, std::uint64_t seed,
                                  std::int64_t streams);

@@ -10,6 +10,9 @@ namespace tessera {
 // All throw ConfigError for options, DataError for files. `validation` of runs is empty unless there are files for it.
 std::unique_ptr<Dataset> read_hdf5(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_image_folder(const DatasetOptions& options);
+// All files in a folder of images, however deep, as that reader finds them: sorted, links followed, without those whose
+// names begin with a dot. DataError where it is none.
+std::vector<std::string> files_below(const std::string& folder);
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_table(const DatasetOptions& options);
 std::unique_ptr<Dataset> read_labelled(const DatasetOptions& options);

@@ -4,6 +4,7 @@
 #include "core/data/content_hash.hpp"
 #include "core/data/data_error.hpp"
 #include "core/data/mapped_file.hpp"
+#include "core/data/readers.hpp"
 #include "core/json.hpp"
 #include "core/json_value.hpp"
 
@@ -29,11 +30,8 @@ std::vector<std::pair<std::string, std::string>> files_of(const DatasetOptions& 
             found.emplace_back(path, fs::path(path).filename().string());
             continue;
         }
-        const std::size_t before = found.size();
-        for (const fs::directory_entry& entry : fs::recursive_directory_iterator(path))
-            if (entry.is_regular_file())
-                found.emplace_back(entry.path().string(), entry.path().lexically_relative(path).string());
-        std::sort(found.begin() + static_cast<std::ptrdiff_t>(before), found.end());
+        for (const std::string& file : files_below(path))
+            found.emplace_back(file, fs::path(file).lexically_relative(path).string());
     }
     return found;
 }

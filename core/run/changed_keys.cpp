@@ -46,7 +46,8 @@ std::vector<ChangedKey> changed_keys(std::string_view before, std::string_view n
 }
 
 bool changes_the_meaning(std::string_view key) {
-    if (key.starts_with("data.") && key.ends_with("files")) return false;
+    if (key.starts_with("data.") && (key.ends_with("files") || key.ends_with("statistics"))) return false; // a path
+    if (key == "data.loader_threads" || key == "data.prefetch") return false;
     if (key == "model.init_ema" || key == "model.init_from" || key == "model.init_rename" || key == "model.init_skip")
         return false; // of the first step
     return key.starts_with("model.") || key.starts_with("lora.") || key.starts_with("data.") ||

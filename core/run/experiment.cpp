@@ -58,7 +58,7 @@ Precision precision_of(const Config& config, const Stream& stream) {
     return precision;
 }
 
-Experiment common(const Config& config, SampleForm sample, const Stream& stream) {
+Experiment common(const Config& config, SampleForm sample, int ranks, const Stream& stream) {
     Experiment experiment;
     const std::int64_t seed = config.get(training_seed);
     if (seed < 0) config.refuse(training_seed.name, "must be at least 0");
@@ -68,7 +68,7 @@ Experiment common(const Config& config, SampleForm sample, const Stream& stream)
     experiment.augmentation = augmentation_in(config, sample, experiment.seed);
     experiment.sizes.sample = std::move(sample);
     experiment.prefetch = prefetch_in(config);
-    experiment.loader_threads = loader_threads_in(config, cpu == nullptr ? 1 : cpu->threads());
+    experiment.loader_threads = loader_threads_in(config, ranks, cpu == nullptr ? 1 : cpu->threads());
     experiment.sizes.precision = precision_of(config, stream);
     return experiment;
 }
@@ -191,6 +191,30 @@ SampleForm form_of(const Config& config, const Dataset* dataset) {
                                     "data.image_shape or data.features");
 }
 
+// The batches of the stage that a step is of.
+void take_stage(const Config& config, int data_ranks, std::int64_t step, Experiment& experiment) {
+    experiment.batch = solve_batch(config, data_ranks);
+    experiment.ramp = batch_ramp(config, experiment.batch);
+    if (experiment.ramp.grows() && config.get(data_order) == "stream")
+        config.refuse(training_batch_ramp.name, "each row of a step reads a part of the text on and on (data.order = "
+                                                "\"stream\"), so that their number stays as it is");
+    experiment.stage = experiment.ramp.stage_of(step);
+    experiment.batch.global = experiment.stage.batch;
+    experiment.batch.micro_batches = experiment.stage.batch / experiment.batch.micro_batch;
+    experiment.sizes.samples_ahead =
+        experiment.stage.first_sample - experiment.stage.first_step * experiment.stage.batch;
+    experiment.sizes.batch = experiment.evaluation_rows = experiment.batch.micro_batch;
+    experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
+}
+
+// Rows that go on from step to step. Without `dataset` nobody knows how long an epoch is.
+void take_streams(const Config& config, const Dataset* dataset, Experiment& experiment) {
+    const std::int64_t streams = experiment.sizes.streams = experiment.batch.global;
+    if (dataset == nullptr) return;
+    experiment.sizes.steps_per_epoch =
+        SampleOrder(order_options(config, *dataset, Split::train, experiment.seed, streams)).per_epoch() / streams;
+}
+
 } // namespace
 
 LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
@@ -232,7 +256,7 @@ LoaderOptions Experiment::rest_loader() const {
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
                              const Stream& stream, bool evaluates, std::int64_t step)
-    : stream_(stream), config_(config), shared_(common(config, form_of(config, dataset), stream)) {
+    : stream_(stream), config_(config), shared_(common(config, form_of(config, dataset), ranks, stream)) {
     const RankView view{0, ranks, one_host};
     Experiment& experiment = shared_;
     experiment.steps = at_least_one(config, training_steps);
@@ -240,28 +264,10 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
     program.layout = make_layout(config, view, 1, stream);
     program.layout.rounds =
         program.layout.strategies[static_cast<std::size_t>(program.layout.data_axis)]->sums_every_micro_batch();
-    experiment.batch = solve_batch(config, program.layout.data_ranks());
-    experiment.ramp = batch_ramp(config, experiment.batch);
-    experiment.stage = experiment.ramp.stage_of(step);
-    experiment.batch.global = experiment.stage.batch;
-    experiment.batch.micro_batches = experiment.stage.batch / experiment.batch.micro_batch;
-    experiment.sizes.samples_ahead =
-        experiment.stage.first_sample - experiment.stage.first_step * experiment.stage.batch;
+    take_stage(config, program.layout.data_ranks(), step, experiment);
     program.layout.micro_batches = experiment.batch.micro_batches;
-    experiment.sizes.batch = experiment.evaluation_rows = experiment.batch.micro_batch;
     check_rows(config, program.layout.mesh, experiment.sizes.batch);
-    experiment.sizes.units_per_step = experiment.batch.global * experiment.sizes.sample.units;
-
-    if (experiment.ramp.grows() && config.get(data_order) == "stream")
-        config.refuse(training_batch_ramp.name, "each row of a step reads a part of the text on and on (data.order = "
-                                                "\"stream\"), so that their number stays as it is");
-    if (carries_states(config)) {
-        const std::int64_t streams = experiment.sizes.streams = experiment.batch.global;
-        if (dataset != nullptr)
-            experiment.sizes.steps_per_epoch =
-                SampleOrder(order_options(config, *dataset, Split::train, experiment.seed, streams)).per_epoch() /
-                streams;
-    }
+    if (carries_states(config)) take_streams(config, dataset, experiment);
     program.model = build_model(config, sizes_of_training(experiment), Purpose::train);
     check_images(config, program.model.graph, program.layout.mesh);
     const std::vector<ParameterSettings> settings = apply_parameter_groups(program.model.graph, config);
@@ -314,7 +320,7 @@ Experiment plan_training(const Config& config, const RankView& view, const Datas
 }
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream) {
-    Experiment experiment = common(config, dataset.form(), stream);
+    Experiment experiment = common(config, dataset.form(), view.ranks, stream);
     experiment.sizes.batch = evaluation_rows(config);
     const Mesh mesh = make_mesh(config, view.ranks);
     check_rows(config, mesh, experiment.sizes.batch);
@@ -338,7 +344,7 @@ Experiment plan_generation(const Config& config, std::int64_t vocabulary, const 
         form.fields = {{"source", {answer.source}, DType::i32}, {"targets", {answer.target}, DType::i32}};
         form.units = answer.target;
     }
-    Experiment experiment = common(config, std::move(form), stream);
+    Experiment experiment = common(config, std::move(form), 1, stream);
     experiment.sizes.streams = by_token ? 1 : 0;
     Program& program = experiment.generate;
     program.model = build_model(config, experiment.sizes, Purpose::generate);

@@ -19,9 +19,9 @@ struct Component {
     const char* what;
     double RankTimes::*seconds;
 };
-constexpr std::array components{
-    Component{"computing", &RankTimes::computing}, Component{"waiting for data", &RankTimes::input},
-    Component{"saving", &RankTimes::saving}, Component{"in evaluation", &RankTimes::evaluation}};
+constexpr std::array components{Component{"computing", &RankTimes::computing}, Component{"in input", &RankTimes::input},
+                                Component{"saving", &RankTimes::saving},
+                                Component{"in evaluation", &RankTimes::evaluation}};
 
 double milliseconds(double seconds, std::int64_t steps) {
     return seconds * 1e3 / static_cast<double>(std::max<std::int64_t>(steps, 1));

@@ -39,7 +39,7 @@ struct RankOfPeers {
 };
 
 // A sentence for each rank that is slow by its own time, the slowest first, with why: "rank 3 on h2: 41.0 of 120.0 ms
-// of a step waiting for data, the others like it 2.0 ms". Slow is who is an outlier among its peers (outliers.hpp).
+// of a step in input, the others like it 2.0 ms". Slow is who is an outlier among its peers (outliers.hpp).
 // Pure.
 std::vector<std::string> slow_ranks(const StepTimes& times, const std::vector<RankOfPeers>& places);
 

@@ -263,7 +263,7 @@ struct WeightGradient {
         const std::int64_t first = (piece.image * pass.height.targets + piece.line) * pass.width.targets;
         const float* const from = dy + first * to.all + to.first + panel * panel_columns;
         const std::int64_t step = dy_step(panel);
-        if (step == to.all) return from;
+        if (pass.groups == 1 && step == to.all) return from;
         for (std::int64_t i = 0; i < pixels; ++i)
             copy_floats(memory + i * step, from + i * to.all, filters(panel));
         return memory;
@@ -312,7 +312,12 @@ void turn_sums(const float* sums, std::int64_t taps, std::int64_t filters, float
 
 } // namespace
 
-bool is_direct(const Pass& pass) { return pass.dtype == DType::f32 && !pass.reads_in_place(); }
+// What is copied for such a window is mostly what no tap reads.
+static bool has_gaps(const Line& line) { return line.taps > 1 && line.tap_step > 2; }
+
+bool is_direct(const Pass& pass) {
+    return pass.dtype == DType::f32 && !pass.reads_in_place() && !has_gaps(pass.height) && !has_gaps(pass.width);
+}
 
 std::int64_t direct_pass_workspace_bytes(const CpuStream& stream, const Pass& pass) {
     const Cut cut = cut_of(pass, pass_sizes, stream.threads());

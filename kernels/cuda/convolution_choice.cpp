@@ -121,7 +121,7 @@ void convolution(CudaStream& stream, ConvolutionVariant variant, const Convoluti
     check_workspace(kernel, workspace, convolution_workspace_bytes(stream, shape, x.dtype));
     const auto by_library = [&](const ConstView& added) {
         return run_by_library(stream, ConvolutionPart::forward, shape, x.dtype, {x.data, w.data, y.data, added.data},
-                              workspace, [&] { convolution_tiled(stream, shape, x, w, added, y); });
+                              workspace, [&] { convolution_tiled(stream, shape, x, w, bias, y); });
     };
     if (variant == ConvolutionVariant::fastest) {
         if (by_library(bias)) return;

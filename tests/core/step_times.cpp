@@ -31,7 +31,7 @@ TEST(SlowRanks, TheReasonIsWhereItIsFurthestFromTheOthers) {
     StepTimes times = even();
     times.ranks[3].input = 0.41;
     EXPECT_THAT(slow_ranks(times, alike),
-                ElementsAre("rank 3 on h2: 41.0 of 141.0 ms of a step waiting for data, the others like it 2.0 ms"));
+                ElementsAre("rank 3 on h2: 41.0 of 141.0 ms of a step in input, the others like it 2.0 ms"));
     times = even();
     times.ranks[0].computing = 1.6;
     EXPECT_THAT(slow_ranks(times, alike),

@@ -28,7 +28,9 @@ protected:
     void SetUp() override {
         try {
             gpu_ = cuda::CudnnTarget::described(h200);
-        } catch (const SystemError& error) { // the JSON is cuDNN's own affair, and may be another in another version
+        } catch (const SystemError& error) { // the JSON is cuDNN's own affair, and may be another in a later version
+            const std::string why = error.what();
+            if (why.find("Finalize") == std::string::npos && why.find("NOT_SUPPORTED") == std::string::npos) throw;
             GTEST_SKIP() << "this cuDNN takes no such description: " << error.what();
         }
     }

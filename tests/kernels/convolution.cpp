@@ -7,7 +7,10 @@
 #include "kernels/replay.hpp"
 #include "tests/support/device.hpp"
 
+#include <cstring>
 #include <limits>
+#include <sys/mman.h>
+#include <unistd.h>
 
 using namespace tessera;
 
@@ -55,6 +58,8 @@ std::vector<Case> cases() {
         {"a whole and a half panel of filters", {2, 6, 5, 3, 48, 1, {three, strided}}},
         {"groups of a vector", {2, 6, 7, 10, 32, 2, {three, strided}}},
         {"groups of a panel and more", {1, 5, 4, 8, 66, 2, {three, three}}},
+        {"sixteen filters of all groups", {2, 6, 7, 6, 16, 2, {three, strided}}},
+        {"a window with gaps", {1, 9, 8, 3, 5, 1, {{.size = 3, .dilation = 3, .before = 3, .after = 3}, three}}},
         {"one by one, stride 2, groups", {2, 5, 8, 6, 32, 2, {{.stride = 2}, {.stride = 2}}}},
         {"a window larger than the image", {2, 2, 2, 3, 4, 1, {three, {.size = 4}}}},
         {"no images", {0, 6, 7, 3, 4, 1, {three, three}}},
@@ -243,6 +248,50 @@ TEST(ConvolutionsOnCpu, InSeveralPieces) {
         expect_weight_gradient(on, c, DType::f32);
         expect_input_gradient(on, c, DType::f32);
     }
+}
+
+// A copy of a sample that ends where nothing may be read.
+class Fenced {
+public:
+    explicit Fenced(const Sample& sample) : page_(::sysconf(_SC_PAGESIZE)) {
+        const View from = sample.view();
+        length_ = (from.bytes() + page_ - 1) / page_ * page_ + page_;
+        memory_ = ::mmap(nullptr, static_cast<std::size_t>(length_), PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        std::byte* const fence = static_cast<std::byte*>(memory_) + length_ - page_;
+        ::mprotect(fence, static_cast<std::size_t>(page_), PROT_NONE);
+        view_ = View(fence - from.bytes(), from.shape, from.dtype);
+        std::memcpy(view_.memory(), from.memory(), static_cast<std::size_t>(from.bytes()));
+    }
+    ~Fenced() { ::munmap(memory_, static_cast<std::size_t>(length_)); }
+    Fenced(const Fenced&) = delete;
+    Fenced& operator=(const Fenced&) = delete;
+
+    operator const View&() const { return view_; }
+
+private:
+    std::int64_t page_, length_ = 0;
+    void* memory_ = nullptr;
+    View view_;
+};
+
+TEST(ConvolutionsOnCpu, NothingBehindAnOperandIsTouched) {
+    for (const Case& test : cases())
+        for (const DType type : types) {
+            SCOPED_TRACE(test.name);
+            const Convolution& c = test.shape;
+            OnCpu on;
+            const Operands a(c, type);
+            const Fenced x(a.x), w(a.w), dy(a.dy), bias(a.bias), y(Sample(output(c), type)), dx(Sample(image(c), type)),
+                dw(Sample(weight(c), DType::f32));
+            const auto memory = [&](std::int64_t bytes) { return workspace_of(bytes); };
+            const Sample one = memory(kernels::convolution_workspace_bytes(on.stream(), c, type)),
+                         two = memory(kernels::convolution_input_gradient_workspace_bytes(on.stream(), c, type)),
+                         three = memory(kernels::convolution_weight_gradient_workspace_bytes(on.stream(), c, type));
+            kernels::convolution(on.stream(), c, x, w, bias, y, one.view());
+            kernels::convolution_input_gradient(on.stream(), c, dy, w, dx, two.view());
+            kernels::convolution_weight_gradient(on.stream(), c, dy, x, dw, three.view());
+        }
 }
 
 TYPED_TEST(Convolutions, WhatIsNoConvolutionIsRefused) {

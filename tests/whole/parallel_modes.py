@@ -29,7 +29,7 @@ KEYS = {
     "model.n_layers": 2, "model.n_heads": 4, "model.dim": 48,
     "training.steps": 20, "training.seq_len": 22, "training.global_batch_size": 12, "training.local_batch_size": 2,
     "optimizer.lr": 3e-3, "lr_scheduler.warmup_steps": 5,
-    "metrics.evaluate_every": 10, "metrics.evaluate_batches": 6,
+    "metrics.evaluate_every": 10, "data.validation_fraction": 0.0175,  # of 13 or 11 samples, which no layout here shares evenly
     "checkpoint.interval": 10, "checkpoint.keep_latest_k": 0, "run.device": "cpu",
 }
 
@@ -41,7 +41,7 @@ MODELS = {
     # Parts of several of the blocks of 4096 elements that ZeRO keeps together.
     "wide": ["model.n_layers=1", "model.dim=160", "training.seq_len=62"],
     "experts": ["model.moe_experts=4", "model.dim=32", "model.bias=true", "model.dropout=0.1", "training.local_batch_size=4",
-                "training.global_batch_size=16"],
+                "training.global_batch_size=16", "data.validation_fraction=0.1", "metrics.evaluate_batches=6"],
     "all-bf16": ["training.dtype=bf16", "model.dropout=0.1", "model.bias=true", "model.tied_head=false",
                  "training.seq_len=24"],
 }
@@ -124,6 +124,8 @@ def distances(one, other, since=0):
 
 def expect_near(one, other, model, what, since=0):
     found, allowed = distances(one, other, since), TOLERANCES["bf16" if "bf16" in model else "f32"]
+    evaluated = [{step: of[-1] for step, of in result.evaluations.items() if step > since} for result in (one, other)]
+    assert evaluated[0] == evaluated[1], f"{what}: tokens evaluated: {evaluated}"
     assert all(distance <= most for distance, most in zip(found, allowed)), f"{what}: {found}, allowed {allowed}"
     print(f"{what}: loss {found.loss:.1e}, norm {found.grad_norm:.1e}, tensors {found.tensor:.1e}")
 
@@ -133,6 +135,7 @@ def check_model(model):
     other."""
     one = run(model, Layout(1, 1))
     assert float(one.losses[20]) < float(one.losses[1]) - 0.3, f"it does not learn: {one.losses}"
+    assert model != "f32" or one.evaluations[20][-1] == 13 * 22, f"not an odd number of samples: {one.evaluations}"
     same = {}
     for layout in CASES[model]:
         result = run(model, layout)

@@ -114,7 +114,7 @@ run 0 test
 noted '^apt-get install .*libgtest-dev'
 noted '^cmake -S . -B build -DBUILD_TESTING=ON -DTESSERA_WITH_CUDA=AUTO$'
 noted '^cmake --build build --target all'
-noted '^ctest --test-dir build --output-on-failure -j '"$(($(nproc) + 1))"'$'
+noted '^ctest --test-dir build --output-on-failure --timeout 300 -j '"$(($(nproc) + 1))"'$'
 run 0 test
 not_noted 'apt-get|cmake -S'
 run 0 build
