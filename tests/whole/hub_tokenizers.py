@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers in folders of Hugging Face's: an import takes the one that lies there, so does a run that starts from such a
-folder, and an export writes one that AutoTokenizer loads: the same ids on 2,000 lines, Chinese and emoji among them, for theirs
+folder, and an export writes one that AutoTokenizer loads: the same ids on 2,000 lines (TESSERA_LONG_TESTS: 10,000), Chinese and emoji among them, for theirs
 and for those that are trained here."""
 import json
 import os
@@ -20,7 +20,7 @@ peer_packages.use("transformers")
 import transformers
 
 GOLDEN = pathlib.Path(os.environ["TESSERA_SOURCE"], "tests", "core", "golden", "tokenizers")
-LINES = 2000
+LINES = 10_000 if "TESSERA_LONG_TESTS" in os.environ else 2000
 MORE_ROWS = 5  # of a model's table than its tokenizer has tokens, as is usual
 
 
