@@ -310,10 +310,10 @@ void turn_sums(const float* sums, std::int64_t taps, std::int64_t filters, float
             to[filter * taps + tap] = sums[tap * filters + filter];
 }
 
-} // namespace
-
 // What is copied for such a window is mostly what no tap reads.
-static bool has_gaps(const Line& line) { return line.taps > 1 && line.tap_step > 2; }
+bool has_gaps(const Line& line) { return line.taps > 1 && line.tap_step > 2; }
+
+} // namespace
 
 bool is_direct(const Pass& pass) {
     return pass.dtype == DType::f32 && !pass.reads_in_place() && !has_gaps(pass.height) && !has_gaps(pass.width);

@@ -6,7 +6,6 @@ import os
 import pathlib
 import signal
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -145,7 +144,6 @@ def wait_until_gone(pids):
 # The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
 runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 os.environ["TESSERA_EMULATION_DEVICES"] = "0"
-tempfile.tempdir = "/dev/shm"  # a run goes on while a busy disk takes its time for a save, and must then be repeated whole
 with runs.folder():
     runs.write_text("text.txt", 500_000)
     runs.write_config("gpt.toml", KEYS)
