@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <exception>
+#include <execinfo.h>
 #include <fmt/format.h>
 #include <mpi.h>
 #include <unistd.h>
@@ -22,10 +23,18 @@ void yield_when_crowded() {
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
 }
 
+// Open MPI prints a backtrace of a process that crashes, for which the C library loads the unwinder at the first time,
+// and asks for memory. Who crashes in malloc would wait there for ever, with its launcher.
+void load_unwinder() {
+    void* here = nullptr;
+    backtrace(&here, 1);
+}
+
 } // namespace
 
 World::World() : exceptions_at_start_(std::uncaught_exceptions()) {
     yield_when_crowded();
+    load_unwinder();
     int provided = 0;
     const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
     if (code != MPI_SUCCESS) throw SystemError(fmt::format("MPI_Init_thread failed with code {}", code));

@@ -4,8 +4,10 @@
 // through fault_arm (dlsym), which so tries all k without starting anew.
 //
 //   FAULT_FOLDER  only files whose path holds this text        FAULT_RANK  only this rank (OMPI_COMM_WORLD_RANK)
-//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits FAULT_SECONDS), or
-//                                                                          a name as ENOSPC, EIO, EDQUOT
+//   FAULT_AT      k, from 1; 0: count only                     FAULT_KIND  kill, short, slow (waits FAULT_SECONDS),
+//                                                                          abort (as within malloc: whoever asks for
+//                                                                          memory from then on waits for ever), or a
+//                                                                          name as ENOSPC, EIO, EDQUOT
 //   FAULT_MARK    a file to make when a slow call begins
 //   FAULT_ONCE    a file: it is made when the call is due, and where it is there already nothing happens
 //   FAULT_MEMORY  whoever asks the system for just so many bytes of memory gets none
@@ -33,7 +35,7 @@
 
 namespace {
 
-enum Kind { kill_process, short_write, slow, error_number };
+enum Kind { kill_process, abort_in_malloc, short_write, slow, error_number };
 
 char folder[4096];
 std::atomic<long> calls{0};
@@ -49,6 +51,7 @@ long free_bytes = -1;
 long fault_times = 1;
 long clock_jump = 0;
 std::atomic<long> clock_readings{0};
+std::atomic<bool> heap_is_held{false};
 
 // The system's own function behind ours.
 template <class Function> Function* real(Function*, const char* name) {
@@ -106,6 +109,10 @@ bool due() {
     if (act_at == 0 || call < act_at || call >= act_at + fault_times) return false;
     if (once != nullptr && syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_EXCL, 0666) < 0) return false;
     if (kind == kill_process) raise(SIGKILL);
+    if (kind == abort_in_malloc) {
+        heap_is_held = true;
+        raise(SIGABRT);
+    }
     if (kind == slow) {
         if (slow_mark[0] != '\0') close(creat(slow_mark, 0600));
         for (unsigned left = slow_seconds; left > 0;) // a signal interrupts it
@@ -126,7 +133,10 @@ void choose(const char* text) {
         const char* name;
         int value;
     } errors[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"EDQUOT", EDQUOT}, {"EACCES", EACCES}};
-    kind = std::strcmp(text, "short") == 0 ? short_write : std::strcmp(text, "slow") == 0 ? slow : kill_process;
+    kind = std::strcmp(text, "short") == 0   ? short_write
+           : std::strcmp(text, "slow") == 0  ? slow
+           : std::strcmp(text, "abort") == 0 ? abort_in_malloc
+                                             : kill_process;
     for (const auto& error : errors)
         if (std::strcmp(text, error.name) == 0) {
             kind = error_number;
@@ -160,6 +170,14 @@ mode_t mode_of(int flags, std::va_list arguments) {
 } // namespace
 
 extern "C" {
+
+void* __libc_malloc(size_t bytes); // the C library's own
+
+void* malloc(size_t bytes) {
+    while (heap_is_held)
+        pause();
+    return __libc_malloc(bytes);
+}
 
 void fault_arm(const char* where, long at, const char* what) {
     std::strncpy(folder, where, sizeof folder - 1);

@@ -75,13 +75,19 @@ def check_planted():
         ended[name] = 60
 
 
-def check_full_disk():
-    fault = {"LD_PRELOAD": os.environ["TESSERA_FAULT_IO"], "FAULT_FOLDER": "full/checkpoints", "FAULT_RANK": "1",
-             "FAULT_AT": "12", "FAULT_KIND": "ENOSPC", "FAULT_ONCE": os.path.abspath("full.once")}
-    run = supervised.Supervised("full", "-n", 2, "--max-restarts", 1, "--restart-delay", 0, "training.steps=60", extra=fault)
-    run.end(0)
-    expect(run.said(), "was not saved: rank 1: cannot ", "No space left on device", "restart 1 of 1 in 0 s")
-    ended["full"] = 60
+def check_saves():
+    """A rank that finds the disk full, and one that crashes in malloc, where it cannot be asked for memory any more."""
+    def fault(folder, kind):
+        return supervised.Supervised(folder, "-n", 2, "--max-restarts", 1, "--restart-delay", 0, "training.steps=60", extra={
+            "LD_PRELOAD": os.environ["TESSERA_FAULT_IO"], "FAULT_FOLDER": f"{folder}/checkpoints", "FAULT_RANK": "1",
+            "FAULT_AT": "12", "FAULT_KIND": kind, "FAULT_ONCE": os.path.abspath(f"{folder}.once")})
+
+    full, heap = fault("full", "ENOSPC"), fault("heap", "abort")
+    full.end(0)
+    expect(full.said(), "was not saved: rank 1: cannot ", "No space left on device", "restart 1 of 1 in 0 s")
+    heap.end(0)
+    assert re.search(r"rank 1 on \S+ .*(was ended by signal 6 \(Aborted\)|its process is gone)[^\n]*; restart 1 of 1", heap.said()), heap.said()
+    ended.update({"full": 60, "heap": 60})
 
 
 def check_same_step():
@@ -142,7 +148,7 @@ with runs.folder():
     # Asleep for less than its deadline, while all that follows is checked: nothing happens.
     patient = supervised.Supervised("patient", "-n", 2, "--max-restarts", 1, "--plant", "1 25 reading sleep:30", "run.step_timeout=600",
                                     "training.steps=60")
-    checks = [check_struck, check_planted, check_full_disk, check_same_step, check_no_restart, check_launcher_killed]
+    checks = [check_struck, check_planted, check_saves, check_same_step, check_no_restart, check_launcher_killed]
     for check in checks:
         begin = time.monotonic()
         check()
