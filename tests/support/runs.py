@@ -136,6 +136,18 @@ def rank_processes(parent):
     return ranks
 
 
+def wait_until_stopped(process, rank):
+    """Until that rank has stopped itself (`--plant "RANK STEP WHERE stop"`); its process."""
+    until = time.monotonic() + TIMEOUT
+    while True:
+        pid = rank_processes(process.pid).get(rank)
+        if pid and "State:\tT" in pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
+            return pid
+        assert process.poll() is None, f"it ended: {pathlib.Path('started.log').read_text(encoding='utf-8')}"
+        assert time.monotonic() < until, f"rank {rank} does not stop"
+        time.sleep(0.01)
+
+
 def wait_for_steps(process, run_folder, steps):
     """Until the run's metrics have that many records of steps."""
     path = pathlib.Path(run_folder, "metrics.jsonl")

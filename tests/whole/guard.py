@@ -76,9 +76,10 @@ def check_roll_back_to_memory():
         assert "rolled back to the weights of step 24, in memory; steps given up: 25 to 29" in run.out, run.out
         assert [entry[:2] for entry in rolled_back(folder)] == [entry[:2] for entry in rolled_back("disk")], rolled_back(folder)
         runs.expect_same(disk._replace(evaluations={}), runs.read(folder)._replace(evaluations={}), f"from memory on {ranks} ranks, and from disk")
-    process = runs.start("train", *copies, "run.folder=paused", "checkpoint.keep_latest_k=1", "--plant", "0 27 reading sleep:3", ranks=2)
-    runs.wait_for_steps(process, "paused", 26)
-    process.send_signal(signal.SIGUSR1)
+    process = runs.start("train", *copies, "run.folder=paused", "checkpoint.keep_latest_k=1", "--plant", "0 27 reading stop", ranks=2)
+    rank = runs.wait_until_stopped(process, 0)
+    os.kill(rank, signal.SIGUSR1)
+    os.kill(rank, signal.SIGCONT)
     assert process.wait(runs.TIMEOUT) == 75, pathlib.Path("started.log").read_text(encoding="utf-8")
     assert [path.name for path in runs.checkpoints("paused")] == ["step-00000024", "step-00000027"]
     runs.train(*copies, "run.folder=paused")
