@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random faults to a job under `tessera launch`, one after the other: ranks killed, aborted, stopped, all at once; mpirun, and the
 launcher itself; and requests to stop. It always goes on from its newest checkpoint, leaves nothing behind, and ends with
-the bits of one that was left alone. Some 40 s of them; TESSERA_LONG_TESTS=SECONDS: 100, or what comes in so many seconds."""
+the bits of one that was left alone. Two minutes of them; TESSERA_LONG_TESTS=SECONDS: 100, or what comes in so many seconds."""
 import collections
 import os
 import pathlib
@@ -15,7 +15,7 @@ import runs
 import supervised
 
 LONG = os.environ.get("TESSERA_LONG_TESTS")
-SECONDS, MOST = (float(LONG), 100) if LONG else (40, 1000)
+SECONDS, MOST = (float(LONG), 100) if LONG else (120, 1000)
 RANKS = 3
 MEMORY = pathlib.Path("/dev/shm")
 
