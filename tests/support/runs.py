@@ -21,7 +21,10 @@ import typing
 import h5py
 import numpy as np
 
-PROGRAM = os.environ["TESSERA"]
+REAL_PROGRAM = os.environ["TESSERA"]
+# The same where it is built with CUDA, on an emulated GPU: without CUDA's libraries, which take each process time to load.
+PROGRAM = os.environ.get("TESSERA_EMULATED") or REAL_PROGRAM
+os.environ.setdefault("TESSERA_EMULATION_DEVICES", "0")  # no GPU, unless a test wants some
 MPIRUN = os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support", "mpirun")
 TIMEOUT = 120  # seconds of one run: these take one or two, and a hung one must not take the whole suite's time
 WORDS = "the of and a to in he that was it his is with as had for on not at but be they by from her all she there we so".split()

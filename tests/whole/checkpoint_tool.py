@@ -280,9 +280,6 @@ def check_memory():
     assert all(np.array_equal(array.ravel()[-1000:], np.resize(noise, shapes[name]).ravel()[-1000:]) for name, (_, array) in big.items())
 
 
-# The same program without CUDA's libraries, which take memory and time to load.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 20_000)
     runs.write_config("gpt.toml", KEYS)

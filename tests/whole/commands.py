@@ -256,9 +256,6 @@ def check_bench_and_search():
     assert "here.toml says nothing of the links between nodes" in beyond, beyond
 
 
-# The same program without CUDA's libraries, which take each run 0.3 s to load, and without a GPU.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 8_000)
     runs.write_config("gpt.toml", KEYS)

@@ -14,7 +14,7 @@ import runs
 if not os.environ.get("TESSERA_EMULATED"):
     print("built without CUDA: nothing to test")
     sys.exit(77)
-cpu_program, runs.PROGRAM = runs.PROGRAM, os.environ["TESSERA_EMULATED"]
+del os.environ["TESSERA_EMULATION_DEVICES"]  # eight GPUs
 RANKS = [int(word) for word in os.environ.get("TESSERA_GPU_RANKS", "2 4").split()]
 
 KEYS = {
@@ -100,15 +100,15 @@ def check_refusals():
     assert "no device named 'gpu'" in found, found
     found = runs.train("gpt.toml", "run.device=cuda", "run.share_gpus=false", ranks=2, code=2, extra={"TESSERA_EMULATION_DEVICES": "1"}).err
     assert "this host has 1 GPU for its 2 ranks" in found, found
-    if cpu_program == runs.PROGRAM:
+    if runs.REAL_PROGRAM == runs.PROGRAM:
         return
     found = runs.train("gpt.toml", "training.dtype=bf16", "training.linear_dtype=f8", code=2,
                        extra={"TESSERA_EMULATION_CAPABILITY": "80"}).err
     assert "wants GPUs of compute capability 8.9 or more" in found, found
-    runs.PROGRAM = cpu_program  # CUDA's own runtime, which finds no GPU on the machines that run this
+    emulated, runs.PROGRAM = runs.PROGRAM, runs.REAL_PROGRAM  # CUDA's own runtime, which finds no GPU on the machines that run this
     found = runs.train("gpt.toml", "run.device=cuda", code=2).err
     assert "this host has 0 GPUs for its 1 rank" in found, found
-    runs.PROGRAM = os.environ["TESSERA_EMULATED"]
+    runs.PROGRAM = emulated
 
 
 with runs.folder():
@@ -125,7 +125,7 @@ with runs.folder():
         runs.expect_same(recorded, run(f"{optimizer}-not-recorded", *words, "run.cuda_graph=false"), "recorded and not")
     check_layouts()
     check_resume()
-    if cpu_program != runs.PROGRAM:
+    if runs.REAL_PROGRAM != runs.PROGRAM:
         check_sharing()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")

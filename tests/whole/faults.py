@@ -157,9 +157,6 @@ def check_lost_sector():
     runs.expect_same(whole, runs.read("sector"), "after a lost sector")
 
 
-# The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 9_000)
     runs.write_config("gpt.toml", KEYS)

@@ -106,8 +106,6 @@ def check_nowhere_to_go():
     assert "no checkpoint to roll back to after step 29: the loss " in run.err, run.err
 
 
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM # without CUDA's libraries, which take 0.3 s to load
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_config("guard.toml", KEYS)
     check_stop()

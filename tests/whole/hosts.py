@@ -70,8 +70,6 @@ reason = pretend_hosts.why_not()
 if reason:
     print(f"skipped: {reason}")
     sys.exit(77)
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder(), pretend_hosts.Hosts(4) as four:
     runs.write_text("text.txt", 9_000)
     runs.write_config("gpt.toml", supervised.KEYS)

@@ -108,8 +108,6 @@ def check_no_code_from_files():
     assert preloaded == {os.path.abspath("step.so")}, f"the loader does not say what it loads: {preloaded}"
 
 
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM  # without CUDA's libraries, which take 0.3 s to load
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 9_000)
     runs.write_config("gpt.toml", KEYS)

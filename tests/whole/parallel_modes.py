@@ -186,8 +186,6 @@ def check_experts(one):
     expect_near(one, result, "experts", "expert ranks, then tensor ranks", since=10)
 
 
-# The same program without CUDA's libraries, which take each rank 0.3 s to load.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     alone = {name: check_model(name) for name in MODELS}

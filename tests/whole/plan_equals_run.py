@@ -164,8 +164,6 @@ def check_process():
     print(f"a larger model: {plan} bytes more planned, {process} bytes more resident")
 
 
-# The same program without CUDA's libraries, which take each rank 0.3 s to load.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
 with runs.folder():
     runs.write_text("text.txt", 8_000)
     runs.write_config("gpt.toml", KEYS)

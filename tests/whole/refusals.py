@@ -291,9 +291,6 @@ def check_divergence():
         assert not runs.checkpoints(f"diverged-{ranks}"), "a diverged run was saved"
 
 
-# The same program without CUDA's libraries, which take each run 0.3 s to load, and without a GPU.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     write_inputs()
     for case in CONFIG + LIMIT + WITHOUT_CHECKPOINT + SUBMIT:

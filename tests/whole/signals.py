@@ -141,9 +141,6 @@ def wait_until_gone(pids):
         time.sleep(0.05)
 
 
-# The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 500_000)
     runs.write_config("gpt.toml", KEYS)

@@ -199,9 +199,6 @@ def check_examples(here):
     os.chdir("..")
 
 
-# The same program without CUDA's libraries, which take each rank 0.3 s to load, and without a GPU.
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with slurm.cluster(nodes=6) as cluster, runs.folder():
     runs.write_text("text.txt", 9_000)
     check_interruptions(cluster)

@@ -97,8 +97,6 @@ def expect_no_memory_left(before):
     assert not left, f"left in {MEMORY}: {left}"
 
 
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 9_000)
     runs.write_config("gpt.toml", supervised.KEYS)

@@ -140,8 +140,6 @@ def check_launcher_killed():
         run.abandon()
 
 
-runs.PROGRAM = os.environ.get("TESSERA_EMULATED") or runs.PROGRAM
-os.environ["TESSERA_EMULATION_DEVICES"] = "0"
 with runs.folder():
     runs.write_text("text.txt", 9_000)
     runs.write_config("gpt.toml", supervised.KEYS)
