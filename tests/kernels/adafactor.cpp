@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace adafactor_test {
+
 namespace {
 
 template <class Device> class Adafactor : public testing::Test {};
@@ -105,3 +107,5 @@ TYPED_TEST(Adafactor, NothingChangesInASkippedStep) {
     EXPECT_THROW(kernels::adafactor_direction(on.stream(), {3, 3, 5}, on(factor), on(gradient), squares, on(direction)),
                  InternalError);
 }
+
+} // namespace adafactor_test

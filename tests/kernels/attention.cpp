@@ -12,6 +12,8 @@
 
 using namespace tessera;
 
+namespace attention_test {
+
 namespace {
 
 using kernels::AttentionVariant;
@@ -389,3 +391,5 @@ TYPED_TEST(Attention, WrongViewsAreRefused) {
     refused(shape, DType::f32);
     on.finish();
 }
+
+} // namespace attention_test

@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace attention_merge_test {
+
 namespace {
 
 using kernels::AttentionPart;
@@ -104,3 +106,5 @@ TEST(AttentionMergeThreads, SameBitsForAnyNumberOfThreads) {
         return merge.sum;
     });
 }
+
+} // namespace attention_merge_test

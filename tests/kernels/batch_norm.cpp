@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace batch_norm_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -188,3 +190,5 @@ TEST(BatchNorm, SameBitsForAnyNumberOfThreads) {
         EXPECT_TRUE(found.dx.same_bits(expected.dx));
     }
 }
+
+} // namespace batch_norm_test

@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace classification_test {
+
 namespace {
 
 template <class Device> class Classification : public testing::Test {};
@@ -99,3 +101,5 @@ TYPED_TEST(Classification, SumsOfNumbersAreThoseOfAPlainLoop) {
         EXPECT_TRUE(close_to(sums, expected, tolerance(DType::f32, Kind::norm))) << rows << " " << columns;
     }
 }
+
+} // namespace classification_test

@@ -11,6 +11,8 @@
 
 using namespace tessera;
 
+namespace combine_test {
+
 namespace {
 
 // The order of a binary counter over `count` pieces: equal neighbours merge, the rest at the end.
@@ -191,3 +193,5 @@ TEST(CombineOnCpu, SameBitsForAnyThreads) {
         return target;
     });
 }
+
+} // namespace combine_test

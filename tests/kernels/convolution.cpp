@@ -14,6 +14,8 @@
 
 using namespace tessera;
 
+namespace convolution_test {
+
 namespace {
 
 using kernels::ConvolutionVariant;
@@ -428,3 +430,5 @@ TYPED_TEST(ConvolutionsByLibrary, SameBitsInTwoRuns) {
     }
 }
 #endif
+
+} // namespace convolution_test

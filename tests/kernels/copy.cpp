@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace copy_test {
+
 template <class Device> class Copy : public testing::Test {};
 TYPED_TEST_SUITE(Copy, Devices, DeviceNames);
 
@@ -120,3 +122,5 @@ TEST(Copy, LargeDownloadsToAnywhere) {
             EXPECT_EQ(std::count(first + size, to.end(), -1), static_cast<std::ptrdiff_t>(32 - begin)) << begin;
         }
 }
+
+} // namespace copy_test

@@ -11,6 +11,8 @@
 
 using namespace tessera;
 
+namespace cross_attention_test {
+
 namespace {
 
 using Doubles = std::vector<double>;
@@ -317,3 +319,5 @@ TYPED_TEST(CrossAttention, WrongViewsAreRefused) {
     refused({q, kv, segments, keys, on(run.bias)}, wrong);
     on.finish();
 }
+
+} // namespace cross_attention_test

@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace cross_entropy_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -204,3 +206,5 @@ TYPED_TEST(CrossEntropy, ATargetOutsideTheVocabularyIsNamed) {
         }
     }
 }
+
+} // namespace cross_entropy_test

@@ -10,6 +10,8 @@
 #include <limits>
 
 using namespace tessera;
+
+namespace cross_entropy_shard_test {
 using kernels::VocabularyShard;
 
 namespace {
@@ -318,3 +320,5 @@ TYPED_TEST(CrossEntropyShard, MayEndInPadding) {
             EXPECT_TRUE(near(padded, expected, allowed)) << padding;
         }
 }
+
+} // namespace cross_entropy_shard_test

@@ -10,12 +10,15 @@
 #include <limits>
 
 using namespace tessera;
+
+namespace divergence_test {
 using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity(), no_number = std::numeric_limits<double>::quiet_NaN();
+constexpr double infinity = std::numeric_limits<double>::infinity(),
+                 no_number = std::numeric_limits<double>::quiet_NaN();
 
 template <class Device> class Divergences : public testing::Test {};
 TYPED_TEST_SUITE(Divergences, Devices, DeviceNames);
@@ -142,3 +145,5 @@ TYPED_TEST(Divergences, WrongCountsAreRefused) {
     EXPECT_THAT([&] { call(two, judge.verdict); }, ThrowsMessage<InternalError>(HasSubstr("the window of norms")));
     EXPECT_THAT([&] { call(judge.norms, two); }, ThrowsMessage<InternalError>(HasSubstr("the verdict")));
 }
+
+} // namespace divergence_test

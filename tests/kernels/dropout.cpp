@@ -10,6 +10,8 @@
 #include <bit>
 
 using namespace tessera;
+
+namespace dropout_test {
 using kernels::Dropout;
 
 namespace {
@@ -146,3 +148,5 @@ TEST(DropoutThreads, TheSameBitsForAnyThreads) {
         });
     }
 }
+
+} // namespace dropout_test

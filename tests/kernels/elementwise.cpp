@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace elementwise_test {
+
 namespace {
 
 constexpr std::int64_t sizes[] = {0, 1, 15, 16, 17, 129, 1000, 5003};
@@ -236,3 +238,5 @@ TEST(ElementwiseThreads, TheSameBitsForAnyThreads) {
         });
     }
 }
+
+} // namespace elementwise_test

@@ -8,6 +8,8 @@
 #include <limits>
 
 using namespace tessera;
+
+namespace embedding_test {
 using kernels::VocabularyShard;
 
 namespace {
@@ -286,3 +288,5 @@ TYPED_TEST(Embedding, WrongSizesAreRefused) {
     const Sample five(Shape{5}, DType::i32), workspace(Shape{8}, DType::f32);
     EXPECT_THROW(kernels::embedding_gradient(on.stream(), on(five), on(y), on(table), on(workspace)), InternalError);
 }
+
+} // namespace embedding_test

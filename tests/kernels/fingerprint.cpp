@@ -10,6 +10,8 @@
 #include <set>
 
 using namespace tessera;
+
+namespace fingerprint_test {
 using testing::HasSubstr;
 using testing::ThrowsMessage;
 
@@ -74,3 +76,5 @@ TYPED_TEST(Fingerprints, WantWholeWords) {
     EXPECT_THAT([&] { fingerprints<TypeParam>({&half}); },
                 ThrowsMessage<InternalError>(HasSubstr("fingerprints: element type bf16")));
 }
+
+} // namespace fingerprint_test

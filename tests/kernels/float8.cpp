@@ -7,6 +7,8 @@
 
 using namespace tessera;
 
+namespace float8_test {
+
 namespace {
 
 // (-1)^sign 2^(exponent - bias) (1 + mantissa), subnormals below, NaN and infinity above.
@@ -86,3 +88,5 @@ TYPED_TEST(Float8s, RoundToTheNearest) {
             ASSERT_EQ(int{TypeParam(sign * value).bits}, expected) << sign * value;
         }
 }
+
+} // namespace float8_test

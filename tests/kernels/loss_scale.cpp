@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace loss_scale_test {
+
 namespace {
 
 template <class Device> class LossScales : public testing::Test {};
@@ -115,3 +117,5 @@ TYPED_TEST(LossScales, AFactorOfZeroChangesNothing) {
     EXPECT_TRUE(first.same_bits(first_before));
     EXPECT_TRUE(second.same_bits(second_before));
 }
+
+} // namespace loss_scale_test

@@ -13,6 +13,8 @@
 #include <rapidcheck.h>
 
 using namespace tessera;
+
+namespace matmul_test {
 using kernels::text_of;
 
 template <class Device> class Matmuls : public testing::Test {};
@@ -389,3 +391,5 @@ TYPED_TEST(Matmuls, OnAGpuMayBeTuned) {
         });
     }
 }
+
+} // namespace matmul_test

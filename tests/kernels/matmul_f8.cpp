@@ -12,6 +12,8 @@
 
 using namespace tessera;
 
+namespace matmul_f8_test {
+
 template <class Device> class MatmulsOf8Bits : public testing::Test {};
 TYPED_TEST_SUITE(MatmulsOf8Bits, Devices, DeviceNames);
 
@@ -204,3 +206,5 @@ TYPED_TEST(MatmulsOf8Bits, ThatDoNotFitAreRefused) {
     EXPECT_THROW(run(wrong), InternalError);
     on.finish();
 }
+
+} // namespace matmul_f8_test

@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace muon_test {
+
 namespace {
 
 template <class Device> class Muon : public testing::Test {};
@@ -83,3 +85,5 @@ TYPED_TEST(Muon, CountsThatDifferAreRefused) {
     EXPECT_THROW(kernels::divide_by_norm(on.stream(), on(four), on(four), on(four)), InternalError);
     EXPECT_THROW(kernels::muon_step(on.stream(), {}, on(one), on(one), on(four), on(five)), InternalError);
 }
+
+} // namespace muon_test

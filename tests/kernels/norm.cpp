@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace norm_test {
+
 namespace {
 
 constexpr float epsilon = 1e-5f;
@@ -323,3 +325,5 @@ TEST(NormThreads, TheSameBitsForAnyThreads) {
                     return test.*result;
                 });
 }
+
+} // namespace norm_test

@@ -8,6 +8,8 @@
 
 using namespace tessera;
 
+namespace norm_of_sum_test {
+
 namespace {
 
 constexpr float epsilon = 1e-5f;
@@ -184,3 +186,5 @@ TEST(NormOfSumThreads, TheSameBitsForAnyThreads) {
                     return test.*result;
                 });
 }
+
+} // namespace norm_of_sum_test

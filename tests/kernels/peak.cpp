@@ -6,6 +6,8 @@
 
 using namespace tessera;
 
+namespace peak_test {
+
 template <class Device> class Peak : public testing::Test {};
 TYPED_TEST_SUITE(Peak, Devices, DeviceNames);
 
@@ -15,3 +17,5 @@ TYPED_TEST(Peak, IsPlausibleOrUnknown) {
     const bool gpu = !std::is_same_v<TypeParam, OnCpu>;
     EXPECT_TRUE((gpu && peak == 0) || (peak > (gpu ? 1e13 : 1e8) && peak < 1e17)) << peak;
 }
+
+} // namespace peak_test

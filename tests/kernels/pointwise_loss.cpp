@@ -11,6 +11,8 @@
 
 using namespace tessera;
 
+namespace pointwise_loss_test {
+
 namespace {
 
 struct Sizes {
@@ -122,3 +124,5 @@ TYPED_TEST(Accuracy, IsThatOfAPlainLoop) {
             EXPECT_EQ(hits.values(), expected) << rows << " " << columns << " " << name_of(dtype);
         }
 }
+
+} // namespace pointwise_loss_test

@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace pooling_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -178,3 +180,5 @@ TEST(PoolingsOnCpu, TheSameBitsForAnyThreads) {
         return dx;
     });
 }
+
+} // namespace pooling_test

@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace quantize_test {
+
 template <class Device> class Quantize : public testing::Test {};
 TYPED_TEST_SUITE(Quantize, Devices, DeviceNames);
 
@@ -164,3 +166,5 @@ TYPED_TEST(Quantize, WrongViewsAreRefused) {
     EXPECT_THROW(run(x, on(y), {}, two), InternalError);
     on.finish();
 }
+
+} // namespace quantize_test

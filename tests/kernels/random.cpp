@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace random_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -123,3 +125,5 @@ TEST(Random, TwoPartsEqualTheWhole) {
             EXPECT_TRUE(parts.same_bits(whole)) << cut;
         }
 }
+
+} // namespace random_test

@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace recurrent_test {
+
 namespace {
 
 using Doubles = std::vector<double>;
@@ -216,3 +218,5 @@ TEST(Recurrent, RefusesViewsThatDoNotFit) {
     OnCpu on;
     EXPECT_THROW(one.run(on), InternalError);
 }
+
+} // namespace recurrent_test

@@ -11,6 +11,8 @@
 
 using namespace tessera;
 
+namespace reduce_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -210,3 +212,5 @@ TYPED_TEST(Reduce, WrongSizesAreRefused) {
     EXPECT_THROW(kernels::sums(on.stream(), {&from, 1}, to), InternalError);
     EXPECT_THROW(kernels::sum(on.stream(), on(x), on(y)), InternalError);
 }
+
+} // namespace reduce_test

@@ -9,6 +9,8 @@
 #include <limits>
 
 using namespace tessera;
+
+namespace rotary_test {
 using kernels::Rotary;
 using kernels::RotaryPairs;
 
@@ -200,3 +202,5 @@ TEST(RotaryThreads, TheSameBitsForAnyThreads) {
                 return y;
             });
 }
+
+} // namespace rotary_test

@@ -12,6 +12,8 @@
 
 using namespace tessera;
 
+namespace route_test {
+
 namespace {
 
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
@@ -307,3 +309,5 @@ TYPED_TEST(Route, RefusesViewsOfOtherSizes) {
     const Routing too_many{1, 1, most_experts + 1, 1, 1};
     EXPECT_THROW(kernels::dispatch_tokens(on.stream(), too_many, on(x), on(slots), on(y)), InternalError);
 }
+
+} // namespace route_test

@@ -7,6 +7,8 @@
 
 using namespace tessera;
 
+namespace rows_test {
+
 namespace {
 
 using kernels::RowPlaces;
@@ -79,3 +81,5 @@ TYPED_TEST(RowsThatLieApart, AreNumbers) {
     EXPECT_THROW(kernels::copy_rows(on.stream(), rows, on(x), {}, on(tokens), {}), InternalError);
     EXPECT_THROW(kernels::accumulate_rows(on.stream(), rows, on(x), {}, on(half), {}), InternalError);
 }
+
+} // namespace rows_test

@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace smoothed_cross_entropy_test {
+
 namespace {
 
 template <class Device> class SmoothedCrossEntropy : public testing::Test {};
@@ -103,3 +105,5 @@ TEST(SmoothedCrossEntropyRefuses, ATargetThatIsNoClass) {
     EXPECT_THROW(kernels::smoothed_cross_entropy(stream, 4, 0.1f, logits.view(), targets.view(), {}, losses.view()),
                  ConfigError);
 }
+
+} // namespace smoothed_cross_entropy_test

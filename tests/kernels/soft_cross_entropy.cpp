@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace soft_cross_entropy_test {
+
 namespace {
 
 template <class Device> class SoftCrossEntropy : public testing::Test {};
@@ -111,3 +113,5 @@ TEST(SoftCrossEntropyOnThreads, HasTheSameBits) {
     EXPECT_TRUE(one.same_bits(three));
     EXPECT_TRUE(of_one.same_bits(of_three));
 }
+
+} // namespace soft_cross_entropy_test

@@ -13,6 +13,8 @@
 #include <limits>
 
 using namespace tessera;
+
+namespace stochastic_cast_test {
 using kernels::StochasticCast;
 
 namespace {
@@ -131,3 +133,5 @@ TEST(StochasticCastThreads, TheSameBitsForAnyThreads) {
         return y;
     });
 }
+
+} // namespace stochastic_cast_test

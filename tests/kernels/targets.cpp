@@ -8,6 +8,8 @@
 
 using namespace tessera;
 
+namespace targets_test {
+
 namespace {
 
 template <class Device> class Targets : public testing::Test {};
@@ -71,3 +73,5 @@ TEST(TargetsRefuse, OtherCounts) {
     const Sample targets = some_targets(4), weights(Shape{3}, DType::f32);
     EXPECT_THROW(kernels::target_weights(stream, targets.view(), {}, weights.view()), InternalError);
 }
+
+} // namespace targets_test

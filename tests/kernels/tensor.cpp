@@ -13,6 +13,8 @@
 
 using namespace tessera;
 
+namespace tensor_test {
+
 TEST(Tensor, ShapeCountsSlicesAndPrints) {
     const Shape shape{12, 64, 3, 4, 32};
     EXPECT_EQ(shape.count(), 12 * 64 * 3 * 4 * 32);
@@ -93,3 +95,5 @@ TEST(Tensor, ParallelCoversTheRangeOnce) {
         }
     }
 }
+
+} // namespace tensor_test

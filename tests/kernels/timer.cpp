@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace timer_test {
+
 namespace {
 
 template <class Device> class StreamTimer : public testing::Test {
@@ -49,3 +51,5 @@ TEST(TimerOnTheCpu, CountsTheTimeBetween) {
     EXPECT_GE(seconds.at(0), 0.02);
     EXPECT_LT(seconds.at(1), 0.02);
 }
+
+} // namespace timer_test

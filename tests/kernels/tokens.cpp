@@ -11,6 +11,8 @@
 
 using namespace tessera;
 
+namespace tokens_test {
+
 namespace {
 
 constexpr std::int32_t mask = 50, below = 50;
@@ -136,3 +138,5 @@ TYPED_TEST(Tokens, SegmentsTypesAndShifts) {
     for (std::int64_t i = 0; i < 12; ++i)
         EXPECT_EQ(segments[i], ids[i] == 0 ? 0 : 1);
 }
+
+} // namespace tokens_test

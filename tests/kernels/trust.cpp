@@ -10,6 +10,8 @@
 
 using namespace tessera;
 
+namespace trust_test {
+
 namespace {
 
 template <class Device> class Trust : public testing::Test {};
@@ -150,3 +152,5 @@ TEST(TrustRefuses, ListsThatDoNotMatch) {
                      InternalError);
     });
 }
+
+} // namespace trust_test

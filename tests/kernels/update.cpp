@@ -9,6 +9,8 @@
 #include <deque>
 
 using namespace tessera;
+
+namespace update_test {
 using kernels::Adam;
 using kernels::Sgd;
 
@@ -313,3 +315,5 @@ TYPED_TEST(Update, WrongCountsAreRefused) {
     EXPECT_THROW(sgd(on(test.factor), {{&p.first, 1}, {&p.weight, 1}, {&none, 1}, {}}), InternalError);
     EXPECT_THROW(sgd(wrong, {{&p.first, 1}, {&p.weight, 1}, {&p.second, 1}, {}}), InternalError);
 }
+
+} // namespace update_test

@@ -12,6 +12,8 @@
 
 using namespace tessera;
 
+namespace update_rules_test {
+
 namespace {
 
 constexpr int steps = 5;
@@ -204,3 +206,5 @@ TEST(UpdateRulesOnCpu, TheSameBitsForAnyThreads) {
                 return cases[0].*result;
             });
 }
+
+} // namespace update_rules_test

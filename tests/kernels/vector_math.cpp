@@ -9,6 +9,8 @@
 #include <vector>
 
 using namespace tessera;
+
+namespace vector_math_test {
 using simd::Floats;
 
 namespace {
@@ -163,3 +165,5 @@ TEST(VectorMath, HalfLanesRoundAsTheScalarTypes) {
     expect_lanes_of<BFloat16>(x);
     expect_lanes_of<Float16>(x);
 }
+
+} // namespace vector_math_test

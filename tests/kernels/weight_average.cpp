@@ -9,6 +9,8 @@
 
 using namespace tessera;
 
+namespace weight_average_test {
+
 namespace {
 
 template <class Device> class WeightAverage : public testing::Test {};
@@ -79,3 +81,5 @@ TYPED_TEST(WeightAverage, CountsThatDifferAreRefused) {
     EXPECT_THROW(kernels::average_weights(on.stream(), on(one), on(one), a, b), InternalError);
     EXPECT_THROW(kernels::average_weights(on.stream(), on(four), on(one), a, a), InternalError);
 }
+
+} // namespace weight_average_test
