@@ -28,7 +28,7 @@ const std::vector<std::string_view> of_recurrent = {layer_hidden.name,  layer_la
 bool is_whole(const ConfigItem& item) { return item.get(layer_groups) == 1; }
 bool never(const ConfigItem&) { return false; }
 
-const std::array<LayerType, 25> catalog = {{
+const std::array<LayerType, 26> catalog = {{
     {"add", LayerKind::other, 2, 1000, {}, read_add},
     {"average_pool", LayerKind::elementwise, 1, 1, with(of_pools, layer_count_padding.name), read_average_pool},
     {"batch_norm",
@@ -43,6 +43,7 @@ const std::array<LayerType, 25> catalog = {{
      2,
      {layer_positive_weight.name, layer_weight.name},
      read_pointwise_loss},
+    {"concat", LayerKind::other, 2, 1000, {}, read_concat},
     {"convolution",
      LayerKind::product,
      1,

@@ -144,6 +144,7 @@ const LayerType& type_of(const ConfigItem&);
 
 BuildLayer read_activation(const ConfigItem&);
 BuildLayer read_add(const ConfigItem&);
+BuildLayer read_concat(const ConfigItem&);
 BuildLayer read_average_pool(const ConfigItem&);
 BuildLayer read_batch_norm(const ConfigItem&);
 BuildLayer read_convolution(const ConfigItem&);

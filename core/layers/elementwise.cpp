@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Activations, add, dropout, flatten and norms, as a config says them.
+// Activations, add, concat, dropout, flatten and norms, as a config says them.
 #include "core/layers/catalog.hpp"
 #include "core/layers/layers.hpp"
 #include "core/ops/ops.hpp"
@@ -40,6 +40,15 @@ BuildLayer read_add(const ConfigItem&) {
             sum = ops::add(builder.graph(), builder.path(i + 1 < place.inputs.size() ? fmt::format("sum{}", i) : ""),
                            sum, value(place.inputs[i]));
         return {sum, flat};
+    };
+}
+
+BuildLayer read_concat(const ConfigItem&) {
+    return [](const LayerPlace& place) -> LayerValue {
+        std::vector<ValueId> parts;
+        for (const LayerValue& input : place.inputs)
+            parts.push_back(as_seen(place.builder, input));
+        return {ops::concatenate(place.builder.graph(), place.builder.path(""), std::move(parts))};
     };
 }
 

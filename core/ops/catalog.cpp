@@ -26,6 +26,7 @@ std::vector<OpPointer> op_catalog() {
         make_batch_norm_inference(1e-5),
         make_cast(DType::f32),
         make_combine(),
+        make_concatenate(),
         make_confusion(5),
         make_convolution(window, 1),
         make_convolution(window, 3),

@@ -181,7 +181,9 @@ def layers(text):
 NETWORK = """
 convolution filters=6 kernel=3 padding=1 bias=false
 batch_norm init_scale=1.5
-relu
+relu name="whole"
+tanh name="half"
+concat inputs=["whole","half"]
 residual_blocks filters=6 blocks=1 init_scale=0.7
 convolution filters=12 kernel=[3,2] stride=[2,1] padding=[0,1] groups=3
 silu
@@ -193,8 +195,9 @@ convolution filters=8 kernel=2 dilation=2
 average_pool global=true
 flatten
 linear outputs=9 init_std=0.9
-layer_norm
-tanh
+layer_norm name="rows"
+tanh name="squeezed"
+concat inputs=["rows","squeezed","rows"]
 linear outputs=5 init_std=1.5
 cross_entropy
 """

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// activation, add, add_rows, gate and scale: images stay as the operators before have left them.
+// activation, add, add_rows, concatenate, gate and scale: images stay as the operators before have left them.
 #include "core/formats/onnx/lowering.hpp"
 
 #include "kernels/error.hpp"
@@ -11,11 +11,16 @@
 namespace tessera {
 namespace {
 
-// y = f(inputs), whose dims may lie in any order that they have in common.
-template <typename Make> void lower_elementwise(OnnxLowering& to, const Make& make) {
+bool all_images(const OnnxLowering& to) {
     bool images = true;
     for (std::size_t i = 0; i < to.inputs(); ++i)
         images = images && to.is_image(i);
+    return images;
+}
+
+// y = f(inputs), whose dims may lie in any order that they have in common.
+template <typename Make> void lower_elementwise(OnnxLowering& to, const Make& make) {
+    const bool images = all_images(to);
     std::vector<std::string> inputs;
     for (std::size_t i = 0; i < to.inputs(); ++i)
         inputs.push_back(images ? to.image(i) : to.in(i));
@@ -54,6 +59,13 @@ void lower_activation(OnnxLowering& to) {
 
 void lower_add(OnnxLowering& to) {
     lower_elementwise(to, [&](const std::vector<std::string>& in) { return to.add("Add", in); });
+}
+
+void lower_concatenate(OnnxLowering& to) {
+    const std::int64_t last = to.result(0).rank() - 1; // of an image its channels, which come behind the samples there
+    lower_elementwise(to, [&](const std::vector<std::string>& in) {
+        return to.add("Concat", in, {{"axis", all_images(to) ? std::int64_t{1} : last}});
+    });
 }
 
 void lower_add_rows(OnnxLowering& to) {

@@ -21,6 +21,7 @@ std::span<const OnnxLoweringOf> onnx_lowerings() {
         OnnxLoweringOf{"average_pool", lower_average_pool},
         OnnxLoweringOf{"batch_norm_inference", lower_batch_norm},
         OnnxLoweringOf{"combine", lower_combine},
+        OnnxLoweringOf{"concatenate", lower_concatenate},
         OnnxLoweringOf{"convolution", lower_convolution},
         OnnxLoweringOf{"convolution_input_gradient", lower_transposed_convolution},
         OnnxLoweringOf{"cross_attention", lower_cross_attention},

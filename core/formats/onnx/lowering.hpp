@@ -125,6 +125,7 @@ void lower_rotary(OnnxLowering& to);
 void lower_activation(OnnxLowering& to);
 void lower_add(OnnxLowering& to);
 void lower_add_rows(OnnxLowering& to);
+void lower_concatenate(OnnxLowering& to);
 void lower_gate(OnnxLowering& to);
 void lower_scale(OnnxLowering& to);
 
