@@ -16,7 +16,7 @@ inline constexpr Key<std::string> layer_name{"model.layers[].name", "",
                                              "what other layers call it; its type and number"};
 inline constexpr Key<std::string> layer_type{
     "model.layers[].type", "",
-    "what it does: linear, convolution, relu, max_pool, add, cross_entropy, …; \"?\" lists them"};
+    "what it does: linear, convolution, relu, max_pool, add, concat, cross_entropy, …; \"?\" lists them"};
 inline constexpr Key<std::vector<std::string>> layer_inputs{"model.layers[].inputs", "",
                                                             "layers further up, or fields of the data; none: the layer "
                                                             "before, at first the data; of a loss also what is wanted"};
