@@ -11,7 +11,7 @@ inline constexpr Key<double> run_step_timeout{
     "run.step_timeout", 0.0,
     "seconds after which a step that has not ended is a stall; 0: 10 times the median of the last steps, at least 30"};
 inline constexpr Key<bool> run_check_collectives{"run.check_collectives", false,
-                                                 "ranks compare name, kind, bytes and dtype before each collective: "
+                                                 "ranks compare name, kind, shape and dtype before each collective: "
                                                  "slow, finds one that not all ranks take part in"};
 
 // What a rank's watchdog knows of time. Seconds.

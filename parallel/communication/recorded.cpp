@@ -17,8 +17,9 @@ constexpr std::int64_t unknown_bytes = -1; // of each rank's own
 // What a rank is about to do, as the others are told.
 struct Intent {
     std::int64_t number, bytes;
+    Shape shape;
     CallKind kind;
-    std::uint8_t dtype;
+    DType dtype;
     char name[FlightRecorder::name_bytes];
 };
 
@@ -27,12 +28,12 @@ std::string text_of(const Intent& intent) {
     std::string text{name_of(intent.kind)};
     if (!name.empty()) text += fmt::format(" '{}'", name);
     if (intent.bytes != unknown_bytes)
-        text += fmt::format(" of {} bytes of {}", intent.bytes, name_of(static_cast<DType>(intent.dtype)));
+        text += fmt::format(" of {} bytes, {} of {}", intent.bytes, intent.shape.text(), name_of(intent.dtype));
     return text;
 }
 
 bool is_same(const Intent& a, const Intent& b) {
-    return a.kind == b.kind && a.bytes == b.bytes && a.dtype == b.dtype &&
+    return a.kind == b.kind && a.bytes == b.bytes && a.shape == b.shape && a.dtype == b.dtype &&
            std::memcmp(a.name, b.name, sizeof a.name) == 0;
 }
 
@@ -148,7 +149,7 @@ private:
     void run(CallKind kind, Stream& stream, const AnyView& view, const Call& call, int peer = -1) {
         if (kind < CallKind::send && recorder_.skips_next()) return; // planted
         const std::size_t recorded = recorder_.began(axis_.number, kind, view.dtype, view.bytes(), peer);
-        if (check_ && kind < CallKind::send) compare();
+        if (check_ && kind < CallKind::send) compare(view.shape);
         call();
         const bool at_once = std::holds_alternative<CpuStream>(stream);
         recorder_.ended(recorded, at_once ? CallState::ended : CallState::queued);
@@ -156,12 +157,15 @@ private:
     }
 
     // Everybody tells everybody: all throw together.
-    void compare() {
+    void compare(const Shape& shape) {
         const CallRecord record = recorder_.own().calls(1).front();
         const auto self = static_cast<std::size_t>(check_->rank());
         Intent& own = intents_[self];
-        own = {record.number, record.bytes, record.kind, static_cast<std::uint8_t>(record.dtype), {}};
-        if (record.kind == CallKind::all_to_allv) own.bytes = unknown_bytes;
+        own = {record.number, record.bytes, shape, record.kind, record.dtype, {}};
+        if (record.kind == CallKind::all_to_allv) {
+            own.bytes = unknown_bytes;
+            own.shape = {};
+        }
         record.name.copy(own.name, sizeof own.name);
         std::vector<Message> sends, receives;
         for (int rank = 0; rank < check_->size(); ++rank) {

@@ -19,7 +19,7 @@ struct RecordedAxis {
 };
 
 // Does what `communicator` does. `recorder` outlives it. With `check`, a group of the same ranks, all ranks compare
-// call, name, bytes and dtype before each call in which all of them take part: InternalError on every rank, with both,
+// call, name, shape and dtype before each call in which all of them take part: InternalError on every rank, with both,
 // where two differ. That costs an exchange between all of them per call. Ranks that are in calls of different axes
 // still wait for each other. A call that a GPU replays is compared when it is recorded.
 std::unique_ptr<Communicator> make_recorded_communicator(std::unique_ptr<Communicator> communicator, RecordedAxis axis,

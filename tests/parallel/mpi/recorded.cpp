@@ -61,8 +61,8 @@ TEST(Recorded, WhatDoesNotMatchIsAnErrorOnEveryRank) {
     Watched watched(true);
     sum(watched, 10, "same");
     // in size
-    mismatch([&] { sum(watched, odd ? 6 : 5, "a"); }, "all_reduce 'a' of 20 bytes of f32",
-             "all_reduce 'a' of 24 bytes");
+    mismatch([&] { sum(watched, odd ? 6 : 5, "a"); }, "all_reduce 'a' of 20 bytes, (5) of f32",
+             "all_reduce 'a' of 24 bytes, (6) of f32");
     // in name
     mismatch([&] { sum(watched, 5, odd ? "b" : "a"); }, "'a'", "'b'");
     // in kind
@@ -75,6 +75,14 @@ TEST(Recorded, WhatDoesNotMatchIsAnErrorOnEveryRank) {
                 sum(watched, 5, "c");
         },
         "all_reduce 'c'", "barrier 'c'");
+    // in shape: as many bytes
+    mismatch(
+        [&] {
+            std::vector<float> numbers(12);
+            const Shape shape = odd ? Shape{2, 2, 3} : Shape{2, 3, 2};
+            watched.groups.all().broadcast(watched.stream, View(numbers.data(), shape, DType::f32), 0);
+        },
+        "of 48 bytes, (2, 3, 2) of f32", "of 48 bytes, (2, 2, 3) of f32");
     // in dtype
     mismatch(
         [&] {
@@ -82,7 +90,7 @@ TEST(Recorded, WhatDoesNotMatchIsAnErrorOnEveryRank) {
             watched.groups.all().broadcast(watched.stream,
                                            View(numbers.data(), Shape{4}, odd ? DType::i32 : DType::f32), 0);
         },
-        "of f32", "of i32");
+        "of 16 bytes, (4) of f32", "of 16 bytes, (4) of i32");
     sum(watched, 10, "same"); // nothing of a refused call is left on its way
 }
 
