@@ -207,6 +207,7 @@ void Saver::take_further(bool wait, bool last) {
         return;
     }
     current_.seconds = seconds_since(begun_);
+    ground_.groups.recorder().saved_in(static_cast<std::int64_t>(current_.seconds * 1e9));
     current_.bytes = writer_.bytes();
     ended_.push_back(current_);
     log_.info(fmt::format("saved {}/step-{:08d}", folder_, current_.step));

@@ -8,7 +8,7 @@ namespace tessera {
 namespace {
 
 constexpr double least_of_step = 30, steps_of_median = 10;
-constexpr double of_start = 600, least_of_others = 120, of_longest = 5;
+constexpr double of_start = 600, least_of_others = 120, least_of_save = 60, of_longest = 5;
 constexpr double a_year = 366.0 * 86'400;
 
 double age_of(const RankReport& report) {
@@ -36,8 +36,10 @@ double Deadlines::deadline_of(const RankReport& report) const {
         const double by_count = steps_of_median * report.median * static_cast<double>(report.state.expected);
         return std::max({least_of_others, of_step, of_longest * longest, by_count});
     }
-    case Activity::saving: // the last save of a run writes all it has, whatever those beside training took
-        return std::max({of_start, of_step, of_longest * longest});
+    case Activity::saving: { // the last save of a run writes all it has, as those beside training did in their time
+        const double whole = static_cast<double>(report.state.longest_save) * 1e-9;
+        return std::max({whole > 0 ? least_of_save : of_start, of_step, of_longest * std::max(whole, longest)});
+    }
     case Activity::auditing:
         return std::max({least_of_step, of_step, of_longest * longest});
     case Activity::finishing:

@@ -95,6 +95,7 @@ public:
     Name work;
     Word calls; // entered
     Word timed; // steps
+    Word longest_save;
     Word times[FlightRecorder::time_slots];
     Slot slots[FlightRecorder::call_slots];
 };
@@ -136,6 +137,7 @@ FlightState FlightView::state() const {
     });
     state.calls = get(page_->calls);
     state.steps_timed = get(page_->timed);
+    state.longest_save = get(page_->longest_save);
     return state;
 }
 
@@ -234,6 +236,10 @@ void FlightRecorder::reads_data() { does(Doing::reading_data, {}); }
 void FlightRecorder::computes(std::string_view work) { does(Doing::computing, work); }
 void FlightRecorder::waits_for_gpu() { does(Doing::waiting_for_gpu, {}); }
 void FlightRecorder::is_idle() { does(Doing::nothing_told, {}); }
+
+void FlightRecorder::saved_in(std::int64_t nanoseconds) {
+    put(page_->longest_save, std::max(get(page_->longest_save), nanoseconds));
+}
 
 std::size_t FlightRecorder::began(int axis, CallKind kind, DType dtype, std::int64_t bytes, int peer) {
     std::int64_t& number = numbers_[static_cast<std::size_t>(axis) % numbers_.size()];

@@ -70,9 +70,10 @@ struct FlightState {
     std::int64_t expected = 0;     // micro-batches of the activity; 0: none or unknown
     std::int64_t activity_begun = 0, doing_begun = 0, step_begun = 0;
     bool in_step = false;
-    std::int64_t calls = 0;       // entered in all
-    std::int64_t steps_timed = 0; // so many in step_times()
-    std::string work;             // the node or exchange under way
+    std::int64_t calls = 0;        // entered in all
+    std::int64_t steps_timed = 0;  // so many in step_times()
+    std::int64_t longest_save = 0; // nanoseconds, of whole saves, also of what was written beside training
+    std::string work;              // the node or exchange under way
 };
 
 std::int64_t monotonic_now(); // nanoseconds
@@ -164,6 +165,7 @@ public:
     void computes(std::string_view work); // a node, or what is about to be exchanged
     void waits_for_gpu();
     void is_idle();
+    void saved_in(std::int64_t nanoseconds); // from the begin of a save to its end, on all ranks
 
     // Returns where the call stands, for ended().
     std::size_t began(int axis, CallKind kind, DType dtype, std::int64_t bytes, int peer);

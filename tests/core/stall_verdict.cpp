@@ -256,6 +256,21 @@ TEST_F(DeadlinesTest, OfTheRest) {
     EXPECT_TRUE(is_over(deadlines, evaluation));
 }
 
+TEST_F(DeadlinesTest, OfASaveAfterAnother) {
+    const auto after = [&](double whole, double age) {
+        RankReport report = at(Activity::saving, age);
+        report.state.longest_save = static_cast<std::int64_t>(whole * 1e9);
+        return report;
+    };
+    Deadlines deadlines(3), patient(100);
+    EXPECT_FALSE(is_over(deadlines, after(2, 59)));
+    EXPECT_TRUE(is_over(deadlines, after(2, 61)));
+    EXPECT_FALSE(is_over(patient, after(2, 99))) << "none but a step's is below run.step_timeout";
+    EXPECT_TRUE(is_over(patient, after(2, 101)));
+    EXPECT_FALSE(is_over(deadlines, after(40, 199))) << "5 times what was written beside training";
+    EXPECT_TRUE(is_over(deadlines, after(40, 201)));
+}
+
 TEST_F(DeadlinesTest, ASuspendedJobIsNotLate) {
     Deadlines deadlines(3);
     EXPECT_FALSE(is_over(deadlines, at(Activity::training, 1)));
