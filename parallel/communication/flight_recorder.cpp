@@ -198,6 +198,7 @@ void FlightRecorder::add(Listener& listener) { listeners_.push_back(&listener); 
 void FlightRecorder::remove(const Listener& listener) { std::erase(listeners_, &listener); }
 
 void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
+    if (paused_) return;
     const std::int64_t now = monotonic_now();
     page_->sequence.begin();
     put(page_->activity, static_cast<std::int64_t>(activity));
@@ -214,12 +215,14 @@ void FlightRecorder::begin(Activity activity, std::int64_t micro_batches) {
 }
 
 void FlightRecorder::begin_micro_batch(std::int64_t micro_batch) {
+    if (paused_) return;
     page_->sequence.begin();
     put(page_->micro_batch, micro_batch);
     page_->sequence.end();
 }
 
 void FlightRecorder::does(Doing doing, std::string_view work) {
+    if (paused_) return;
     const std::int64_t now = monotonic_now();
     page_->sequence.begin();
     put(page_->doing, static_cast<std::int64_t>(doing));
@@ -272,6 +275,7 @@ void FlightRecorder::ended(std::size_t call, CallState state) {
 }
 
 void FlightRecorder::end_step(bool keep) {
+    if (paused_) return;
     const std::int64_t now = monotonic_now();
     if (keep) {
         const std::int64_t timed = get(page_->timed);

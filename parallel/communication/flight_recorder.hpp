@@ -167,6 +167,10 @@ public:
     void is_idle();
     void saved_in(std::int64_t nanoseconds); // from the begin of a save to its end, on all ranks
 
+    // From now on, or until it is called with false, nothing of nodes, calls and activities is written down: what that
+    // takes is measured against it.
+    void pause(bool paused = true) { paused_ = paused; }
+
     // Returns where the call stands, for ended().
     std::size_t began(int axis, CallKind kind, DType dtype, std::int64_t bytes, int peer);
     void ended(std::size_t call, CallState state);
@@ -180,7 +184,7 @@ private:
     FlightPage* page_;
     std::array<std::int64_t, 16> numbers_{}; // of the last collective, by axis
     std::unique_ptr<Fault> fault_;
-    bool skips_ = false;
+    bool skips_ = false, paused_ = false;
     std::vector<Listener*> listeners_;
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a step pays for being watched: mpirun -n 2 bench_watchdog CONFIG [section.key=value …]. Two executors of one
-// plan take turns, one with plain groups, one with recorded groups and a watchdog that beats meanwhile; batches are
-// zeros. Prints the median step of each and their ratio, round by round; then what an audit of the replicas takes, and
-// its share of the steps between two.
+// plan take turns, one with plain groups, one with recorded groups and a watchdog that beats meanwhile, and an audit of
+// the replicas behind each round of steps; batches are zeros. The plain one runs twice in a round: with its recorder
+// paused, so that nothing at all is written down, and with what nodes say of themselves. Prints the median step of each
+// and their ratios, round by round; the audit's share is that of the steps between two.
 #include "core/watch/watchdog.hpp"
 #include "core/config_catalog.hpp"
 #include "core/log.hpp"
@@ -29,11 +30,18 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
+void print(const std::string& what, const std::vector<double>& with, const std::vector<double>& without) {
+    std::vector<double> ratios;
+    for (std::size_t i = 0; i < with.size(); ++i)
+        ratios.push_back(with[i] / without[i]);
+    const auto [least, most] = std::ranges::minmax(ratios);
+    fmt::print("  {:<45} {:.4f} ({:.4f} to {:.4f})\n", what, median(ratios), least, most);
+}
+
 struct Side {
     Groups groups;
     Memory memory;
     Executor executor;
-    std::vector<double> seconds{}; // median step of each round
 
     Side(const Experiment& experiment, Groups made, Stream& stream)
         : groups(std::move(made)), memory(experiment.memory, experiment.train.layout, groups, stream),
@@ -41,7 +49,8 @@ struct Side {
         initialize_weights(experiment.train, executor, experiment.seed);
     }
 
-    void run(const Experiment& experiment, Stream& host, int steps) {
+    // The median step.
+    double run(const Experiment& experiment, Stream& host, int steps) {
         std::vector<double> times;
         for (int step = 0; step < steps; ++step) {
             groups.all().barrier(host);
@@ -57,7 +66,7 @@ struct Side {
             groups.wait(executor.stream());
             times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         }
-        seconds.push_back(median(times));
+        return median(times);
     }
 };
 
@@ -79,42 +88,48 @@ int main(int argc, char** argv) {
     Side watched(experiment, Groups(world, mesh, stream, true, SumOrder::tree, false, Groups::Watch{recorder, false}),
                  stream);
     const auto folder = std::filesystem::temp_directory_path() / fmt::format("tessera-bench-{}", ::getpid());
-    plain.run(experiment, host, warm_up);
-    watched.run(experiment, host, warm_up);
-    plain.seconds.clear();
-    watched.seconds.clear();
-    std::vector<double> ratios;
-    for (int round = 0; round < rounds; ++round) {
-        const auto with = [&] {
-            const Watchdog watchdog(world, neighbours, recorder, {folder, mesh, 0});
-            watched.run(experiment, host, steps_of_round);
-        };
-        if (round % 2 == 0) with();
-        plain.run(experiment, host, steps_of_round);
-        if (round % 2 == 1) with();
-        ratios.push_back(watched.seconds.back() / plain.seconds.back());
-    }
     std::filesystem::create_directories(folder);
     Log log(config, folder, world.rank());
     ReplicaAudit audit({config, *dataset, watched.groups, stream, host}, experiment, watched.executor, log);
-    std::vector<double> audits;
     const std::int64_t interval = config.get(audit_interval);
-    for (int i = 0; i < rounds && audit.due(interval); ++i) {
+    const auto seconds_of_audit = [&] {
+        if (!audit.due(interval)) return 0.0;
         watched.groups.all().barrier(host);
         const auto start = std::chrono::steady_clock::now();
         audit.run(interval);
-        audits.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    const auto bare = [&] {
+        plain.groups.recorder().pause();
+        const double seconds = plain.run(experiment, host, steps_of_round);
+        plain.groups.recorder().pause(false);
+        return seconds;
+    };
+    plain.run(experiment, host, warm_up);
+    watched.run(experiment, host, warm_up);
+    std::vector<double> nothing, notes, watch, audits;
+    for (int round = 0; round < rounds; ++round) {
+        const auto with_watch = [&] {
+            const Watchdog watchdog(world, neighbours, recorder, {folder, mesh, 0});
+            watch.push_back(watched.run(experiment, host, steps_of_round));
+            audits.push_back(seconds_of_audit());
+        };
+        if (round % 2 == 0) with_watch();
+        if (round % 4 < 2) nothing.push_back(bare());
+        notes.push_back(plain.run(experiment, host, steps_of_round));
+        if (round % 4 >= 2) nothing.push_back(bare());
+        if (round % 2 == 1) with_watch();
     }
     std::filesystem::remove_all(folder);
     if (world.rank() != 0) return 0;
-    if (!audits.empty()) {
-        const double share = median(audits) / (static_cast<double>(interval) * median(plain.seconds));
-        fmt::print("an audit takes {:.3f} ms: {:.5f} of the {} steps that it comes after; all together {:.4f}\n",
-                   median(audits) * 1e3, share, interval, median(ratios) + share);
-    }
-    const auto [least, most] = std::ranges::minmax(ratios);
-    fmt::print("{} ranks: a step takes {:.3f} ms plain, {:.3f} ms watched; ratio of rounds: median {:.4f}, from {:.4f} "
-               "to {:.4f}\n",
-               world.size(), median(plain.seconds) * 1e3, median(watched.seconds) * 1e3, median(ratios), least, most);
+    fmt::print("{} ranks: a step takes {:.3f} ms with nothing written down; ratios of {} rounds:\n", world.size(),
+               median(nothing) * 1e3, rounds);
+    std::vector<double> all = watch;
+    if (interval > 0)
+        for (std::size_t i = 0; i < all.size(); ++i)
+            all[i] += audits[i] / static_cast<double>(interval);
+    print("what nodes say of themselves", notes, nothing);
+    print("and flight recorder and watchdog", watch, nothing);
+    print(fmt::format("and an audit of {:.3f} ms every {} steps", median(audits) * 1e3, interval), all, nothing);
     return 0;
 }
