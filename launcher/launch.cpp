@@ -3,12 +3,11 @@
 // and again when a rank was lost.
 #include "core/config_catalog.hpp"
 #include "core/run/folder.hpp"
-#include "core/run/parallelism.hpp"
 #include "kernels/error.hpp"
 #include "launcher/commands.hpp"
-#include "launcher/job/remote.hpp"
 #include "launcher/job/start_ranks.hpp"
 #include "launcher/job/supervise.hpp"
+#include "launcher/smaller_layout.hpp"
 
 #include <fmt/format.h>
 
@@ -16,23 +15,6 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t most_restarts = 1'000'000, most_delay = 86'400;
-constexpr std::chrono::seconds plan_within{120};
-
-// Asks the planning code, in a process of its own, whether the config runs on so many ranks: as it is, or with what is
-// left for the samples (which changes no bit of the result).
-std::optional<std::vector<std::string>> words_to_fit(const std::vector<std::string>& words, std::int64_t ranks,
-                                                     std::string& refusal) {
-    const std::string rest = fmt::format("{}=-1", parallelism_data.name);
-    for (const std::vector<std::string>& more : {std::vector<std::string>{}, {rest}}) {
-        std::vector<std::string> command{this_program(), "plan", "-n", std::to_string(ranks)};
-        command.insert(command.end(), words.begin(), words.end());
-        command.insert(command.end(), more.begin(), more.end());
-        const Answer answer = ask_hosts({"localhost"}, "", command, plan_within)[0];
-        if (answer.came) return more;
-        refusal = answer.text.substr(0, answer.text.find('\n'));
-    }
-    return std::nullopt;
-}
 
 int run_launch(const Arguments& arguments, Process&) {
     const std::vector<std::string>& words = arguments.words();
@@ -54,8 +36,8 @@ int run_launch(const Arguments& arguments, Process&) {
         arguments.integer("start-timeout", 1, most_delay).value_or(supervision.patience.start.count()));
     supervision.run_folder = folder;
     if (const std::optional<std::string> fault = arguments.text("plant")) supervision.once = {"--plant", *fault};
-    supervision.fit = [&words](std::int64_t ranks, std::string& refusal) {
-        return words_to_fit(words, ranks, refusal);
+    supervision.fit = [&](std::int64_t ranks, Freedom freedom, std::string& refusal) {
+        return words_to_fit(config, words, ranks, freedom, refusal);
     };
 
     Wish wish = wish_of(arguments);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The constants of this host for a plan that names no machine's file.
+// The constants of this host for a plan that names no machine's file: measured, or taken for usual.
 #pragma once
 
 #include "core/config.hpp"
@@ -11,5 +11,10 @@ namespace tessera {
 // returns what it measures, some seconds later. ConfigError for more ranks than fit here (four share a core at most, a
 // GPU has one), SystemError when the bench fails.
 Machine measured_here(const Config& config, int ranks);
+
+// What hosts with such devices usually do: enough to tell layouts apart, at once, for any number of ranks. As many
+// ranks on each host as this one has GPUs, or as its cores have room for with the config's threads. A CPU rank has its
+// share of this host's memory; that of a GPU is not looked at, so that only run.memory_limit bounds it.
+Machine usual_host(const Config& config, int ranks);
 
 } // namespace tessera

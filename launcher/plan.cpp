@@ -76,6 +76,7 @@ void check_together(const Arguments& arguments) {
         if (searches && arguments.has(option))
             throw ConfigError(fmt::format("--{} says nothing in a --search, which looks at all ranks", option));
     if (!searches && arguments.has("memory")) throw ConfigError("--memory is the limit of a --search: say that, too");
+    if (!searches && arguments.has("keys")) throw ConfigError("--keys is of what a --search finds: say that, too");
     if (!arguments.has("machine") && arguments.has("beside"))
         throw ConfigError("--beside changes a prediction: say --machine FILE, too");
 }
@@ -84,7 +85,8 @@ int run_search(const Arguments& arguments, Config& config, int ranks) {
     if (config.get(training_recompute) == "auto")
         config.refuse(training_recompute.name, "is what a search varies: leave the key out");
     const std::optional<std::string> file = arguments.text("machine");
-    const Machine machine = machine_for(config, file ? read_machine(*file) : measured_here(config, ranks));
+    const auto here = [&] { return arguments.has("keys") ? usual_host(config, ranks) : measured_here(config, ranks); };
+    const Machine machine = machine_for(config, file ? read_machine(*file) : here());
     settle_for(machine, config);
     const Stream stream = make_planning_stream(config);
     const std::unique_ptr<Dataset> dataset = data_of(config);
@@ -92,9 +94,14 @@ int run_search(const Arguments& arguments, Config& config, int ranks) {
     options.ranks = ranks;
     options.memory = arguments.has("memory") ? memory_named(*arguments.text("memory")) : machine.memory_bytes;
     options.memory = std::min(options.memory, memory_limit(config).value_or(options.memory));
+    if (arguments.has("keys")) options.most = 1;
     const SearchResult result = search_layouts(config, options, machine, dataset.get(), stream);
     if (result.best.empty()) refuse(result, options, config);
-    print(result, options, machine, config);
+    if (arguments.has("keys"))
+        for (const auto& [key, value] : result.best[0].choices)
+            fmt::print("{}={}\n", key, toml_text(value));
+    else
+        print(result, options, machine, config);
     return 0;
 }
 
@@ -167,6 +174,7 @@ Example
               {"beside", "AXES", "predict as if collectives over these went on beside the work: data,tensor"},
               {"search", "", "list the layouts that fit in memory, the fastest first"},
               {"memory", "SIZE", "of a rank, as 80GiB (default: what the machine's file says)"},
+              {"keys", "", "of a search: only the keys of the fastest, a line each, measuring nothing"},
               {"many-hosts", "", "the ranks are not all on one host: no shared memory"}},
              1,
              1000},

@@ -3,6 +3,7 @@
 #include "core/run/layout_planner.hpp"
 
 #include "core/plan/shares.hpp"
+#include "core/run/trainer.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -79,6 +80,12 @@ PlannedLayout LayoutPlanner::plan(const Choices& choices, std::int64_t blocks, b
     if (is_too_large(static_cast<double>(memory))) return {std::move(experiment), {{}, memory}};
     Prediction prediction = predict(experiment, plans, rank, machine_);
     return {std::move(experiment), std::move(prediction)};
+}
+
+PlannedLayout LayoutPlanner::plan(const Choices& choices, bool evaluates) {
+    PlannedLayout planned = plan(choices, blocks_, evaluates);
+    Trainer::check_keys(config_, planned.experiment);
+    return planned;
 }
 
 // From a few layers, where that tells of all and takes less.

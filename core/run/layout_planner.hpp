@@ -33,8 +33,8 @@ public:
     // Of a deep model from a few of its equal blocks, of any other as it is. Without evaluations: they take time to
     // plan, and seldom more memory than training.
     Estimate estimate(const Choices& choices);
-    // As it is.
-    PlannedLayout plan(const Choices& choices, bool evaluates) { return plan(choices, blocks_, evaluates); }
+    // As it is. Reads the keys of training, too, which say nothing of a layout.
+    PlannedLayout plan(const Choices& choices, bool evaluates);
 
     std::int64_t blocks() const { return blocks_; }
     // Once something was planned.

@@ -19,7 +19,8 @@ namespace tessera {
 namespace {
 
 constexpr std::chrono::seconds clean_within{5};
-constexpr std::int64_t layouts_tried = 64; // each takes a plan, a second or less
+constexpr std::int64_t layouts_tried = 64;   // each takes a plan, a second or less
+constexpr std::int64_t layouts_searched = 8; // each takes a search, which for large models is many plans
 
 using WallClock = RunProgress::Clock;
 
@@ -65,7 +66,12 @@ public:
 private:
     // The job of the next attempt, on the hosts that answer. LostError when they have no room for it.
     Job plan();
-    std::pair<std::int64_t, std::vector<std::string>> layout_on(std::int64_t room);
+    struct Smaller {
+        std::int64_t ranks;
+        std::vector<std::string> words;
+        bool same_bits;
+    };
+    Smaller layout_on(std::int64_t room);
     Attempt attempt(const Job& job);
     // Whether to go on after the wait; a signal meanwhile ends the run.
     bool wait();
@@ -85,11 +91,17 @@ private:
     bool begun_ = false;      // an attempt came as far as its first step
 };
 
-std::pair<std::int64_t, std::vector<std::string>> Supervisor::layout_on(std::int64_t room) {
+// As many ranks as can be without another result; only where there are none, those that change its last bits.
+Supervisor::Smaller Supervisor::layout_on(std::int64_t room) {
     const std::int64_t least = supervision_.min_ranks;
     std::string refusal;
-    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_tried); --ranks)
-        if (const auto words = supervision_.fit(ranks, refusal)) return {ranks, *words};
+    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_tried); --ranks) {
+        if (const auto words = supervision_.fit(ranks, Freedom::data, refusal)) return {ranks, *words, true};
+        if (room - ranks >= layouts_searched) continue;
+        if (const auto words = supervision_.fit(ranks, Freedom::same_bits, refusal)) return {ranks, *words, true};
+    }
+    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_searched); --ranks)
+        if (const auto words = supervision_.fit(ranks, Freedom::any, refusal)) return {ranks, *words, false};
     throw LostError(fmt::format("there is room for {} ranks, and the config runs on none of {} to {}: {}", room, least,
                                 room, refusal));
 }
@@ -109,11 +121,13 @@ Job Supervisor::plan() {
             if (supervision_.min_ranks == 0 || room < supervision_.min_ranks)
                 throw LostError(fmt::format("room for {} of {} ranks is left{}", room, wanted,
                                             supervision_.min_ranks == 0 ? " (--min-ranks would allow fewer)" : ""));
-            const auto [ranks, words] = layout_on(room);
+            const auto [ranks, words, same_bits] = layout_on(room);
             wish.ranks = ranks;
             program.insert(program.end(), words.begin(), words.end());
-            voice_.say(fmt::format("going on with {} of {} ranks on {}{}{}", ranks, wanted, text_of(wish.hosts),
-                                   words.empty() ? "" : ", with ", fmt::join(words, " ")));
+            voice_.say(
+                fmt::format("going on with {} of {} ranks on {}{}{}{}", ranks, wanted, text_of(wish.hosts),
+                            words.empty() ? "" : ", with ", fmt::join(words, " "),
+                            same_bits ? "" : ": no layout of so few has the same bits, this one differs in rounding"));
         }
     }
     // Wherever the run began: a restart goes on with what it has saved itself.

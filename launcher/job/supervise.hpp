@@ -11,6 +11,10 @@
 
 namespace tessera {
 
+// What of a layout may change for another number of ranks: the share of the samples, whatever changes no bit of the
+// result, or all of it.
+enum class Freedom { data, same_bits, any };
+
 struct Supervision {
     std::int64_t max_restarts = 0;
     std::chrono::milliseconds restart_delay{1000}; // before the first restart; then twice as long each time
@@ -20,7 +24,8 @@ struct Supervision {
     std::vector<std::string> once; // options of `train` for the first attempt only
     // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot, and then
     // why not.
-    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks, std::string& refusal)> fit;
+    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks, Freedom freedom, std::string& refusal)>
+        fit;
 };
 
 // Runs the job, restarts it as `supervision` allows, and returns the exit code of the last attempt. Holds the run's

@@ -293,6 +293,8 @@ TEST(LayoutSearch, KeepsWhatTheCommandLineSays) {
         EXPECT_EQ(says(training_recompute.name), "\"full\"");
         EXPECT_EQ(says(training_local_batch.name), "4");
     }
+    const Config of_training = tiny_config({"run.step_timeout=3", "checkpoint.interval=7"});
+    EXPECT_NO_THROW(search_layouts(of_training, {.ranks = 2, .memory = 1 << 30}, machine(), nullptr, CpuStream(1)));
     const Config unread = tiny_config({"optimizer.momentum=0.5"});
     EXPECT_THAT([&] { search_layouts(unread, {.ranks = 2, .memory = 1 << 30}, machine(), nullptr, CpuStream(1)); },
                 ThrowsMessage<ConfigError>(HasSubstr("optimizer.momentum")));

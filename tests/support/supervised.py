@@ -95,12 +95,15 @@ class Supervised:
         text = (self.folder / "job" / "ranks.json").read_text(encoding="utf-8")
         return {rank["rank"]: (rank["host"], rank["pid"]) for rank in json.loads(text)["ranks"]}
 
-    def strike(self, rank, which, noticed):
+    def strike(self, rank, which, noticed, limit=10):
         """Sends the signal and waits until `noticed()`. One that is stopped in a save is given longer than the test has
-        time for: it is let go and stopped again."""
+        time for: after `limit` seconds it is let go and stopped again."""
         for _ in range(20):
-            os.kill(self.ranks()[rank][1], which)
-            until = time.monotonic() + (10 if which == signal.SIGSTOP else runs.TIMEOUT)
+            try:
+                os.kill(self.ranks()[rank][1], which)
+            except ProcessLookupError:
+                raise AssertionError(f"{self.folder}: rank {rank} is gone before it is struck:\n{self.said()}") from None
+            until = time.monotonic() + (limit if which == signal.SIGSTOP else runs.TIMEOUT)
             while not noticed() and time.monotonic() < until:
                 assert self.process.poll() is None or noticed(), f"{self.folder}: ended with {self.process.returncode}:\n{self.said()}"
                 time.sleep(0.01)

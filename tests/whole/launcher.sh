@@ -111,6 +111,39 @@ expect 4 'room for 1 of 2 ranks is left (--min-ranks would allow fewer)' \
     launch --hosts a:1,gone:1 --remote-shell "$folder/shell" gpt.toml
 rm -r runs
 
+# With a host less and a layout that is fixed, another one is found: first those that keep every bit.
+mkdir bin
+printf '#!/bin/sh\nexit 0\n' >bin/mpirun
+chmod +x bin/mpirun
+seq 2000 >text.txt
+cat >small.toml <<'TOML'
+[model]
+n_layers = 2
+n_heads = 2
+dim = 32
+[data]
+files = ["text.txt"]
+[training]
+seq_len = 16
+global_batch_size = 12
+local_batch_size = 1
+TOML
+go_on() {
+    local text=$1 slots=$2
+    shift 2
+    PATH=$folder/bin:$PATH expect 0 "$text" launch --hosts "a:$slots,gone:3" --remote-shell "$folder/shell" -t 1 \
+        --max-restarts 1 --min-ranks 3 small.toml "$@"
+}
+two=parallelism.pipeline_parallel_degree=2
+go_on 'going on with 3 of 6 ranks on a:3, with parallelism.pipeline_parallel_degree=1' 3 "$two" parallelism.data_parallel_degree=3
+go_on 'going on with 4 of 7 ranks on a:4, with parallelism.data_parallel_degree=-1' 4 "$two" parallelism.data_parallel_degree=3
+go_on 'going on with 3 of 6 ranks on a:3, with parallelism.tensor_parallel_degree=1: no layout' 3 \
+    parallelism.tensor_parallel_degree=2 parallelism.data_parallel_degree=3
+expect 2 '--keys is of what a --search finds: say that, too' plan --keys small.toml
+rm -r runs
+
+rm -r bin
+
 # The program that starts the ranks gets the environment and gives its exit code.
 mkdir bin
 cat >bin/mpirun <<'SH'
