@@ -142,6 +142,17 @@ go_on 'going on with 3 of 6 ranks on a:3, with parallelism.tensor_parallel_degre
 expect 2 '--keys is of what a --search finds: say that, too' plan --keys small.toml
 rm -r runs
 
+# Slurm's srun, where it has what Open MPI needs.
+cat >bin/srun <<'SH'
+#!/bin/sh
+[ "$1" = --mpi=list ] && echo "MPI plugin types are... none cray_shasta pmi2 $KIND"
+SH
+chmod +x bin/srun
+slurm() { PATH=$folder/bin:$PATH KIND=$1 SLURM_JOB_ID=7 SLURM_NTASKS=2 expect 0 "$2" launch -t 1 --dry-run gpt.toml; }
+slurm pmix 'command: srun --mpi=pmix --kill-on-bad-exit=1 --input=none --ntasks=2 '
+[ ! -s err ] || fail "srun with pmix: $(cat err)"
+slurm '' 'command: mpirun -n 2 '
+grep -q 'tessera launch: srun has no pmix, which Open MPI needs: starting with mpirun instead' err || fail "srun without pmix: $(cat err)"
 rm -r bin
 
 # The program that starts the ranks gets the environment and gives its exit code.
