@@ -148,15 +148,20 @@ def check_interruptions(here):
 def check_ends(here):
     """Errors that a person must mend end a job at once, and who follows it gets the code; a chain goes on by itself."""
     runs.write_config("short.toml", {**KEYS, "training.steps": 20})
+    runs.write_config("chain.toml", KEYS)
     runs.write_config("diverges.toml", {**KEYS, "training.steps": 50, "optimizer.lr": 1e30,
                                       "lr_scheduler.warmup_steps": 0})
     followed = subprocess.Popen([runs.PROGRAM, "submit", "--follow", "diverges.toml"], env=here.environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     left = subprocess.Popen([runs.PROGRAM, "submit", "--follow", "--sbatch-option=--begin=now+1hour", "short.toml", "run.folder=later"],
                             env=here.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    chain = submit(here, "--chain", "2", "short.toml", "run.folder=chain")
-    assert len(chain) == 2
-    time.sleep(2)
+    chain = submit(here, "--chain", "3", "--ranks-per-node", "2", "chain.toml", "run.folder=chain")
+    assert len(chain) == 3
+    here.wait_until(lambda: steps_of("chain") >= 10, "steps of the chain")
+    last = (steps_of("chain") // ROUND + 3) * ROUND  # where its second job ends; the first is told to stop before
+    runs.write_config("chain.toml", {**KEYS, "training.steps": last})
+    here.ask("scancel", "--batch", "--signal=USR1", chain[0])
+    time.sleep(1)
     left.send_signal(signal.SIGINT)
     said = left.communicate(timeout=PATIENCE)[0]
     assert left.returncode == 130 and "no longer followed; to end it: scancel" in said, said
@@ -168,6 +173,10 @@ def check_ends(here):
     assert "diverged at step" in said and "FAILED" in said and "start 2" not in said, said
     here.wait_until(lambda: here.ask("squeue", "-h") == "", "the end of the chain", PATIENCE)
     assert "nothing is left to train" in log("chain") and log("chain").count("the run ended with code 0") == 2, log("chain")
+    assert log("chain").count("the run ended with code 75") == 1 and "resumed from" in log("chain"), log("chain")
+    if not os.path.exists(f"whole-1/checkpoints/step-{last:08d}"):
+        runs.train("whole.toml", "run.folder=whole-1", f"training.steps={last}", f"checkpoint.interval={ROUND}", "checkpoint.keep_latest_k=0")
+    is_undisturbed("chain", last)
 
 
 def check_examples(here):
