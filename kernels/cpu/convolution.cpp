@@ -10,6 +10,7 @@
 #include "kernels/cpu/convolution_direct.hpp"
 #include "kernels/cpu/depthwise.hpp"
 #include "kernels/cpu/matmul_block.hpp"
+#include "kernels/cpu/winograd.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/memory.hpp"
 
@@ -244,6 +245,7 @@ std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolut
     check_convolution("convolution", shape);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     const Pass pass = forward_pass(shape, dtype);
+    if (is_winograd(pass)) return winograd_pass_workspace_bytes(stream, pass);
     return is_direct(pass) ? direct_pass_workspace_bytes(stream, pass) : workspace_of(stream, pass, true).bytes();
 }
 
@@ -264,6 +266,9 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
             const auto pack = [&](std::int64_t first, std::int64_t count, float* to) {
                 pack_panel(by_filters, first, count, panel_columns, 0, shape.taps(), to);
             };
+            if (is_winograd(pass))
+                return winograd_pass(stream, pass, x.as<float>(), std::ref(pack), bias ? bias.as<float>() : nullptr,
+                                     y.as<float>(), bytes_at(workspace));
             direct_pass(stream, pass, group, x.as<float>(), std::ref(pack), bias ? group_bias.as<float>() : nullptr,
                         y.as<float>(), bytes_at(workspace));
             continue;
@@ -278,8 +283,10 @@ std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream,
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     std::int64_t most = 0;
     for_phases(shape, dtype, [&](const Pass& pass) {
-        most = std::max(most, is_direct(pass) ? direct_pass_workspace_bytes(stream, pass)
-                                              : turned_bytes(shape, dtype) + workspace_of(stream, pass, false).bytes());
+        most =
+            std::max(most, is_winograd(pass) ? winograd_pass_workspace_bytes(stream, pass)
+                           : is_direct(pass) ? direct_pass_workspace_bytes(stream, pass)
+                                             : turned_bytes(shape, dtype) + workspace_of(stream, pass, false).bytes());
     });
     return most;
 }
@@ -297,6 +304,8 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
                 const auto pack = [&](std::int64_t first, std::int64_t count, float* to) {
                     pack_turned(shape, pass, group, w, first, count, to);
                 };
+                if (is_winograd(pass))
+                    return winograd_pass(stream, pass, dy.as<float>(), std::ref(pack), nullptr, dx.as<float>(), memory);
                 direct_pass(stream, pass, group, dy.as<float>(), std::ref(pack), nullptr, dx.as<float>(), memory);
                 continue;
             }
@@ -312,6 +321,7 @@ std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream
     check_convolution("convolution_weight_gradient", shape);
     if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
     const Pass pass = forward_pass(shape, dtype);
+    if (is_winograd(pass)) return winograd_weight_gradient_workspace_bytes(stream, pass);
     if (is_direct(pass)) return direct_weight_gradient_workspace_bytes(stream, pass);
     return weight_workspace(stream, shape, dtype).bytes();
 }
@@ -322,8 +332,11 @@ void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, Co
     check_workspace("convolution_weight_gradient", workspace,
                     convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype));
     if (is_depthwise(shape)) return depthwise_weight_gradient(stream, shape, dy, x, dw, workspace);
-    const Workspace space = weight_workspace(stream, shape, x.dtype);
     const Pass pass = forward_pass(shape, x.dtype), filters = identity_pass(shape, x.dtype);
+    if (is_winograd(pass))
+        return winograd_weight_gradient(stream, pass, dy.as<float>(), x.as<float>(), dw.as<float>(),
+                                        bytes_at(workspace));
+    const Workspace space = weight_workspace(stream, shape, x.dtype);
     const std::int64_t piece = piece_rows(pass), weights = shape.group_filters() * shape.taps() * bytes_of(dw.dtype);
     std::byte* const memory = bytes_at(workspace);
     const View products_memory(memory + space.gathered + space.rows, {space.product / 4}, DType::f32);

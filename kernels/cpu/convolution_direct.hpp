@@ -6,16 +6,10 @@
 #include "kernels/cpu/convolution_pass.hpp"
 #include "kernels/stream.hpp"
 
-#include <functional>
-
 namespace tessera::kernels {
 
 // Whether a pass, and of the forward pass the gradient of its weights, too, is made here.
 bool is_direct(const Pass& pass);
-
-// Packs the weights of a group's target channels [first, first + count), count <= 32: to[word * 32 + i] is that of
-// channel first + i, words being (tap, source channel).
-using PackWeights = std::function<void(std::int64_t first, std::int64_t count, float* to)>;
 
 std::int64_t direct_pass_workspace_bytes(const CpuStream& stream, const Pass& pass);
 // The target's pixels of one group. bias: of the group, or null. `memory` holds the workspace, aligned to 64 bytes.

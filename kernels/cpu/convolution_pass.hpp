@@ -6,6 +6,7 @@
 #include "kernels/convolution.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 namespace tessera::kernels {
@@ -104,5 +105,9 @@ inline Pass gradient_pass(const Convolution& shape, std::int64_t row_phase, std:
             shape.groups,
             dtype};
 }
+
+// Packs the weights of a group's target channels [first, first + count), count <= 32: to[word * 32 + i] is that of
+// channel first + i, words being (tap, source channel).
+using PackWeights = std::function<void(std::int64_t first, std::int64_t count, float* to)>;
 
 } // namespace tessera::kernels

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the time of a training step goes: bench_step_profile CONFIG [section.key=value …]. Runs the plan of one rank on
-// random tokens, without MPI, on the device of the config: whole steps; then call by call, each between two marks; then
-// each call five times in a row. Prints milliseconds by op and by node, and what they are a share of.
+// random tokens, images or rows, without MPI, on the device of the config: whole steps; then call by call, each between
+// two marks; then each call five times in a row. Prints milliseconds by op and by node, and what they are a share of.
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "core/run/weights.hpp"
@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
+#include <functional>
 #include <limits>
 #include <map>
 #include <random>
@@ -62,29 +63,37 @@ struct Setting {
     Executor executor;
     Timer& timer;
     std::vector<View> inputs;
-    Buffer tokens; // of the host, for one input
-    std::mt19937 random{1};
+    std::vector<Buffer> data{}; // of the host, for each input
 
     Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks)
         : experiment(std::move(planned)), stream(where), groups(mesh),
           memory(experiment.memory, experiment.train.layout, groups, stream),
-          executor(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks),
-          inputs({executor.view(experiment.train.model.inputs[0]), executor.view(experiment.train.model.inputs[1])}),
-          tokens(std::visit([&](const auto& s) { return allocate_host(s, align_up(inputs[0].bytes())); }, stream)) {
+          executor(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks) {
         initialize_weights(experiment.train, executor, experiment.seed);
-        const View host(tokens.data(), inputs[0].shape, DType::i32);
-        std::generate_n(host.as<std::int32_t>(), host.count(), [&] {
-            return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(experiment.sizes.sample.classes));
-        });
+        std::mt19937 random{1};
+        const auto classes = static_cast<std::uint64_t>(std::max<std::int64_t>(experiment.sizes.sample.classes, 1));
+        for (const ValueId input : experiment.train.model.inputs) {
+            inputs.push_back(executor.view(input));
+            data.push_back(
+                std::visit([&](const auto& s) { return allocate_host(s, align_up(inputs.back().bytes())); }, stream));
+            const View host(data.back().data(), inputs.back().shape, inputs.back().dtype);
+            if (host.dtype == DType::f32)
+                std::generate_n(host.as<float>(), host.count(), std::bind(std::normal_distribution<float>(), random));
+            else
+                std::generate_n(host.as<std::int32_t>(), host.count(),
+                                [&] { return static_cast<std::int32_t>(random() % classes); });
+        }
     }
 
     StepState state(int step) const { return {.seed = experiment.seed, .step = step, .learning_rate = 1e-4}; }
 
     // Each time: the plan gives the inputs' memory to others once they are used.
     void next_batch() {
-        for (const View& input : inputs)
+        for (std::size_t i = 0; i < inputs.size(); ++i)
             std::visit(
-                [&](auto& s) { kernels::begin_upload(s, ConstView(tokens.data(), input.shape, DType::i32), input); },
+                [&](auto& s) {
+                    kernels::begin_upload(s, ConstView(data[i].data(), inputs[i].shape, inputs[i].dtype), inputs[i]);
+                },
                 stream);
     }
 };
@@ -219,22 +228,30 @@ void report(const std::vector<TimedCall>& calls, double step, const Peaks& peaks
     print("the slowest nodes", nodes, all.seconds, peaks, 30);
 }
 
-int profile(const std::vector<std::string>& words) {
-    const Config config = Config::load(words.at(0), {words.begin() + 1, words.end()}, known_keys());
-    Stream stream = make_stream(config, nullptr);
-    const auto timer = std::visit([](const auto& s) { return make_timer(s); }, stream);
+// Null where the config alone tells what samples are: images and tables. In place of a text that is not there stands
+// one made up.
+std::unique_ptr<Dataset> dataset_for(const Config& config) {
+    if (!reads_text(config)) return data_of(config);
     DatasetOptions data;
     data.reader = "synthetic";
     const std::int64_t vocabulary = vocabulary_without_data(config);
     data.synthetic_vocabulary = vocabulary > 0 ? vocabulary : usual_vocabulary;
     data.sequence_length = config.get(training_sequence);
-    const auto dataset = open_dataset(data);
+    return open_dataset(data);
+}
+
+int profile(const std::vector<std::string>& words) {
+    const Config config = Config::load(words.at(0), {words.begin() + 1, words.end()}, known_keys());
+    Stream stream = make_stream(config, nullptr);
+    const auto timer = std::visit([](const auto& s) { return make_timer(s); }, stream);
+    const std::unique_ptr<Dataset> dataset = dataset_for(config);
     const Peaks peaks = measured_peaks(stream, dtype_named(config.get(training_dtype)));
     Setting setting(plan_training(config, {}, dataset.get(), stream), make_mesh(config, 1), stream, *timer);
-    fmt::print("{}, {}: {} parameters, {} micro-batches of {} x {} tokens\n", words[0],
+    fmt::print("{}, {}: {} parameters, {} micro-batches of {} x {} {}s\n", words[0],
                std::visit([](const auto& s) { return s.text(); }, stream),
                parameter_count(setting.experiment.train.model.graph), setting.experiment.batch.micro_batches,
-               setting.experiment.batch.micro_batch, setting.experiment.sizes.sample.units);
+               setting.experiment.batch.micro_batch, setting.experiment.sizes.sample.units,
+               setting.experiment.sizes.sample.unit);
 
     const double step = time_steps(setting);
     std::vector<TimedCall> calls = calls_of(setting);

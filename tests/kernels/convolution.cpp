@@ -2,6 +2,7 @@
 // Convolution and its gradients against plain loops in double, over windows of every kind.
 #include "kernels/convolution.hpp"
 
+#include "kernels/cpu/winograd.hpp"
 #include "kernels/cuda/convolution_variants.hpp"
 #include "kernels/error.hpp"
 #include "kernels/replay.hpp"
@@ -81,13 +82,15 @@ template <class Visit> void for_products(const Convolution& c, const Visit& visi
         const std::int64_t k = y % c.filters, q = y / c.filters % c.out_width();
         const std::int64_t p = y / c.filters / c.out_width() % c.out_height();
         const std::int64_t n = y / c.filters / c.out_width() / c.out_height();
-        for (std::int64_t tap = 0; tap < c.taps(); ++tap) {
-            const std::int64_t channel = k / c.group_filters() * channels + tap % channels;
-            const std::int64_t r = tap / channels / size, s = tap / channels % size;
+        const std::int64_t first = k / c.group_filters() * channels;
+        for (std::int64_t tap = 0; tap < c.window.taps(); ++tap) {
+            const std::int64_t r = tap / size, s = tap % size;
             const std::int64_t row = p * c.window.height.stride - c.window.height.before + r * c.window.height.dilation;
             const std::int64_t column = q * c.window.width.stride - c.window.width.before + s * c.window.width.dilation;
             if (row < 0 || row >= c.height || column < 0 || column >= c.width) continue;
-            visit(((n * c.height + row) * c.width + column) * c.channels + channel, k * c.taps() + tap, y);
+            const std::int64_t pixel = ((n * c.height + row) * c.width + column) * c.channels + first;
+            for (std::int64_t channel = 0; channel < channels; ++channel)
+                visit(pixel + channel, (k * c.window.taps() + tap) * channels + channel, y);
         }
     }
 }
@@ -252,6 +255,29 @@ TEST(ConvolutionsOnCpu, InSeveralPieces) {
     }
 }
 
+// What 16 products of transformed patches make, in each way to cut them: filters or patches whole, sums over all quads
+// or of a panel at a time, in one piece and in several, the last ones short; a last panel of 16 filters; odd sizes.
+std::vector<Convolution> cases_of_quads() {
+    const WindowDim three{.size = 3, .before = 1, .after = 1};
+    return {{2, 17, 19, 48, 48, 1, {three, three}},
+            {1, 16, 17, 192, 32, 1, {three, three}},
+            {1, 15, 16, 144, 80, 1, {three, three}},
+            {1, 25, 26, 32, 96, 1, {three, three}},
+            {2, 13, 12, 32, 48, 1, {{3, 1, 1, 0, 2}, {3, 1, 1, 2, 1}}}};
+}
+
+TEST(ConvolutionsOnCpu, ByQuads) {
+    for (const Convolution& c : cases_of_quads()) {
+        SCOPED_TRACE(testing::Message() << c.channels << " to " << c.filters);
+        ASSERT_TRUE(kernels::is_winograd(kernels::forward_pass(c, DType::f32)));
+        ASSERT_TRUE(kernels::is_winograd(kernels::gradient_pass(c, 0, 0, DType::f32)));
+        OnCpu on;
+        expect_forward(on, c, DType::f32, c.channels == 48);
+        expect_input_gradient(on, c, DType::f32);
+        expect_weight_gradient(on, c, DType::f32);
+    }
+}
+
 // A copy of a sample that ends where nothing may be read.
 class Fenced {
 public:
@@ -278,7 +304,10 @@ private:
 };
 
 TEST(ConvolutionsOnCpu, NothingBehindAnOperandIsTouched) {
-    for (const Case& test : cases())
+    std::vector<Case> all = cases();
+    for (const Convolution& c : cases_of_quads())
+        all.push_back({"by quads", c});
+    for (const Case& test : all)
         for (const DType type : types) {
             SCOPED_TRACE(test.name);
             const Convolution& c = test.shape;
@@ -324,7 +353,8 @@ TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
     for (const Convolution& c :
          {Convolution{2, 31, 30, 17, 37, 1, {three, three}}, Convolution{3, 14, 15, 12, 36, 4, {strided, three}},
           Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{7, 12, 9, 6, 100, 1, {three, three}},
-          Convolution{5, 30, 21, 35, 35, 35, {three, strided}}})
+          Convolution{5, 30, 21, 35, 35, 35, {three, strided}}, cases_of_quads()[0], cases_of_quads()[1],
+          cases_of_quads()[2]})
         for (const DType type : types) {
             const Operands a(c, type);
             expect_same_bits_for_any_threads([&](CpuStream& stream) {
