@@ -31,7 +31,7 @@ struct Convolution {
 // the function beside says, of any type, aligned to 64 bytes, and may be null where that is 0. The same bits in each
 // run and, on the CPU, for any number of threads.
 // On the CPU: in f32 a window of 3 x 3 with stride 1 and 32 channels or more is made by F(2 x 2, 3 x 3) of Winograd, 16
-// products in place of 36 (cpu/winograd.hpp: its error is no larger than that of the longer sums; an infinite or NaN
+// products in place of 36 (cpu/winograd.hpp: its error is about that of the longer sums; an infinite or NaN
 // pixel reaches all of its quad, 2 x 2 results); else in f32 tiles of a product find a window's words in the image
 // itself, of which at most a piece is copied with the zeros around it; else windows are gathered into rows (im2col;
 // Chellapilla et al. 2006), so many as a cache holds at a time, and multiplied (kernels/matmul.hpp); where each channel

@@ -11,7 +11,7 @@ class ActivationGradient final : public Op {
 public:
     explicit ActivationGradient(Activation function) : function_(function) {}
     std::string_view name() const override { return "activation_gradient"; }
-    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; } // x, dy
+    std::vector<TensorType> infer(std::span<const TensorType> in) const override { return {in[0]}; } // x (ReLU: y), dy
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 2, 1);
     }
@@ -35,12 +35,14 @@ public:
         return {in[0]};
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
-        return graph.apply(std::make_shared<ActivationGradient>(function_), node.name + ".gradient",
-                           {node.inputs[0], dy[0]});
+        // y is above 0 where x is: what comes next often keeps it, so that x need not be kept
+        const ValueId of = function_ == Activation::relu ? node.outputs[0] : node.inputs[0];
+        return graph.apply(std::make_shared<ActivationGradient>(function_), node.name + ".gradient", {of, dy[0]});
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
         return elementwise_rules(in[0].shape.rank(), 1, 1);
     }
+    int in_place_input() const override { return 0; }
     bool is_cheap() const override { return true; }
     void run(Stream& stream, const Operands& a) const override {
         std::visit([&](auto& s) { kernels::activation(s, function_, a.inputs[0], a.outputs[0]); }, stream);
