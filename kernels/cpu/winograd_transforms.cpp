@@ -56,6 +56,19 @@ void copy_patch(const QuadImage& of, const float* image, std::int64_t y, std::in
         }
 }
 
+constexpr std::int64_t quads_ahead = 4;
+
+// Two pixels of so many lines, some quads further on: they are in lines of memory that the processor does not foresee.
+TESSERA_INLINE void prefetch(const float* pixel, int lines, std::int64_t line, std::int64_t channels,
+                             std::int64_t columns) {
+    pixel += 2 * quads_ahead * channels;
+    for (int i = 0; i < lines; ++i, pixel += line)
+        for (std::int64_t c = 0; c < columns; c += simd::lanes) {
+            __builtin_prefetch(pixel + c);
+            __builtin_prefetch(pixel + channels + c);
+        }
+}
+
 } // namespace
 
 TESSERA_MULTIVERSION void transform_patches(const QuadImage& image, const float* source, const QuadRange& of,
@@ -69,6 +82,7 @@ TESSERA_MULTIVERSION void transform_patches(const QuadImage& image, const float*
         if (!inside) copy_patch(image, base, y, x, patch);
         const float* const corner = inside ? base + (y * image.width + x) * channels : patch;
         const std::int64_t line = (inside ? image.width : 4) * channels;
+        if (inside) prefetch(corner + 2 * channels, 4, line, channels, channels);
         for_rows(of.first_row, of.end_row, [&](auto row) TESSERA_INLINE_LAMBDA {
             float* const numbers = to + 4 * (row - of.first_row) * apart;
             for (std::int64_t c = 0; c < channels; c += simd::lanes) {
@@ -93,6 +107,7 @@ TESSERA_MULTIVERSION void transform_quads(const QuadImage& image, const float* d
         const std::int64_t y = 2 * place.line, x = 2 * place.column;
         const float* const corner = dy + ((place.image * image.height + y) * image.width + x) * image.channels + first;
         const bool below = y + 1 < image.height, right = x + 1 < image.width;
+        prefetch(corner, 2, image.width * image.channels, image.channels, columns);
         for (std::int64_t c = 0; c < columns; c += simd::lanes) {
             const auto result = [&](std::int64_t i, std::int64_t j) TESSERA_INLINE_LAMBDA {
                 return (i == 1 && !below) || (j == 1 && !right)
