@@ -76,6 +76,23 @@ struct Largest {
     }
 };
 
+// The outputs that look at a pixel and with which tap, found once for all of its channels; in a large window each time.
+struct Lookers {
+    static constexpr std::int64_t most = 32;
+    std::int64_t from[most];
+    std::int32_t tap[most];
+    int count = 0;
+
+    TESSERA_INLINE void find(const Pool& pool, std::int64_t image, std::int64_t row, std::int64_t column) {
+        count = 0;
+        for_outputs(pool, image, row, column,
+                    [&](std::int64_t, std::int64_t, std::int64_t at, std::int64_t of) TESSERA_INLINED {
+                        from[count] = at;
+                        tap[count++] = static_cast<std::int32_t>(of);
+                    });
+    }
+};
+
 // Lines are rows of all images, [begin, end) of them.
 template <class T> TESSERA_MULTIVERSION void take_largest(const Pool& pool, std::int64_t begin, std::int64_t end,
                                                           const T* x, T* y, std::int32_t* taps) {
@@ -95,16 +112,25 @@ template <class T> TESSERA_MULTIVERSION void take_largest(const Pool& pool, std:
 
 template <class T> TESSERA_MULTIVERSION void give_to_largest(const Pool& pool, std::int64_t begin, std::int64_t end,
                                                              const T* dy, const std::int32_t* taps, T* dx) {
+    const bool listed = pool.rows.size * pool.columns.size <= Lookers::most;
+    Lookers lookers;
     for (std::int64_t i = begin * pool.width; i < end * pool.width; ++i) {
         const std::int64_t column = i % pool.width, row = i / pool.width % pool.height;
         const std::int64_t image = i / pool.width / pool.height;
+        if (listed) lookers.find(pool, image, row, column);
         simd::for_columns(pool.channels, [&](std::int64_t c, auto width) TESSERA_INLINED {
             Floats sum{};
-            for_outputs(pool, image, row, column,
-                        [&](std::int64_t, std::int64_t, std::int64_t from, std::int64_t tap) TESSERA_INLINED {
-                            const Ints here = load_ints(taps + from + c, width) == static_cast<std::int32_t>(tap);
-                            sum += here ? simd::load(dy + from + c, width) : Floats{};
-                        });
+            const auto add = [&](std::int64_t from, std::int64_t tap) TESSERA_INLINED {
+                const Ints here = load_ints(taps + from + c, width) == static_cast<std::int32_t>(tap);
+                sum += here ? simd::load(dy + from + c, width) : Floats{};
+            };
+            if (listed)
+                for (int looker = 0; looker < lookers.count; ++looker)
+                    add(lookers.from[looker], lookers.tap[looker]);
+            else
+                for_outputs(pool, image, row, column,
+                            [&](std::int64_t, std::int64_t, std::int64_t from, std::int64_t tap)
+                                TESSERA_INLINED { add(from, tap); });
             simd::store(dx + i * pool.channels + c, sum, width);
         });
     }

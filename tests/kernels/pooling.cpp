@@ -24,9 +24,10 @@ std::vector<Pooling> cases() {
         {2, 7, 5, 19, {three, three}},
         {1, 9, 8, 3, {{3, 1, 1, 0, 2}, {2, 3, 1, 1, 0}}},
         {1, 9, 10, 33, {{3, 2, 2, 2, 1}, {2, 1, 3, 0, 3}}},
-        {3, 5, 4, 17, {{.size = 5}, {.size = 4}}},               // global
-        {1, 2, 3, 5, {{2, 1, 1, 3, 2}, {2, 1, 2, 0, 4}}},        // windows in padding alone
-        {1, 7, 7, 2, {{.size = 2, .stride = 4}, {.stride = 3}}}, // elements in no window
+        {3, 5, 4, 17, {{.size = 5}, {.size = 4}}},                          // global
+        {1, 2, 3, 5, {{2, 1, 1, 3, 2}, {2, 1, 2, 0, 4}}},                   // windows in padding alone
+        {1, 7, 7, 2, {{.size = 2, .stride = 4}, {.stride = 3}}},            // elements in no window
+        {1, 9, 8, 18, {{.size = 7, .before = 2, .after = 2}, {.size = 6}}}, // many outputs look at a pixel
         {0, 7, 7, 2, {two, two}},
     };
 }
