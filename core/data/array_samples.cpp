@@ -109,6 +109,22 @@ void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> 
     read_target(from, sample, views[1]);
 }
 
+// Samples in a shuffled order lie anywhere in memory: most of the time of reading one is waiting for it. (A function
+// that does nothing but prefetch is one without effect to g++ 12, which leaves out calls of it: the loop stands here.)
+void ArraySamples::expect(Split split, std::int64_t sample) const {
+    constexpr std::size_t line = 64, most = 4096; // bytes: of more, the machine itself fetches the rest ahead
+    const SampleArrays& from = part(split);
+    if (sample < 0 || sample >= from.count) return;
+    const auto bytes_of_sample = [&](const auto& values) {
+        const std::size_t each = values.size() / static_cast<std::size_t>(from.count);
+        return std::as_bytes(std::span(values).subspan(static_cast<std::size_t>(sample) * each, each));
+    };
+    for (const std::span<const std::byte> bytes :
+         {std::visit(bytes_of_sample, from.inputs), std::visit(bytes_of_sample, from.targets)})
+        for (std::size_t at = 0; at < std::min(bytes.size(), most); at += line)
+            __builtin_prefetch(bytes.data() + at);
+}
+
 void ArraySamples::read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const {
     const SampleArrays& from = checked(split, sample);
     const std::int64_t begin = sample * form_.fields[0].shape.count();

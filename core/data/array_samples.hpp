@@ -31,6 +31,7 @@ public:
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return part(split).count; }
     void read(Split split, std::int64_t sample, std::span<const View> views) const override;
+    void expect(Split split, std::int64_t sample) const override;
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
     std::vector<DataFinding> findings() const override { return findings_; }

@@ -43,6 +43,9 @@ public:
     // token beyond the vocabulary), InternalError for a sample or a view that was never offered.
     virtual void read(Split split, std::int64_t sample, std::span<const View> views) const = 0;
 
+    // That `read` will be asked for this sample soon: what is far away in memory may be drawn near. Throws nothing.
+    virtual void expect(Split, std::int64_t /*sample*/) const {}
+
     // Samples this far apart have nothing in common: windows of a text overlap with those nearer.
     virtual std::int64_t spacing() const { return form().units; }
 

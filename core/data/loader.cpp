@@ -14,6 +14,8 @@
 namespace tessera {
 namespace {
 
+constexpr std::size_t rows_ahead = 2; // that are drawn near: reading two takes longer than memory does
+
 Shape batch_shape(std::int64_t rows, const Shape& row) {
     Shape shape{rows};
     for (int dim = 0; dim < row.rank(); ++dim)
@@ -25,13 +27,21 @@ std::int64_t field_bytes(const Field& field, std::int64_t rows) {
     return rows * field.shape.count() * bytes_of(field.dtype);
 }
 
+// Of a micro-batch of these fields.
+std::int64_t slot_bytes(const std::vector<Field>& fields, const LoaderOptions& options) {
+    std::int64_t bytes = 0;
+    for (const Field& field : fields)
+        bytes += align_up(field_bytes(field, options.micro_batch_size));
+    return bytes;
+}
+
 void check(const LoaderOptions& options) {
     const std::int64_t last = options.first_micro_batch + (options.micro_batches - 1) * options.stride;
     const std::int64_t end = options.micro_batches == 0 ? options.first_micro_batch : last + 1;
     if (options.first_micro_batch < 0 || options.micro_batches < 0 || end > options.micro_batches_per_step)
         throw InternalError(fmt::format("loader: micro-batches [{}, {}) of a step of {}", options.first_micro_batch,
                                         end, options.micro_batches_per_step));
-    if (options.micro_batch_size < 1 || options.prefetch < 1 || options.threads < 1)
+    if (options.micro_batch_size < 1 || options.prefetch < 0 || options.threads < 1)
         throw InternalError(fmt::format("loader: micro-batches of {} rows, {} of them read ahead by {} threads",
                                         options.micro_batch_size, options.prefetch, options.threads));
     if (options.first_step < 0 || options.end_step < options.first_step)
@@ -50,6 +60,7 @@ Loader::Loader(const Dataset& dataset, const SampleOrder& order, const LoaderOpt
         field_offsets_.push_back(slot_bytes_);
         slot_bytes_ += align_up(field_bytes(field, options_.micro_batch_size));
     }
+    options_.prefetch = slots_for(fields_, options_);
     micro_batches_ = (options_.end_step - options_.first_step) * options_.micro_batches;
     slots_ = slots.bytes() > 0 ? std::move(slots) : Buffer(buffer_bytes(dataset.form().fields, options_));
     // Four for each thread, so that none waits long for the last; whole where each sample is mixed with the next.
@@ -68,11 +79,16 @@ Loader::~Loader() {
         thread.request_stop(); // their own destructors wait for them
 }
 
+// Small ones are computed so fast that a thread which sleeps wakes too late for the fourth.
+int Loader::slots_for(const std::vector<Field>& fields, const LoaderOptions& options) {
+    constexpr std::int64_t least = 4, most = 32, bytes = std::int64_t{2} << 20;
+    if (options.prefetch > 0) return options.prefetch;
+    return static_cast<int>(std::clamp(bytes / std::max<std::int64_t>(slot_bytes(fields, options), 1), least, most));
+}
+
 std::int64_t Loader::buffer_bytes(const std::vector<Field>& fields, const LoaderOptions& options) {
-    std::int64_t bytes = 0;
-    for (const Field& field : options.augmentation.fields_given(fields))
-        bytes += align_up(field_bytes(field, options.micro_batch_size));
-    return bytes * options.prefetch;
+    const std::vector<Field> given = options.augmentation.fields_given(fields);
+    return slot_bytes(given, options) * slots_for(given, options);
 }
 
 Buffer loader_memory(const Stream& stream, const std::vector<Field>& fields, const LoaderOptions& options) {
@@ -135,10 +151,11 @@ void Loader::read_piece(std::int64_t piece, Scratch& scratch, const std::stop_to
     std::vector<View> views(fields_.size());
     const std::int64_t begin = piece % pieces_ * piece_rows_;
     const std::int64_t end = std::min(begin + piece_rows_, options_.micro_batch_size);
+    find_places(first_row + begin, first_row + end, scratch);
     for (std::int64_t row = begin; row < end && !stop.stop_requested(); ++row) {
         for (std::size_t f = 0; f < fields_.size(); ++f)
             views[f] = row_view(number, f, row);
-        read_sample(first_row + row, views, scratch);
+        read_sample(static_cast<std::size_t>(row - begin), views, scratch);
     }
 }
 
@@ -147,8 +164,19 @@ View Loader::row_view(std::int64_t number, std::size_t field, std::int64_t row) 
     return {rows + field_bytes(fields_[field], row), fields_[field].shape, fields_[field].dtype};
 }
 
-void Loader::read_sample(std::int64_t index, std::span<const View> views, Scratch& scratch) {
-    const SampleOrder::Place place = order_.place(index);
+void Loader::find_places(std::int64_t begin, std::int64_t end, Scratch& scratch) const {
+    scratch.places.clear();
+    for (std::int64_t index = begin; index < end; ++index)
+        scratch.places.push_back(order_.place(index));
+    for (std::size_t row = 0; row < std::min(rows_ahead, scratch.places.size()); ++row)
+        dataset_.expect(options_.split, scratch.places[row].sample);
+}
+
+// Of those whose places are found.
+void Loader::read_sample(std::size_t row, std::span<const View> views, Scratch& scratch) {
+    const SampleOrder::Place place = scratch.places[row];
+    if (const std::size_t later = row + rows_ahead; later < scratch.places.size())
+        dataset_.expect(options_.split, scratch.places[later].sample);
     dataset_.read(options_.split, place.sample, views);
     if (!options_.augmentation.changes()) return;
     scratch.black.clear();
@@ -163,17 +191,18 @@ void Loader::read_mixed(std::int64_t number, std::int64_t first_row, Scratch& sc
     const std::int64_t rows = options_.micro_batch_size;
     scratch.next.resize(static_cast<std::size_t>(fields_[0].shape.count()));
     scratch.labels.resize(static_cast<std::size_t>(rows) + 1);
+    find_places(first_row, first_row + rows + 1, scratch);
     const View behind(scratch.next.data(), fields_[0].shape, DType::f32);
     for (std::int64_t row = 0; row <= rows; ++row) {
         if (stop.stop_requested()) return;
         const View label(&scratch.labels[static_cast<std::size_t>(row)], {}, DType::i32);
-        read_sample(first_row + row, std::array{row < rows ? row_view(number, 0, row) : behind, label}, scratch);
+        read_sample(static_cast<std::size_t>(row), std::array{row < rows ? row_view(number, 0, row) : behind, label},
+                    scratch);
     }
     for (std::int64_t row = 0; row < rows; ++row) { // the next one is still as it was read
-        const auto [sample, epoch, source] = order_.place(first_row + row);
-        const float share = options_.augmentation.share(epoch, sample);
-        Augmentation::mix(share, row + 1 < rows ? row_view(number, 0, row + 1) : behind, row_view(number, 0, row));
         const auto at = static_cast<std::size_t>(row);
+        const float share = options_.augmentation.share(scratch.places[at].epoch, scratch.places[at].sample);
+        Augmentation::mix(share, row + 1 < rows ? row_view(number, 0, row + 1) : behind, row_view(number, 0, row));
         options_.augmentation.mix_labels(share, scratch.labels[at], scratch.labels[at + 1], row_view(number, 1, row));
     }
 }

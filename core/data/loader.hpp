@@ -29,7 +29,7 @@ struct LoaderOptions {
     std::int64_t first_step = 0;
     std::int64_t end_step = 0;      // one past the last
     std::int64_t first_sample = -1; // of the first step; -1: steps before were as large
-    int prefetch = 4;               // micro-batches held in memory
+    int prefetch = 0;               // micro-batches held in memory; 0: 4, of small ones up to 32 in 2 MiB
     int threads = 1;                // that read; what is read where does not depend on them
     Augmentation augmentation{}; // of the first field, an image, where it changes any; and of the last, where it mixes
 };
@@ -62,13 +62,16 @@ private:
     struct Scratch {
         std::vector<float> room, next, black;
         std::vector<std::int32_t> labels;
+        std::vector<SampleOrder::Place> places;
     };
 
     void read_ahead(const std::stop_token& stop);
     std::int64_t claim_piece(const std::stop_token& stop); // -1: there is no other to read
     void read_piece(std::int64_t piece, Scratch& scratch, const std::stop_token& stop);
     void finish_piece(std::int64_t piece);
-    void read_sample(std::int64_t index, std::span<const View> views, Scratch& scratch);
+    static int slots_for(const std::vector<Field>& fields, const LoaderOptions& options);
+    void find_places(std::int64_t begin, std::int64_t end, Scratch& scratch) const;
+    void read_sample(std::size_t row, std::span<const View> views, Scratch& scratch);
     void read_mixed(std::int64_t number, std::int64_t first_row, Scratch& scratch, const std::stop_token& stop);
     View row_view(std::int64_t number, std::size_t field, std::int64_t row) const;
     View slot_view(std::int64_t number, std::size_t field) const;

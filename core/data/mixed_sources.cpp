@@ -88,6 +88,11 @@ public:
         sources_[source].data->read(split, sample - firsts(split)[source], views);
     }
 
+    void expect(Split split, std::int64_t sample) const override {
+        const std::size_t source = source_of(split, sample);
+        sources_[source].data->expect(split, sample - firsts(split)[source]);
+    }
+
     std::vector<SourcePart> sources(Split split) const override {
         std::vector<SourcePart> parts;
         for (std::size_t i = 0; i < sources_.size(); ++i) {

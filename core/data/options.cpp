@@ -281,7 +281,7 @@ Augmentation augmentation_in(const Config& config, const SampleForm& form, std::
 
 int prefetch_in(const Config& config) {
     const std::int64_t count = config.get(data_prefetch);
-    if (count < 1 || count > 1024) config.refuse(data_prefetch.name, "must be from 1 to 1024");
+    if (count < 0 || count > 1024) config.refuse(data_prefetch.name, "must be from 0 to 1024");
     return static_cast<int>(count);
 }
 

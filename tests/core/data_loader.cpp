@@ -19,7 +19,11 @@ public:
 
     const SampleForm& form() const override { return form_; }
     std::int64_t samples(Split split) const override { return split == Split::train ? samples_ : 0; }
+    void expect(Split, std::int64_t sample) const override {
+        if (expects_all) expected.push_back(sample);
+    }
     void read(Split, std::int64_t sample, std::span<const View> views) const override {
+        if (expects_all) said_before(sample);
         if (refused >= 0 && sample >= refused) throw ConfigError("sample " + std::to_string(sample) + " is damaged");
         std::this_thread::sleep_for(pause);
         *views[0].as<float>() = static_cast<float>(sample);
@@ -31,8 +35,16 @@ public:
 
     std::int64_t refused = -1;
     std::chrono::microseconds pause{0};
+    bool expects_all = false;                   // with one thread that reads
+    mutable std::vector<std::int64_t> expected; // where they are
+    mutable std::size_t reads = 0;
 
 private:
+    void said_before(std::int64_t sample) const {
+        ++reads;
+        EXPECT_TRUE(std::ranges::find(expected, sample) != expected.end() && expected.size() <= reads + 2) << sample;
+    }
+
     std::int64_t samples_;
     SampleForm form_{{{"number", Shape{}, DType::f32}, {"pair", Shape{2}, DType::i32}}};
 };
@@ -164,6 +176,23 @@ TEST(Loader, ThreadsShareAMicroBatch) {
     EXPECT_LT(loader.seconds_waited(), 0.1); // one thread takes 0.128 s and more
 }
 
+// What is read is said two rows before: the time in which memory brings it.
+TEST(Loader, SaysWhatItIsGoingToRead) {
+    NumberedSamples dataset(50);
+    dataset.expects_all = true;
+    const SampleOrder order({"shuffle", 3, 50, 1});
+    for (const std::int64_t rows : {1, 2, 7}) {
+        dataset.expected.clear();
+        dataset.reads = 0;
+        Loader loader(dataset, order, one_rank(rows, 1, 0, 3));
+        std::vector<std::int64_t> taken;
+        for (int i = 0; i < 3; ++i)
+            for (const std::int64_t sample : take(loader, rows))
+                taken.push_back(sample);
+        EXPECT_EQ(dataset.expected, taken) << rows;
+    }
+}
+
 TEST(Loader, StoppingEarlyDoesNotWaitForTheRest) {
     NumberedSamples dataset(1000);
     dataset.pause = std::chrono::milliseconds(2);
@@ -175,7 +204,9 @@ TEST(Loader, StoppingEarlyDoesNotWaitForTheRest) {
         const Loader never_used(dataset, order, options);
     }
     {
-        Loader full(dataset, order, one_rank(1, 1, 0, 1000)); // its ring is full, the thread waits
+        LoaderOptions options = one_rank(1, 1, 0, 1000);
+        options.prefetch = 4;
+        Loader full(dataset, order, options); // its ring is full, the thread waits
         take(full, 1);
         std::this_thread::sleep_for(std::chrono::milliseconds(30));
     }
@@ -199,7 +230,10 @@ TEST(Loader, CountsTheTimeItWaited) {
 TEST(Loader, SaysWhatItAllocates) {
     const std::vector<Field> fields = {{"tokens", Shape{3}, DType::i32}, {"weight", Shape{}, DType::f32}};
     LoaderOptions options = one_rank(5, 1, 0, 1);
-    EXPECT_EQ(Loader::buffer_bytes(fields, options), 4 * (64 + 64)); // 60 and 20 bytes, each a cache line
+    EXPECT_EQ(Loader::buffer_bytes(fields, options), 32 * (64 + 64)); // 60 and 20 bytes, each a cache line
+    const std::vector<Field> images = {{"image", Shape{1024}, DType::f32}};
+    for (const auto& [rows, slots] : {std::pair(16, 32), {17, 30}, {64, 8}, {128, 4}, {1000, 4}}) // of 4 KiB each
+        EXPECT_EQ(Loader::buffer_bytes(images, one_rank(rows, 1, 0, 1)), slots * rows * 4096) << rows;
     options.prefetch = 3;
     options.micro_batch_size = 6;
     EXPECT_EQ(Loader::buffer_bytes(fields, options), 3 * (128 + 64)); // 72 and 24
