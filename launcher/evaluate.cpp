@@ -2,6 +2,7 @@
 // `tessera evaluate`: the loss of a checkpoint on its validation split.
 #include "core/run/evaluation.hpp"
 #include "core/run/weights.hpp"
+#include "core/visible.hpp"
 #include "launcher/setup.hpp"
 
 #include <cmath>
@@ -14,6 +15,13 @@ void print(const EvaluationRecord::Table& table) {
     fmt::print("{}:\n", table.name);
     for (std::size_t i = 0; i < table.counts.size(); ++i)
         fmt::print("{:>8}{}", table.counts[i], (i + 1) % static_cast<std::size_t>(table.columns) == 0 ? "\n" : " ");
+}
+
+void print(const EvaluationRecord::Source& source, std::string_view unit) {
+    fmt::print("source '{}'  validation loss: {:.6f}", visible(source.name), source.loss);
+    for (const auto& [name, value] : source.told)
+        fmt::print("  {}: {:.6f}", name, value);
+    fmt::print("  {}s: {}\n", unit, source.units);
 }
 
 int run_evaluate(const Arguments& arguments, Process& process) {
@@ -42,6 +50,8 @@ int run_evaluate(const Arguments& arguments, Process& process) {
         fmt::print("  {}: {:.6f}", name, value);
     if (record.unit == "token") fmt::print("  perplexity: {:.4f}", std::exp(record.loss));
     fmt::print("  {}s: {}\n", record.unit, record.units);
+    for (const EvaluationRecord::Source& source : record.sources)
+        print(source, record.unit);
     for (const EvaluationRecord::Table& table : record.tables)
         print(table);
     return 0;

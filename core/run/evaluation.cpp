@@ -20,14 +20,42 @@ namespace tessera {
 Evaluation::Evaluation(const Ground& ground, const Experiment& experiment, const Memory& memory)
     : ground_(ground), experiment_(experiment), every_(ground.config.get(evaluate_every)) {
     if (experiment.evaluation_batches == 0) return;
-    const Program& program = experiment.evaluate;
-    executor_ = std::make_unique<Executor>(program.layout, program.plan, memory, ground.groups, ground.stream);
-    if (const Program& rest = experiment.evaluate_rest; experiment.rest_rows > 0)
-        rest_ = std::make_unique<Executor>(rest.layout, rest.plan, memory, ground.groups, ground.stream);
-    const std::vector<std::string> metrics = ground.config.get(metrics_evaluate);
-    if (std::ranges::find(metrics, bits_per_byte_name) != metrics.end())
-        bytes_per_token_ = bytes_per_token(ground.dataset, order(), samples());
+    SampleOrderOptions options = order_options(ground.config, ground.dataset, Split::validation, experiment.seed,
+                                               experiment.evaluation_streams());
+    if (experiment.evaluate_sources.empty()) {
+        const SampleOrder order(options);
+        sources_.push_back({});
+        add_pass(experiment.evaluate, experiment.evaluation_loader(), order, memory);
+        if (experiment.rest_rows > 0) add_pass(experiment.evaluate_rest, experiment.rest_loader(), order, memory);
+        count_bytes(order);
+    }
+    for (const SourceEvaluation& part : experiment.evaluate_sources) {
+        options.sources = {part.source};
+        const SampleOrder order(options);
+        sources_.push_back({.name = part.source.name});
+        add_pass(part.whole, experiment.loader_for(part.whole, part.rows, part.batches, 0), order, memory);
+        if (part.rest_rows > 0)
+            add_pass(part.rest, experiment.loader_for(part.rest, part.rest_rows, 1, part.batches * part.rows), order,
+                     memory);
+        count_bytes(order);
+    }
     if (!experiment.train.plan.values.empty() && is_of_averages(ground.config)) find_averages(memory);
+}
+
+// Of the source that came last.
+void Evaluation::add_pass(const Program& program, const LoaderOptions& loader, const SampleOrder& order,
+                          const Memory& memory) {
+    passes_.push_back({program,
+                       std::make_unique<Executor>(program.layout, program.plan, memory, ground_.groups, ground_.stream),
+                       loader, order, sources_.size() - 1});
+    sources_.back().samples += passes_.back().samples();
+}
+
+void Evaluation::count_bytes(const SampleOrder& order) {
+    const std::vector<std::string> metrics = ground_.config.get(metrics_evaluate);
+    if (std::ranges::find(metrics, bits_per_byte_name) == metrics.end()) return;
+    Source& source = sources_.back();
+    source.bytes = text_bytes(ground_.dataset, order, source.samples, ground_.groups.all(), ground_.host);
 }
 
 // An average rests as its weight does, so that each rank can put one in the place of the other.
@@ -38,9 +66,9 @@ void Evaluation::find_averages(const Memory& memory) {
         if (!is_weight_average(name)) continue;
         const PlannedValue& average = train.plan.value(id);
         averages_.push_back(memory.view(average.memory, average.offset, average.local));
-        const Plan& plan = experiment_.evaluate.plan;
-        const ValueId weight = experiment_.evaluate.model.graph.named(averaged_weight(name));
-        weights_.push_back(view_at_rest(*executor_, plan, weight));
+        const Pass& pass = passes_.front();
+        const ValueId weight = pass.program.model.graph.named(averaged_weight(name));
+        weights_.push_back(view_at_rest(*pass.executor, pass.program.plan, weight));
     }
 }
 
@@ -57,7 +85,7 @@ void Evaluation::check_keys(const Config& config) {
 }
 
 bool Evaluation::due(std::int64_t steps_done, bool last) const {
-    return executor_ != nullptr && (last || (every_ > 0 && steps_done % every_ == 0));
+    return !passes_.empty() && (last || (every_ > 0 && steps_done % every_ == 0));
 }
 
 namespace {
@@ -147,53 +175,63 @@ private:
 
 } // namespace
 
-void Evaluation::evaluate(Executor& executor, const LoaderOptions& options, const std::function<void()>& after_step) {
-    Loader loader(ground_.dataset, order(), options,
-                  loader_memory(ground_.stream, experiment_.sizes.sample.fields, options));
+void Evaluation::evaluate(Pass& pass, const std::function<void()>& after_step) {
+    Loader loader(ground_.dataset, pass.order, pass.loader,
+                  loader_memory(ground_.stream, experiment_.sizes.sample.fields, pass.loader));
     StepState state{.seed = experiment_.seed};
+    Executor& executor = *pass.executor;
     executor.prepare(state);
-    for (; state.step < options.end_step; ++state.step) {
-        executor.run_micro_batches(state, options.micro_batch_size,
+    for (; state.step < pass.loader.end_step; ++state.step) {
+        executor.run_micro_batches(state, pass.loader.micro_batch_size,
                                    [&] { loader.next(ground_.stream, executor.batch()); });
         executor.update(state);
         after_step();
     }
 }
 
-SampleOrder Evaluation::order() const {
-    return SampleOrder(order_options(ground_.config, ground_.dataset, Split::validation, experiment_.seed,
-                                     experiment_.evaluation_streams()));
+namespace {
+
+void fill_with(const ToldSums& sums, std::int64_t samples, std::int64_t bytes, EvaluationRecord& record) {
+    sums.fill(record, static_cast<double>(samples));
+    if (bytes > 0) record.told.emplace_back(bits_per_byte_name, bits_per_byte(record.loss, record.units, bytes));
 }
 
-std::int64_t Evaluation::samples() const {
-    return experiment_.evaluation_batches * experiment_.evaluation_steps * experiment_.evaluation_rows +
-           experiment_.rest_rows;
-}
+} // namespace
 
 EvaluationRecord Evaluation::run(std::int64_t steps_done) {
-    const std::int64_t batches = experiment_.evaluation_batches * experiment_.evaluation_steps;
-    const FlightRecorder::Scope evaluating(ground_.groups.recorder(), Activity::evaluating,
-                                           batches + (rest_ == nullptr ? 0 : 1));
-    const SampleForm& sample = experiment_.sizes.sample;
-    EvaluationRecord record{.step = steps_done, .unit = sample.unit, .units = samples() * sample.units};
-    ToldSums sums(experiment_.evaluate.model);
+    std::int64_t batches = 0, samples = 0, bytes = 0;
+    for (const Pass& pass : passes_)
+        batches += pass.batches();
+    const FlightRecorder::Scope evaluating(ground_.groups.recorder(), Activity::evaluating, batches);
+    ToldSums all(passes_.front().program.model);
+    std::vector<ToldSums> of_sources(sources_.size(), all);
     exchange_weights();
-    StatesOfEvaluation states(experiment_.evaluate, *executor_);
-    evaluate(*executor_, experiment_.evaluation_loader(),
-             [&] { sums.add(ground_.stream, *executor_, experiment_.evaluate.model); });
+    StatesOfEvaluation states(passes_.front().program, *passes_.front().executor);
+    for (Pass& pass : passes_)
+        evaluate(pass, [&] {
+            for (ToldSums* sums : {&all, &of_sources[pass.source]})
+                sums->add(ground_.stream, *pass.executor, pass.program.model);
+        });
     states.put_back();
-    if (rest_ != nullptr)
-        evaluate(*rest_, experiment_.rest_loader(),
-                 [&] { sums.add(ground_.stream, *rest_, experiment_.evaluate_rest.model); });
     exchange_weights();
-    sums.fill(record, static_cast<double>(samples()));
-    if (bytes_per_token_ > 0)
-        record.told.emplace_back(bits_per_byte_name, bits_per_byte(record.loss, bytes_per_token_));
+    const SampleForm& sample = experiment_.sizes.sample;
+    EvaluationRecord record{.step = steps_done, .unit = sample.unit};
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+        const Source& source = sources_[i];
+        samples += source.samples;
+        bytes += source.bytes;
+        if (source.name.empty()) continue;
+        EvaluationRecord own{.units = source.samples * sample.units};
+        fill_with(of_sources[i], source.samples, source.bytes, own);
+        record.sources.push_back({source.name, own.loss, own.told, own.units});
+    }
+    record.units = samples * sample.units;
+    fill_with(all, samples, bytes, record);
     return record;
 }
 
 std::int64_t Evaluation::allocated_bytes() const {
-    if (executor_ == nullptr) return 0;
+    if (passes_.empty()) return 0;
     return Loader::buffer_bytes(experiment_.sizes.sample.fields, experiment_.evaluation_loader());
 }
 

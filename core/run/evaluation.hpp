@@ -36,18 +36,33 @@ public:
     static bool is_of_averages(const Config& config);
 
 private:
+    // What is evaluated in one go: whole micro-batches or those left over, of all samples or of one source.
+    struct Pass {
+        const Program& program;
+        std::unique_ptr<Executor> executor;
+        LoaderOptions loader;
+        SampleOrder order;
+        std::size_t source; // of sources_
+
+        std::int64_t batches() const { return loader.micro_batches_per_step * loader.end_step; }
+        std::int64_t samples() const { return batches() * loader.micro_batch_size; }
+    };
+
     void find_averages(const Memory& memory);
     void exchange_weights();
-    SampleOrder order() const;
-    std::int64_t samples() const; // of an evaluation
-    void evaluate(Executor& executor, const LoaderOptions& options, const std::function<void()>& after_step);
+    void add_pass(const Program& program, const LoaderOptions& loader, const SampleOrder& order, const Memory& memory);
+    void count_bytes(const SampleOrder& order);
+    void evaluate(Pass& pass, const std::function<void()>& after_step);
 
     Ground ground_;
     const Experiment& experiment_;
-    std::unique_ptr<Executor> executor_; // null without a validation split
-    std::unique_ptr<Executor> rest_;     // null where nothing is left over behind whole micro-batches
     std::int64_t every_;
-    double bytes_per_token_ = 0;           // where metrics.evaluate asks for it
+    std::vector<Pass> passes_; // none without a validation split
+    struct Source {
+        std::string name;
+        std::int64_t samples = 0, bytes = 0; // bytes: of text, where metrics.evaluate asks for it
+    };
+    std::vector<Source> sources_;          // one without a name where data are of one
     std::vector<View> weights_, averages_; // this rank's; of what is evaluated in the weights' place, if it is
 };
 

@@ -106,10 +106,33 @@ void count_evaluation_batches(const Config& config, const Dataset& dataset, cons
     if (most > 0) experiment.evaluation_batches = std::min(experiment.evaluation_batches, most);
 }
 
+// The same samples source by source, each of them in whole micro-batches and what is left over, so that it has a loss
+// of its own. A source too small for rows that ranks share out is left out.
+void count_in_sources(const Config& config, const Dataset& dataset, const Mesh& mesh, Experiment& experiment) {
+    if (experiment.sizes.streams > 0 || experiment.evaluation_batches == 0) return;
+    const SampleOrderOptions options = order_options(config, dataset, Split::validation, 0, 0);
+    if (options.sources.empty()) return;
+    const std::int64_t least = rows_together(mesh);
+    const std::int64_t samples = experiment.evaluation_batches * experiment.evaluation_rows + experiment.rest_rows;
+    const std::vector<SampleOrder::Progress> progress = SampleOrder(options).progress(samples);
+    std::int64_t first = 0;
+    for (std::size_t i = 0; i < options.sources.size(); ++i) {
+        SourceEvaluation part{.source = options.sources[i], .first = first};
+        part.rows = std::min(experiment.sizes.batch, progress[i].samples / least * least);
+        if (part.rows == 0) continue;
+        part.batches = progress[i].samples / part.rows;
+        part.rest_rows = progress[i].samples % part.rows / least * least;
+        first += part.batches * part.rows + part.rest_rows;
+        experiment.evaluate_sources.push_back(std::move(part));
+    }
+    if (first > 0) experiment.rest_rows = 0; // it is among them
+}
+
 // Where states are carried on, in steps of no more micro-batches than those of training.
 void count_evaluation(const Config& config, const Dataset& dataset, const Mesh& mesh, std::int64_t micro_batches,
                       Experiment& experiment) {
     count_evaluation_batches(config, dataset, mesh, experiment);
+    count_in_sources(config, dataset, mesh, experiment);
     const std::int64_t batches = experiment.evaluation_batches;
     if (experiment.sizes.streams == 0 || batches == 0) return;
     experiment.evaluation_steps = (batches - 1) / micro_batches + 1;
@@ -143,14 +166,22 @@ CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream
     return cut_graph(program.model.graph, program.layout);
 }
 
-CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
-    return cut_evaluation(config, view, stream, experiment, experiment.evaluation_batches, experiment.evaluation_rows,
-                          0, experiment.evaluate);
-}
-
-CutGraph cut_rest(const Config& config, const RankView& view, const Stream& stream, Experiment& experiment) {
-    return cut_evaluation(config, view, stream, experiment, 1, experiment.rest_rows,
-                          experiment.evaluation_batches * experiment.evaluation_rows, experiment.evaluate_rest);
+EvaluationCuts cut_evaluations(const Config& config, const RankView& view, const Stream& stream,
+                               Experiment& experiment) {
+    const auto cut = [&](std::int64_t batches, std::int64_t rows, std::int64_t first_sample, Program& program) {
+        return rows == 0 ? CutGraph()
+                         : cut_evaluation(config, view, stream, experiment, batches, rows, first_sample, program);
+    };
+    const std::int64_t batches = experiment.evaluation_batches, rows = experiment.evaluation_rows;
+    EvaluationCuts cuts;
+    if (batches == 0) return cuts;
+    cuts.whole = cut(batches, rows, 0, experiment.evaluate);
+    cuts.rest = cut(1, experiment.rest_rows, batches * rows, experiment.evaluate_rest);
+    for (SourceEvaluation& part : experiment.evaluate_sources) {
+        cuts.whole_sources.push_back(cut(part.batches, part.rows, part.first, part.whole));
+        cuts.rest_sources.push_back(cut(1, part.rest_rows, part.first + part.batches * part.rows, part.rest));
+    }
+    return cuts;
 }
 
 void plan_beside_training(const CutGraph& graph, int rank, const Stream& stream, Program& program,
@@ -162,12 +193,18 @@ void plan_beside_training(const CutGraph& graph, int rank, const Stream& stream,
     experiment.memory.grow_to(need);
 }
 
-void add_evaluation(const CutGraph& graph, const CutGraph& rest, int rank, const Stream& stream,
-                    Experiment& experiment) {
-    plan_beside_training(graph, rank, stream, experiment.evaluate, experiment);
-    if (experiment.rest_rows > 0) {
-        plan_beside_training(rest, rank, stream, experiment.evaluate_rest, experiment);
-        check_same_weights(experiment.evaluate, experiment.evaluate_rest);
+void add_evaluations(const EvaluationCuts& cuts, int rank, const Stream& stream, Experiment& experiment) {
+    plan_beside_training(cuts.whole, rank, stream, experiment.evaluate, experiment);
+    const auto add = [&](const CutGraph& graph, std::int64_t rows, Program& program) {
+        if (rows == 0) return;
+        plan_beside_training(graph, rank, stream, program, experiment);
+        check_same_weights(experiment.evaluate, program);
+    };
+    add(cuts.rest, experiment.rest_rows, experiment.evaluate_rest);
+    for (std::size_t i = 0; i < experiment.evaluate_sources.size(); ++i) {
+        SourceEvaluation& part = experiment.evaluate_sources[i];
+        add(cuts.whole_sources[i], part.rows, part.whole);
+        add(cuts.rest_sources[i], part.rest_rows, part.rest);
     }
     experiment.memory[MemoryKind::data] +=
         Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.evaluation_loader());
@@ -233,25 +270,27 @@ LoaderOptions Experiment::train_loader(std::int64_t first_step) const {
 }
 
 LoaderOptions Experiment::evaluation_loader() const {
-    return {.split = Split::validation,
-            .micro_batch_size = evaluation_rows,
-            .first_micro_batch = evaluate.plan.share.begin,
-            .micro_batches = evaluate.plan.share.size(),
-            .micro_batches_per_step = evaluation_batches,
-            .first_step = 0,
-            .end_step = evaluation_steps,
-            .prefetch = prefetch,
-            .threads = loader_threads};
+    LoaderOptions options = loader_for(evaluate, evaluation_rows, evaluation_batches, 0);
+    options.end_step = evaluation_steps;
+    return options;
 }
 
 LoaderOptions Experiment::rest_loader() const {
-    LoaderOptions options = evaluation_loader();
-    options.micro_batch_size = rest_rows;
-    options.first_micro_batch = evaluate_rest.plan.share.begin;
-    options.micro_batches = evaluate_rest.plan.share.size();
-    options.micro_batches_per_step = 1;
-    options.first_sample = evaluation_batches * evaluation_rows;
-    return options;
+    return loader_for(evaluate_rest, rest_rows, 1, evaluation_batches * evaluation_rows);
+}
+
+LoaderOptions Experiment::loader_for(const Program& program, std::int64_t rows, std::int64_t batches,
+                                     std::int64_t first_sample) const {
+    return {.split = Split::validation,
+            .micro_batch_size = rows,
+            .first_micro_batch = program.plan.share.begin,
+            .micro_batches = program.plan.share.size(),
+            .micro_batches_per_step = batches,
+            .first_step = 0,
+            .end_step = 1,
+            .first_sample = first_sample,
+            .prefetch = prefetch,
+            .threads = loader_threads};
 }
 
 TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, const Dataset* dataset,
@@ -294,8 +333,7 @@ TrainingPlans::TrainingPlans(const Config& config, int ranks, bool one_host, con
         count_evaluation(config, *dataset, program.layout.mesh, experiment.batch.micro_batches, experiment);
     else if (has_validation(config)) // what it needs does not depend on how long it goes on
         experiment.evaluation_batches = program.layout.data_ranks();
-    if (experiment.evaluation_batches > 0) evaluate_ = cut_evaluation(config, view, stream, experiment);
-    if (experiment.rest_rows > 0) rest_ = cut_rest(config, view, stream, experiment);
+    evaluations_ = cut_evaluations(config, view, stream, experiment);
 }
 
 Experiment TrainingPlans::of(int rank) const {
@@ -310,7 +348,7 @@ Experiment TrainingPlans::of(int rank) const {
     if (keeps_copy(config_, stream_))
         experiment.memory[MemoryKind::checkpoint] +=
             Snapshot::bytes_for(parts_to_save(program, planned(program), rank));
-    if (experiment.evaluation_batches > 0) add_evaluation(evaluate_, rest_, rank, stream_, experiment);
+    if (experiment.evaluation_batches > 0) add_evaluations(evaluations_, rank, stream_, experiment);
     return experiment;
 }
 
@@ -329,9 +367,7 @@ Experiment plan_evaluation(const Config& config, const RankView& view, const Dat
     if (carries_states(config)) experiment.sizes.streams = micro_batches * experiment.sizes.batch;
     count_evaluation(config, dataset, mesh, micro_batches, experiment);
     if (experiment.evaluation_batches == 0) throw ConfigError("the data has no validation split to evaluate on");
-    const CutGraph whole = cut_evaluation(config, view, stream, experiment);
-    const CutGraph rest = experiment.rest_rows > 0 ? cut_rest(config, view, stream, experiment) : CutGraph();
-    add_evaluation(whole, rest, view.rank, stream, experiment);
+    add_evaluations(cut_evaluations(config, view, stream, experiment), view.rank, stream, experiment);
     return experiment;
 }
 

@@ -50,15 +50,23 @@ struct Program {
     Plan plan;
 };
 
+// An evaluation of the samples of one source, where data are mixed from several (Dataset::sources).
+struct SourceEvaluation {
+    OrderedSource source;                              // of the validation split
+    std::int64_t first = 0;                            // of its samples among all that are evaluated
+    std::int64_t batches = 0, rows = 0, rest_rows = 0; // as Experiment has them of an evaluation of all
+    Program whole{}, rest{};
+};
+
 struct Experiment {
     std::int64_t steps = 0;
     std::uint64_t seed = 0;
     ModelSizes sizes; // batch: rows of a micro-batch
     Augmentation augmentation{};
-    int prefetch = 4, loader_threads = 1;
-    Batch batch;      // of this stage
-    BatchRamp ramp;   // of the whole run
-    BatchStage stage; // what `train` is planned for: one of the ramp's
+    int prefetch = 0, loader_threads = 1; // as LoaderOptions has them
+    Batch batch;                          // of this stage
+    BatchRamp ramp;                       // of the whole run
+    BatchStage stage;                     // what `train` is planned for: one of the ramp's
 
     Program train;
     ValueId gradient_norm = no_value;
@@ -70,13 +78,18 @@ struct Experiment {
     std::int64_t evaluation_steps = 1;   // of so many batches each: more than one where states are carried on
     Program evaluate_rest;               // the same for what is left over behind whole micro-batches
     std::int64_t rest_rows = 0;          // of it; 0: nothing is
-    Program generate;                    // without data or targets; planned when asked for
+    // Where data are mixed: what is evaluated, source by source, instead of `evaluate`; nothing is left over behind it.
+    std::vector<SourceEvaluation> evaluate_sources{};
+    Program generate; // without data or targets; planned when asked for
 
     MemoryNeed memory;
 
     LoaderOptions train_loader(std::int64_t first_step) const;
     LoaderOptions evaluation_loader() const;
     LoaderOptions rest_loader() const;
+    // Of so many micro-batches of the validation split, from this sample of the order on.
+    LoaderOptions loader_for(const Program& program, std::int64_t rows, std::int64_t batches,
+                             std::int64_t first_sample) const;
     // Rows whose states are carried on, in training those of the batch; 0: none.
     std::int64_t evaluation_streams() const { return sizes.streams > 0 ? evaluation_batches * evaluation_rows : 0; }
 };
@@ -88,6 +101,12 @@ inline constexpr std::int64_t last_stage = std::numeric_limits<std::int64_t>::ma
 // that is planned. Throws ConfigError with the key's place for whatever does not fit.
 Experiment plan_training(const Config& config, const RankView& view, const Dataset* dataset, const Stream& stream,
                          std::int64_t step = last_stage);
+
+// The graphs of all evaluations of an experiment, cut for its mesh; of sources one each.
+struct EvaluationCuts {
+    CutGraph whole, rest;
+    std::vector<CutGraph> whole_sources, rest_sources;
+};
 
 // Plans of several ranks of one run, which have all but their last passes in common.
 class TrainingPlans {
@@ -101,7 +120,8 @@ private:
     const Stream& stream_;
     const Config& config_;
     Experiment shared_; // but for the plans
-    CutGraph train_, evaluate_, rest_;
+    CutGraph train_;
+    EvaluationCuts evaluations_;
 };
 
 Experiment plan_evaluation(const Config& config, const RankView& view, const Dataset& dataset, const Stream& stream);

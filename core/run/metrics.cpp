@@ -131,8 +131,12 @@ std::string console_line(const StepRecord& record, double eta_seconds) {
 std::string console_line(const EvaluationRecord& record) {
     const std::string perplexity =
         record.unit == "token" ? fmt::format("  perplexity: {:.2f}", std::exp(record.loss)) : "";
-    return fmt::format("evaluation: step: {}  loss: {:.4f}{}{}  {}s: {}{}{}", record.step, record.loss,
-                       text_of(record.told), perplexity, record.unit, with_thousands(record.units),
+    std::string sources;
+    for (const EvaluationRecord::Source& source : record.sources)
+        sources +=
+            fmt::format("{} '{}' {:.4f}", sources.empty() ? "  by source:" : ",", visible(source.name), source.loss);
+    return fmt::format("evaluation: step: {}  loss: {:.4f}{}{}  {}s: {}{}{}{}", record.step, record.loss,
+                       text_of(record.told), perplexity, record.unit, with_thousands(record.units), sources,
                        record.note.empty() ? "" : "  ", record.note);
 }
 
@@ -174,8 +178,14 @@ std::string json_line(const EvaluationRecord& record) {
         }
         json[table.name] = std::move(rows);
     }
+    for (const EvaluationRecord::Source& source : record.sources) {
+        Json of_source{{"name", visible(source.name)}, {"loss", number(source.loss)}};
+        put(of_source, source.told);
+        of_source[fmt::format("{}s", record.unit)] = source.units;
+        json["sources"].push_back(std::move(of_source));
+    }
     if (!record.note.empty()) json["note"] = record.note;
-    return json.dump();
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string json_line(const CheckpointRecord& record) {

@@ -64,6 +64,13 @@ struct EvaluationRecord {
         std::vector<double> counts;
     };
     std::vector<Table> tables{}; // go to the file, not to the console
+    struct Source {
+        std::string name;
+        double loss;
+        ToldNumbers told;
+        std::int64_t units;
+    };
+    std::vector<Source> sources{}; // where data are mixed: the same of each; what they tell goes to the file
 };
 
 // A checkpoint that is on disk.

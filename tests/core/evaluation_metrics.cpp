@@ -2,6 +2,10 @@
 // Numbers that follow from counts and sums, against the definitions, case by case.
 #include "core/evaluation_metrics.hpp"
 
+#include "core/run/bits_per_byte.hpp"
+#include "parallel/communication/local.hpp"
+#include "tests/core/data_files.hpp"
+
 #include <cmath>
 #include <gtest/gtest.h>
 #include <random>
@@ -46,4 +50,33 @@ TEST(EvaluationMetrics, CoefficientOfDeterminationIsOneMinusTheShareOfErrors) {
     // targets 1 2 3 and 5 5 5; errors 0.1 0 0.2 and 0 0 0
     const std::vector<double> sums = {6, 15, 14, 75, 0.05, 0};
     EXPECT_NEAR(coefficient_of_determination(sums, 3), (1 - 0.05 / 2 + 1) / 2, 1e-7);
+}
+
+// More text than a rank decodes at once, of characters of one to three bytes: the parts of 1, 2 and 3 ranks add up.
+TEST(EvaluationMetrics, TheBytesOfATextAreThoseOfAllRanks) {
+    std::string text;
+    for (int i = 0; i < 600'000; ++i)
+        text += std::array{"a", "\u00e9", "\u20ac"}[static_cast<std::size_t>(i) * i % 7 % 3];
+    const TestFolder folder;
+    DatasetOptions options;
+    options.reader = "text";
+    options.files = {folder.write("train.txt", "a\u00e9\u20aca\u00e9\u20aca")};
+    options.validation_files = {folder.write("text.txt", text)};
+    options.tokenizer.kind = "character";
+    options.sequence_length = 5;
+    const std::unique_ptr<Dataset> dataset = open_dataset(options);
+    const std::int64_t windows = (600'000 - 1) / 5;
+    const SampleOrder order({"sequential", 1, dataset->samples(Split::validation), 5});
+    std::int64_t wanted = 0, characters = -1; // the first is no target
+    for (const char byte : text) {
+        if ((byte & 0xC0) != 0x80) ++characters;
+        if (characters > 0 && characters <= windows * 5) ++wanted;
+    }
+    for (const int ranks : {1, 2, 3})
+        run_as_threads(ranks, [&](Communicator& all) {
+            Stream host = CpuStream();
+            EXPECT_EQ(text_bytes(*dataset, order, windows, all, host), wanted) << ranks;
+        });
+    EXPECT_DOUBLE_EQ(bits_per_byte(std::log(2.0), windows * 5, wanted),
+                     static_cast<double>(windows * 5) / static_cast<double>(wanted));
 }

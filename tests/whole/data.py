@@ -110,6 +110,24 @@ def check_bits_per_byte():
     assert "'bits_per_byte' judges a model that writes a text on" in run.err, run.err
 
 
+def check_losses_of_sources():
+    """Evaluations tell the loss of each source: that of a run on it alone with the same weights, and together the loss of all."""
+    record = runs.metrics("alone", "evaluation")[-1]
+    parts = {part["name"]: part for part in record["sources"]}
+    assert list(parts) == ["plain", "prepared"] and sum(part["tokens"] for part in parts.values()) == record["tokens"], record
+    mean = sum(float(part["loss"]) * part["tokens"] for part in parts.values()) / record["tokens"]
+    assert abs(mean / float(record["loss"]) - 1) < 1e-12, (mean, record)
+    out = runs.tessera("evaluate", "alone", ranks=3).out
+    for name, key, value in (("plain", "files", '["other.txt"]'), ("prepared", "reader", '"megatron"')):
+        assert f"source '{name}'  validation loss: {float(parts[name]['loss']):.6f}" in out, (out, parts)
+        files = [f"data.{key}={value}"] if name == "plain" else [f"data.{key}={value}", 'data.files=["made1/tokens.idx"]']
+        runs.train("gpt.toml", "data.tokenizer_file=made1/tokenizer.json", *files, "model.init_from=alone", "optimizer.lr=0.0",
+                   "training.steps=1", f"run.folder=only-{name}")
+        only = runs.metrics(f"only-{name}", "evaluation")[-1]
+        assert only["tokens"] == parts[name]["tokens"], (only, parts)
+        assert abs(float(only["loss"]) / float(parts[name]["loss"]) - 1) < 1e-6, (only, parts)
+
+
 def check_mixed():
     """Two sources of two readers: the same bits on 1 rank, and on 2 with a stop, and what came from each is told."""
     pathlib.Path("other.txt").write_text("".join(f"{i} and {i * i} are numbers.\n" for i in range(60)), encoding="utf-8")
@@ -119,6 +137,7 @@ def check_mixed():
     words = ["mixed.toml", "training.steps=6", "metrics.evaluate_every=2", "lr_scheduler.decay_steps=6"]
     run = runs.train(*words, "run.folder=alone")
     assert "sources: 'plain' 36 samples (576 tokens, " in run.out and "; 'prepared' 12 samples (192 tokens, " in run.out, run.out
+    check_losses_of_sources()
     counts = runs.metrics("alone", "sources")[-1]["sources"]
     assert [(source["name"], source["samples"], source["units"]) for source in counts] == [
         ("plain", 36, 576), ("prepared", 12, 192)], counts
