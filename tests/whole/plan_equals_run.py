@@ -33,7 +33,7 @@ CASES = [
     (["parallelism.zero_stage=1", "checkpoint.interval=2"], 3), (["parallelism.zero_stage=2", "training.dtype=bf16", "guard.policy=rollback", "guard.snapshot_interval=1", "guard.repeat_interval=1"], 2), (["parallelism.zero_stage=3"], 4),
     (["parallelism.zero_stage=1", "parallelism.data_parallel_replicate_degree=2"], 4),
     (["parallelism.zero_stage=3", "parallelism.data_parallel_replicate_degree=2", "parallelism.shared_memory=false"], 4),
-    (["training.recompute=auto", "run.memory_limit=2.3MiB"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
+    (["training.recompute=auto", "run.memory_limit=2.3MiB", "data.prefetch=4"], 1), (["training.recompute=full", "parallelism.zero_stage=3"], 2),
     (["parallelism.context_parallel_degree=2"], 2), (["parallelism.context_parallel_degree=2", "parallelism.tensor_parallel_degree=2"], 4),
     (["parallelism.context_parallel_degree=3", "parallelism.context_parallel_method=ring", "parallelism.zero_stage=1", "training.dtype=bf16"], 3),
     (["parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring", "parallelism.tensor_parallel_degree=2", "parallelism.sequence_parallel=true"], 4),
@@ -106,10 +106,10 @@ def check_limit():
     assert runs.tessera("plan", "gpt.toml", *words).out.startswith(chosen + "\nMesh: "), "the plan does not say what it chose"
     assert chosen in pathlib.Path(f"run-{index}/logs/rank-0000.log").read_text(encoding="utf-8")
     assert 'recompute = "selective"\n' in pathlib.Path(f"run-{index}/config.toml").read_text(encoding="utf-8")
-    for words in (["training.recompute=auto", "run.memory_limit=2MiB"], ["run.memory_limit=2MiB"]):
+    for words in (["training.recompute=auto", "run.memory_limit=2MiB", "data.prefetch=4"], ["run.memory_limit=2MiB", "data.prefetch=4"]):
         err = runs.tessera("plan", "gpt.toml", *words, code=2).err
         needed, kinds = re.search(r"rank 0 needs ([\d.]+ MiB), more than (?s:(.*))total", err).groups()
-        assert needed == ("2.17 MiB" if len(words) == 2 else "2.32 MiB") and all(kind in kinds for kind in KINDS), err
+        assert needed == ("2.17 MiB" if len(words) == 3 else "2.32 MiB") and all(kind in kinds for kind in KINDS), err
 
 
 def check_traffic():
