@@ -262,7 +262,7 @@ def python_name(name):
 
 
 def load(kind, folder, **options):
-    """Modules `class_` and `type_` stand for "class" and "type", which Python keeps for itself."""
+    """Modules `class_` and `type_` stand for "class" and "type", which Python keeps for itself. They compute in f64."""
     arrays = {name: array for name, array in runs.read_tensors(folder).items() if "/" not in name and not name.startswith("optimizer.")}
     model = kind({python_name(name): array for name, array in arrays.items()}, **options)
     model.shapes = {python_name(name): array.shape for name, array in arrays.items()}
@@ -273,4 +273,4 @@ def load(kind, folder, **options):
         for name, array in arrays.items():
             parameter = parameters[python_name(name)]
             parameter.copy_(torch.from_numpy(np.asarray(array)).reshape(parameter.shape))
-    return model
+    return model.double()

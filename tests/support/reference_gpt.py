@@ -11,6 +11,7 @@ Tensors have the names and shapes of a checkpoint (V vocabulary, T block, C widt
     layers.I.mlp_norm.scale (C)            layers.I.mlp.up.weight (F, C)                layers.I.mlp.down.weight (C, F)
 with experts (E) in place of an MLP (MoeGpt):
     layers.I.moe.router.weight (E, C)      layers.I.moe.up.weight (E, F, C)             layers.I.moe.down.weight (E, C, F)
+    layers.I.moe.gate.weight (E, F, C), of gated experts
 and with biases a .bias beside each of the layers' weights and of the norms' scales, shaped as its output: (3, H, D), (C), (F).
 Needs torch (1.13 or later); everything runs on the CPU, in float32 unless the model is made .double().
 """
@@ -90,20 +91,24 @@ class Weight(nn.Module):
 
 
 class Moe(nn.Module):
-    """Each token goes to the experts of the largest logits, token after token, until they have their fill of its sample."""
+    """Each token goes to the experts of the largest logits, token after token, until they have their fill of its sample.
+    `margin` is the least distance so far of a logit that was chosen from one that was not."""
 
-    def __init__(self, dim, hidden, experts, choices, capacity_factor, balance, z):
+    def __init__(self, dim, hidden, experts, choices, capacity_factor, balance, z, gated=False):
         super().__init__()
         self.choices, self.capacity_factor, self.balance, self.z = choices, capacity_factor, balance, z
         self.router, self.up, self.down = Weight(experts, dim), Weight(experts, hidden, dim), Weight(experts, dim, hidden)
+        self.gate = Weight(experts, hidden, dim) if gated else None
         self.loss_beside, self.dropped = torch.zeros(()), 0  # of the last forward pass; the loss is the mean over tokens
+        self.margin = math.inf
 
     def forward(self, x):
-        batch, tokens, _ = x.shape
-        experts = self.router.weight.shape[0]
+        tokens, experts = x.shape[1], self.router.weight.shape[0]
         logits = functional.linear(x, self.router.weight)
         probabilities = logits.softmax(-1)
-        chosen = logits.topk(self.choices).indices
+        largest = logits.topk(self.choices + 1)
+        self.margin = min(self.margin, (largest.values[..., -2] - largest.values[..., -1]).min().item())
+        chosen = largest.indices[..., :-1]
         gates = probabilities.gather(-1, chosen)
         if self.choices > 1:
             gates = gates / gates.sum(-1, keepdim=True)
@@ -111,18 +116,17 @@ class Moe(nn.Module):
         even = experts * (load * probabilities.mean(1)).sum(-1).mean()  # Switch's loss, a group for each sample
         self.loss_beside = self.balance * even + self.z * logits.logsumexp(-1).square().mean()
         capacity = math.ceil(self.choices * tokens / experts * self.capacity_factor)
-        out, self.dropped = torch.zeros_like(x), 0
-        for sample in range(batch):
-            taken = [0] * experts
-            for token in range(tokens):
-                for choice, expert in enumerate(chosen[sample, token].tolist()):
-                    taken[expert] += 1
-                    if taken[expert] > capacity:
-                        self.dropped += 1
-                        continue
-                    hidden = functional.gelu(self.up.weight[expert] @ x[sample, token])
-                    out[sample, token] += gates[sample, token, choice] * (self.down.weight[expert] @ hidden)
-        return out
+        wanted = functional.one_hot(chosen, experts)  # (B, T, K, E)
+        before = wanted.flatten(1, 2).cumsum(1).unflatten(1, (tokens, self.choices))
+        goes = wanted * (before <= capacity)
+        self.dropped = int((wanted - goes).sum())
+        share = (gates[..., None] * goes).sum(2)  # (B, T, E)
+        hidden = torch.einsum("btc,efc->btef", x, self.up.weight)
+        if self.gate is None:
+            hidden = functional.gelu(hidden)
+        else:
+            hidden = functional.silu(torch.einsum("btc,efc->btef", x, self.gate.weight)) * hidden
+        return torch.einsum("btef,ecf,bte->btc", hidden, self.down.weight, share)
 
 
 class Gpt(nn.Module):
@@ -202,14 +206,16 @@ class MoeLayer(Layer):
 
 
 class MoeGpt(Gpt):
-    """Every block has experts."""
+    """Every block has experts. `beside` has what each loss() added to the cross entropy."""
 
     def __init__(self, *, dim, hidden, moe, **options):
         super().__init__(dim=dim, hidden=hidden, **options)
-        self.layers = nn.ModuleList(MoeLayer(layer, Moe(dim, hidden, **moe)) for layer in self.layers)
+        self.layers, self.beside = nn.ModuleList(MoeLayer(layer, Moe(dim, hidden, **moe)) for layer in self.layers), []
 
     def loss(self, tokens, targets):
-        return super().loss(tokens, targets) + sum(layer.moe.loss_beside for layer in self.layers)
+        cross_entropy, beside = super().loss(tokens, targets), sum(layer.moe.loss_beside for layer in self.layers)
+        self.beside.append(beside.item())
+        return cross_entropy + beside
 
 
 def load(folder, gelu="exact", kind=Gpt):

@@ -34,10 +34,22 @@ def rotated(x, angles):
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
 
 
+def scaled(frequencies, scaling):
+    """As transformers' _compute_linear_scaling_rope_parameters and _compute_llama3_parameters: `scaling` is None, the factor, or
+    (factor, low turns, high turns, trained length)."""
+    if scaling is None:
+        return frequencies
+    if not isinstance(scaling, tuple):
+        return frequencies / scaling
+    factor, low, high, trained = scaling
+    share = ((trained * frequencies / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return (1 - share) * frequencies / factor + share * frequencies
+
+
 class Attention(nn.Module):
-    def __init__(self, dim, heads, kv_heads, head_dim, theta, bias):
+    def __init__(self, dim, heads, kv_heads, head_dim, theta, bias, scaling):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim, self.theta = heads, kv_heads, head_dim, theta
+        self.heads, self.kv_heads, self.head_dim, self.theta, self.scaling = heads, kv_heads, head_dim, theta, scaling
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * head_dim, bias=bias)
         self.out = nn.Linear(heads * head_dim, dim, bias=bias)
 
@@ -56,6 +68,7 @@ class Attention(nn.Module):
         batch, tokens, _ = x.shape
         query, key, value = self.split(x)
         frequencies = self.theta ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim)
+        frequencies = scaled(frequencies, self.scaling)
         angles = (torch.arange(tokens, dtype=torch.float64)[:, None] * frequencies).to(x.dtype)
         query, key = rotated(query, angles), rotated(key, angles)
         key, value = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (key, value))
@@ -88,7 +101,7 @@ class Layer(nn.Module):
 class Llama(Gpt):
     """tokens (B, T) -> logits (B, T, V)."""
 
-    def __init__(self, shapes, theta, epsilon):
+    def __init__(self, shapes, theta, epsilon, scaling):
         nn.Module.__init__(self)
         self.shapes = shapes
         vocabulary, dim = shapes["embedding.weight"]
@@ -99,7 +112,7 @@ class Llama(Gpt):
         blocks = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("layers."))
         self.embedding = nn.Embedding(vocabulary, dim)
         self.layers = nn.ModuleList(
-            Layer(dim, Attention(dim, heads, kv_heads, head_dim, theta, bias), shapes["layers.0.mlp.up.weight"][0], bias, epsilon)
+            Layer(dim, Attention(dim, heads, kv_heads, head_dim, theta, bias, scaling), shapes["layers.0.mlp.up.weight"][0], bias, epsilon)
             for _ in range(blocks))
         self.norm = RmsNorm(dim, epsilon)
         self.head = Weight(vocabulary, dim) if "head.weight" in shapes else None
@@ -114,9 +127,9 @@ class Llama(Gpt):
         return self.shapes[name]
 
 
-def load(folder, theta=1e4, epsilon=1e-5):
+def load(folder, theta=1e4, epsilon=1e-5, scaling=None):
     arrays = {name: array for name, array in read_tensors(folder).items() if "/" not in name and not name.startswith("optimizer.")}
     arrays = {name: np.asarray(array) for name, array in arrays.items() if not name.startswith("metadata")}
-    model = Llama({name: array.shape for name, array in arrays.items()}, theta, epsilon)
+    model = Llama({name: array.shape for name, array in arrays.items()}, theta, epsilon, scaling)
     model.set_from(arrays)
     return model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, its classifier of texts, ViT and T5 against PyTorch: from the same weights the gradients of the first step and the losses of 20 steps agree, with
+"""BERT, its classifier of texts, ViT and T5 against PyTorch: from the same weights the gradients of the first step and the losses of 50 steps agree, with
 padding, token types and masks drawn by a second implementation; the same bits on 1, 2 and 4 ranks; and what they refuse."""
 import os
 import pathlib
@@ -8,21 +8,22 @@ import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import numpy as np
+import parity
 import reference_encoders
 import runs
 import torch
 from torch.nn import functional
 
-STEPS, BATCH, MICRO_BATCH, TIME, VOCABULARY, SEED = 20, 8, 2, 24, 41, 7
-LOSS, GRADIENT = 1e-4, 2e-5  # absolute; relative to the tensor's norm
+STEPS, BATCH, MICRO_BATCH, TIME, VOCABULARY, SEED = parity.STEPS, 8, 2, 24, 41, 7
 PADDING, SEPARATOR, CLASS = 0, 5, 9
 MOMENT = "optimizer.first_moment/"
+RATE, SLOW = 3e-3, 1e-3  # at the first, roundings in models of classes grow a thousandfold in 50 steps
 
 COMMON = {
     "model.n_layers": 2, "model.n_heads": 2, "model.dim": 32, "model.hidden_dim": 48, "model.bias": True, "model.norm_eps": 1e-6,
     "training.steps": STEPS, "training.global_batch_size": BATCH, "training.local_batch_size": MICRO_BATCH,
     "training.seed": SEED, "training.max_norm": 0.0,
-    "optimizer.lr": 3e-3, "optimizer.weight_decay": 0.0, "lr_scheduler.type": "constant", "lr_scheduler.warmup_steps": 0,
+    "optimizer.lr": RATE, "optimizer.weight_decay": 0.0, "lr_scheduler.type": "constant", "lr_scheduler.warmup_steps": 0,
     "metrics.evaluate_every": 0, "checkpoint.interval": 0,
 }
 BERT = {
@@ -31,12 +32,12 @@ BERT = {
     "model.class_token": CLASS, "model.mask_probability": 0.2, "training.seq_len": TIME,
 }
 CLASSIFIER = {
-    **COMMON, "data.reader": "labelled", "data.files": ["table.tsv"], "data.delimiter": "\t", "data.text_columns": ["first", "second"],
+    **COMMON, "optimizer.lr": SLOW, "data.reader": "labelled", "data.files": ["table.tsv"], "data.delimiter": "\t", "data.text_columns": ["first", "second"],
     "data.label_column": "kind", "data.tokenizer": "byte", "data.order": "sequential", "data.validation_fraction": 1 / 3,
     "model.type": "bert", "training.seq_len": 16,
 }
 VIT = {
-    **COMMON, "data.reader": "idx", "data.files": ["images"], "data.label_files": ["labels"], "data.order": "sequential",
+    **COMMON, "optimizer.lr": SLOW, "data.reader": "idx", "data.files": ["images"], "data.label_files": ["labels"], "data.order": "sequential",
     "data.validation_fraction": 0.25, "model.type": "vit", "model.patch_size": 4,
 }
 T5 = {
@@ -63,34 +64,34 @@ def write_data():
         header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
         pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
     train = pixels[:48].astype(np.float64)
-    return np.array(tokens), torch.tensor((pixels - train.mean()) / train.std()).float().unsqueeze(1), torch.tensor(labels)
+    return np.array(tokens), torch.tensor((pixels - train.mean()) / train.std()).unsqueeze(1), torch.tensor(labels)
 
 
-def check_parity(what, load, loss_of_step):
+def gradients_of(tensors, names):
+    """What Adam's first moment says after one step; of attention without keys' biases, of which softmax takes no notice."""
+    found = {name: tensors[MOMENT + name.replace("_.weight", ".weight")] / np.float32(0.1) for name in names}
+    return {name: gradient[::2] if name.endswith("attention.qkv.bias") else gradient for name, gradient in found.items()}
+
+
+def check_parity(what, load, loss_of_step, rate=RATE):
     """loss_of_step(model, step) is the mean loss of a step's batch."""
     runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
     start = runs.checkpoints("start")[-1]
     tensors, model = runs.read_tensors(start), load(start)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.95), eps=1e-8)
     expected = []
     for step in range(STEPS):
         optimizer.zero_grad()
         loss = loss_of_step(model, step)
         loss.backward()
         expected.append(loss.item())
-        for name, gradient in model.as_numpy(lambda parameter: parameter.grad).items() if step == 0 else ():
-            found = tensors[MOMENT + name.replace("_.weight", ".weight")] / np.float32(0.1)
-            if name.endswith("attention.qkv.bias"):  # softmax takes no notice of keys' biases
-                found, gradient = found[::2], gradient[::2]
-            error = np.linalg.norm(found - gradient) / np.linalg.norm(gradient)
-            assert error < GRADIENT, f"{what}: gradient of {name}: relative error {error:.2e}"
+        if step == 0:
+            gradients = model.as_numpy(lambda parameter: parameter.grad)
+            parity.expect_gradients(what, gradients_of(tensors, gradients), {
+                name: gradient[::2] if name.endswith("attention.qkv.bias") else gradient for name, gradient in gradients.items()})
         optimizer.step()
     runs.train(f"{what}.toml", f"run.folder={what}")
-    found = np.array([float(record["loss"]) for record in runs.metrics(what, "step")])
-    error = np.abs(found - expected)
-    assert len(found) == STEPS and found[-5:].mean() < found[:5].mean() - 0.05, f"{what}: it does not learn: {found}"
-    assert error.max() < LOSS, f"{what}: losses differ by {error.max():.2e} at step {error.argmax() + 1}"
-    print(f"{what}: {STEPS} losses within {error.max():.1e}")
+    parity.expect_losses(what, what, expected, falls=0.02)
     return load(runs.checkpoints(what)[-1])
 
 
@@ -146,12 +147,12 @@ def check_classifier():
         some = [(step * BATCH + i) % 48 for i in range(BATCH)]
         return functional.cross_entropy(model(tokens[some]), labels[some])
 
-    model, record = check_parity("classifier", load, loss_of_step), runs.metrics("classifier", "evaluation")[-1]
+    model, record = check_parity("classifier", load, loss_of_step, SLOW), runs.metrics("classifier", "evaluation")[-1]
     with torch.no_grad():
         logits = model(tokens[48:])
     accuracy, loss = (logits.argmax(1) == labels[48:]).double().mean().item(), functional.cross_entropy(logits, labels[48:]).item()
     assert record["samples"] == 24 and abs(float(record["accuracy"]) - accuracy) < 1e-6, (record, accuracy)
-    assert abs(float(record["loss"]) - loss) < LOSS, (record, loss)
+    assert abs(float(record["loss"]) / loss - 1) < parity.LOSS, (record, loss)
     return rows
 
 
@@ -162,7 +163,7 @@ def check_fine_tuning(rows):
     runs.write_config("letters.toml", {**BERT, "data.files": ["letters.bin"], "data.vocab_size": 259, "training.seq_len": 20, "model.padding_token": 256,
                                        "model.separator_token": 258, "model.class_token": 257})
     runs.train("letters.toml", "run.folder=letters")
-    words = ["model.init_from=letters", "training.seed=9"]
+    words = ["model.init_from=letters", "training.seed=9", "training.steps=20"]
     runs.train("classifier.toml", "run.folder=tuned-0", *words, "training.steps=1", "optimizer.lr=0")
     source, found = (runs.read_tensors(runs.checkpoints(run)[-1]) for run in ("letters", "tuned-0"))
     new = sorted(name for name in found if not name.startswith(("optimizer.", "metadata")) and not np.array_equal(found[name], source.get(name)))
@@ -226,12 +227,12 @@ def check_vit(images, labels):
         rows = [(step * BATCH + i) % 48 for i in range(BATCH)]
         return functional.cross_entropy(model(images[rows]), labels[rows])
 
-    model, record = check_parity("vit", load, loss_of_step), runs.metrics("vit", "evaluation")[-1]
+    model, record = check_parity("vit", load, loss_of_step, SLOW), runs.metrics("vit", "evaluation")[-1]
     with torch.no_grad():
         logits = model(images[48:])
     accuracy, loss = (logits.argmax(1) == labels[48:]).double().mean().item(), functional.cross_entropy(logits, labels[48:]).item()
     assert record["samples"] == 16 and float(record["accuracy"]) == accuracy, (record, accuracy)
-    assert abs(float(record["loss"]) - loss) < LOSS, (record, loss)
+    assert abs(float(record["loss"]) / loss - 1) < parity.LOSS, (record, loss)
 
 
 def check_pairs():
@@ -264,10 +265,11 @@ def check_pairs():
 
 
 def check_same_bits():
-    """One layout each: tests/core/parallel_modes.cpp has the others."""
-    for what, ranks, words in (("bert", 2, []), ("vit", 4, ["parallelism.zero_stage=3"]),
-                               ("t5", 2, ["parallelism.pipeline_parallel_degree=2"])):
-        runs.train(f"{what}.toml", f"run.folder={what}-spread", *words, ranks=ranks)
+    """On 1, 2 and 4 ranks, some of another layout: tests/core/parallel_modes.cpp has the others."""
+    for what, ranks, words in (("bert", 2, []), ("bert", 4, ["parallelism.zero_stage=1"]), ("vit", 2, ["parallelism.zero_stage=2"]),
+                               ("vit", 4, ["parallelism.zero_stage=3"]), ("t5", 2, ["parallelism.pipeline_parallel_degree=2"]),
+                               ("t5", 4, [])):
+        runs.train(f"{what}.toml", f"run.folder={what}-spread", "checkpoint.resume=never", *words, ranks=ranks)
         runs.expect_same(runs.read(what), runs.read(f"{what}-spread"), f"{what} on 1 and {ranks} ranks")
 
 
