@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of parameters, and optimizers whose steps follow the norms of tensors, against PyTorch: 20 losses of an MLP; the same
-bits on 1 to 4 ranks, which hold parts of a matrix of more than a block, and resumed; frozen weights stay as
+"""Every optimizer, and groups of parameters, against PyTorch: 20 losses of an MLP; of those whose steps follow the norms of
+tensors the same bits on 1 to 4 ranks, which hold parts of a matrix of more than a block, and resumed; frozen weights stay as
 they are, and cost neither states nor traffic."""
 import os
 import pathlib
@@ -151,7 +151,19 @@ class Adafactor(torch.optim.Optimizer):
             w -= 0.02 * (size * way + (0.1 * w if w.dim() > 1 else 0))
 
 
-def check(what, words, inputs, targets, optimizer_of, frozen=(), allowed=LOSS, layouts=LAYOUTS):
+class Lion(torch.optim.Optimizer):
+    """By its paper."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for w in group["params"]:
+                moment = self.state[w].get("moment", torch.zeros_like(w))
+                w -= group["lr"] * ((0.9 * moment + 0.1 * w.grad).sign() + group["weight_decay"] * w)
+                self.state[w]["moment"] = 0.99 * moment + 0.01 * w.grad
+
+
+def check_losses(what, words, inputs, targets, optimizer_of, frozen=(), allowed=LOSS):
     runs.train("mlp.toml", f"run.folder={what}", *words)
     runs.train("mlp.toml", *words, "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
     model = load(Mlp().double(), runs.read_tensors(runs.checkpoints("start")[-1]))
@@ -171,6 +183,10 @@ def check(what, words, inputs, targets, optimizer_of, frozen=(), allowed=LOSS, l
     assert len(found) == STEPS and found[-4:].mean() < 0.98 * found[:4].mean(), f"{what}: it does not learn: {found}"
     assert error.max() < allowed, f"{what}: losses differ by {error.max():.2e} of themselves: {found} {losses}"
     print(f"{what}: {STEPS} losses within {error.max():.1e} of themselves")
+
+
+def check(what, words, inputs, targets, optimizer_of, frozen=(), allowed=LOSS, layouts=LAYOUTS):
+    check_losses(what, words, inputs, targets, optimizer_of, frozen, allowed)
     for ranks, parallel in layouts:
         runs.train("mlp.toml", "run.folder=many", "checkpoint.resume=never", *words, *parallel, ranks=ranks)
         runs.expect_same(runs.read(what), runs.read("many"), f"{what} on 1 rank and on {ranks} with {parallel}")
@@ -196,6 +212,28 @@ def check_adapted(inputs, targets):
         out = runs.tessera("verify", "-n", 4, "--steps", 2, "mlp.toml", f"optimizer.name={name}", "parallelism.zero_stage=2",
                            "parallelism.tensor_parallel_degree=2").out
         assert "2 steps: all agree" in out, out
+
+
+def check_torchs(inputs, targets):
+    """Those that PyTorch has, and Lion; tests/core/optimizers.cpp has their layouts. Vectors do not decay."""
+    groups()
+
+    def of(kind, **settings):
+        return lambda model: kind([{"params": [w for w in model.parameters() if (w.dim() > 1) == is_matrix],
+                                    "weight_decay": 0.1 if is_matrix else 0.0} for is_matrix in (True, False)], **settings)
+
+    adam = {"betas": (0.9, 0.95), "eps": 1e-8}
+    for what, words, optimizer_of in (
+            ("sgd", ["name=sgd", "momentum=0", "lr=0.05"], of(torch.optim.SGD, lr=0.05)),
+            ("momentum", ["name=sgd", "lr=0.02"], of(torch.optim.SGD, lr=0.02, momentum=0.9)),
+            ("nesterov", ["name=sgd", "nesterov=true", "lr=0.02"], of(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True)),
+            ("adam", ["name=adam"], of(torch.optim.Adam, lr=0.01, **adam)),
+            ("adamw", ["name=adamw"], of(torch.optim.AdamW, lr=0.01, **adam)),
+            ("adagrad", ["name=adagrad"], of(torch.optim.Adagrad, lr=0.01, eps=1e-8)),
+            ("rmsprop", ["name=rmsprop", "momentum=0", "lr=0.001"], of(torch.optim.RMSprop, lr=0.001, alpha=0.99, eps=1e-8)),
+            ("rmsprop-momentum", ["name=rmsprop", "lr=0.0003"], of(torch.optim.RMSprop, lr=0.0003, alpha=0.99, eps=1e-8, momentum=0.9)),
+            ("lion", ["name=lion", "beta2=0.99", "lr=0.001"], of(Lion, defaults={"lr": 0.001}))):
+        check_losses(what, [f"optimizer.{word}" for word in words], inputs, targets, optimizer_of)
 
 
 def check_groups(inputs, targets):
@@ -254,6 +292,7 @@ with runs.folder():
     pathlib.Path("base.toml").write_text(MODEL)
     features = x.astype(np.float64)
     data = torch.tensor((features - features.mean(0)) / features.std(0)), torch.tensor(y.astype(np.float64))
+    check_torchs(*data)
     check_adapted(*data)
     check_groups(*data)
     check_frozen(*data)
