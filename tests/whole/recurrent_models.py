@@ -232,6 +232,10 @@ with runs.folder():
     lstm = check_parity("lstm", text, Model(torch.nn.LSTM, len(text.words), num_layers=2), True)
     check_evaluation("lstm", text, lstm)
     check_text("lstm", text, lstm)
+    for name, kind, both in (("lstm", torch.nn.LSTM, True), ("gru", torch.nn.GRU, False)):
+        pathlib.Path(f"{name}_plain.toml").write_text(COMMON.replace("[data]", '[data]\norder = "sequential"') + cells(
+            name, "bias = false", *(["bidirectional = true"] if both else [])) + head, encoding="utf-8")
+        check_parity(f"{name}_plain", text, Model(kind, len(text.words), bias=False, bidirectional=both), False)
     check_parity("gru", text, Model(torch.nn.GRU, len(text.words), num_layers=2, bidirectional=True), False)
     gru = check_parity("gru_stream", text, Model(torch.nn.GRU, len(text.words)), True)
     check_text("gru_stream", text, gru)

@@ -4,48 +4,15 @@ running statistics and the accuracy that they lead to. The same bits on 1, 2 and
 changed by chance, too; skipped steps leave the running statistics alone."""
 import os
 import pathlib
-import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import numpy as np
-import parity
 import runs
 import torch
+from image_parity import CLASSES, DATA, Norm, check, write_data
 from torch.nn import functional
 
-STEPS, BATCH, MICRO_BATCH, CLASSES, SIDE, IMAGES = 20, 12, 4, 5, 9, 60
-STATISTIC = 1e-5  # relative
-
-DATA = f"""
-[data]
-reader = "idx"
-files = ["images"]
-label_files = ["labels"]
-validation_files = ["more-images"]
-validation_label_files = ["more-labels"]
-order = "sequential"
-image_shape = [{SIDE}, {SIDE}, 1]
-classes = {CLASSES}
-[model]
-type = "layers"
-[training]
-steps = {STEPS}
-global_batch_size = {BATCH}
-local_batch_size = {MICRO_BATCH}
-max_norm = 0.0
-[optimizer]
-name = "adamw"
-lr = 3e-3
-weight_decay = 0.0
-[lr_scheduler]
-type = "constant"
-warmup_steps = 0
-[metrics]
-evaluate_every = 0
-[checkpoint]
-interval = 0
-"""
 RESIDUAL = """
 [[model.layers]]
 name = "conv"
@@ -119,45 +86,6 @@ type = "cross_entropy"
 """ + DATA
 
 
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    pathlib.Path(path).write_bytes(header + array.tobytes())
-
-
-def write_images(count, images, labels, seed):
-    draw = np.random.default_rng(seed)
-    wanted = draw.integers(0, CLASSES, count).astype(np.uint8)
-    pixels = draw.integers(0, 120, (count, SIDE, SIDE)).astype(np.uint8)
-    for image, label in zip(pixels, wanted):
-        image[label:label + 3, :2 + label] += 120
-    write_idx(images, pixels)
-    write_idx(labels, wanted)
-    return pixels, torch.tensor(wanted.astype(np.int64))
-
-
-class Norm(torch.nn.Module):
-    """Of each micro-batch alone; what a step has of them moves the running statistics once."""
-
-    def __init__(self, channels, momentum):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(channels))
-        self.bias = torch.nn.Parameter(torch.zeros(channels))
-        self.momentum, self.seen = momentum, []
-        self.running_mean, self.running_variance = torch.zeros(channels).double(), torch.ones(channels).double()
-
-    def forward(self, x):
-        if not self.training:
-            return functional.batch_norm(x, self.running_mean, self.running_variance, self.scale, self.bias)
-        with torch.no_grad():
-            self.seen.append((x.mean((0, 2, 3)), x.var((0, 2, 3))))
-        return functional.batch_norm(x, None, None, self.scale, self.bias, training=True)
-
-    def end_step(self):
-        for running, seen in zip((self.running_mean, self.running_variance), zip(*self.seen)):
-            running += self.momentum * (torch.stack(seen).mean(0) - running)
-        self.seen = []
-
-
 def convolution(inputs, outputs, size, stride=1):
     return torch.nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
 
@@ -206,60 +134,6 @@ class Transposed(torch.nn.Module):
     def forward(self, x):
         x = torch.relu(self.back_conv(functional.silu(self.conv(x))))
         return self.fc(x.permute(0, 2, 3, 1).reshape(len(x), -1))  # our images have their channels last
-
-
-def as_torch(tensor, like):
-    """(K, R, S, C) is (K, C, R, S) there."""
-    tensor = torch.tensor(np.asarray(tensor, np.float64))
-    return tensor.permute(0, 3, 1, 2) if like.dim() == 4 else tensor.reshape(like.shape)
-
-
-def load(model, tensors):
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(as_torch(tensors[name], parameter))
-    return model
-
-
-def norms_of(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, Norm)}
-
-
-def check_parity(what, model, images, labels, more, more_labels):
-    runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
-    tensors = runs.read_tensors(runs.checkpoints("start")[-1])
-    model = load(model.double(), tensors)
-    assert {name for name in tensors if not name.startswith(("optimizer.", "running"))} >= set(dict(model.named_parameters()))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
-    losses = []
-    for step in range(parity.STEPS):
-        optimizer.zero_grad()
-        sum_of_losses = 0
-        for part in np.split(np.arange(step * BATCH, (step + 1) * BATCH) % IMAGES, BATCH // MICRO_BATCH):
-            loss = functional.cross_entropy(model(images[part]), labels[part], reduction="sum") / BATCH
-            loss.backward()
-            sum_of_losses += loss.item()
-        losses.append(sum_of_losses)
-        if step == 0:
-            parity.expect_gradients(what, {
-                name: as_torch(tensors["optimizer.first_moment/" + name], parameter) / 0.1 for name, parameter in model.named_parameters()
-            }, parity.gradients(model))
-        optimizer.step()
-        for norm in norms_of(model).values():
-            norm.end_step()
-    runs.train(f"{what}.toml", f"run.folder={what}", f"training.steps={parity.STEPS}")
-    parity.expect_losses(what, what, losses, falls=0.1)
-    trained = runs.read_tensors(runs.checkpoints(what)[-1])
-    for name, norm in norms_of(model).items():
-        for field in ("running_mean", "running_variance"):
-            error_of = parity.distance(trained[f"{name}.{field}"], getattr(norm, field))
-            assert error_of < STATISTIC, f"{what}: {name}.{field}: relative error {error_of:.2e}"
-    load(model, trained).eval()
-    record, = runs.metrics(what, "evaluation")
-    logits = model(more)
-    assert float(record["accuracy"]) == (logits.argmax(1) == more_labels).double().mean().item(), record
-    loss = functional.cross_entropy(logits, more_labels).item()
-    assert abs(float(record["loss"]) / loss - 1) < parity.LARGER_LOSS["transposed"], (record, loss)
 
 
 def check_bits():
@@ -331,11 +205,9 @@ def check_refusals():
 with runs.folder():
     for name, text in {"residual": RESIDUAL, "transposed": TRANSPOSED}.items():
         pathlib.Path(f"{name}.toml").write_text(text)
-    pixels, labels = write_images(IMAGES, "images", "labels", 1)
-    more, more_labels = write_images(24, "more-images", "more-labels", 2)
-    normal = lambda images: torch.tensor((images - pixels.mean()) / pixels.std()).unsqueeze(1)
+    images = write_data()
     for name, kind in {"residual": Residual, "transposed": Transposed}.items():
-        check_parity(name, kind(), normal(pixels), labels, normal(more), more_labels)
+        check(name, kind(), *images)
     check_bits()
     check_layouts()
     check_skipped_steps()
