@@ -13,6 +13,7 @@ import peer_packages
 import runs
 
 peer_packages.use("transformers")
+import hub_files
 import safetensors.torch
 import torch
 import transformers
@@ -69,16 +70,11 @@ def check_round_trip(name, model):
 
 def check_files(name, model, expected, wide):
     """Several files with an index, both ways; and rounded to bf16."""
+    hub_files.check(f"{name}-wide", wide)
     model.save_pretrained(f"{name}-files", max_shard_size="5KB")
     assert len(list(pathlib.Path(f"{name}-files").glob("*.safetensors"))) > 2
     runs.tessera("checkpoint", "import", f"{name}-files", "--to", f"run-{name}-files")
     near(f"{name} of several files", our_logits(f"run-{name}-files"), expected)
-    out = runs.tessera("checkpoint", "export", "--hugging-face", f"out-{name}-files", "--file-mb", 1, f"run-{name}-wide").out
-    assert "files of weights" in out, out
-    index = json.loads(pathlib.Path(f"out-{name}-files", "model.safetensors.index.json").read_text(encoding="utf-8"))
-    assert index["metadata"]["total_size"] == 4 * sum(weight.numel() for weight in wide.parameters()), index["metadata"]
-    again = type(wide).from_pretrained(f"out-{name}-files")
-    assert np.array_equal(their_logits(again), their_logits(wide)), f"{name}: several files, other logits"
     runs.tessera("checkpoint", "export", "--hugging-face", f"out-{name}-bf16", "--dtype", "bf16", f"run-{name}")
     stored = safetensors.torch.load_file(f"out-{name}-bf16/model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
@@ -97,8 +93,6 @@ def check_gpt2():
     near("gpt2 without prefix", our_logits("run-gpt2-bare"), expected)
     wide = random_model(transformers.GPT2LMHeadModel, transformers.GPT2Config(n_layer=1, n_head=2, n_embd=128,
                                                                                     n_positions=16, vocab_size=2000))
-    wide.save_pretrained("gpt2-wide")
-    runs.tessera("checkpoint", "import", "gpt2-wide", "--to", "run-gpt2-wide")
     check_files("gpt2", model, expected, wide)
 
 
@@ -127,6 +121,8 @@ def check_llama():
         pathlib.Path(f"{name}-5", "config.json").write_text(json.dumps(said), encoding="utf-8")
         runs.tessera("checkpoint", "import", f"{name}-5", "--to", f"run-{name}-5")
         assert np.array_equal(our_logits(f"run-{name}-5"), our_logits(f"run-{name}")), f"{name}: other angles from rope_parameters"
+    hub_files.check("llama-wide", random_model(transformers.LlamaForCausalLM, llama_config(
+        num_hidden_layers=1, hidden_size=120, vocab_size=2000)))
     plain, scaled = (our_logits(f"run-{name}") for name in ("llama", "llama-alike"))
     assert np.abs(plain - scaled).max() > 10 * LOGITS, "the models are one"
 
@@ -137,6 +133,17 @@ def check_goes_on():
              "metrics.log_every=1", "run.folder=run-gpt2", "data.vocab_size=50"]
     runs.tessera("train", "run-gpt2/model.toml", *words)
     assert runs.newest("run-gpt2") == 3
+
+
+def check_adapters():
+    """Low-rank adapters are merged into what is exported: theirs tells what our model with adapters does."""
+    words = ["data.reader=synthetic", "data.vocab_size=50", "training.steps=5", "training.global_batch_size=4", "optimizer.lr=0.05", "run.folder=run-adapted"]
+    runs.train("run-llama/model.toml", *words, "model.init_from=llama", "lora.rank=2", "lora.targets=['*']")
+    runs.tessera("checkpoint", "export", "--hugging-face", "out-adapted", "run-adapted")
+    merged = their_logits(transformers.LlamaForCausalLM.from_pretrained("out-adapted"))
+    error = near("llama with adapters", our_logits("run-adapted"), merged)
+    assert np.abs(merged - our_logits("run-llama")).max() > 1000 * LOGITS, "the adapters do nothing"
+    print(f"llama with adapters, merged: logits within {error:.1e}")
 
 
 def check_refusals():
@@ -175,4 +182,5 @@ with runs.folder():
     check_gpt2()
     check_llama()
     check_goes_on()
+    check_adapters()
     check_refusals()

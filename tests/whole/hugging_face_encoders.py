@@ -15,6 +15,7 @@ import peer_packages
 import runs
 
 peer_packages.use("transformers")
+import hub_files
 import safetensors.torch
 import torch
 import transformers
@@ -58,6 +59,12 @@ def bert_config(**changes):
 def export(run, folder, kind):
     runs.tessera("checkpoint", "export", "--hugging-face", folder, run)
     return kind.from_pretrained(folder).eval()
+
+
+def near_in_probability(what, run, logits, words_of):
+    """Of one sample: an evaluation that says it is of class c tells -log of c's probability."""
+    found = [-float(runs.tessera("evaluate", run, *words_of(label)).out.split("loss: ")[1].split()[0]) for label in range(len(logits))]
+    near(f"{what}, log of probabilities", np.array(found), torch.log_softmax(logits, 0).numpy())
 
 
 @torch.no_grad()
@@ -118,6 +125,13 @@ def check_classifier():
     found, accuracy = float(out.split("loss: ")[1].split()[0]), float(out.split("accuracy: ")[1].split()[0])
     assert abs(found - loss) < LOGITS and loss > 1 and abs(accuracy - right / 20) < 1e-6, f"loss {found}, theirs {loss}; {out}"
     print(f"classifier: loss within {abs(found - loss):.1e}")
+    line = lines[rows.index((first, second, label))].rsplit(",", 1)[0]
+
+    def words_of(wanted):
+        pathlib.Path("one.csv").write_text(f"{line},label {wanted}\n", encoding="utf-8")
+        return [*data, "data.validation_fraction=0", "data.validation_files=['one.csv']"]
+
+    near_in_probability("classifier", "run-classifier", logits[0], words_of)
     runs.tessera("checkpoint", "import", "classifier", "--to", "run-no-data")
     out = runs.tessera("checkpoint", "export", "--onnx", "classifier.onnx", "run-no-data").out
     assert "tokens (batch, 24) -> logits (batch, 3)" in out, out
@@ -157,6 +171,16 @@ def check_vit(channels):
     found = float(out.split("loss: ")[1].split()[0])
     assert abs(found - loss) < LOGITS and loss > 1, f"{name}: loss {found}, theirs {loss}"
     print(f"{name}: loss within {abs(found - loss):.1e}")
+    write_idx("one", pixels[20:21])
+    write_idx("train", pixels[:20])
+    write_idx("train-labels", labels[:20])
+
+    def words_of(wanted):
+        write_idx("label", np.array([wanted]))
+        return ["data.files=['train']", "data.label_files=['train-labels']", "data.validation_fraction=0", "data.validation_files=['one']",
+                "data.validation_label_files=['label']"]
+
+    near_in_probability(name, f"run-{name}", logits[0], words_of)
     again = export(f"run-{name}", f"out-{name}", transformers.ViTForImageClassification)
     assert torch.equal(again(images).logits, logits), f"{name}: exported, other logits"
 
@@ -199,6 +223,16 @@ def check_t5(name, **changes):
     return answers
 
 
+def check_files():
+    hub_files.check("bert-wide", random_model(transformers.BertForMaskedLM, bert_config(hidden_size=128, vocab_size=2000)))
+    hub_files.check("t5-wide", random_model(transformers.T5ForConditionalGeneration, transformers.T5Config(
+        num_layers=1, num_heads=2, d_kv=64, d_model=128, d_ff=256, vocab_size=2000)))
+    write_idx("images", np.zeros((40, 8, 8, 3)))
+    hub_files.check("vit-wide", random_model(transformers.ViTForImageClassification, transformers.ViTConfig(
+        num_hidden_layers=3, num_attention_heads=2, hidden_size=128, intermediate_size=512, image_size=8, patch_size=4, num_labels=5)),
+        "data.files=['images']", "data.label_files=['labels']")
+
+
 def check_refusals():
     shutil.copytree("t5", "t5-wrong")
     path = pathlib.Path("t5-wrong", "config.json")
@@ -219,4 +253,5 @@ with runs.folder():
     check_t5("t5")
     answers_found = check_t5("t5-v11", feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     assert len(set(map(tuple, answers_found))) > 3 and any(1 in answer for answer in answers_found), answers_found
+    check_files()
     check_refusals()
