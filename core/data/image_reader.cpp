@@ -87,8 +87,10 @@ Shape image_shape(const Shape& of_file) {
     return shape;
 }
 
-// `classes`: labels are below; 0: any. Adds a pair of files.
-void add_files(const std::string& image_file, const std::string& label_file, std::int64_t classes, Images& images) {
+// `classes`: labels are below; 0: any. Adds a pair of files, or throws and adds nothing; images whose label is beyond
+// are `errors`' to judge.
+void add_files(const std::string& image_file, const std::string& label_file, std::int64_t classes, Images& images,
+               RecordErrors& errors) {
     const IdxFile pixels = read_idx(image_file, "images", 3, 4), labels = read_idx(label_file, "labels", 1, 1);
     const Shape shape = image_shape(pixels.shape);
     if (images.shape.rank() > 0 && shape != images.shape)
@@ -99,20 +101,23 @@ void add_files(const std::string& image_file, const std::string& label_file, std
                                     pixels.shape[0]));
     if (images.shape.rank() == 0) images.first = image_file;
     images.shape = shape;
-    images.arrays.count += pixels.shape[0];
     auto& inputs = std::get<0>(images.arrays.inputs);
-    inputs.insert(inputs.end(), pixels.bytes.begin(), pixels.bytes.end());
     auto& targets = std::get<0>(images.arrays.targets);
-    for (std::size_t i = 0; i < labels.bytes.size(); ++i) {
-        if (classes > 0 && labels.bytes[i] >= classes)
-            throw DataError(fmt::format("{}: label number {} is {}, beyond the {} classes", label_file, i,
-                                        labels.bytes[i], classes));
-        targets.push_back(labels.bytes[i]);
-    }
+    const std::int64_t elements = shape.count();
+    auto next = pixels.bytes.begin();
+    for (std::size_t i = 0; i < labels.bytes.size(); ++i, next += elements)
+        errors.attempt("image", [&] {
+            if (classes > 0 && labels.bytes[i] >= classes)
+                throw DataError(fmt::format("{}: label number {} is {}, beyond the {} classes", label_file, i,
+                                            labels.bytes[i], classes));
+            inputs.insert(inputs.end(), next, next + elements);
+            targets.push_back(labels.bytes[i]);
+            ++images.arrays.count;
+        });
 }
 
 Images read_pairs(const std::vector<std::string>& image_patterns, const std::vector<std::string>& label_patterns,
-                  std::int64_t classes, const Images* like) {
+                  std::int64_t classes, const Images* like, RecordErrors& errors) {
     Images images;
     if (like != nullptr) {
         images.shape = like->shape;
@@ -123,7 +128,7 @@ Images read_pairs(const std::vector<std::string>& image_patterns, const std::vec
     if (image_files.size() != label_files.size())
         throw DataError(fmt::format("{} files of images, but {} of labels", image_files.size(), label_files.size()));
     for (std::size_t i = 0; i < image_files.size(); ++i)
-        add_files(image_files[i], label_files[i], classes, images);
+        errors.attempt("pair of files", [&] { add_files(image_files[i], label_files[i], classes, images, errors); });
     return images;
 }
 
@@ -131,7 +136,9 @@ Images read_pairs(const std::vector<std::string>& image_patterns, const std::vec
 
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options) {
     if (options.files.empty()) throw ConfigError("the reader 'idx' needs files, none are given");
-    Images train = read_pairs(options.files, options.label_files, options.classes, nullptr);
+    RecordErrors errors(options.skip_errors);
+    Images train = read_pairs(options.files, options.label_files, options.classes, nullptr, errors);
+    if (train.arrays.count == 0) throw DataError(fmt::format("{}: no image is left to train on", options.files[0]));
     Shape expected;
     for (const std::int64_t size : options.image_shape)
         expected.append(size);
@@ -140,11 +147,11 @@ std::unique_ptr<Dataset> read_images(const DatasetOptions& options) {
                                       expected.text()));
     const std::int64_t classes =
         options.classes > 0 ? options.classes : *std::ranges::max_element(std::get<0>(train.arrays.targets)) + 1;
-    Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, &train);
+    Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, &train, errors);
     SampleForm form{{{"image", train.shape, DType::f32}, {"label", {}, DType::i32}}, classes};
     return std::make_unique<ArraySamples>(std::move(form), train.first, std::move(train.arrays),
-                                          std::move(validation.arrays), options.validation_fraction,
-                                          std::vector<SkippedRecords>(), options.statistics);
+                                          std::move(validation.arrays), options.validation_fraction, errors.skipped(),
+                                          options.statistics);
 }
 
 } // namespace tessera

@@ -11,7 +11,7 @@
 namespace tessera {
 
 struct SkippedRecords {
-    std::string kind; // "row", "file", "token", "pair"
+    std::string kind; // "row", "file", "token", "pair", "image", "pair of files"
     std::int64_t count = 0;
     std::string first; // the sentence that would have ended the run
 };

@@ -131,3 +131,39 @@ TEST(DataSamples, OfImagesAreNormalisedBytes) {
     options.validation_label_files.clear();
     EXPECT_THAT(refusal_of(options), testing::HasSubstr("1 files of images, but 0 of labels"));
 }
+
+TEST(DataSamples, ImagesAndPairsOfFilesThatAreNotRightAreLeftOut) {
+    TestFolder folder;
+    DatasetOptions options;
+    options.reader = "idx";
+    options.classes = 3;
+    options.validation_fraction = 0;
+    options.skip_errors = true;
+    const auto images = [&](const char* name, char pixel) {
+        return folder.write(name, idx({2, 1, 1}, std::string({pixel, 100})));
+    };
+    options.files = {images("a", 0), folder.write("b", "no IDX"), images("c", 10), images("d", 20),
+                     folder.write("e", idx({1, 2, 1}, std::string(2, 0)))};
+    options.label_files = {folder.write("a1", idx({2}, std::string({3, 1}))), folder.write("b1", idx({2}, "\1\1")),
+                           folder.write("c1", idx({3}, "\1\1\1")), folder.write("d1", idx({2}, std::string({2, 9}))),
+                           folder.write("e1", idx({1}, "\1"))};
+    options.validation_files = {options.files[2], options.files[0]};
+    options.validation_label_files = {options.label_files[2], options.label_files[0]};
+    const auto dataset = open_dataset(options);
+    ASSERT_EQ(dataset->samples(Split::train), 2); // 100 and 20, whose mean is 60 and whose deviation is 40
+    EXPECT_EQ(dataset->samples(Split::validation), 1);
+    EXPECT_NEAR(row(*dataset, Split::train, 0).inputs[0], 1, 1e-6);
+    EXPECT_EQ(row(*dataset, Split::train, 0).label, 1);
+    EXPECT_NEAR(row(*dataset, Split::train, 1).inputs[0], -1, 1e-6);
+    EXPECT_EQ(row(*dataset, Split::train, 1).label, 2);
+    const std::vector<SkippedRecords> skipped = dataset->skipped();
+    ASSERT_EQ(skipped.size(), 2u);
+    EXPECT_EQ(skipped[0].kind, "image");
+    EXPECT_EQ(skipped[0].count, 3);
+    EXPECT_EQ(skipped[0].first, folder.path("a1") + ": label number 0 is 3, beyond the 3 classes");
+    EXPECT_EQ(skipped[1].kind, "pair of files");
+    EXPECT_EQ(skipped[1].count, 4);
+    EXPECT_THAT(skipped[1].first, testing::HasSubstr("not an IDX file"));
+    options.files = {options.files[1]}, options.label_files = {options.label_files[1]};
+    EXPECT_THAT(refusal_of(options), testing::HasSubstr(options.files[0] + ": no image is left to train on"));
+}

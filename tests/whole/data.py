@@ -51,6 +51,14 @@ def check_prepare():
              for name in ("tokens.bin", "tokens.idx", "tokenizer.json", "manifest.json")}
     for name, contents in files.items():
         assert contents[0] == contents[1] == contents[2], f"{name} depends on the number of ranks"
+    near = [f"{' '.join(line for line, _ in wanted)[i * 150:i * 150 + 400]} {i}" for i in range(8)]
+    pathlib.Path("near.txt").write_text("".join(f"{line}\n{line} again\nno {line}\n" for line in near), encoding="utf-8")
+    words = ["--records", "line", "--near-duplicates", "0.8", "--tokenizer-file", GOLDEN / "gpt2.json", "near.txt"]
+    said = [prepare(f"near{ranks}", *words, ranks=ranks).out.replace(f"near{ranks}", "TO") for ranks in (1, 3)]
+    assert "records kept: 8\n" in said[0] and "records near duplicates: 16\n" in said[0] and said[0] == said[1], said
+    for name in ("tokens.bin", "tokens.idx", "tokenizer.json", "manifest.json"):
+        one, three = (pathlib.Path(f"near{ranks}", name).read_bytes() for ranks in (1, 3))
+        assert one == three, f"near duplicates: {name} depends on the number of ranks"
     end = json.loads((GOLDEN / "gpt2.json").read_text(encoding="utf-8"))["model"]["vocab"]["<|endoftext|>"]
     assert read_megatron("made1/tokens") == [own + [end] for own in distinct.values()], "other ids than Hugging Face's"
 
