@@ -32,9 +32,13 @@ struct Row { // a model, and what of the modes it does not have
     Words words;
     std::map<std::string, std::string> lacks{}; // why, by mode
     std::string_view layers{};                  // of [[model.layers]]; empty: a model of text
+    bool pairs = true;                          // each pair of modes is tried, too
 
     Config config(const Words& of) const {
         if (name == "recurrent") return recurrent_config(of);
+        if (name == "bidirectional") return bidirectional_config(of);
+        if (name == "regression")
+            return Config::parse(std::string(tiny_regression), "regression.toml", of, known_keys());
         return layers.empty() ? tiny_config(of) : image_config(layers, of);
     }
 };
@@ -93,6 +97,22 @@ const std::vector<Row> models = {
       {"ring", no_sequence},
       {"tensor", "no two neighbouring layers of this model can be shared out"}},
      tiny_resnet},
+    {"transposed",
+     joined(images, {"training.steps=8"}),
+     {{"expert", no_experts}, {"sequence", no_sequence}, {"ulysses", no_sequence}, {"ring", no_sequence}},
+     tiny_transposed,
+     false},
+    {"bidirectional", {}, {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}, {}, false},
+    {"regression",
+     {"metrics.evaluate_batches=5"},
+     {{"expert", no_experts},
+      {"sequence", no_sequence},
+      {"ulysses", no_sequence},
+      {"ring", no_sequence},
+      {"rows", no_images},
+      {"columns", no_images}},
+     {},
+     false},
 };
 
 // Runs of one model, each layout against one rank. A run is made once.
@@ -161,6 +181,7 @@ TEST_P(ParallelModes, EachTrainsAsOneRankDoes) {
 }
 
 TEST_P(ParallelModes, EveryPairTrainsAsOneRankDoes) {
+    if (!GetParam().pairs) GTEST_SKIP() << "its modes and products are tried, which is much cheaper";
     Table table(GetParam());
     const std::vector<Mode> modes = parallel_modes();
     for (std::size_t i = 0; i < modes.size(); ++i)
@@ -228,6 +249,9 @@ const std::map<std::string, Products> products = {{"gpt", of_gpt},
                                                   {"recurrent", of_recurrent},
                                                   {"bert", of_bert},
                                                   {"residual", of_residual},
+                                                  {"transposed", of_residual},
+                                                  {"bidirectional", of_recurrent},
+                                                  {"regression", of_perceptron},
                                                   {"t5", of_bert},
                                                   {"vit", of_vit}};
 

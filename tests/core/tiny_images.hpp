@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small models of [[model.layers]], a multilayer perceptron and a convolutional network, and images for them.
+// Small models of [[model.layers]], perceptrons and convolutional networks, and images and numbers for them.
 #pragma once
 
 #include "core/config_catalog.hpp"
@@ -231,6 +231,90 @@ name = "loss"
 type = "cross_entropy"
 )";
 
+// Smaller images and larger ones again, in groups.
+inline constexpr std::string_view tiny_transposed = R"(
+[[model.layers]]
+name = "down"
+type = "convolution"
+filters = 6
+kernel = 3
+stride = 2
+padding = 1
+[[model.layers]]
+type = "silu"
+[[model.layers]]
+name = "up"
+type = "transposed_convolution"
+filters = 4
+kernel = [3, 2]
+stride = 2
+padding = [1, 0]
+groups = 2
+[[model.layers]]
+type = "gelu"
+[[model.layers]]
+type = "flatten"
+[[model.layers]]
+name = "fc"
+type = "linear"
+outputs = 12
+[[model.layers]]
+type = "tanh"
+[[model.layers]]
+name = "head"
+type = "linear"
+outputs = 5
+[[model.layers]]
+name = "loss"
+type = "cross_entropy"
+)";
+
+// Two numbers of six.
+inline constexpr std::string_view tiny_regression = R"(
+[data]
+reader = "csv"
+files = ["none"]
+features = 6
+target_columns = ["y", "z"]
+[model]
+type = "layers"
+[training]
+steps = 20
+global_batch_size = 8
+local_batch_size = 2
+[optimizer]
+lr = 0.02
+[lr_scheduler]
+warmup_steps = 2
+[[model.layers]]
+name = "fc1"
+type = "linear"
+outputs = 16
+[[model.layers]]
+type = "tanh"
+[[model.layers]]
+name = "fc2"
+type = "linear"
+outputs = 12
+[[model.layers]]
+type = "gelu_tanh"
+[[model.layers]]
+name = "norm"
+type = "rms_norm"
+[[model.layers]]
+name = "fc3"
+type = "linear"
+outputs = 8
+[[model.layers]]
+type = "silu"
+[[model.layers]]
+name = "fc4"
+type = "linear"
+outputs = 2
+[[model.layers]]
+type = "huber"
+)";
+
 inline Config image_config(std::string_view layers, const std::vector<std::string>& overrides = {}) {
     return Config::parse(fmt::format("{}{}", image_training, layers), "layers.toml", overrides, known_keys());
 }
@@ -254,6 +338,25 @@ inline std::unique_ptr<Dataset> tiny_images() {
     return std::make_unique<ArraySamples>(std::move(form), "images", std::move(all), SampleArrays(), 0.2);
 }
 
+// Rows of six numbers, and two that follow from them.
+inline std::unique_ptr<Dataset> tiny_numbers() {
+    constexpr std::int64_t count = 50;
+    std::mt19937 generator(5);
+    std::vector<float> inputs, targets;
+    for (std::int64_t i = 0; i < count; ++i) {
+        for (int at = 0; at < 6; ++at)
+            inputs.push_back(static_cast<float>(generator() % 1000) / 500 - 1);
+        const float* row = inputs.data() + i * 6;
+        targets.insert(targets.end(), {2 * row[0] - row[3] + 1, row[1] * row[2]});
+    }
+    SampleArrays all;
+    all.count = count;
+    all.inputs = std::move(inputs);
+    all.targets = std::move(targets);
+    return std::make_unique<ArraySamples>(SampleForm{{{"features", {6}, DType::f32}, {"targets", {2}, DType::f32}}, 0},
+                                          "numbers", std::move(all), SampleArrays(), 0.2);
+}
+
 // What black is in each channel of a sample.
 inline std::array<float, 3> blacks(const Dataset& data, std::int64_t sample) {
     return {data.black(sample, 0), data.black(sample, 1), data.black(sample, 2)};
@@ -261,6 +364,7 @@ inline std::array<float, 3> blacks(const Dataset& data, std::int64_t sample) {
 
 // What a model of the tests is trained on.
 inline std::unique_ptr<Dataset> data_of(const Config& config) {
+    if (config.get(data_reader) == "csv") return tiny_numbers();
     return reads_text(config) ? tiny_dataset(config) : tiny_images();
 }
 
