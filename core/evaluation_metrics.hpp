@@ -10,7 +10,7 @@ namespace tessera {
 
 inline constexpr Key<std::vector<std::string>> metrics_evaluate{
     "metrics.evaluate", "",
-    "evaluations tell: top_K (top_5), confusion_matrix, precision, recall, f1, auc, mean_absolute_error, r2, "
+    "evaluations tell: top_K, confusion_matrix, precision, recall, f1, auc (to 1/256), mean_absolute_error, r2, "
     "bits_per_byte"};
 
 // What a loss compares, for metrics of it.

@@ -169,6 +169,7 @@ std::string json_line(const StepRecord& record) {
 std::string json_line(const EvaluationRecord& record) {
     Json json{{"kind", "evaluation"}, {"step", record.step}, {"loss", number(record.loss)}};
     put(json, record.told);
+    if (record.unit == "token") json["perplexity"] = number(std::exp(record.loss));
     json[fmt::format("{}s", record.unit)] = record.units;
     for (const EvaluationRecord::Table& table : record.tables) {
         Json rows = Json::array();

@@ -113,8 +113,12 @@ TEST(Metrics, JsonLeavesOutWhatIsUnknownAndSaysNullForWhatIsNotFinite) {
     for (const char* name : {"grad_norm", "tflops", "mfu", "weights_wait"})
         EXPECT_FALSE(read.contains(name)) << name;
     const nlohmann::json evaluation =
-        nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 1.25, .units = 99}));
-    EXPECT_EQ(evaluation, nlohmann::json::parse(R"({"kind":"evaluation","step":7,"loss":1.25,"tokens":99})"));
+        nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 0, .units = 99}));
+    EXPECT_EQ(evaluation,
+              nlohmann::json::parse(R"({"kind":"evaluation","step":7,"loss":0.0,"perplexity":1.0,"tokens":99})"));
+    const nlohmann::json of_samples =
+        nlohmann::json::parse(json_line(EvaluationRecord{.step = 7, .loss = 1.25, .unit = "sample", .units = 99}));
+    EXPECT_EQ(of_samples, nlohmann::json::parse(R"({"kind":"evaluation","step":7,"loss":1.25,"samples":99})"));
     const nlohmann::json saved = nlohmann::json::parse(json_line(CheckpointRecord{7, 0.25, 1.5, 99}));
     EXPECT_EQ(saved, nlohmann::json::parse(R"({"kind":"checkpoint","step":7,"stall":0.25,"seconds":1.5,"bytes":99})"));
 }

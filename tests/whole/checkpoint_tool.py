@@ -163,6 +163,22 @@ def check_export(two):
     assert not list(pathlib.Path(".").glob("*.unfinished"))
 
 
+def check_padded_llmc():
+    """A vocabulary of 130 is a table of 256 rows in the file, of which an import takes 130."""
+    runs.write_config("wide.toml", {**{key: value for key, value in KEYS.items() if key != "data.files"}, "data.reader": "synthetic", "data.vocab_size": 130})
+    runs.train("wide.toml", "run.folder=wide", "training.steps=1")
+    wide = str(runs.checkpoints("wide")[-1])
+    tool("export", "--llmc", "wide.bin", wide)
+    data, table = pathlib.Path("wide.bin").read_bytes(), weights(wide)["embedding.weight"]
+    assert struct.unpack("<8i", data[:32]) == (20240326, 3, 16, 130, 2, 2, 32, 256), data[:32]
+    found = np.frombuffer(data, "<f4", 256 * 32, 1024).reshape(256, 32)
+    assert np.array_equal(found[:130], table) and not found[130:].any()
+    tool("import", "wide.bin", "--config", "wide.toml", "--to", "from-wide")
+    back = runs.read_tensors(runs.checkpoints("from-wide")[-1])
+    for name, array in weights(wide).items():
+        assert np.array_equal(back[name], array), name
+
+
 def check_llmc(two):
     expected = weights(two)
     vocabulary = expected["embedding.weight"].shape[0]
@@ -291,6 +307,7 @@ with runs.folder():
     check_average(step_two, step_four)
     check_export(step_two)
     check_llmc(step_two)
+    check_padded_llmc()
     check_round_trip(step_two)
     check_hostile_safetensors()
     check_memory()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every config in configs/ trains for two steps, made small where it is large, on data of its form."""
+"""Every config in configs/ trains for two steps, made small where it is large, on data of its form; and has as many parameters as
+it says it has, where its data are not needed to tell."""
 import os
 import pathlib
+import re
 import struct
 import sys
 
@@ -43,6 +45,11 @@ WORDS = {  # of each config: what stands in for its data, and what makes it smal
 }
 
 
+WITH_DATA = {"bert_classifier", "gru_characters", "llama_char", "quickstart"}  # their vocabulary is what their text has
+SAYS = {"bert_classifier", "gpt2_124m", "gpt2_1558m", "gpt2_355m", "gpt2_774m", "gpt_70b", "gru_characters", "lenet_fashion_mnist", "llama_8b",
+        "llama_char", "lstm_words", "mlp_classifier", "quickstart", "resnet18", "resnet50", "resnet_fashion_mnist"}
+
+
 def write_idx(path, array):
     header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
     pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
@@ -62,11 +69,28 @@ def write_data():
     pathlib.Path("table.csv").write_text("\n".join([",".join([*"abcdefghij", "y"]), *(",".join(f"{x:.6f}" for x in row) for row in rows)]) + "\n")
 
 
+def check_parameters(name):
+    """"124,439,808 parameters", also over the end of a line, or "18.1 M parameters"."""
+    comment = " ".join(line.removeprefix("#").strip() for line in (CONFIGS / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+                       if line.startswith("#"))
+    said = re.search(r"([\d,]+|[\d.]+ M) parameters", comment)
+    if not said or name in WITH_DATA:
+        assert bool(said) == (name in SAYS), f"{name}: its comment says {said}"
+        return
+    planned = int(re.search(r"Parameters ([\d,]+)", runs.tessera("plan", CONFIGS / f"{name}.toml", "run.device=cpu").out)[1].replace(",", ""))
+    millions = "M" in said[1]
+    right = said[1] == f"{planned / 1e6:.1f} M" if millions else said[1] == f"{planned:,}"
+    assert right, f"{name}: its comment says {said[1]}, the plan {planned:,}"
+    print(f"{name}: {said[1]} parameters")
+    assert name in SAYS, name
+
+
 with runs.folder():
     write_data()
     found = {path.stem for path in CONFIGS.glob("*.toml")}
     assert found == set(WORDS), f"configs/ and this list are not the same: {found ^ set(WORDS)}"
     for name in sorted(WORDS):
+        check_parameters(name)
         out = runs.train(CONFIGS / f"{name}.toml", f"run.folder={name}", "training.steps=2", "training.global_batch_size=4",
                          "training.local_batch_size=2", "metrics.evaluate_batches=1", "metrics.log_every=1", "checkpoint.interval=-1", *WORDS[name])
         losses = [float(record["loss"]) for record in runs.metrics(name, "step")]

@@ -248,9 +248,18 @@ def check_pairs():
         out = runs.tessera("generate", "pairs", "--prompt", source, "--temperature", "0").out
         assert out == target + "\n", f"{source}: {out}"
     assert runs.tessera("generate", "pairs", "--prompt", "eins", "--temperature", "0", "--tokens", "2").out == "on\n"
+    for at, name in enumerate(("sources", "targets")):
+        pathlib.Path(f"{name}.txt").write_text("".join(f"{pair[at]}\n" for pair in pairs), encoding="utf-8")
+    pathlib.Path("arrows.txt").write_text("".join(f"{source} => {target}\n" for source, target in pairs), encoding="utf-8")
+    said = {14: ["data.files=['arrows.txt']", "data.pair_separator=' => '", "data.validation_files=['arrows.txt']"],
+            29: ["data.files=['sources.txt']", "data.target_files=['targets.txt']", "data.validation_files=['sources.txt']",
+                 "data.validation_target_files=['targets.txt']"]}
     losses = []
     for length in (14, 29):
-        runs.train("pairs.toml", f"run.folder=pairs-{length}", "training.steps=5", f"training.seq_len={length}")
+        runs.train("pairs.toml", f"run.folder=pairs-{length}", "training.steps=5", f"training.seq_len={length}", *said[length])
+    evaluated = [float(runs.metrics(f"pairs-{length}", "evaluation")[-1]["loss"]) for length in (14, 29)]
+    assert abs(evaluated[0] - evaluated[1]) < 1e-5, f"the same pairs in one file and in two: {evaluated}"
+    for length in (14, 29):
         losses.append([float(record["loss"]) for record in runs.metrics(f"pairs-{length}", "step")])
     apart = np.abs(np.subtract(*losses)).max()
     assert apart < 1e-5 and len(losses[0]) == 5, f"padding changes losses by {apart:.1e}"

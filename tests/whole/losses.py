@@ -159,6 +159,25 @@ def expect(record, name, wanted):
     assert abs(float(record[name]) - wanted) < 1e-5, f"{name}: {record[name]}, expected {wanted}: {record}"
 
 
+def check_bins():
+    """Scores are told apart by steps of 1/256: of two in one step half a pair is counted. Of 2,000 samples, some are."""
+    draw = np.random.default_rng(8)
+    x, label = draw.normal(size=(2000, 3)).astype(np.float32), draw.integers(0, 2, 2000)
+    lines = ["x,y,z,label"] + [",".join(map(repr, row + [int(of_row)])) for row, of_row in zip(x.tolist(), label)]
+    pathlib.Path("many.csv").write_text("\n".join(lines) + "\n")
+    train = np.genfromtxt("two.csv", delimiter=",", skip_header=1)[:, :3]
+    model = load(Mlp(2).double(), runs.read_tensors(runs.checkpoints("two-1")[-1]))
+    logits = model(torch.tensor((x.astype(np.float64) - train.mean(0)) / train.std(0))).detach().numpy()
+    scores = logits[:, 1] - logits[:, 0]
+    pairs = scores[label == 1][:, None] - scores[label == 0][None, :]
+    out = runs.tessera("evaluate", "two-1", "data.validation_files=['many.csv']", "data.validation_fraction=0").out
+    found, near = float(out.split("auc: ")[1].split()[0]), (np.abs(pairs) < 1 / 256).mean()
+    apart = abs(found - (pairs > 0).mean())
+    assert "samples: 2,000" in out or "samples: 2000" in out, out
+    assert 1e-4 < near < 0.02 and apart <= near / 2 + 1e-6, f"{found}, exactly {(pairs > 0).mean()}: {near} of the pairs are in one step"
+    print(f"auc of 2,000 samples: {apart:.1e} from the exact one")
+
+
 def check_metrics(inputs, labels, numbers):
     record, logits = evaluated("classes", LABELS, 'type = "cross_entropy"\nignore_index = 2',
                                ["top_2", "confusion_matrix", "precision", "recall", "f1"], inputs)
@@ -182,6 +201,7 @@ def check_metrics(inputs, labels, numbers):
     scores, positive = logits[:, 1] - logits[:, 0], labels[ROWS * 4 // 5:].numpy() > 1
     pairs = scores[positive][:, None] - scores[~positive][None, :]
     expect(record, "auc", (pairs > 0).mean())
+    check_bins()
 
     record, y = evaluated("fit", NUMBERS, 'type = "mean_squared_error"', ["r2", "mean_absolute_error"], inputs)
     t = numbers[ROWS * 4 // 5:].numpy()
@@ -289,6 +309,14 @@ def check_tokens():
         gradient = np.asarray(moments["optimizer.first_moment/" + name], np.float64) / 0.1
         error = np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)
         assert error < GRADIENT, f"smoothed tokens: gradient of {name}: relative error {error:.2e}"
+    token = int(windows[0, 1])
+    runs.train("gpt.toml", "run.folder=ignored-token", "loss.label_smoothing=0.0", f"loss.ignore_index={token}")
+    left_out = windows[:, 1:].masked_fill(windows[:, 1:] == token, -1)
+    loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), left_out.flatten(), ignore_index=-1).item()
+    found = float(runs.metrics("ignored-token", "step")[0]["loss"])
+    assert abs(found / loss - 1) < LOSS, (found, loss)
+    record = runs.metrics("ignored-token", "evaluation")[-1]
+    assert abs(float(record["perplexity"]) / math.exp(float(record["loss"])) - 1) < 1e-5, record
     out = runs.tessera("verify", "-n", 2, "--steps", 1, "gpt.toml", "parallelism.tensor_parallel_degree=2").out
     assert "1 step: all agree" in out or "1 steps: all agree" in out, out
 
