@@ -148,6 +148,8 @@ std::unique_ptr<Dataset> read_images(const DatasetOptions& options) {
     const std::int64_t classes =
         options.classes > 0 ? options.classes : *std::ranges::max_element(std::get<0>(train.arrays.targets)) + 1;
     Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, &train, errors);
+    if (!options.validation_files.empty() && validation.arrays.count == 0)
+        throw DataError(fmt::format("{}: no image is left to validate on", options.validation_files[0]));
     SampleForm form{{{"image", train.shape, DType::f32}, {"label", {}, DType::i32}}, classes};
     return std::make_unique<ArraySamples>(std::move(form), train.first, std::move(train.arrays),
                                           std::move(validation.arrays), options.validation_fraction, errors.skipped(),

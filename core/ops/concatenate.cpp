@@ -65,16 +65,17 @@ class Concatenate final : public Op { // x1 (…, C1), x2 (…, C2), … -> y (�
 public:
     std::string_view name() const override { return "concatenate"; }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
-        expect_floating("a", in[0].dtype);
-        expect_dims("a", in[0], 2);
+        expect_floating("part 1", in[0].dtype);
+        expect_dims("part 1", in[0], 2);
         const Shape rows = in[0].shape.slice(0, in[0].shape.rank() - 1);
         std::int64_t width = in[0].shape[-1];
-        for (const TensorType& other : in.subspan(1)) {
+        for (std::size_t i = 1; i < in.size(); ++i) {
+            const std::string part = fmt::format("part {}", i + 1);
             Shape expected = rows; // in as many columns as it likes
-            expected.append(other.shape.rank() == 0 ? 1 : other.shape[-1]);
-            expect_shape("b", other.shape, expected);
-            expect_dtype("b", other.dtype, in[0].dtype);
-            width += other.shape[-1];
+            expected.append(in[i].shape.rank() == 0 ? 1 : in[i].shape[-1]);
+            expect_shape(part, in[i].shape, expected);
+            expect_dtype(part, in[i].dtype, in[0].dtype);
+            width += in[i].shape[-1];
         }
         Shape all = rows;
         all.append(width);

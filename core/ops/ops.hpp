@@ -61,10 +61,10 @@ void carry_state(Graph&, std::string name, const CarriedState& of, ValueId facto
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
-// counts[t,p]: rows with the target t whose largest logit is number p (kernels/classification.hpp)
-// y = the inputs side by side in the last dim, of which each has its own width: (..., C1), (..., C2), … -> (..., C1 +
-// C2 + …)
+// y = the inputs side by side in the last dim, of which each has its own width
+// (..., C1), (..., C2), … -> (..., C1 + C2 + …)
 ValueId concatenate(Graph&, std::string name, std::vector<ValueId> parts);
+// counts[t,p]: rows with the target t whose largest logit is number p (kernels/classification.hpp)
 // logits: (..., W), of which the first `classes` count   targets: (...) i32   counts: (V, V) f32
 ValueId confusion(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t classes);
 // y = x convolved with w in G groups + bias (kernels/convolution.hpp); bias (K) f32 may be no_value

@@ -231,8 +231,10 @@ EvaluationRecord Evaluation::run(std::int64_t steps_done) {
 }
 
 std::int64_t Evaluation::allocated_bytes() const {
-    if (passes_.empty()) return 0;
-    return Loader::buffer_bytes(experiment_.sizes.sample.fields, experiment_.evaluation_loader());
+    std::int64_t most = 0; // one loader at a time
+    for (const Pass& pass : passes_)
+        most = std::max(most, Loader::buffer_bytes(experiment_.sizes.sample.fields, pass.loader));
+    return most;
 }
 
 } // namespace tessera

@@ -206,8 +206,7 @@ void add_evaluations(const EvaluationCuts& cuts, int rank, const Stream& stream,
         add(cuts.whole_sources[i], part.rows, part.whole);
         add(cuts.rest_sources[i], part.rest_rows, part.rest);
     }
-    experiment.memory[MemoryKind::data] +=
-        Loader::buffer_bytes(experiment.sizes.sample.fields, experiment.evaluation_loader());
+    experiment.memory[MemoryKind::data] += experiment.evaluation_loader_bytes();
 }
 
 // Samples as the loader gives them.
@@ -277,6 +276,16 @@ LoaderOptions Experiment::evaluation_loader() const {
 
 LoaderOptions Experiment::rest_loader() const {
     return loader_for(evaluate_rest, rest_rows, 1, evaluation_batches * evaluation_rows);
+}
+
+std::int64_t Experiment::evaluation_loader_bytes() const {
+    const auto bytes = [&](const LoaderOptions& loader) { return Loader::buffer_bytes(sizes.sample.fields, loader); };
+    std::int64_t most = bytes(evaluation_loader());
+    if (rest_rows > 0) most = std::max(most, bytes(rest_loader()));
+    for (const SourceEvaluation& part : evaluate_sources)
+        for (const std::int64_t rows : {part.rows, part.rest_rows})
+            if (rows > 0) most = std::max(most, bytes(loader_for(part.whole, rows, 1, 0)));
+    return most;
 }
 
 LoaderOptions Experiment::loader_for(const Program& program, std::int64_t rows, std::int64_t batches,

@@ -87,6 +87,7 @@ struct Experiment {
     LoaderOptions train_loader(std::int64_t first_step) const;
     LoaderOptions evaluation_loader() const;
     LoaderOptions rest_loader() const;
+    std::int64_t evaluation_loader_bytes() const; // of the loader that needs most: evaluations have one at a time
     // Of so many micro-batches of the validation split, from this sample of the order on.
     LoaderOptions loader_for(const Program& program, std::int64_t rows, std::int64_t batches,
                              std::int64_t first_sample) const;

@@ -78,7 +78,7 @@ TEST(LayeredModels, RefuseWhatDoesNotFit) {
         {conv + layer("name = 's'\ntype = 'add'\ninputs = ['c', 'image']") + loss,
          "layer 's' of type 'add' does not fit 'c' (6, 5, 4) and 'image' (8, 7, 3): add 's': b is"},
         {conv + layer("name = 's'\ntype = 'concat'\ninputs = ['c', 'image']") + loss,
-         "layer 's' of type 'concat' does not fit 'c' (6, 5, 4) and 'image' (8, 7, 3): concatenate 's': b is"},
+         "layer 's' of type 'concat' does not fit 'c' (6, 5, 4) and 'image' (8, 7, 3): concatenate 's': part 2 is"},
         {conv + layer("type = 'concat'"), "1 inputs, a layer of type 'concat' takes 2 or more"},
         {conv + layer("type = 'add'"), "1 inputs, a layer of type 'add' takes 2 or more"},
         {flat + layer("name = 'f'\ntype = 'linear'\noutputs = 4") + loss,

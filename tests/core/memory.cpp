@@ -78,6 +78,18 @@ TEST(RunMemory, IsWhatThePlanSays) {
             });
 }
 
+// A loader of fewer rows may have more slots.
+TEST(RunMemory, OfEvaluationsIsThatOfTheLargestLoader) {
+    Experiment experiment;
+    experiment.prefetch = 0;
+    experiment.sizes.sample.fields = {{"x", {1024}, DType::f32}};
+    experiment.evaluation_batches = 1;
+    experiment.evaluation_rows = 100;
+    EXPECT_EQ(experiment.evaluation_loader_bytes(), 5 * 100 * 4096);
+    experiment.rest_rows = 85;
+    EXPECT_EQ(experiment.evaluation_loader_bytes(), 6 * 85 * 4096);
+}
+
 TEST(RunMemory, ReachesNotBeyondItsEnd) {
     run_as_threads(1, [&](Communicator& communicator) {
         const TinyTraining training({}, communicator);

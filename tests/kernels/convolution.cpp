@@ -354,7 +354,7 @@ TEST(ConvolutionsOnCpu, TheSameBitsForAnyThreads) {
          {Convolution{2, 31, 30, 17, 37, 1, {three, three}}, Convolution{3, 14, 15, 12, 36, 4, {strided, three}},
           Convolution{1, 3, 3, 64, 8, 1, {}}, Convolution{7, 12, 9, 6, 100, 1, {three, three}},
           Convolution{5, 30, 21, 35, 35, 35, {three, strided}}, cases_of_quads()[0], cases_of_quads()[1],
-          cases_of_quads()[2]})
+          cases_of_quads()[2], cases_of_quads()[3], cases_of_quads()[4]})
         for (const DType type : types) {
             const Operands a(c, type);
             expect_same_bits_for_any_threads([&](CpuStream& stream) {
