@@ -36,8 +36,8 @@ int run_launch(const Arguments& arguments, Process&) {
         arguments.integer("start-timeout", 1, most_delay).value_or(supervision.patience.start.count()));
     supervision.run_folder = folder;
     if (const std::optional<std::string> fault = arguments.text("plant")) supervision.once = {"--plant", *fault};
-    supervision.fit = [&](std::int64_t ranks, Freedom freedom, std::string& refusal) {
-        return words_to_fit(config, words, ranks, freedom, refusal);
+    supervision.fit = [&](const LayoutQuestion& question, std::string& refusal) {
+        return words_to_fit(config, words, question, refusal);
     };
 
     Wish wish = wish_of(arguments);

@@ -57,14 +57,15 @@ bool settle(Question& question, bool time_is_up) {
     return true;
 }
 
-std::vector<Answer> ask_some(const std::vector<std::vector<std::string>>& commands, std::chrono::seconds at_most) {
+std::vector<Answer> ask_some(const std::vector<std::vector<std::string>>& commands, std::chrono::seconds at_most,
+                             const std::function<bool()>& stop) {
     std::vector<Question> questions;
     for (const std::vector<std::string>& command : commands)
         questions.push_back(ask(command));
     const Clock::time_point until = Clock::now() + at_most;
     for (bool all = false; !all;) {
         all = true;
-        const bool time_is_up = Clock::now() >= until;
+        const bool time_is_up = Clock::now() >= until || (stop && stop());
         for (Question& question : questions)
             all = settle(question, time_is_up) && all;
         if (!all) ::poll(nullptr, 0, 10);
@@ -93,7 +94,8 @@ bool is_this_host(const std::string& name) {
 }
 
 std::vector<Answer> ask_hosts(const std::vector<std::string>& hosts, const std::string& remote_shell,
-                              const std::vector<std::string>& command, std::chrono::seconds at_most) {
+                              const std::vector<std::string>& command, std::chrono::seconds at_most,
+                              const std::function<bool()>& stop) {
     std::vector<Answer> answers;
     for (std::size_t begin = 0; begin < hosts.size(); begin += at_a_time) {
         std::vector<std::vector<std::string>> commands;
@@ -105,7 +107,7 @@ std::vector<Answer> ask_hosts(const std::vector<std::string>& hosts, const std::
             }
             commands.push_back(std::move(words));
         }
-        const std::vector<Answer> some = ask_some(commands, at_most);
+        const std::vector<Answer> some = ask_some(commands, at_most, stop);
         answers.insert(answers.end(), some.begin(), some.end());
     }
     return answers;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,11 @@ struct Answer {
 };
 
 // Runs `command` on each host: where `host` is this one, without a shell between; else as `REMOTE_SHELL HOST COMMAND`,
-// COMMAND quoted for a shell there. Answers in the order of `hosts`. What has not ended in time is killed. At most 64
-// at a time.
+// COMMAND quoted for a shell there. Answers in the order of `hosts`. What has not ended in time, or when `stop` (asked
+// a hundred times a second) says so, is killed. At most 64 at a time.
 std::vector<Answer> ask_hosts(const std::vector<std::string>& hosts, const std::string& remote_shell,
-                              const std::vector<std::string>& command, std::chrono::seconds at_most);
+                              const std::vector<std::string>& command, std::chrono::seconds at_most,
+                              const std::function<bool()>& stop = {});
 
 // Whether the name is that of this host: its own, the part of it before the first dot, or localhost.
 bool is_this_host(const std::string& name);

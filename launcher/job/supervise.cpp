@@ -19,8 +19,9 @@ namespace tessera {
 namespace {
 
 constexpr std::chrono::seconds clean_within{5};
-constexpr std::int64_t layouts_tried = 64;   // each takes a plan, a second or less
-constexpr std::int64_t layouts_searched = 8; // each takes a search, which for large models is many plans
+constexpr std::int64_t counts_tried = 64;   // each takes a plan, a second or less
+constexpr std::int64_t counts_searched = 8; // each takes a search, which for large models is many plans
+constexpr std::chrono::seconds search_within{300};
 
 using WallClock = RunProgress::Clock;
 
@@ -53,6 +54,13 @@ private:
     WallClock::time_point last_sign_, noticed_, cleaned_;
 };
 
+std::string ranks_text(std::int64_t least, std::int64_t most) {
+    if (least < most) return fmt::format("{} to {} ranks", least, most);
+    return fmt::format("{} rank{}", most, most == 1 ? "" : "s");
+}
+
+struct Stopped {}; // by a signal, while no rank was there to pass it on to
+
 class Supervisor {
 public:
     Supervisor(const std::vector<std::string>& program, const Wish& wish, const Supervision& supervision,
@@ -71,7 +79,8 @@ private:
         std::vector<std::string> words;
         bool same_bits;
     };
-    Smaller layout_on(std::int64_t room);
+    Smaller layout_on(std::int64_t room, std::int64_t wanted); // Stopped, LostError
+    bool stopped();
     Attempt attempt(const Job& job);
     // Whether to go on after the wait; a signal meanwhile ends the run.
     bool wait();
@@ -89,21 +98,41 @@ private:
     RestartTime time_;
     std::int64_t number_ = 0; // of attempts
     bool begun_ = false;      // an attempt came as far as its first step
+    bool stopped_ = false;
 };
 
-// As many ranks as can be without another result; only where there are none, those that change its last bits.
-Supervisor::Smaller Supervisor::layout_on(std::int64_t room) {
-    const std::int64_t least = supervision_.min_ranks;
+// Whether a signal that ends the run has come.
+bool Supervisor::stopped() {
+    const int signal = signals_.next(std::chrono::milliseconds(0));
+    stopped_ = stopped_ || (signal != 0 && signal != SIGUSR2);
+    return stopped_;
+}
+
+// As many ranks as can be without another result; only where none of those that are tried can, such as change its last
+// bits.
+Supervisor::Smaller Supervisor::layout_on(std::int64_t room, std::int64_t wanted) {
+    const std::int64_t tried = std::max(supervision_.min_ranks, room - counts_tried + 1);
+    const std::int64_t searched = std::max(supervision_.min_ranks, room - counts_searched + 1);
+    voice_.say(fmt::format("looking for a layout of {}", ranks_text(tried, room)));
+    const auto until = std::chrono::steady_clock::now() + search_within;
     std::string refusal;
-    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_tried); --ranks) {
-        if (const auto words = supervision_.fit(ranks, Freedom::data, refusal)) return {ranks, *words, true};
-        if (room - ranks >= layouts_searched) continue;
-        if (const auto words = supervision_.fit(ranks, Freedom::same_bits, refusal)) return {ranks, *words, true};
+    const auto ask = [&](std::int64_t ranks, Freedom freedom) {
+        if (stopped()) throw Stopped();
+        const auto words = supervision_.fit({ranks, wanted, freedom, until, [this] { return stopped(); }}, refusal);
+        if (stopped()) throw Stopped();
+        if (!words && std::chrono::steady_clock::now() >= until)
+            throw LostError(
+                fmt::format("no layout of {} was found in {} s", ranks_text(tried, room), search_within.count()));
+        return words;
+    };
+    for (std::int64_t ranks = room; ranks >= tried; --ranks) {
+        if (const auto words = ask(ranks, Freedom::data)) return {ranks, *words, true};
+        if (ranks < searched) continue;
+        if (const auto words = ask(ranks, Freedom::same_bits)) return {ranks, *words, true};
     }
-    for (std::int64_t ranks = room; ranks >= std::max<std::int64_t>(least, room - layouts_searched); --ranks)
-        if (const auto words = supervision_.fit(ranks, Freedom::any, refusal)) return {ranks, *words, false};
-    throw LostError(fmt::format("there is room for {} ranks, and the config runs on none of {} to {}: {}", room, least,
-                                room, refusal));
+    for (std::int64_t ranks = room; ranks >= searched; --ranks)
+        if (const auto words = ask(ranks, Freedom::any)) return {ranks, *words, false};
+    throw LostError(fmt::format("no layout of {} was found: {}", ranks_text(tried, room), refusal));
 }
 
 Job Supervisor::plan() {
@@ -121,13 +150,13 @@ Job Supervisor::plan() {
             if (supervision_.min_ranks == 0 || room < supervision_.min_ranks)
                 throw LostError(fmt::format("room for {} of {} ranks is left{}", room, wanted,
                                             supervision_.min_ranks == 0 ? " (--min-ranks would allow fewer)" : ""));
-            const auto [ranks, words, same_bits] = layout_on(room);
+            const auto [ranks, words, same_bits] = layout_on(room, wanted);
             wish.ranks = ranks;
             program.insert(program.end(), words.begin(), words.end());
-            voice_.say(
-                fmt::format("going on with {} of {} ranks on {}{}{}{}", ranks, wanted, text_of(wish.hosts),
-                            words.empty() ? "" : ", with ", fmt::join(words, " "),
-                            same_bits ? "" : ": no layout of so few has the same bits, this one differs in rounding"));
+            voice_.say(fmt::format(
+                "going on with {} of {} ranks on {}{}{}{}", ranks, wanted, text_of(wish.hosts),
+                words.empty() ? "" : ", with ", fmt::join(words, " "),
+                same_bits ? "" : ": no layout that keeps every bit was found, this one differs in rounding"));
         }
     }
     // Wherever the run began: a restart goes on with what it has saved itself.
@@ -177,6 +206,8 @@ int Supervisor::run() {
                 if (const std::string text = time_.text(attempt.progress, attempt.started); !text.empty())
                     voice_.say(fmt::format("restart {}: {}", number_ - 1, text));
             time_.failed(attempt);
+        } catch (const Stopped&) {
+            return ended_between();
         } catch (const LostError& error) { // hosts may come back
             ending = {exit_code::lost, true, -1, -1, error.what()};
         }

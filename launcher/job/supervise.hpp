@@ -12,8 +12,16 @@
 namespace tessera {
 
 // What of a layout may change for another number of ranks: the share of the samples, whatever changes no bit of the
-// result, or all of it.
+// result, or all of it, the size of a micro-batch last. The samples of a step stay.
 enum class Freedom { data, same_bits, any };
+
+struct LayoutQuestion {
+    std::int64_t ranks;  // that there is room for
+    std::int64_t wanted; // those of the run as it was meant, which settle what its config leaves open
+    Freedom freedom;
+    std::chrono::steady_clock::time_point until; // an answer is worth nothing later
+    std::function<bool()> stop;                  // asked again and again: whether nobody waits for the answer any more
+};
 
 struct Supervision {
     std::int64_t max_restarts = 0;
@@ -23,9 +31,8 @@ struct Supervision {
     std::filesystem::path run_folder;
     std::vector<std::string> once; // options of `train` for the first attempt only
     // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot, and then
-    // why not.
-    std::function<std::optional<std::vector<std::string>>(std::int64_t ranks, Freedom freedom, std::string& refusal)>
-        fit;
+    // why not. ConfigError when the config does not tell what it would be on the ranks that were wanted.
+    std::function<std::optional<std::vector<std::string>>(const LayoutQuestion& question, std::string& refusal)> fit;
 };
 
 // Runs the job, restarts it as `supervision` allows, and returns the exit code of the last attempt. Holds the run's

@@ -71,6 +71,9 @@ TEST(Remote, HostsAreAskedAtOnceAndNobodyIsWaitedForForEver) {
     EXPECT_FALSE(late[0].came || late[1].came);
     EXPECT_EQ(late[1].text, "no answer in time");
     EXPECT_FALSE(ask_hosts({"localhost"}, "", {"false"}, 30s)[0].came);
+    int looked = 0; // nobody waits any more
+    EXPECT_FALSE(ask_hosts({"localhost"}, "", {"sleep", "1000"}, 1000s, [&] { return ++looked > 2; })[0].came);
+    EXPECT_EQ(looked, 3);
     EXPECT_LT(std::chrono::steady_clock::now() - begin, 100s);
 }
 

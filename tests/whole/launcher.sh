@@ -131,7 +131,7 @@ TOML
 go_on() {
     local text=$1 slots=$2
     shift 2
-    PATH=$folder/bin:$PATH expect 0 "$text" launch --hosts "a:$slots,gone:3" --remote-shell "$folder/shell" -t 1 \
+    PATH=$folder/bin:$PATH expect 0 "$text" launch --hosts "a:$slots,gone:${gone:-3}" --remote-shell "$folder/shell" -t 1 \
         --max-restarts 1 --min-ranks 3 small.toml "$@"
 }
 two=parallelism.pipeline_parallel_degree=2
@@ -139,6 +139,28 @@ go_on 'going on with 3 of 6 ranks on a:3, with parallelism.pipeline_parallel_deg
 go_on 'going on with 4 of 7 ranks on a:4, with parallelism.data_parallel_degree=-1' 4 "$two" parallelism.data_parallel_degree=3
 go_on 'going on with 3 of 6 ranks on a:3, with parallelism.tensor_parallel_degree=1: no layout' 3 \
     parallelism.tensor_parallel_degree=2 parallelism.data_parallel_degree=3
+grep -q 'tessera launch: looking for a layout of 3 ranks$' err || fail "a search that is not told of: $(cat err)"
+# What follows from the number of ranks is what it was on all of them.
+go_on 'going on with 3 of 6 ranks on a:3, with training.local_batch_size=2' 3 training.local_batch_size=0
+go_on 'going on with 3 of 6 ranks on a:3, with training.global_batch_size=18 training.gradient_accumulation_steps=0' 3 \
+    training.global_batch_size=0 training.gradient_accumulation_steps=3
+gone=2 go_on 'going on with 4 of 6 ranks on a:4, with parallelism.tensor_parallel_degree=2 parallelism.data_parallel_degree=-1' 4 \
+    parallelism.tensor_parallel_degree=-1 parallelism.data_parallel_degree=3
+go_on 'going on with 3 of 6 ranks on a:3, with training.local_batch_size=2 parallelism.pipeline_parallel_degree=1' 3 \
+    "$two" parallelism.data_parallel_degree=3 training.local_batch_size=0
+# A search is ended like a run, here one of a model that takes long to plan.
+PATH=$folder/bin:$PATH "$TESSERA" launch --hosts a:3,gone:3 --remote-shell "$folder/shell" -t 1 --max-restarts 1 \
+    --min-ranks 3 small.toml model.n_layers=20000 2>err &
+searching=$!
+for _ in $(seq 100); do
+    grep -q 'looking for' err && break
+    sleep 0.05
+done
+kill -TERM "$searching"
+found=0
+wait "$searching" || found=$?
+[ "$found" = 130 ] || fail "a search that was ended: exit code $found: $(cat err)"
+grep -q 'restart 1 of 1' err && fail "a search was not ended at once: $(cat err)"
 expect 2 '--keys is of what a --search finds: say that, too' plan --keys small.toml
 rm -r runs
 
