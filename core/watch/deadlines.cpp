@@ -8,7 +8,7 @@ namespace tessera {
 namespace {
 
 constexpr double least_of_step = 30, steps_of_median = 10;
-constexpr double of_start = 600, least_of_others = 120, least_of_save = 60, of_longest = 5;
+constexpr double of_start = 600, least_of_others = 120, least_of_save = 300, of_longest = 5;
 constexpr double a_year = 366.0 * 86'400;
 
 double age_of(const RankReport& report) {

@@ -17,8 +17,8 @@ inline constexpr Key<bool> run_check_collectives{"run.check_collectives", false,
 // What a rank's watchdog knows of time. Seconds.
 //   a step             run.step_timeout, or max(30, 10 x median of the last 64); the first of a run: at least 600
 //   between two steps  the same
-//   a save             max(60, 5 x the longest so far, from its begin to its end on the disk); the first of a run: at
-//                      least 600
+//   a save             max(300, 5 x the longest so far, from its begin to its end on the disk), as a shared file system
+//                      may hang for minutes; the first of a run: at least 600
 //   an evaluation      max(120, 5 x the longest so far, 10 x the median step for each micro-batch)
 //   an audit           max(30, 5 x the longest so far): it reads what a step reads
 //   the end            max(120, 5 x the longest so far)

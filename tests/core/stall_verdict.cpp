@@ -262,13 +262,13 @@ TEST_F(DeadlinesTest, OfASaveAfterAnother) {
         report.state.longest_save = static_cast<std::int64_t>(whole * 1e9);
         return report;
     };
-    Deadlines deadlines(3), patient(100);
-    EXPECT_FALSE(is_over(deadlines, after(2, 59)));
-    EXPECT_TRUE(is_over(deadlines, after(2, 61)));
-    EXPECT_FALSE(is_over(patient, after(2, 99))) << "none but a step's is below run.step_timeout";
-    EXPECT_TRUE(is_over(patient, after(2, 101)));
-    EXPECT_FALSE(is_over(deadlines, after(40, 199))) << "5 times what was written beside training";
-    EXPECT_TRUE(is_over(deadlines, after(40, 201)));
+    Deadlines deadlines(3), patient(400);
+    EXPECT_FALSE(is_over(deadlines, after(2, 299))) << "a file system that hangs after a quick save";
+    EXPECT_TRUE(is_over(deadlines, after(2, 301)));
+    EXPECT_FALSE(is_over(patient, after(2, 399))) << "none but a step's is below run.step_timeout";
+    EXPECT_TRUE(is_over(patient, after(2, 401)));
+    EXPECT_FALSE(is_over(deadlines, after(80, 399))) << "5 times what was written beside training";
+    EXPECT_TRUE(is_over(deadlines, after(80, 401)));
 }
 
 TEST_F(DeadlinesTest, ASuspendedJobIsNotLate) {
