@@ -245,6 +245,7 @@ void FlightRecorder::saved_in(std::int64_t nanoseconds) {
 }
 
 std::size_t FlightRecorder::began(int axis, CallKind kind, DType dtype, std::int64_t bytes, int peer) {
+    if (paused_) return call_slots;
     std::int64_t& number = numbers_[static_cast<std::size_t>(axis) % numbers_.size()];
     if (kind < CallKind::send) ++number;
     const std::int64_t entered = get(page_->calls);
@@ -262,6 +263,7 @@ std::size_t FlightRecorder::began(int axis, CallKind kind, DType dtype, std::int
 }
 
 void FlightRecorder::ended(std::size_t call, CallState state) {
+    if (call == call_slots) return;
     Slot& slot = page_->slots[call];
     slot.sequence.begin();
     put(slot.what, (get(slot.what) & ~std::int64_t{0xff00}) | static_cast<std::int64_t>(state) << 8);
@@ -302,7 +304,7 @@ FlightRecorder::Scope::Scope(FlightRecorder& recorder, Activity activity, std::i
 // for what lay inside.
 FlightRecorder::Scope::~Scope() {
     recorder_.begin(before_.activity, before_.expected);
-    if (!before_.in_step) return;
+    if (!before_.in_step || recorder_.paused_) return;
     FlightPage& page = *recorder_.page_;
     page.sequence.begin();
     put(page.step_begun, get(page.step_begun) + monotonic_now() - begun_);
@@ -311,6 +313,7 @@ FlightRecorder::Scope::~Scope() {
 
 FlightRecorder::StepScope::StepScope(FlightRecorder& recorder, std::int64_t step)
     : recorder_(recorder), exceptions_(std::uncaught_exceptions()) {
+    if (recorder.paused_) return;
     put(recorder.page_->step, step);
     recorder.begin(Activity::training);
     recorder.page_->sequence.begin();

@@ -167,11 +167,11 @@ public:
     void is_idle();
     void saved_in(std::int64_t nanoseconds); // from the begin of a save to its end, on all ranks
 
-    // From now on, or until it is called with false, nothing of nodes, calls and activities is written down: what that
-    // takes is measured against it.
+    // From now on, or until it is called with false, nothing of nodes, calls, steps and activities is written down:
+    // what that takes is measured against it.
     void pause(bool paused = true) { paused_ = paused; }
 
-    // Returns where the call stands, for ended().
+    // Returns where the call stands, for ended(): nowhere while paused.
     std::size_t began(int axis, CallKind kind, DType dtype, std::int64_t bytes, int peer);
     void ended(std::size_t call, CallState state);
 

@@ -120,6 +120,32 @@ TEST(FlightRecorder, IsReadWholeWhileItIsWritten) {
     EXPECT_LE(torn, seen / 200);
 }
 
+TEST(FlightRecorder, WritesNothingWhilePaused) {
+    FlightRecorder recorder;
+    const auto one_step = [&](std::int64_t number) {
+        const FlightRecorder::StepScope step(recorder, number);
+        recorder.begin_micro_batch(number);
+        recorder.computes("node " + std::to_string(number));
+        recorder.ended(recorder.began(0, CallKind::all_reduce, DType::f32, 4, -1), CallState::ended);
+        const FlightRecorder::Scope saving(recorder, Activity::saving);
+    };
+    one_step(1);
+    recorder.pause();
+    one_step(2);
+    const FlightState state = recorder.own().state();
+    EXPECT_EQ(state.step, 1);
+    EXPECT_FALSE(state.in_step);
+    EXPECT_EQ(state.steps_timed, 1);
+    EXPECT_EQ(state.calls, 1);
+    recorder.pause(false);
+    one_step(3);
+    EXPECT_EQ(recorder.own().state().step, 3);
+    const std::vector<CallRecord> calls = recorder.own().calls(10);
+    ASSERT_EQ(calls.size(), 2u);
+    EXPECT_EQ(calls[0].name, "node 3");
+    EXPECT_EQ(calls[0].number, 2);
+}
+
 TEST(FlightRecorder, AFaultIsAskedAndMaySkip) {
     struct AtReading final : FlightRecorder::Fault {
         bool at(Activity activity, Doing doing, std::int64_t step) override {
