@@ -51,9 +51,12 @@ Words settled_on(const Config& config, int ranks) {
     const auto settle = [&](const Key<std::int64_t>& key, std::int64_t value) {
         if (config.get(key) != value) words.push_back(fmt::format("{}={}", key.name, value));
     };
-    const Batch batch = solve_batch(config, ranks);
-    settle(training_global_batch, batch.global);
-    settle(training_local_batch, batch.micro_batch);
+    if (config.get(training_global_batch) == 0 || config.get(training_local_batch) == 0) {
+        const Mesh mesh = make_mesh(config, ranks);
+        const Batch batch = solve_batch(config, degree_of(mesh, "data") * degree_of(mesh, "replica"));
+        settle(training_global_batch, batch.global);
+        settle(training_local_batch, batch.micro_batch);
+    }
     settle(training_accumulation, 0);
     const std::pair<std::string_view, const Key<std::int64_t>*> products[] = {
         {"expert", &parallelism_expert},   {"context", &parallelism_context},
@@ -131,7 +134,14 @@ std::optional<Words> more_to_fit(const Config& config, const Words& words, const
 
 std::optional<Words> words_to_fit(const Config& config, const Words& words, const LayoutQuestion& question,
                                   std::string& refusal) {
-    const Words settled = settled_on(config, static_cast<int>(question.wanted)), all = joined(words, settled);
+    Words settled;
+    try {
+        settled = settled_on(config, static_cast<int>(question.wanted));
+    } catch (const ConfigError& error) {
+        refusal = fmt::format("on the {} ranks that were wanted: {}", question.wanted, error.what());
+        return std::nullopt;
+    }
+    const Words all = joined(words, settled);
     const Config whole = Config::load(all[0], {all.begin() + 1, all.end()}, known_keys());
     const std::optional<Words> more = more_to_fit(whole, all, question, refusal);
     return more ? std::optional(joined(settled, *more)) : std::nullopt;

@@ -13,13 +13,12 @@ namespace tessera {
 // ranks that were wanted; then:
 //
 // - data: as it is, or with data_parallel_degree = -1.
-// - same_bits: with other degrees of pipeline, data and replicas, schedules and, where it must be, stages of ZeRO,
-// those
-//   that `plan --search` takes for the fastest. Micro-batches and all that shares out products stay.
+// - same_bits: with other degrees of pipeline, data and replicas, other schedules and, where it must be, stages of
+//   ZeRO: those of the fastest layout that `plan --search` finds. Micro-batches and all that shares out products stay.
 // - any: with all that a search varies, the size of a micro-batch last: the result is the same within rounding.
 //
-// With the first two no bit of the result changes. `config` is what the words mean. Throws ConfigError where it does
-// not fit the ranks that were wanted.
+// With the first two no bit of the result changes. `config` is what the words mean; it may not fit the ranks that were
+// wanted: then nothing fits.
 std::optional<std::vector<std::string>> words_to_fit(const Config& config, const std::vector<std::string>& words,
                                                      const LayoutQuestion& question, std::string& refusal);
 

@@ -94,13 +94,13 @@ void add_files(const std::string& image_file, const std::string& label_file, std
     const IdxFile pixels = read_idx(image_file, "images", 3, 4), labels = read_idx(label_file, "labels", 1, 1);
     const Shape shape = image_shape(pixels.shape);
     if (images.shape.rank() > 0 && shape != images.shape)
-        throw DataError(fmt::format("{}: images are {}, those of {} {}", image_file, shape.text(), images.first,
+        throw DataError(fmt::format("{}: images are {}, {} {}", image_file, shape.text(),
+                                    images.first.empty() ? "data.image_shape says" : "those of " + images.first,
                                     images.shape.text()));
     if (labels.shape[0] != pixels.shape[0])
         throw DataError(fmt::format("{}: {} labels, but {} has {} images", label_file, labels.shape[0], image_file,
                                     pixels.shape[0]));
-    if (images.shape.rank() == 0) images.first = image_file;
-    images.shape = shape;
+    const std::int64_t before = images.arrays.count;
     auto& inputs = std::get<0>(images.arrays.inputs);
     auto& targets = std::get<0>(images.arrays.targets);
     const std::int64_t elements = shape.count();
@@ -114,15 +114,16 @@ void add_files(const std::string& image_file, const std::string& label_file, std
             targets.push_back(labels.bytes[i]);
             ++images.arrays.count;
         });
+    if (images.arrays.count == before) return;
+    if (images.first.empty()) images.first = image_file;
+    images.shape = shape;
 }
 
 Images read_pairs(const std::vector<std::string>& image_patterns, const std::vector<std::string>& label_patterns,
-                  std::int64_t classes, const Images* like, RecordErrors& errors) {
+                  std::int64_t classes, const Images& like, RecordErrors& errors) {
     Images images;
-    if (like != nullptr) {
-        images.shape = like->shape;
-        images.first = like->first;
-    }
+    images.shape = like.shape; // no dims: that of the first
+    images.first = like.first;
     const std::vector<std::string> image_files = matching_paths(image_patterns),
                                    label_files = matching_paths(label_patterns);
     if (image_files.size() != label_files.size())
@@ -137,17 +138,19 @@ Images read_pairs(const std::vector<std::string>& image_patterns, const std::vec
 std::unique_ptr<Dataset> read_images(const DatasetOptions& options) {
     if (options.files.empty()) throw ConfigError("the reader 'idx' needs files, none are given");
     RecordErrors errors(options.skip_errors);
-    Images train = read_pairs(options.files, options.label_files, options.classes, nullptr, errors);
-    if (train.arrays.count == 0) throw DataError(fmt::format("{}: no image is left to train on", options.files[0]));
     Shape expected;
     for (const std::int64_t size : options.image_shape)
         expected.append(size);
+    Images wanted;
+    if (options.skip_errors) wanted.shape = expected;
+    Images train = read_pairs(options.files, options.label_files, options.classes, wanted, errors);
+    if (train.arrays.count == 0) throw DataError(fmt::format("{}: no image is left to train on", options.files[0]));
     if (expected.rank() > 0 && train.shape != expected)
         throw ConfigError(fmt::format("{}: images are {}, data.image_shape says {}", train.first, train.shape.text(),
                                       expected.text()));
     const std::int64_t classes =
         options.classes > 0 ? options.classes : *std::ranges::max_element(std::get<0>(train.arrays.targets)) + 1;
-    Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, &train, errors);
+    Images validation = read_pairs(options.validation_files, options.validation_label_files, classes, train, errors);
     if (!options.validation_files.empty() && validation.arrays.count == 0)
         throw DataError(fmt::format("{}: no image is left to validate on", options.validation_files[0]));
     SampleForm form{{{"image", train.shape, DType::f32}, {"label", {}, DType::i32}}, classes};

@@ -114,25 +114,26 @@ Supervisor::Smaller Supervisor::layout_on(std::int64_t room, std::int64_t wanted
     const std::int64_t tried = std::max(supervision_.min_ranks, room - counts_tried + 1);
     const std::int64_t searched = std::max(supervision_.min_ranks, room - counts_searched + 1);
     voice_.say(fmt::format("looking for a layout of {}", ranks_text(tried, room)));
-    const auto until = std::chrono::steady_clock::now() + search_within;
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point until = Clock::now() + search_within; // of what searches: a plan of the config is quick
     std::string refusal;
     const auto ask = [&](std::int64_t ranks, Freedom freedom) {
         if (stopped()) throw Stopped();
-        const auto words = supervision_.fit({ranks, wanted, freedom, until, [this] { return stopped(); }}, refusal);
+        const Clock::time_point end = freedom == Freedom::data ? Clock::now() + search_within : until;
+        const auto words = supervision_.fit({ranks, wanted, freedom, end, [this] { return stopped(); }}, refusal);
         if (stopped()) throw Stopped();
-        if (!words && std::chrono::steady_clock::now() >= until)
-            throw LostError(
-                fmt::format("no layout of {} was found in {} s", ranks_text(tried, room), search_within.count()));
         return words;
     };
     for (std::int64_t ranks = room; ranks >= tried; --ranks) {
         if (const auto words = ask(ranks, Freedom::data)) return {ranks, *words, true};
-        if (ranks < searched) continue;
+        if (ranks < searched || Clock::now() >= until) continue;
         if (const auto words = ask(ranks, Freedom::same_bits)) return {ranks, *words, true};
     }
-    for (std::int64_t ranks = room; ranks >= searched; --ranks)
+    for (std::int64_t ranks = room; ranks >= searched && Clock::now() < until; --ranks)
         if (const auto words = ask(ranks, Freedom::any)) return {ranks, *words, false};
-    throw LostError(fmt::format("no layout of {} was found: {}", ranks_text(tried, room), refusal));
+    const std::string given_up =
+        Clock::now() < until ? "" : fmt::format(" within {} s of searching", search_within.count());
+    throw LostError(fmt::format("no layout of {} was found{}: {}", ranks_text(tried, room), given_up, refusal));
 }
 
 Job Supervisor::plan() {

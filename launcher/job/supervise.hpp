@@ -31,7 +31,7 @@ struct Supervision {
     std::filesystem::path run_folder;
     std::vector<std::string> once; // options of `train` for the first attempt only
     // The words that the ranks need besides to run on so many (none: an empty list); nothing when they cannot, and then
-    // why not. ConfigError when the config does not tell what it would be on the ranks that were wanted.
+    // why not.
     std::function<std::optional<std::vector<std::string>>(const LayoutQuestion& question, std::string& refusal)> fit;
 };
 

@@ -164,6 +164,20 @@ TEST(DataSamples, ImagesAndPairsOfFilesThatAreNotRightAreLeftOut) {
     EXPECT_EQ(skipped[1].kind, "pair of files");
     EXPECT_EQ(skipped[1].count, 4);
     EXPECT_THAT(skipped[1].first, testing::HasSubstr("not an IDX file"));
-    options.files = {options.files[1]}, options.label_files = {options.label_files[1]};
+    const auto only = [&](std::initializer_list<std::size_t> pairs, std::vector<std::string>& files) {
+        const std::vector<std::string> all = files;
+        files.clear();
+        for (const std::size_t pair : pairs)
+            files.push_back(all[pair]);
+    };
+    DatasetOptions wide = options; // the first pair is of another shape than what is said
+    wide.image_shape = {1, 1, 1};
+    only({4, 0}, wide.files), only({4, 0}, wide.label_files);
+    wide.validation_files.clear(), wide.validation_label_files.clear();
+    EXPECT_EQ(open_dataset(wide)->samples(Split::train), 1);
+    DatasetOptions unseen = options;
+    only({0}, unseen.validation_files), only({0}, unseen.validation_label_files);
+    EXPECT_THAT(refusal_of(unseen), testing::HasSubstr(": no image is left to validate on"));
+    only({1}, options.files), only({1}, options.label_files);
     EXPECT_THAT(refusal_of(options), testing::HasSubstr(options.files[0] + ": no image is left to train on"));
 }

@@ -146,8 +146,13 @@ go_on 'going on with 3 of 6 ranks on a:3, with training.global_batch_size=18 tra
     training.global_batch_size=0 training.gradient_accumulation_steps=3
 gone=2 go_on 'going on with 4 of 6 ranks on a:4, with parallelism.tensor_parallel_degree=2 parallelism.data_parallel_degree=-1' 4 \
     parallelism.tensor_parallel_degree=-1 parallelism.data_parallel_degree=3
-go_on 'going on with 3 of 6 ranks on a:3, with training.local_batch_size=2 parallelism.pipeline_parallel_degree=1' 3 \
-    "$two" parallelism.data_parallel_degree=3 training.local_batch_size=0
+go_on 'going on with 3 of 6 ranks on a:3, with training.local_batch_size=4 parallelism.pipeline_parallel_degree=1' 3 \
+    "$two" parallelism.data_parallel_degree=3 training.local_batch_size=0 # of three data ranks, not of six
+gone=2 go_on 'going on with 4 of 6 ranks on a:4, with training.global_batch_size=18 training.gradient_accumulation_steps=0 ' 4 \
+    parallelism.tensor_parallel_degree=2 parallelism.data_parallel_degree=3 training.global_batch_size=0 \
+    training.local_batch_size=2 training.gradient_accumulation_steps=3
+go_on 'going on with 3 of 6 ranks on a:3, with training.gradient_accumulation_steps=0 parallelism.pipeline_parallel_degree=1' 3 \
+    "$two" parallelism.data_parallel_degree=3 training.gradient_accumulation_steps=4
 # A search is ended like a run, here one of a model that takes long to plan.
 PATH=$folder/bin:$PATH "$TESSERA" launch --hosts a:3,gone:3 --remote-shell "$folder/shell" -t 1 --max-restarts 1 \
     --min-ranks 3 small.toml model.n_layers=20000 2>err &
