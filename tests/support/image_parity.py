@@ -5,8 +5,6 @@
     image_parity.check("NAME", TorchModule(), *data)   # NAME.toml: its layers, then image_parity.DATA
 
 First gradients, parity.STEPS losses, running statistics, and the evaluation that the program's weights lead to."""
-import pathlib
-import struct
 
 import numpy as np
 import parity
@@ -48,19 +46,14 @@ interval = 0
 """
 
 
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    pathlib.Path(path).write_bytes(header + array.tobytes())
-
-
 def write_images(count, images, labels, seed):
     draw = np.random.default_rng(seed)
     wanted = draw.integers(0, CLASSES, count).astype(np.uint8)
     pixels = draw.integers(0, 120, (count, SIDE, SIDE)).astype(np.uint8)
     for image, label in zip(pixels, wanted):
         image[label:label + 3, :2 + label] += 120
-    write_idx(images, pixels)
-    write_idx(labels, wanted)
+    runs.write_idx(images, pixels)
+    runs.write_idx(labels, wanted)
     return pixels, torch.tensor(wanted.astype(np.int64))
 
 

@@ -13,6 +13,7 @@ import os
 import pathlib
 import random
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -63,6 +64,12 @@ def write_tokens(path, tokens, magic=20240520, version=1, count=None):
     header = np.zeros(256, "<i4")
     header[:3] = magic, version, len(tokens) if count is None else count
     pathlib.Path(path).write_bytes(header.tobytes() + np.asarray(tokens, "<u2").tobytes())
+
+
+def write_idx(path, array):
+    """An IDX file of bytes, as Fashion-MNIST's are."""
+    header = struct.pack(f">{1 + array.ndim}I", 0x0800 | array.ndim, *array.shape)
+    pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
 
 
 def write_config(path, keys):

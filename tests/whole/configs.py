@@ -4,7 +4,6 @@ it says it has, where its data are not needed to tell."""
 import os
 import pathlib
 import re
-import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -51,17 +50,12 @@ SAYS = {"bert_char", "bert_classifier", "gpt2_124m", "gpt2_1558m", "gpt2_355m", 
         "resnet_fashion_mnist", "t5_char", "vit_fashion_mnist"}
 
 
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
-
-
 def write_data():
     draw = np.random.default_rng(4)
     runs.write_text("text.txt", 12_000)
-    write_idx("images", draw.integers(0, 256, (16, 28, 28)))
-    write_idx("large-images", draw.integers(0, 256, (16, 32, 32, 3)))
-    write_idx("labels", np.arange(16) % 10)
+    runs.write_idx("images", draw.integers(0, 256, (16, 28, 28)))
+    runs.write_idx("large-images", draw.integers(0, 256, (16, 32, 32, 3)))
+    runs.write_idx("labels", np.arange(16) % 10)
     texts = pathlib.Path("text.txt").read_text(encoding="utf-8")
     lines = [texts[at:at + 30] for at in range(0, 6000, 30)]
     pathlib.Path("verses.tsv").write_text("text\ttestament\n" + "".join(f"{line}\t{'old' if i % 3 else 'new'}\n" for i, line in enumerate(lines)))

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import shutil
-import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -146,11 +145,6 @@ def check_classifier():
     assert torch.equal(tuned(ids).last_hidden_state, source(ids).last_hidden_state), "fine-tuned from other weights"
 
 
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
-
-
 @torch.no_grad()
 def check_vit(channels):
     config = transformers.ViTConfig(num_hidden_layers=2, num_attention_heads=2, hidden_size=16, intermediate_size=40, image_size=8,
@@ -159,8 +153,8 @@ def check_vit(channels):
     model.save_pretrained(name)
     draw = np.random.default_rng(channels)
     pixels, labels = draw.integers(0, 256, (40, 8, 8, channels)), draw.integers(0, 5, 40)
-    write_idx("images", pixels)
-    write_idx("labels", labels)
+    runs.write_idx("images", pixels)
+    runs.write_idx("labels", labels)
     train = pixels[:20].astype(np.float64)  # whose mean and deviation inputs are normalised by
     images = torch.tensor((pixels[20:] - train.mean()) / train.std()).float().permute(0, 3, 1, 2)
     logits = model(images).logits
@@ -171,12 +165,12 @@ def check_vit(channels):
     found = float(out.split("loss: ")[1].split()[0])
     assert abs(found - loss) < LOGITS and loss > 1, f"{name}: loss {found}, theirs {loss}"
     print(f"{name}: loss within {abs(found - loss):.1e}")
-    write_idx("one", pixels[20:21])
-    write_idx("train", pixels[:20])
-    write_idx("train-labels", labels[:20])
+    runs.write_idx("one", pixels[20:21])
+    runs.write_idx("train", pixels[:20])
+    runs.write_idx("train-labels", labels[:20])
 
     def words_of(wanted):
-        write_idx("label", np.array([wanted]))
+        runs.write_idx("label", np.array([wanted]))
         return ["data.files=['train']", "data.label_files=['train-labels']", "data.validation_fraction=0", "data.validation_files=['one']",
                 "data.validation_label_files=['label']"]
 
@@ -227,7 +221,7 @@ def check_files():
     hub_files.check("bert-wide", random_model(transformers.BertForMaskedLM, bert_config(hidden_size=128, vocab_size=2000)))
     hub_files.check("t5-wide", random_model(transformers.T5ForConditionalGeneration, transformers.T5Config(
         num_layers=1, num_heads=2, d_kv=64, d_model=128, d_ff=256, vocab_size=2000)))
-    write_idx("images", np.zeros((40, 8, 8, 3)))
+    runs.write_idx("images", np.zeros((40, 8, 8, 3)))
     hub_files.check("vit-wide", random_model(transformers.ViTForImageClassification, transformers.ViTConfig(
         num_hidden_layers=3, num_attention_heads=2, hidden_size=128, intermediate_size=512, image_size=8, patch_size=4, num_labels=5)),
         "data.files=['images']", "data.label_files=['labels']")

@@ -4,7 +4,6 @@ computes the same logits as we do, or the loss and accuracy that an evaluation t
 Where ONNX Runtime cannot be had, the files are checked and the test then counts as skipped."""
 import os
 import pathlib
-import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -164,11 +163,6 @@ def check_evaluation(name, run, inputs, labels):
         assert abs(accuracy - float(told["accuracy"])) < 1e-6, f"{name}: accuracy {accuracy}, ours {told['accuracy']}"
 
 
-def write_idx(path, array):
-    header = struct.pack(">I", 0x0800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    pathlib.Path(path).write_bytes(header + array.astype(np.uint8).tobytes())
-
-
 def layers(text):
     """Lines "type key=value …" as [[model.layers]]."""
     tables = ""
@@ -207,7 +201,7 @@ def check_images():
     draw = np.random.default_rng(3)
     pixels, labels = draw.integers(0, 256, (40, 16, 12)), draw.integers(0, 5, 40)
     for path, array in (("images", pixels[:20]), ("labels", labels[:20]), ("more-images", pixels[20:]), ("more-labels", labels[20:])):
-        write_idx(path, array)
+        runs.write_idx(path, array)
     train = pixels[:20].astype(np.float64)
     images = ((pixels[20:] - train.mean()) / train.std()).astype(np.float32)[..., None]
     vit = export("vit", {**IMAGES, "model.type": "vit", "model.patch_size": 4, "model.n_layers": 2, "model.n_heads": 2, "model.dim": 24,
