@@ -4,6 +4,17 @@
 set(TESSERA_WITH_CUDA AUTO CACHE STRING "Build the GPU kernels: AUTO (when everything is found), ON or OFF")
 set(TESSERA_CUDA 0)
 
+function(version_of VERSION HEADER PREFIX LAST) # as the header's macros say it; empty where it says none
+  set(numbers)
+  if(EXISTS ${HEADER})
+    file(STRINGS ${HEADER} numbers REGEX "define ${PREFIX}(MAJOR|MINOR|${LAST}) ")
+  endif()
+  list(TRANSFORM numbers REPLACE ".* " "")
+  list(JOIN numbers "." numbers)
+  set(${VERSION} "${numbers}" PARENT_SCOPE)
+endfunction()
+
+# Sets MISSING to a sentence, or else TESSERA_CUDA_FOUND to what there is.
 function(find_cuda_parts MISSING)
   find_program(TESSERA_NVCC nvcc HINTS ${CUDAToolkit_ROOT} ENV CUDAToolkit_ROOT ENV CUDA_PATH ENV CUDA_HOME
     /usr/local/cuda PATH_SUFFIXES bin NO_DEFAULT_PATH)
@@ -37,9 +48,17 @@ function(find_cuda_parts MISSING)
   endif()
   list(JOIN missing " and " missing)
   if(missing)
-    set(missing "no ${missing} beside CUDA ${CUDAToolkit_VERSION}")
+    set(${MISSING} "no ${missing} beside CUDA ${CUDAToolkit_VERSION}" PARENT_SCOPE)
+    return()
   endif()
-  set(${MISSING} "${missing}" PARENT_SCOPE)
+  find_path(cudnn_folder cudnn_version.h HINTS ${CUDNN_INCLUDE_DIR} NO_CACHE)
+  version_of(cudnn_version ${cudnn_folder}/cudnn_version.h CUDNN_ PATCHLEVEL)
+  version_of(nccl_version ${NCCL_INCLUDE_DIR}/nccl.h NCCL_ PATCH)
+  if(cudnn_version VERSION_LESS 9.0 OR nccl_version VERSION_LESS 2.18)
+    set(${MISSING} "cuDNN ${cudnn_version} and NCCL ${nccl_version}, 9 and 2.18 or later are needed" PARENT_SCOPE)
+    return()
+  endif()
+  set(TESSERA_CUDA_FOUND "CUDA ${CUDAToolkit_VERSION} in ${root}, cuDNN ${cudnn_version}, NCCL ${nccl_version}" PARENT_SCOPE)
 endfunction()
 
 if(NOT TESSERA_WITH_CUDA STREQUAL OFF)
@@ -58,13 +77,14 @@ if(NOT TESSERA_CUDA)
   return()
 endif()
 
-# 90: machine code for H100 and H200, and PTX that later GPUs translate. A release is built with "80;90".
+# 90: machine code for H100 and H200, and PTX that later GPUs translate. The preset gpu-release has A100's, too.
 if(NOT CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures" FORCE)
 endif()
 set(CMAKE_CUDA_COMPILER ${CUDAToolkit_ROOT}/bin/nvcc CACHE FILEPATH "nvcc" FORCE)
-if(CCACHE)
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/kernels/cuda/keep_resources ${CCACHE})
+if(NOT CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/kernels/cuda/keep_resources)
 endif()
 enable_language(CUDA)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25 does not know nvcc's flag
@@ -73,18 +93,7 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25 does not know nvcc's f
 endif()
 set(CMAKE_CUDA_STANDARD 20)
 find_package(CUDAToolkit REQUIRED)
-file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h nccl_version REGEX "define NCCL_(MAJOR|MINOR|PATCH) ")
-list(TRANSFORM nccl_version REPLACE ".* " "")
-list(JOIN nccl_version "." nccl_version)
-file(GLOB cudnn_header ${CUDNN_INCLUDE_DIR}/cudnn_version.h)
-file(STRINGS ${cudnn_header} cudnn_version REGEX "define CUDNN_(MAJOR|MINOR|PATCHLEVEL) ")
-list(TRANSFORM cudnn_version REPLACE ".* " "")
-list(JOIN cudnn_version "." cudnn_version)
-message(STATUS "With GPU kernels for ${CMAKE_CUDA_ARCHITECTURES}: CUDA ${CUDAToolkit_VERSION} in ${CUDAToolkit_ROOT}, "
-  "cuDNN ${cudnn_version}, NCCL ${nccl_version}")
-if(cudnn_version VERSION_LESS 9.0 OR nccl_version VERSION_LESS 2.18)
-  message(FATAL_ERROR "cuDNN 9 and NCCL 2.18 or later are needed; -DTESSERA_WITH_CUDA=OFF builds without GPU kernels")
-endif()
+message(STATUS "With GPU kernels for ${CMAKE_CUDA_ARCHITECTURES}: ${TESSERA_CUDA_FOUND}")
 
 # Host code sees the headers only; which libraries stand behind them (CUDA's, or the emulation) a program decides.
 target_include_directories(tessera_flags SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS} ${CUDNN_INCLUDE_DIR}
@@ -95,12 +104,11 @@ add_library(tessera_cuda OBJECT ${TESSERA_CUDA_KERNELS})
 target_include_directories(tessera_cuda PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/kernels/cuda/nvcc)
 target_compile_definitions(tessera_cuda PRIVATE TESSERA_CUDA=1)
 # -lineinfo: compute-sanitizer and profilers name the lines of kernels; the code is the same.
-target_compile_options(tessera_cuda PRIVATE -lineinfo -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
+target_compile_options(tessera_cuda PRIVATE -lineinfo -Xptxas=-v -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
   $<$<BOOL:${TESSERA_WARNINGS_AS_ERRORS}>:-Werror=all-warnings>)
 target_link_libraries(tessera_cuda PUBLIC CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY} ${NCCL_LIBRARY})
 
-# What ptxas makes of each kernel, as a table: `cmake --build FOLDER --target kernel_resources`.
-set(TESSERA_KERNEL_RESOURCES ${PROJECT_SOURCE_DIR}/kernels/cuda/kernel_resources ${CMAKE_CUDA_COMPILER} -std=c++20 -O3
-  -DNDEBUG -DTESSERA_CUDA=1 -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/kernels/cuda/nvcc -arch=sm_90 --
-  ${TESSERA_CUDA_KERNELS})
-add_custom_target(kernel_resources COMMAND ${TESSERA_KERNEL_RESOURCES} USES_TERMINAL VERBATIM)
+# What ptxas made of each kernel, as a table: `cmake --build FOLDER --target kernel_resources`.
+set(TESSERA_KERNEL_RESOURCES ${PROJECT_SOURCE_DIR}/kernels/cuda/kernel_resources $<TARGET_OBJECTS:tessera_cuda>)
+add_custom_target(kernel_resources COMMAND ${TESSERA_KERNEL_RESOURCES} COMMAND_EXPAND_LISTS USES_TERMINAL VERBATIM)
+add_dependencies(kernel_resources tessera_cuda)
