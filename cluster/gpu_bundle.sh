@@ -47,11 +47,13 @@ copy_programs() {
     done
     [ -x "$bundle/programs/tessera" ] || refuse "there is no $build/tessera"
     ln -s ../ompi/bin/mpirun "$bundle/programs/mpirun"
-    # A substitute of NCCL that sums over MPI, for several ranks on one GPU, where the build made one.
-    file=$(find "$build" -name 'libnccl.so.2' -o -name 'libnccl_over_mpi.so*' | head -n 1)
-    if [ -n "$file" ]; then
+    # A substitute of NCCL that sums over MPI, for several ranks on one GPU.
+    file=$build/tests/cuda_emulation/nccl_over_mpi/libnccl.so.2
+    if [ -e "$file" ]; then
         mkdir "$bundle/lib/nccl_over_mpi"
         cp -L "$file" "$bundle/lib/nccl_over_mpi/libnccl.so.2"
+    elif [ "$as_built" = no ]; then
+        refuse "there is no $file"
     fi
 }
 
