@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the time of a training step goes: bench_step_profile CONFIG [section.key=value …]. Runs the plan of one rank on
-// random tokens, images or rows, without MPI, on the device of the config: whole steps; then call by call, each between
-// two marks; then each call five times in a row. Prints milliseconds by op and by node, and what they are a share of.
+// random tokens, images or rows, without MPI, on the device of the config: whole steps, with CUDA graphs as the config
+// has them and without; then call by call, each between two marks; then each call five times in a row, on a GPU as one
+// graph, so that no launch is waited for. Prints milliseconds by op and by node, and what they are a share of.
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
 #include "core/run/weights.hpp"
 #include "kernels/error.hpp"
+#include "kernels/replay.hpp"
 #include "launcher/setup.hpp"
 #include "tests/benchmarks/peaks.hpp"
 
@@ -60,15 +62,17 @@ struct Setting {
     Stream& stream;
     Groups groups;
     Memory memory;
-    Executor executor;
+    Executor executor; // as the config wants it
+    Executor plain;    // without graphs
     Timer& timer;
     std::vector<View> inputs;
     std::vector<Buffer> data{}; // of the host, for each input
 
-    Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks)
+    Setting(Experiment planned, const Mesh& mesh, Stream& where, Timer& marks, bool replay)
         : experiment(std::move(planned)), stream(where), groups(mesh),
           memory(experiment.memory, experiment.train.layout, groups, stream),
-          executor(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks) {
+          executor(experiment.train.layout, experiment.train.plan, memory, groups, stream, replay),
+          plain(experiment.train.layout, experiment.train.plan, memory, groups, stream), timer(marks) {
         initialize_weights(experiment.train, executor, experiment.seed);
         std::mt19937 random{1};
         const auto classes = static_cast<std::uint64_t>(std::max<std::int64_t>(experiment.sizes.sample.classes, 1));
@@ -140,14 +144,14 @@ std::vector<TimedCall> calls_of(const Setting& setting) {
 }
 
 // The median seconds of a step, as training runs it.
-double time_steps(Setting& setting) {
+double time_steps(Setting& setting, Executor& executor) {
     std::vector<double> seconds;
     const auto step = [&](int number) {
         const StepState state = setting.state(number);
         setting.timer.mark();
-        setting.executor.prepare(state);
-        setting.executor.run_micro_batches(state, setting.experiment.batch.micro_batch, [&] { setting.next_batch(); });
-        setting.executor.update(state);
+        executor.prepare(state);
+        executor.run_micro_batches(state, setting.experiment.batch.micro_batch, [&] { setting.next_batch(); });
+        executor.update(state);
         setting.timer.mark();
         seconds.push_back(setting.timer.take().at(0));
     };
@@ -158,16 +162,47 @@ double time_steps(Setting& setting) {
     return median(seconds);
 }
 
+void run(Setting& setting, const TimedCall& call) {
+    call.node->op->run(setting.stream, {call.inputs, call.outputs, call.workspace});
+}
+
 // Runs every call `runs` times in a row, with marks around each run; an op that works in place does so each time.
 std::vector<double> run_marked(Setting& setting, const std::vector<TimedCall>& calls, int runs) {
     setting.next_batch();
     setting.timer.mark();
     for (const TimedCall& call : calls)
         for (int i = 0; i < runs; ++i) {
-            call.node->op->run(setting.stream, {call.inputs, call.outputs, call.workspace});
+            run(setting, call);
             setting.timer.mark();
         }
     return setting.timer.take();
+}
+
+void time_alone(Setting& setting, CpuStream&, std::vector<TimedCall>& calls) {
+    repeat(2, [&](int) {
+        const std::vector<double> seconds = run_marked(setting, calls, alone_runs);
+        for (std::size_t i = 0; i < seconds.size(); ++i)
+            calls[i / alone_runs].alone = std::min(calls[i / alone_runs].alone, seconds[i]);
+    });
+}
+
+// Seconds of one of several runs that a GPU is given as one graph: between two marks a small kernel is mostly its
+// launch.
+void time_alone(Setting& setting, CudaStream& stream, std::vector<TimedCall>& calls) {
+    setting.next_batch();
+    for (TimedCall& call : calls) {
+        Replay recorded;
+        for (int round = 0; round < 5; ++round) { // of which one is plain and one records
+            setting.timer.mark();
+            recorded.run(stream, [&] {
+                for (int i = 0; i < alone_runs; ++i)
+                    run(setting, call);
+            });
+            setting.timer.mark();
+            const double seconds = setting.timer.take().at(0);
+            if (round > 1) call.alone = std::min(call.alone, seconds / alone_runs);
+        }
+    }
 }
 
 void time_calls(Setting& setting, std::vector<TimedCall>& calls) {
@@ -176,11 +211,7 @@ void time_calls(Setting& setting, std::vector<TimedCall>& calls) {
         for (std::size_t i = 0; i < calls.size(); ++i)
             calls[i].in_step.push_back(seconds[i]);
     });
-    repeat(2, [&](int) {
-        const std::vector<double> seconds = run_marked(setting, calls, alone_runs);
-        for (std::size_t i = 0; i < seconds.size(); ++i)
-            calls[i / alone_runs].alone = std::min(calls[i / alone_runs].alone, seconds[i]);
-    });
+    std::visit([&](auto& stream) { time_alone(setting, stream, calls); }, setting.stream);
 }
 
 void print(const std::string& title, std::vector<Row> rows, double total, const Peaks& peaks, std::size_t most) {
@@ -246,14 +277,16 @@ int profile(const std::vector<std::string>& words) {
     const auto timer = std::visit([](const auto& s) { return make_timer(s); }, stream);
     const std::unique_ptr<Dataset> dataset = dataset_for(config);
     const Peaks peaks = measured_peaks(stream, dtype_named(config.get(training_dtype)));
-    Setting setting(plan_training(config, {}, dataset.get(), stream), make_mesh(config, 1), stream, *timer);
+    const bool replay = !std::holds_alternative<CpuStream>(stream) && config.get(run_cuda_graph);
+    Setting setting(plan_training(config, {}, dataset.get(), stream), make_mesh(config, 1), stream, *timer, replay);
     fmt::print("{}, {}: {} parameters, {} micro-batches of {} x {} {}s\n", words[0],
                std::visit([](const auto& s) { return s.text(); }, stream),
                parameter_count(setting.experiment.train.model.graph), setting.experiment.batch.micro_batches,
                setting.experiment.batch.micro_batch, setting.experiment.sizes.sample.units,
                setting.experiment.sizes.sample.unit);
 
-    const double step = time_steps(setting);
+    const double step = time_steps(setting, setting.executor);
+    if (replay) fmt::print("step without CUDA graphs: {:.3f} ms\n", 1e3 * time_steps(setting, setting.plain));
     std::vector<TimedCall> calls = calls_of(setting);
     time_calls(setting, calls);
     report(calls, step, peaks);
