@@ -137,6 +137,10 @@ noted '^tessera launch -n 2 configs/quickstart.toml training.steps=3$'
 run 0 test
 noted '^cmake -S . -B build -DBUILD_TESTING=ON -DTESSERA_WITH_CUDA=AUTO$'
 
+rm -rf "$folder/tree/build"
+CI=true run 0 build
+noted '^cmake --fresh .*-DTESSERA_WITH_CUDA=OFF -DTESSERA_WARNINGS_AS_ERRORS=ON$'
+
 # A build folder that was made for another place is configured afresh.
 sed -i 's|^CMAKE_HOME_DIRECTORY.*|CMAKE_HOME_DIRECTORY:INTERNAL=/elsewhere|' "$folder/tree/build/CMakeCache.txt"
 run 0 build
