@@ -5,6 +5,7 @@
 On real GPUs TESSERA and TESSERA_EMULATED are one program, and TESSERA_GPU_RANKS says which rank counts there are GPUs for
 beside one: "2 4", or "" on a machine with one GPU. TESSERA_SHARE_GPUS=1: those ranks share the GPUs that there are."""
 import os
+import re
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -111,6 +112,19 @@ def check_refusals():
     runs.PROGRAM = emulated
 
 
+def check_memory():
+    """A run that its GPU has no room for is refused before it trains, and the changes that it names make it fit."""
+    small = {"TESSERA_EMULATION_MEMORY": str(44 << 20)}  # of which cuBLASLt has 32 MiB
+    keys = ["model.dim=128", "training.seq_len=64", "training.local_batch_size=8", "training.steps=2", "metrics.evaluate_every=0", "checkpoint.interval=0"]
+    found = runs.train("gpt.toml", "run.folder=no-room", *keys, code=2, extra=small).err
+    need, free = re.search(r"rank 0 needs ([\d.]+ MiB) on its GPU, of which ([\d.]+ MiB) are free:\n", found).groups()
+    assert re.search(r"^  total +[\d,]+ +", found, re.MULTILINE) and float(free.split()[0]) <= 44 < float(need.split()[0]), found
+    ways = re.findall(r"^  ([\w.]+=\S+): [\d.]+ [KM]iB$", found.split("the cheapest first:\n")[1], re.MULTILINE)
+    assert 1 <= len(ways) <= 3 and not os.path.exists("no-room/metrics.jsonl"), found
+    for way in ways:
+        runs.train("gpt.toml", f"run.folder=room-{way}", *keys, way, extra=small)
+
+
 with runs.folder():
     runs.write_text("text.txt", 20_000)
     runs.write_config("gpt.toml", KEYS)
@@ -127,5 +141,6 @@ with runs.folder():
     check_resume()
     if runs.REAL_PROGRAM != runs.PROGRAM:
         check_sharing()
+        check_memory()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")

@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
 import runs
 
+os.environ["TESSERA_EMULATION_DEVICES"] = "4"
 KEYS = {
     "data.files": ["text.txt"], "data.tokenizer": "byte",
     "model.n_layers": 2, "model.n_heads": 4, "model.dim": 48,
@@ -49,6 +50,9 @@ CASES = [
     ([*LLAMA, "parallelism.tensor_parallel_degree=2", "parallelism.context_parallel_degree=2", "parallelism.context_parallel_method=ring"], 4),
     (["lora.rank=2"], 1), ([*LLAMA, "lora.rank=2", "parallelism.zero_stage=2"], 2),
 ]
+if os.environ["TESSERA_EMULATED"]:  # workspaces are those that cuBLASLt and NCCL want
+    CASES += [(["run.device=cuda", "training.dtype=bf16"], 1), (["run.device=cuda", "parallelism.zero_stage=3"], 2),
+              (["run.device=cuda", "run.reproducible=false", "parallelism.tensor_parallel_degree=2"], 4)]
 
 
 def number(text):
