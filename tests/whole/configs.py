@@ -33,6 +33,7 @@ WORDS = {  # of each config: what stands in for its data, and what makes it smal
     "llama_char": TEXT,
     "lstm_words": [*TEXT, "data.vocab_size=30", "model.layers.lstm.hidden=16"],
     "mlp_classifier": FASHION,
+    "mlp_classifier_sgd": FASHION,
     "mlp_regression": [],
     "quickstart": TEXT,
     "resnet18": IMAGENET,
@@ -46,8 +47,8 @@ WORDS = {  # of each config: what stands in for its data, and what makes it smal
 
 WITH_DATA = {"bert_char", "bert_classifier", "gru_characters", "llama_char", "quickstart", "t5_char"}  # their vocabulary is what their text has
 SAYS = {"bert_char", "bert_classifier", "gpt2_124m", "gpt2_1558m", "gpt2_355m", "gpt2_774m", "gpt_70b", "gru_characters",
-        "lenet_fashion_mnist", "llama_8b", "llama_char", "lstm_words", "mlp_classifier", "quickstart", "resnet18", "resnet50",
-        "resnet_fashion_mnist", "t5_char", "vit_fashion_mnist"}
+        "lenet_fashion_mnist", "llama_8b", "llama_char", "lstm_words", "mlp_classifier", "mlp_classifier_sgd", "quickstart", "resnet18",
+        "resnet50", "resnet_fashion_mnist", "t5_char", "vit_fashion_mnist"}
 
 
 def write_data():
