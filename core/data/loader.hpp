@@ -29,7 +29,7 @@ struct LoaderOptions {
     std::int64_t first_step = 0;
     std::int64_t end_step = 0;      // one past the last
     std::int64_t first_sample = -1; // of the first step; -1: steps before were as large
-    int prefetch = 0;               // micro-batches held in memory; 0: 4, of small ones up to 32 in 2 MiB
+    int prefetch = 0;               // micro-batches held in memory; 0: 4, of small ones up to 1,024 in 16 MiB
     int threads = 1;                // that read; what is read where does not depend on them
     Augmentation augmentation{}; // of the first field, an image, where it changes any; and of the last, where it mixes
 };

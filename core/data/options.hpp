@@ -89,7 +89,8 @@ inline constexpr Key<std::string> data_statistics{"data.statistics", "",
                                                   "images, tables, hdf5: file of means and deviations to normalise by, "
                                                   "of `data prepare CONFIG`; none: found at start"};
 inline constexpr Key<std::int64_t> data_prefetch{
-    "data.prefetch", 0, "micro-batches read ahead, each in memory of its own; 0: 4, of small ones up to 32 in 2 MiB"};
+    "data.prefetch", 0,
+    "micro-batches read ahead, each in memory of its own; 0: 4, of small ones up to 1,024 in 16 MiB"};
 inline constexpr Key<std::int64_t> data_loader_threads{
     "data.loader_threads", 0,
     "threads of a rank that read ahead; 0: 1, for image folders as many as cores are left, at most 8"};

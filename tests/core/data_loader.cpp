@@ -230,9 +230,9 @@ TEST(Loader, CountsTheTimeItWaited) {
 TEST(Loader, SaysWhatItAllocates) {
     const std::vector<Field> fields = {{"tokens", Shape{3}, DType::i32}, {"weight", Shape{}, DType::f32}};
     LoaderOptions options = one_rank(5, 1, 0, 1);
-    EXPECT_EQ(Loader::buffer_bytes(fields, options), 32 * (64 + 64)); // 60 and 20 bytes, each a cache line
+    EXPECT_EQ(Loader::buffer_bytes(fields, options), 1024 * (64 + 64)); // 60 and 20 bytes, each a cache line
     const std::vector<Field> images = {{"image", Shape{1024}, DType::f32}};
-    for (const auto& [rows, slots] : {std::pair(16, 32), {17, 30}, {64, 8}, {128, 4}, {1000, 4}}) // of 4 KiB each
+    for (const auto& [rows, slots] : {std::pair(4, 1024), {17, 240}, {512, 8}, {1024, 4}, {9000, 4}}) // of 4 KiB each
         EXPECT_EQ(Loader::buffer_bytes(images, one_rank(rows, 1, 0, 1)), slots * rows * 4096) << rows;
     options.prefetch = 3;
     options.micro_batch_size = 6;

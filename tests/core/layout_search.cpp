@@ -56,7 +56,8 @@ std::vector<Tried> try_all(const std::vector<std::string>& base, int ranks) {
 } // namespace
 
 TEST(LayoutSearch, FindsTheFastestThatFits) {
-    const std::vector<std::string> base = {"model.n_layers=5", "parallelism.pipeline_parallel_degree=1"};
+    const std::vector<std::string> base = {"model.n_layers=5", "parallelism.pipeline_parallel_degree=1",
+                                           "data.prefetch=32"};
     const Config config = tiny_config(base);
     const std::vector<Tried> all = try_all(base, 4);
     std::int64_t too_little = 0; // for the fastest, which shows only when it is planned as it is
@@ -264,7 +265,7 @@ TEST(LayoutSearch, SaysWhyItFindsNothing) {
         return search_layouts(tiny_config(words), {.ranks = 4, .memory = memory, .most = 3}, machine(), nullptr,
                               CpuStream(1));
     };
-    const SearchResult small = search({}, 20'000);
+    const SearchResult small = search({"data.prefetch=32"}, 20'000);
     EXPECT_TRUE(small.best.empty());
     EXPECT_GT(small.least_memory, 20'000);
     EXPECT_LT(small.least_memory, 400'000);

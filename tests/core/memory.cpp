@@ -85,9 +85,9 @@ TEST(RunMemory, OfEvaluationsIsThatOfTheLargestLoader) {
     experiment.sizes.sample.fields = {{"x", {1024}, DType::f32}};
     experiment.evaluation_batches = 1;
     experiment.evaluation_rows = 100;
-    EXPECT_EQ(experiment.evaluation_loader_bytes(), 5 * 100 * 4096);
+    EXPECT_EQ(experiment.evaluation_loader_bytes(), 40 * 100 * 4096);
     experiment.rest_rows = 85;
-    EXPECT_EQ(experiment.evaluation_loader_bytes(), 6 * 85 * 4096);
+    EXPECT_EQ(experiment.evaluation_loader_bytes(), 48 * 85 * 4096);
 }
 
 TEST(RunMemory, ReachesNotBeyondItsEnd) {
