@@ -12,6 +12,8 @@ import contextlib
 import json
 import time
 
+import pytorch_gpt
+import pytorch_transformers
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -91,12 +93,21 @@ def numbers(model, rows, of):
     return nn.functional.mse_loss(model(rows), of)
 
 
+def own(model, rows, of):
+    return model(rows, of)
+
+
+CHARACTERS = 65
+transformers = {"gpt_char": pytorch_gpt.Gpt, "llama_char": pytorch_transformers.Llama,
+                "gpt_moe_char": pytorch_transformers.MoeGpt, "bert_char": pytorch_transformers.Bert,
+                "t5_char": pytorch_transformers.T5}
+
+
 class Setting:
     """A model, what it learns from, and how: its loss of given rows, and its optimizer."""
 
     def __init__(self, name):
         adamw = {"weight_decay": 0.01, "lr": 1e-3}
-        self.images = name not in ("mlp_regression", "lstm_words")
         self.clips, self.loss, self.state = name != "resnet18", classes, None
         if name == "mlp_classifier":
             self.model, self.x, self.y = mlp(784, 10), torch.rand(ROWS_KEPT, 1, 28, 28), torch.randint(10, (ROWS_KEPT,))
@@ -105,6 +116,13 @@ class Setting:
             self.loss = numbers
         elif name in ("lenet_fashion_mnist", "resnet_fashion_mnist"):
             self.model = lenet() if name == "lenet_fashion_mnist" else resnet_small()
+            self.x, self.y = torch.rand(ROWS_KEPT, 1, 28, 28), torch.randint(10, (ROWS_KEPT,))
+        elif name in transformers:
+            self.model, self.loss = transformers[name](CHARACTERS), own
+            windows = torch.randint(CHARACTERS, (ROWS_KEPT, pytorch_gpt.block + 1))
+            self.x, self.y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        elif name == "vit_fashion_mnist":
+            self.model, self.loss = pytorch_transformers.Vit(), own
             self.x, self.y = torch.rand(ROWS_KEPT, 1, 28, 28), torch.randint(10, (ROWS_KEPT,))
         elif name == "resnet18":
             self.model, self.x, self.y = resnet18(), torch.rand(64, 3, 224, 224), torch.randint(1000, (64,))
