@@ -149,7 +149,8 @@ private:
         const bool whole = std::ranges::all_of(inputs, [](Placement p) { return p == Placement::replicate(); });
         const std::vector<Placement> all_whole(node.outputs.size());
         if (whole && may_stay(node, all_whole)) return append(std::move(node), all_whole);
-        if (auto outputs = placed(*node.op, types, inputs, axis_); outputs && may_stay(node, *outputs))
+        if (auto outputs = placed(*node.op, types, inputs, axis_);
+            outputs && may_stay(node, *outputs) && !is_put_together_first(node))
             return append(std::move(node), *std::move(outputs));
         if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
         if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
@@ -160,6 +161,23 @@ private:
             if (inputs[i] != rule.inputs[i])
                 node.inputs[i] = moved(node.inputs[i], rule.inputs[i], node.phase, node.layer);
         append(std::move(node), std::move(rule.outputs));
+    }
+
+    // Of a dim that an outer axis gathers or cuts, and this one cuts, too: what this one has cut is put together
+    // before, and what the outer one has cut is cut again after. An exchange deals out parts of parts, where that is
+    // possible.
+    bool is_put_together_first(const Node& node) const {
+        const auto transfer = node.op->transfer();
+        if (!transfer || is_within_op(transfer->collective) || transfer->axis >= axis_) return false;
+        if (transfer->collective == Collective::all_to_all) return false;
+        const Placement here = used_on(node.inputs[0], axis_);
+        const bool same_dim = here.kind == Placement::Kind::shard && (here == used_on(node.inputs[0], transfer->axis) ||
+                                                                      here == used_on(node.outputs[0], transfer->axis));
+        return same_dim && cost_of_moving(node.inputs[0], here, Placement::replicate(), node.phase) < impossible;
+    }
+
+    Placement used_on(ValueId id, int axis) const {
+        return placements_.used[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)];
     }
 
     // Where an op's outputs are on an axis; nothing where it cannot run so.

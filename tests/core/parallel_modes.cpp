@@ -4,6 +4,7 @@
 #include "tests/core/parallel_modes.hpp"
 #include "core/run/planted_fault.hpp"
 #include "kernels/error.hpp"
+#include "tests/core/tiny_classifier.hpp"
 #include "tests/core/tiny_recurrent.hpp"
 
 #include <gmock/gmock.h>
@@ -35,8 +36,9 @@ struct Row { // a model, and what of the modes it does not have
     bool pairs = true;                          // each pair of modes is tried, too
 
     Config config(const Words& of) const {
+        if (name.starts_with("classifier")) return classifier_config(of);
         if (name == "recurrent") return recurrent_config(of);
-        if (name == "bidirectional") return bidirectional_config(of);
+        if (name.starts_with("bidirectional")) return bidirectional_config(of);
         if (name == "regression")
             return Config::parse(std::string(tiny_regression), "regression.toml", of, known_keys());
         return layers.empty() ? tiny_config(of) : image_config(layers, of);
@@ -78,6 +80,8 @@ const std::vector<Row> models = {
                    "model.separator_token=5", "model.mask_probability=0.3", "training.steps=6"}),
      {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}},
      {}},
+    // Texts with a label, some of them filled up: what their first tokens have come to.
+    {"classifier", {}, {{"expert", no_experts}, {"rows", no_images}, {"columns", no_images}}, {}, false},
     {"t5",
      joined(base, {"model.type=t5", "model.norm=rms_norm", "model.activation=relu", "model.dropout=0.1",
                    "model.padding_token=3", "model.relative_buckets=8", "training.steps=6"}),
@@ -236,6 +240,10 @@ const Products of_bert = {
 const Products of_recurrent = {
     {"zero_1", "tensor", "1f1b"}, {"zero_3", "zero_bubble", "full"}, {"hybrid", "ring", "selective"}};
 
+const Products of_bidirectional = {{"zero_1", "tensor", "1f1b"},    {"zero_3", "zero_bubble", "full"},
+                                   {"hybrid", "ring", "selective"}, {"tensor", "ulysses"},
+                                   {"sequence", "ulysses"},         {"sequence", "ring"}};
+
 const Products of_residual = {{"zero_3", "rows", "columns"}, {"hybrid", "rows", "full"}, {"zero_1", "columns", "1f1b"}};
 
 const Products of_vit = {{"zero_3", "tensor", "full"}, {"hybrid", "zero_bubble"}};
@@ -248,9 +256,10 @@ const std::map<std::string, Products> products = {{"gpt", of_gpt},
                                                   {"convolutions", of_convolutions},
                                                   {"recurrent", of_recurrent},
                                                   {"bert", of_bert},
+                                                  {"classifier", of_bert},
                                                   {"residual", of_residual},
                                                   {"transposed", of_residual},
-                                                  {"bidirectional", of_recurrent},
+                                                  {"bidirectional", of_bidirectional},
                                                   {"regression", of_perceptron},
                                                   {"t5", of_bert},
                                                   {"vit", of_vit}};
@@ -273,7 +282,8 @@ struct Uneven {
     std::string_view layers{}; // as of Row
 
     Row row(Words more = {}) const {
-        return {name, joined(joined(layers.empty() ? base : images, words), more), {}, layers};
+        const bool own = layers == no_layers; // the config of the name says it all
+        return {name, joined(joined(own ? Words{} : layers.empty() ? base : images, words), more), {}, layers};
     }
 };
 
@@ -360,6 +370,14 @@ const std::vector<Uneven> uneven = {
      joined(encoder_decoder, {"model.n_layers=1", "model.decoder_layers=4"}),
      {"1f1b"},
      {{"pipeline_parallel", 3}}},
+    // One sample a micro-batch, which context ranks cannot share out: cells run on the whole sequence.
+    {"bidirectional_context_tensor",
+     {"training.local_batch_size=1"},
+     {"sequence"},
+     {{"context_parallel", 2}, {"tensor_parallel", 2}},
+     false,
+     no_layers},
+    {"classifier_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, no_layers},
     {"perceptron_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_mlp},
     {"perceptron_tensor_3", {}, {}, {{"tensor_parallel", 3}}, false, tiny_mlp},
     {"perceptron_stages_3", {}, {"zero_bubble"}, {{"pipeline_parallel", 3}}, true, tiny_mlp},
@@ -412,6 +430,10 @@ TEST(ParallelModesRefuse, WhatCannotBeSharedOut) {
                                                      "in 4 equal chunks")));
     EXPECT_THAT(refusal({"", {}, {}, {{"context_parallel", 3}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("4 heads cannot be shared out evenly over 3 ranks of context")));
+    EXPECT_THAT(
+        refusal({"", {"model.n_heads=6", "model.dim=24"}, {}, {{"context_parallel", 2}, {"tensor_parallel", 2}}}),
+        ThrowsMessage<ConfigError>(HasSubstr("(6) is cut by the mesh axes 'context' and 'tensor': all_to_all "
+                                             "over the outer one has no way")));
     EXPECT_THAT(refusal({"", {"model.n_kv_heads=2"}, {}, {{"context_parallel", 4}}}),
                 ThrowsMessage<ConfigError>(HasSubstr("2 heads cannot be shared out evenly over 4 ranks of context")));
     EXPECT_THAT(refusal({"", {"model.n_kv_heads=2"}, {}, {{"tensor_parallel", 4}}}),

@@ -320,15 +320,18 @@ TEST(TensorPlacements, AnOpWithoutARuleCannotHaveAPartOfAWeight) {
                                            "placed so: w Shard(0)"));
 }
 
-TEST(TensorPlacements, TwoAxesOnOneDimCannotBeGatheredFromTheOuterOne) {
+TEST(TensorPlacements, TwoAxesOnOneDimAreGatheredFromTheInnerOne) {
     Graph graph;
     graph.keep(graph.apply_one(std::make_shared<WithoutRules>(), "sorted", {cut_value(graph)}));
-    EXPECT_THAT(
-        [&] {
-            make_plan(graph, tensor_layout({"outer", "inner"}), 0, CpuStream(1));
-        },
-        ThrowsMessage<ConfigError>("dim 1 of 'y' (16) is cut by the mesh axes 'outer' and 'inner': all_gather "
-                                   "over the outer one has no way"));
+    const Plan planned = make_plan(graph, tensor_layout({"outer", "inner"}), 0, CpuStream(1));
+    ASSERT_EQ(planned.calls(Phase::forward).size(), 4);
+    const auto gathered_over = [&](std::size_t node) {
+        return planned.graph.nodes()[node].op->transfer().value().axis;
+    };
+    EXPECT_EQ(gathered_over(1), 2);
+    EXPECT_EQ(gathered_over(2), 1);
+    EXPECT_EQ(planned.value(planned.graph.nodes()[2].inputs[0]).local.shape, (Shape{4, 8}));
+    EXPECT_EQ(planned.value(planned.graph.nodes()[3].inputs[0]).local.shape, (Shape{4, 16}));
 }
 
 TEST(TensorPlacements, WhatCannotBeSharedOutEvenlyIsRefused) {
