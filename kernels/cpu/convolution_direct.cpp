@@ -316,6 +316,7 @@ bool has_gaps(const Line& line) { return line.taps > 1 && line.tap_step > 2; }
 } // namespace
 
 bool is_direct(const Pass& pass) {
+    if (pass.groups == 1 && pass.taps() == 1) return false; // gathering so little is quicker than a tile's many places
     return pass.dtype == DType::f32 && !pass.reads_in_place() && !has_gaps(pass.height) && !has_gaps(pass.width);
 }
 
