@@ -30,16 +30,16 @@ struct Convolution {
 // Views may have any shape with the right count, else InternalError. Results overlap no operand. A workspace holds what
 // the function beside says, of any type, aligned to 64 bytes, and may be null where that is 0. The same bits in each
 // run and, on the CPU, for any number of threads.
-// On the CPU: in f32 a window of 3 x 3 with stride 1, of one group, on and into 32 channels or more in sixteens, and
-// 64 quads (2 x 2 results) or more, is made by F(2 x 2, 3 x 3) of Winograd, 16 products in place of 36
-// (cpu/winograd.hpp: its error is about that of the longer sums; an infinite or NaN pixel reaches whole quads: all
-// that look at it in a patch of 4 x 4); else in f32 tiles of a product find a window's words in the image itself, of
-// which at most a piece is copied with the zeros around it; else windows are gathered into rows (im2col; Chellapilla
-// et al. 2006), so many as a cache holds at a time, and multiplied (kernels/matmul.hpp); where each channel has its
-// own filter, sixteen channels are summed side by side instead. On the GPU: an engine of cuDNN that gives the same
-// bits in each run, sums in f32 and fits the workspace, where the library says that it has one and all views are
-// aligned to 16 bytes; else one tiled product that finds its factors by their places, for any device. The bits
-// depend on the shape, the types and that alignment.
+// On the CPU: through oneDNN what cpu/convolution_onednn.cpp lists, where that was found; else in f32 a window of 3 x 3
+// with stride 1, of one group, on and into 32 channels or more in sixteens, and 64 quads (2 x 2 results) or more, by
+// F(2 x 2, 3 x 3) of Winograd, 16 products in place of 36 (cpu/winograd.hpp: its error is about that of the longer
+// sums; an infinite or NaN pixel reaches all quads that look at it in a patch of 4 x 4); else in f32 tiles of a product
+// find a window's words in the image itself, of which at most a piece is copied with the zeros around it; else windows
+// are gathered into rows (im2col; Chellapilla et al. 2006), so many as a cache holds at a time, and multiplied; where
+// each channel has its own filter, sixteen channels are summed side by side instead. On the GPU: an engine of cuDNN
+// that gives the same bits in each run, sums in f32 and fits the workspace, where the library says that it has one and
+// all views are aligned to 16 bytes; else one tiled product that finds its factors by their places, for any device.
+// The bits depend on the shape, the types and that alignment.
 namespace kernels {
 
 // With c over the channels of k's group g:

@@ -8,6 +8,7 @@
 #include "kernels/check.hpp"
 #include "kernels/convolution_check.hpp"
 #include "kernels/cpu/convolution_direct.hpp"
+#include "kernels/cpu/convolution_onednn.hpp"
 #include "kernels/cpu/depthwise.hpp"
 #include "kernels/cpu/matmul_block.hpp"
 #include "kernels/cpu/winograd.hpp"
@@ -243,6 +244,8 @@ Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DT
 
 std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
     check_convolution("convolution", shape);
+    if (is_onednn(shape, dtype, ConvolutionDirection::forward))
+        return onednn_workspace_bytes(stream, shape, dtype, ConvolutionDirection::forward);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     const Pass pass = forward_pass(shape, dtype);
     if (is_winograd(pass)) return winograd_pass_workspace_bytes(stream, pass);
@@ -254,6 +257,8 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
     check_convolution("convolution", shape, x, w, y);
     if (bias) check_count("convolution", "the bias", bias, shape.filters);
     check_workspace("convolution", workspace, convolution_workspace_bytes(stream, shape, x.dtype));
+    if (is_onednn(shape, x.dtype, ConvolutionDirection::forward))
+        return onednn_convolution(stream, shape, x, w, bias, y, workspace);
     if (is_depthwise(shape)) return depthwise(stream, shape, x, w, bias, y, workspace);
     const Pass pass = forward_pass(shape, x.dtype);
     const std::int64_t filters = shape.group_filters(), weights = filters * shape.taps() * bytes_of(w.dtype);
@@ -280,6 +285,8 @@ void convolution(CpuStream& stream, const Convolution& shape, ConstView x, Const
 std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
                                                         DType dtype) {
     check_convolution("convolution_input_gradient", shape);
+    if (is_onednn(shape, dtype, ConvolutionDirection::input_gradient))
+        return onednn_workspace_bytes(stream, shape, dtype, ConvolutionDirection::input_gradient);
     if (is_depthwise(shape)) return depthwise_workspace_bytes(shape);
     std::int64_t most = 0;
     for_phases(shape, dtype, [&](const Pass& pass) {
@@ -296,6 +303,8 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
     check_convolution("convolution_input_gradient", shape, dx, w, dy);
     check_workspace("convolution_input_gradient", workspace,
                     convolution_input_gradient_workspace_bytes(stream, shape, dy.dtype));
+    if (is_onednn(shape, dy.dtype, ConvolutionDirection::input_gradient))
+        return onednn_input_gradient(stream, shape, dy, w, dx, workspace);
     if (is_depthwise(shape)) return depthwise_input_gradient(stream, shape, dy, w, dx, workspace);
     std::byte* const memory = bytes_at(workspace);
     for_phases(shape, dy.dtype, [&](const Pass& pass) {
@@ -319,6 +328,8 @@ void convolution_input_gradient(CpuStream& stream, const Convolution& shape, Con
 std::int64_t convolution_weight_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape,
                                                          DType dtype) {
     check_convolution("convolution_weight_gradient", shape);
+    if (is_onednn(shape, dtype, ConvolutionDirection::weight_gradient))
+        return onednn_workspace_bytes(stream, shape, dtype, ConvolutionDirection::weight_gradient);
     if (is_depthwise(shape)) return depthwise_weight_gradient_workspace_bytes(shape);
     const Pass pass = forward_pass(shape, dtype);
     if (is_winograd(pass)) return winograd_weight_gradient_workspace_bytes(stream, pass);
@@ -331,6 +342,8 @@ void convolution_weight_gradient(CpuStream& stream, const Convolution& shape, Co
     check_convolution("convolution_weight_gradient", shape, x, dw, dy);
     check_workspace("convolution_weight_gradient", workspace,
                     convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype));
+    if (is_onednn(shape, x.dtype, ConvolutionDirection::weight_gradient))
+        return onednn_weight_gradient(stream, shape, dy, x, dw, workspace);
     if (is_depthwise(shape)) return depthwise_weight_gradient(stream, shape, dy, x, dw, workspace);
     const Pass pass = forward_pass(shape, x.dtype), filters = identity_pass(shape, x.dtype);
     if (is_winograd(pass))

@@ -50,7 +50,7 @@ check_includes() {
 check_words() {
     problem 'a header holds an #if' "$(find "${floors[@]}" -name '*.hpp' ! -path kernels/stream.hpp ! -path kernels/cpu/simd.hpp |
         xargs grep -nE '^ *# *(if|ifdef|ifndef)\b' || true)"
-    problem 'a kernel allocates' "$(sources kernels/cpu | grep -vE '/(device|libraries)\.' |
+    problem 'a kernel allocates' "$(sources kernels/cpu | grep -vE '/(device|libraries|onednn)\.' |
         code_matching '\bnew [A-Za-z_(]|\b(m|c|re)alloc\(|std::vector<|make_unique')"
     problem 'something is left to do' "$(sources "${floors[@]}" tests | xargs grep -nE '\b(TODO|FIXME|XXX)\b' || true)"
     # core/watch ends a process whose own thread cannot, and plants such faults.
