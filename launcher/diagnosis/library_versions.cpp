@@ -55,6 +55,8 @@ void add_files_and_cores(std::map<std::string, std::string>& versions) {
         versions["hwloc API"] = fmt::format("{}.{}.{}", version() >> 16, version() >> 8 & 255, version() & 255);
     if (const auto config = function_of<const char*()>("openblas_get_config", {"libopenblas.so.0"}))
         versions["OpenBLAS"] = config();
+    if (const auto version = function_of<const int*()>("dnnl_version", {"libdnnl.so.2"})) // begins with three numbers
+        versions["oneDNN"] = fmt::format("{}.{}.{}", version()[0], version()[1], version()[2]);
     versions["C library"] = fmt::format("glibc {}", ::gnu_get_libc_version());
 }
 

@@ -7,8 +7,8 @@
 
 namespace tessera {
 
-// By name ("MPI", "PMIx", "HDF5", "hwloc", "OpenBLAS", "C library", "CUDA driver", "CUDA runtime", "NCCL", "cuDNN", …).
-// What is not loaded is left out; MPI loads its parts (PMIx, UCX) when it starts.
+// By name ("MPI", "PMIx", "HDF5", "hwloc", "oneDNN", "OpenBLAS", "C library", "CUDA driver", "CUDA runtime", "NCCL",
+// "cuDNN", …). What is not loaded is left out; MPI loads its parts (PMIx, UCX) when it starts.
 std::map<std::string, std::string> library_versions();
 
 } // namespace tessera
