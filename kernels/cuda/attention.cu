@@ -70,7 +70,7 @@ void find_deltas(CudaStream& stream, const AttentionShape& shape, const ConstVie
 
 // The largest score is the largest product only where the scale is above 0.
 bool takes_tensor_cores(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
-    return variant != AttentionVariant::general && dtype == DType::bf16 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
+    return variant != AttentionVariant::general && dtype != DType::f32 && shape.scale > 0 && shape.head_dim % 8 == 0 &&
            shape.head_dim <= largest_tensor_core_dim;
 }
 

@@ -145,11 +145,8 @@ template <class T, class Cut> void launch_forward(CudaStream& stream, const Atte
                  Cut::threads, Cut::shared_bytes, operands, AttentionHeads(shape), query_tiles);
 }
 
-} // namespace
-
-void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
-                               View log_sum_exp) {
-    using T = __nv_bfloat16;
+template <class T> void choose_cut(CudaStream& stream, const AttentionShape& shape, const ConstView& qkv, const View& y,
+                                   const View& log_sum_exp) {
     if (shape.head_dim <= 32)
         launch_forward<T, ForwardCut<32, 4, 2, 64>>(stream, shape, qkv, y, log_sum_exp);
     else if (shape.head_dim <= 64)
@@ -158,6 +155,16 @@ void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, 
         launch_forward<T, ForwardCut<96, 4, 2, 64>>(stream, shape, qkv, y, log_sum_exp);
     else
         launch_forward<T, ForwardCut<128, 4, 2, 64>>(stream, shape, qkv, y, log_sum_exp);
+}
+
+} // namespace
+
+void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
+                               View log_sum_exp) {
+    if (qkv.dtype == DType::f16)
+        choose_cut<__half>(stream, shape, qkv, y, log_sum_exp);
+    else
+        choose_cut<__nv_bfloat16>(stream, shape, qkv, y, log_sum_exp);
 }
 
 } // namespace tessera::kernels

@@ -3,6 +3,8 @@
 // whose blocks keep queries and go through the keys, and one for dk and dv, whose blocks keep keys and go through the
 // queries of their group. The scores are found in both, seven products in place of five, and in return each sum has one
 // writer and a fixed order, and p and ds go from one product to the next in registers. What goes through has two tiles.
+// In f16 ds / scale is infinite above 65504, and so are its gradients, or not numbers: the loss scale is too large
+// then, and the step is skipped, as where any other gradient of f16 overflows.
 #include "kernels/attention.hpp"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/attention_variants.hpp"
@@ -228,11 +230,9 @@ void launch_gradient(CudaStream& stream, const AttentionShape& shape, const Oper
                  operands, AttentionHeads(shape), key_tiles);
 }
 
-} // namespace
-
-void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
-                                        ConstView log_sum_exp, ConstView deltas, View dqkv) {
-    using T = __nv_bfloat16;
+template <class T> void choose_cuts(CudaStream& stream, const AttentionShape& shape, const ConstView& qkv,
+                                    const ConstView& dy, const ConstView& log_sum_exp, const ConstView& deltas,
+                                    const View& dqkv) {
     const Operands<T> operands{cuda::pointer<T>(qkv), cuda::pointer<T>(dy), cuda::pointer<float>(log_sum_exp),
                                cuda::pointer<float>(deltas), cuda::pointer<T>(dqkv)};
     if (shape.head_dim <= 32)
@@ -243,6 +243,16 @@ void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape
         launch_gradient<T, GradientCut<96, 4, 2, 32>, GradientCut<96, 8, 1, 64>>(stream, shape, operands);
     else
         launch_gradient<T, GradientCut<128, 4, 2, 32>, GradientCut<128, 8, 1, 32>>(stream, shape, operands);
+}
+
+} // namespace
+
+void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
+                                        ConstView log_sum_exp, ConstView deltas, View dqkv) {
+    if (qkv.dtype == DType::f16)
+        choose_cuts<__half>(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
+    else
+        choose_cuts<__nv_bfloat16>(stream, shape, qkv, dy, log_sum_exp, deltas, dqkv);
 }
 
 } // namespace tessera::kernels

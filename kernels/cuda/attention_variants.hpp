@@ -36,7 +36,7 @@ void cross_attention_gradient_general(CudaStream& stream, const CrossAttentionSh
                                       const CrossAttentionInputs& in, ConstView dy, ConstView log_sum_exp,
                                       ConstView deltas, const CrossAttentionGradients& out, View dbias);
 
-// For bf16, D a multiple of 8 up to 128, a scale above 0, and views aligned to 16 bytes.
+// For bf16 and f16, D a multiple of 8 up to 128, a scale above 0, and views aligned to 16 bytes.
 void attention_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, View y,
                                View log_sum_exp);
 void attention_gradient_on_tensor_cores(CudaStream& stream, const AttentionShape& shape, ConstView qkv, ConstView dy,
