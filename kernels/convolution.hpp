@@ -66,8 +66,10 @@ void convolution_weight_gradient(CudaStream& stream, const Convolution& shape, C
 
 // Bytes of the workspaces, by the type of x and w. InternalError for a shape that is none: negative sizes, groups that
 // do not divide the channels.
-std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype);
-std::int64_t convolution_workspace_bytes(const CudaStream& stream, const Convolution& shape, DType dtype);
+std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype,
+                                         bool bias = false);
+std::int64_t convolution_workspace_bytes(const CudaStream& stream, const Convolution& shape, DType dtype,
+                                         bool bias = false);
 std::int64_t convolution_input_gradient_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype);
 std::int64_t convolution_input_gradient_workspace_bytes(const CudaStream& stream, const Convolution& shape,
                                                         DType dtype);

@@ -222,7 +222,9 @@ public:
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
                                  std::span<const TensorType>) const override {
         const Convolution shape = shape_of(in[0].shape, in[1].shape, window_);
-        return std::visit([&](auto& s) { return kernels::convolution_workspace_bytes(s, shape, in[0].dtype); }, stream);
+        return std::visit(
+            [&](auto& s) { return kernels::convolution_workspace_bytes(s, shape, in[0].dtype, in.size() == 3); },
+            stream);
     }
     double flops(std::span<const TensorType> in, std::span<const TensorType> out) const override {
         return flops_of(out[0].shape, in[1].shape);

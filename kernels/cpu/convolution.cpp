@@ -242,7 +242,7 @@ Workspace weight_workspace(const CpuStream& stream, const Convolution& shape, DT
 
 } // namespace
 
-std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype) {
+std::int64_t convolution_workspace_bytes(const CpuStream& stream, const Convolution& shape, DType dtype, bool) {
     check_convolution("convolution", shape);
     if (is_onednn(shape, dtype, ConvolutionDirection::forward))
         return onednn_workspace_bytes(stream, shape, dtype, ConvolutionDirection::forward);

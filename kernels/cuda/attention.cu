@@ -5,6 +5,7 @@
 #include "kernels/cuda/attention_variants.hpp"
 #include "kernels/cuda/cudnn_attention.hpp"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/trials.hpp"
 
 #include <algorithm>
 
@@ -101,37 +102,52 @@ void* library_part(const View& workspace, std::int64_t bytes) {
 
 std::int64_t deltas_bytes(const AttentionShape& shape) { return shape.row_count() * 4; }
 
-bool takes_library(AttentionVariant variant, const AttentionShape& shape, DType dtype) {
-    return variant == AttentionVariant::library && cuda::attention_fits_cudnn(shape, dtype);
+// Whether the library is asked; where a stream is to tune it may be the fastest.
+bool asks_library(const CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, DType dtype) {
+    const bool library =
+        variant == AttentionVariant::library || (variant == AttentionVariant::fastest && stream.state().options.tune);
+    return library && cuda::attention_fits_cudnn(shape, dtype);
 }
 
 } // namespace
 
-std::int64_t attention_workspace_bytes(const CudaStream&, AttentionVariant variant, const AttentionShape& shape,
+void try_attention(CudaStream& stream, const ChoiceWords& asked) {
+    const auto [part, dtype, shape] = cuda::asked_attention(asked);
+    const bool forward = part == cuda::AttentionPart::forward;
+    const std::int64_t bytes = forward ? attention_workspace_bytes(stream, shape, dtype)
+                                       : attention_gradient_workspace_bytes(stream, shape, dtype);
+    const cuda::TrialOperand qkv(stream, dtype, shape.qkv_count()), y(stream, dtype, shape.y_count());
+    const cuda::TrialOperand logarithms(stream, DType::f32, shape.row_count());
+    const cuda::TrialOperand workspace(stream, DType::f32, (bytes + 3) / 4);
+    if (forward) return attention(stream, shape, qkv.view(), y.view(), logarithms.view(), workspace.view());
+    const cuda::TrialOperand dy(stream, dtype, shape.y_count()), dqkv(stream, dtype, shape.qkv_count());
+    attention_gradient(stream, shape, qkv.view(), y.view(), dy.view(), logarithms.view(), dqkv.view(),
+                       workspace.view());
+}
+
+std::int64_t attention_workspace_bytes(const CudaStream& stream, AttentionVariant variant, const AttentionShape& shape,
                                        DType dtype) {
     check_attention(shape, dtype);
-    if (!takes_library(variant, shape, dtype)) return 0;
+    if (!asks_library(stream, variant, shape, dtype)) return 0;
+    cuda::note_asked(stream, cuda::asked_words(cuda::AttentionPart::forward, shape, dtype));
     return cuda::cudnn_workspace_alignment + cuda::attention_plan_bytes;
 }
 
-std::int64_t attention_gradient_workspace_bytes(const CudaStream&, AttentionVariant variant,
+std::int64_t attention_gradient_workspace_bytes(const CudaStream& stream, AttentionVariant variant,
                                                 const AttentionShape& shape, DType dtype) {
     check_attention(shape, dtype);
-    if (!takes_library(variant, shape, dtype)) return deltas_bytes(shape);
+    if (!asks_library(stream, variant, shape, dtype)) return deltas_bytes(shape);
+    cuda::note_asked(stream, cuda::asked_words(cuda::AttentionPart::gradient, shape, dtype));
     return deltas_bytes(shape) + cuda::cudnn_workspace_alignment + cuda::attention_gradient_plan_bytes(shape);
 }
 
 void attention(CudaStream& stream, AttentionVariant variant, const AttentionShape& shape, ConstView qkv, View y,
                View log_sum_exp, View workspace) {
     check_attention(shape, qkv, y, log_sum_exp);
-    const std::int64_t bytes = attention_workspace_bytes(stream, variant, shape, qkv.dtype);
-    check_workspace("attention", workspace, bytes);
+    check_workspace("attention", workspace, attention_workspace_bytes(stream, variant, shape, qkv.dtype));
     const auto ours = [&] { attention_by_us(stream, variant, shape, qkv, y, log_sum_exp); };
-    const bool library = bytes > 0;
-    const bool asks = library || (variant == AttentionVariant::fastest && stream.state().options.tune);
-    if (!asks ||
-        !cuda::attention_by_cudnn(stream, shape, qkv, y, log_sum_exp, library ? library_part(workspace, 0) : nullptr,
-                                  library ? cuda::attention_plan_bytes : 0, ours))
+    if (!asks_library(stream, variant, shape, qkv.dtype) ||
+        !cuda::attention_by_cudnn(stream, shape, qkv, y, log_sum_exp, library_part(workspace, 0), ours))
         ours();
 }
 
@@ -142,7 +158,7 @@ void attention_gradient(CudaStream& stream, AttentionVariant variant, const Atte
                     attention_gradient_workspace_bytes(stream, variant, shape, qkv.dtype));
     const View deltas(workspace.memory(), {shape.row_count()}, DType::f32);
     const auto ours = [&] { gradient_by_us(stream, variant, shape, qkv, y, dy, log_sum_exp, dqkv, deltas); };
-    if (!takes_library(variant, shape, qkv.dtype) ||
+    if (!asks_library(stream, variant, shape, qkv.dtype) ||
         !cuda::attention_gradient_by_cudnn(stream, shape, qkv, y, dy, log_sum_exp, dqkv, deltas,
                                            library_part(workspace, deltas_bytes(shape)), ours))
         ours();

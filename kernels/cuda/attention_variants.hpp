@@ -8,7 +8,7 @@
 namespace tessera::kernels {
 
 enum class AttentionVariant {
-    fastest, // our tensor-core kernel where it can; forward, on a stream that is to tune, cuDNN's where that is faster
+    fastest, // our tensor-core kernel where it can; on a stream that is to tune, cuDNN's where that is faster
     general, // multiply-adds in fp32 for any D, dtype and alignment
     library, // cuDNN's where it has one that gives the same bits in each run, else the fastest of ours
 };

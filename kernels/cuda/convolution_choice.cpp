@@ -5,6 +5,7 @@
 #include "kernels/cuda/convolution_variants.hpp"
 #include "kernels/cuda/cudnn_convolution.hpp"
 #include "kernels/cuda/device.hpp"
+#include "kernels/cuda/trials.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/error.hpp"
 
@@ -23,6 +24,10 @@ bool is_nothing(const Convolution& shape) {
 // The plan's part begins at a multiple of 256 bytes, which is more than a workspace has: the room for it is asked for.
 std::int64_t library_bytes(const Convolution& shape) {
     return is_nothing(shape) ? 0 : cuda::cudnn_workspace_alignment + cuda::convolution_plan_bytes(shape);
+}
+
+std::int64_t weight_gradient_bytes(const CudaStream& stream, const Convolution& shape) {
+    return std::max(library_bytes(shape), convolution_weight_gradient_tiled_workspace_bytes(stream, shape));
 }
 
 void* library_workspace(const View& workspace) {
@@ -92,21 +97,59 @@ bool run_by_library(CudaStream& stream, ConvolutionPart part, const Convolution&
     return run_by_cudnn(stream, call, otherwise);
 }
 
+void note_asked(const CudaStream& stream, ConvolutionPart part, const Convolution& shape, DType dtype, bool bias) {
+    if (!is_nothing(shape)) cuda::note_asked(stream, key_of(part, shape, dtype, bias));
+}
+
 } // namespace
 
-std::int64_t convolution_workspace_bytes(const CudaStream&, const Convolution& shape, DType) {
+void try_convolution(CudaStream& stream, const ChoiceWords& asked) {
+    const auto part = static_cast<ConvolutionPart>(asked.at(0));
+    const auto dtype = static_cast<DType>(asked.at(1));
+    const auto dim = [&](std::size_t i) {
+        return WindowDim{asked.at(i), asked.at(i + 1), asked.at(i + 2), asked.at(i + 3), asked.at(i + 4)};
+    };
+    const Convolution c{asked.at(3), asked.at(4), asked.at(5),      asked.at(6),
+                        asked.at(7), asked.at(8), {dim(9), dim(14)}};
+    const cuda::TrialOperand x(stream, dtype, c.batch * c.height * c.width * c.channels);
+    const cuda::TrialOperand w(stream, part == ConvolutionPart::weight_gradient ? DType::f32 : dtype,
+                               c.filters * c.taps());
+    const cuda::TrialOperand y(stream, dtype, c.pixels() * c.filters), bias(stream, DType::f32, c.filters);
+    const auto memory = [&](std::int64_t bytes) { return cuda::TrialOperand(stream, DType::f32, (bytes + 3) / 4); };
+    switch (part) {
+    case ConvolutionPart::forward: {
+        const auto workspace = memory(convolution_workspace_bytes(stream, c, dtype, asked.at(2) != 0));
+        return convolution(stream, c, x.view(), w.view(), asked.at(2) != 0 ? ConstView(bias.view()) : ConstView(),
+                           y.view(), workspace.view());
+    }
+    case ConvolutionPart::input_gradient:
+        return convolution_input_gradient(stream, c, y.view(), w.view(), x.view(),
+                                          memory(convolution_input_gradient_workspace_bytes(stream, c, dtype)).view());
+    case ConvolutionPart::weight_gradient:
+        return convolution_weight_gradient(
+            stream, c, y.view(), x.view(), w.view(),
+            memory(convolution_weight_gradient_workspace_bytes(stream, c, dtype)).view());
+    }
+}
+
+std::int64_t convolution_workspace_bytes(const CudaStream& stream, const Convolution& shape, DType dtype, bool bias) {
     check_convolution("convolution", shape);
+    note_asked(stream, ConvolutionPart::forward, shape, dtype, bias);
     return library_bytes(shape);
 }
 
-std::int64_t convolution_input_gradient_workspace_bytes(const CudaStream&, const Convolution& shape, DType) {
+std::int64_t convolution_input_gradient_workspace_bytes(const CudaStream& stream, const Convolution& shape,
+                                                        DType dtype) {
     check_convolution("convolution_input_gradient", shape);
+    note_asked(stream, ConvolutionPart::input_gradient, shape, dtype, false);
     return library_bytes(shape);
 }
 
-std::int64_t convolution_weight_gradient_workspace_bytes(const CudaStream& stream, const Convolution& shape, DType) {
+std::int64_t convolution_weight_gradient_workspace_bytes(const CudaStream& stream, const Convolution& shape,
+                                                         DType dtype) {
     check_convolution("convolution_weight_gradient", shape);
-    return std::max(library_bytes(shape), convolution_weight_gradient_tiled_workspace_bytes(stream, shape));
+    note_asked(stream, ConvolutionPart::weight_gradient, shape, dtype, false);
+    return weight_gradient_bytes(stream, shape);
 }
 
 void convolution(CudaStream& stream, ConvolutionVariant variant, const Convolution& shape, ConstView x, ConstView w,
@@ -118,7 +161,7 @@ void convolution(CudaStream& stream, ConvolutionVariant variant, const Convoluti
         check_count(kernel, "the bias", bias, shape.filters);
         check_dtype(kernel, "the bias", bias, DType::f32);
     }
-    check_workspace(kernel, workspace, convolution_workspace_bytes(stream, shape, x.dtype));
+    check_workspace(kernel, workspace, library_bytes(shape));
     const auto by_library = [&](const ConstView& added) {
         return run_by_library(stream, ConvolutionPart::forward, shape, x.dtype, {x.data, w.data, y.data, added.data},
                               workspace, [&] { convolution_tiled(stream, shape, x, w, bias, y); });
@@ -135,7 +178,7 @@ void convolution_input_gradient(CudaStream& stream, ConvolutionVariant variant, 
     constexpr auto kernel = "convolution_input_gradient";
     check_convolution(kernel, shape, dx, w, dy);
     check_dtypes(kernel, dy, w, dy.dtype);
-    check_workspace(kernel, workspace, convolution_input_gradient_workspace_bytes(stream, shape, dy.dtype));
+    check_workspace(kernel, workspace, library_bytes(shape));
     const auto tiled = [&] { convolution_input_gradient_tiled(stream, shape, dy, w, dx); };
     if (variant == ConvolutionVariant::tiled || !run_by_library(stream, ConvolutionPart::input_gradient, shape,
                                                                 dy.dtype, {dx.data, w.data, dy.data}, workspace, tiled))
@@ -147,7 +190,7 @@ void convolution_weight_gradient(CudaStream& stream, ConvolutionVariant variant,
     constexpr auto kernel = "convolution_weight_gradient";
     check_convolution(kernel, shape, x, dw, dy);
     check_dtypes(kernel, x, dw, DType::f32);
-    check_workspace(kernel, workspace, convolution_weight_gradient_workspace_bytes(stream, shape, x.dtype));
+    check_workspace(kernel, workspace, weight_gradient_bytes(stream, shape));
     const auto tiled = [&] { convolution_weight_gradient_tiled(stream, shape, dy, x, dw, workspace); };
     if (variant == ConvolutionVariant::tiled || !run_by_library(stream, ConvolutionPart::weight_gradient, shape,
                                                                 x.dtype, {x.data, dw.data, dy.data}, workspace, tiled))

@@ -8,6 +8,7 @@
 #include "kernels/matmul_check.hpp"
 #include "kernels/memory.hpp"
 
+#include <cstring>
 #include <cublasLt.h>
 #include <fmt/format.h>
 #include <limits>
@@ -220,11 +221,34 @@ const cublasLtMatmulAlgo_t& choose(std::span<const cublasLtMatmulHeuristicResult
     return *best;
 }
 
+// An algorithm can be kept as it lies in memory, for the same version of the library (cuBLAS, cublasLtMatmulAlgo_t).
+ChoiceWords words_of(const cublasLtMatmulAlgo_t& algorithm) {
+    ChoiceWords words(sizeof algorithm / sizeof(std::int64_t));
+    static_assert(sizeof algorithm % sizeof(std::int64_t) == 0);
+    std::memcpy(words.data(), &algorithm, sizeof algorithm);
+    return words;
+}
+
+ChoiceWords words_of(const Key& key) {
+    ChoiceWords words = asked_words(key.product);
+    words.insert(words.end(), {key.a_alignment, key.b_alignment, key.c_alignment});
+    return words;
+}
+
 Prepared prepare(CudaStream& stream, const Products& products, const Key& key, const ProductOperands& operands) {
-    const CudaOptions& options = stream.state().options;
-    Prepared prepared = describe(key.product, options.tf32);
+    CudaStream::State& state = stream.state();
+    Prepared prepared = describe(key.product, stream.state().options.tf32);
+    if (const auto at = state.settled.find(words_of(key)); at != state.settled.end()) {
+        if (at->second.size() * sizeof(std::int64_t) != sizeof prepared.algorithm)
+            throw SystemError(
+                fmt::format("a settled choice is no algorithm for the product of {}", kernels::text_of(key.product)));
+        std::memcpy(&prepared.algorithm, at->second.data(), sizeof prepared.algorithm);
+        state.chosen[at->first] = at->second;
+        return prepared;
+    }
     point_to(prepared, key.product, operands); // the library looks at its alignment
-    const auto found = candidates(products, prepared, key, operands, options.tune ? tuned_algorithms : 1);
+    const bool tune = stream.state().options.tune && !state.is_settled;
+    const auto found = candidates(products, prepared, key, operands, tune ? tuned_algorithms : 1);
     Buffer other; // what is added to must not change while it is timed: the one time that a product takes memory
     if (found.size() > 1 && key.product.accumulate)
         other = allocate(stream, key.product.m * key.product.n * bytes_of(key.product.output));
@@ -234,10 +258,27 @@ Prepared prepare(CudaStream& stream, const Products& products, const Key& key, c
             return run(stream, products, prepared, key.product, operands, d, timed);
         });
     });
+    if (tune) state.chosen[words_of(key)] = words_of(prepared.algorithm);
     return prepared;
 }
 
 } // namespace
+
+ChoiceWords asked_words(const Matmul& product) {
+    constexpr std::int64_t products = 200; // those of convolutions and attention begin below
+    return {products,
+            product.m,
+            product.n,
+            product.k,
+            product.transpose_a,
+            product.transpose_b,
+            static_cast<std::int64_t>(product.input),
+            static_cast<std::int64_t>(product.output),
+            product.bias,
+            product.accumulate};
+}
+
+std::size_t products_version() { return cublasLtGetVersion(); }
 
 void multiply(CudaStream& stream, const Matmul& product, const ProductOperands& operands) {
     Products& products = products_of(stream, product);

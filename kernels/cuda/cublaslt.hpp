@@ -3,6 +3,7 @@
 // what the library can do (no terms at all, any bias) is matmul.cpp's.
 #pragma once
 
+#include "kernels/library_choices.hpp"
 #include "kernels/matmul.hpp"
 
 namespace tessera::cuda {
@@ -24,6 +25,12 @@ constexpr DType bias_dtype(const Matmul& product) {
     const bool f8 = product.input == DType::f8e4m3 || product.input == DType::f8e5m2;
     return f8 ? DType::bf16 : product.output;
 }
+
+// As kernels/library_choices.hpp has what is asked.
+ChoiceWords asked_words(const Matmul& product);
+
+// Of the library: 130100 for 13.1.
+std::size_t products_version();
 
 // c = a' b' [+ bias] [+ c] in the stream's order; m, n and k are positive. Throws SystemError when the library refuses.
 void multiply(CudaStream& stream, const Matmul& product, const ProductOperands& operands);

@@ -3,7 +3,7 @@
 // the graphs compute is said where they are described: cudnn_convolution.cpp, cudnn_attention.cpp.
 #pragma once
 
-#include "kernels/stream.hpp"
+#include "kernels/library_choices.hpp"
 #include "kernels/tensor.hpp"
 #include "kernels/window.hpp"
 
@@ -87,6 +87,8 @@ private:
     std::shared_ptr<State> state_;
 };
 
+std::size_t cudnn_version(); // 91300 for 9.13
+
 // What an engine must keep to. None whose bits may differ between runs is ever taken, nor one that sums in less than
 // f32 or by Winograd's or Fourier's transform.
 struct CudnnLimits {
@@ -104,6 +106,7 @@ class CudnnPlan {
 public:
     struct State;
     explicit CudnnPlan(std::shared_ptr<State> state) : state_(std::move(state)) {}
+    const State& state() const { return *state_; }
 
     std::string text() const; // "engine 7, 256 bytes of workspace, on tensor cores, compiled for it"
 
@@ -122,16 +125,17 @@ std::vector<CudnnPlan> cudnn_plans(const CudnnTarget& target, std::shared_ptr<co
 
 // One call of a kernel that a plan may do.
 struct CudnnCall {
-    std::vector<std::int64_t> key; // of all that the graph and the limits depend on
+    ChoiceWords key; // of all that the graph and the limits depend on
     std::function<CudnnGraph()> describe;
     CudnnLimits limits;
     std::vector<CudnnOperand> operands; // results are overwritten, not added to
     void* workspace = nullptr;
 };
 
-// Runs the call by the plan that the first one with its key found; false: there is none, and nothing was done. Where
-// the stream is to tune (CudaOptions), the first call times several plans, and `otherwise`, which does the same without
-// the library: where that is fastest, the answer is false from then on.
+// Runs the call by the plan that the first one with its key found; false: there is none, nothing was done, or what was
+// is to be done again: cuDNN has failed. Where the stream is to tune (CudaOptions), the first call times several plans,
+// and `otherwise`, which does the same without the library: where that is fastest, the answer is false from then on.
+// What was settled (kernels/library_choices.hpp) is taken untimed; SystemError where it is not to be had.
 bool run_by_cudnn(CudaStream& stream, const CudnnCall& call, const std::function<void()>& otherwise);
 
 } // namespace tessera::cuda

@@ -141,22 +141,6 @@ private:
     CudnnGraph graph_;
 };
 
-enum class Part { forward, gradient };
-std::vector<std::int64_t> key_of(Part part, const AttentionShape& s, DType dtype, std::int64_t workspace_bytes) {
-    constexpr std::int64_t attention = 100; // other keys begin below
-    return {attention + static_cast<std::int64_t>(part),
-            static_cast<std::int64_t>(dtype),
-            s.batch,
-            s.tokens,
-            s.heads,
-            s.kv_heads,
-            s.head_dim,
-            std::bit_cast<std::int32_t>(s.scale),
-            s.causal,
-            s.by_group,
-            workspace_bytes};
-}
-
 const void* moved(const ConstView& view, std::int64_t elements) {
     return static_cast<const std::byte*>(view.data) + elements * bytes_of(view.dtype);
 }
@@ -182,6 +166,34 @@ bool attention_fits_cudnn(const AttentionShape& shape, DType dtype) {
     return regular && (dtype == DType::bf16 || dtype == DType::f16) && shape.head_dim % 8 == 0 && shape.row_count() > 0;
 }
 
+constexpr std::int64_t attention_words = 100; // those of convolutions begin below
+
+ChoiceWords asked_words(AttentionPart part, const AttentionShape& s, DType dtype) {
+    return {attention_words + static_cast<std::int64_t>(part),
+            static_cast<std::int64_t>(dtype),
+            s.batch,
+            s.tokens,
+            s.heads,
+            s.kv_heads,
+            s.head_dim,
+            std::bit_cast<std::int32_t>(s.scale),
+            s.causal,
+            s.by_group};
+}
+
+AskedAttention asked_attention(const ChoiceWords& words) {
+    return {.part = static_cast<AttentionPart>(words.at(0) - attention_words),
+            .dtype = static_cast<DType>(words.at(1)),
+            .shape = {.batch = words.at(2),
+                      .tokens = words.at(3),
+                      .heads = words.at(4),
+                      .kv_heads = words.at(5),
+                      .head_dim = words.at(6),
+                      .scale = std::bit_cast<float>(static_cast<std::int32_t>(words.at(7))),
+                      .causal = words.at(8) != 0,
+                      .by_group = words.at(9) != 0}};
+}
+
 CudnnGraph attention_graph(const AttentionShape& shape, DType dtype) { return Attention(shape, dtype).forward(); }
 
 CudnnGraph attention_gradient_graph(const AttentionShape& shape, DType dtype) {
@@ -195,14 +207,13 @@ std::int64_t attention_gradient_plan_bytes(const AttentionShape& shape) {
 }
 
 bool attention_by_cudnn(CudaStream& stream, const AttentionShape& shape, const ConstView& qkv, const View& y,
-                        const View& log_sum_exp, void* workspace, std::int64_t workspace_bytes,
-                        const std::function<void()>& otherwise) {
+                        const View& log_sum_exp, void* workspace, const std::function<void()>& otherwise) {
     if (!attention_fits_cudnn(shape, qkv.dtype) || !aligned({qkv.data, y.data, log_sum_exp.data})) return false;
     const Heads at = heads_of(shape);
     return run_by_cudnn(stream,
-                        {.key = key_of(Part::forward, shape, qkv.dtype, workspace_bytes),
+                        {.key = asked_words(AttentionPart::forward, shape, qkv.dtype),
                          .describe = [&] { return attention_graph(shape, qkv.dtype); },
-                         .limits = {.workspace_bytes = workspace_bytes},
+                         .limits = {.workspace_bytes = attention_plan_bytes},
                          .operands = {{name::q, qkv.data},
                                       {name::k, moved(qkv, at.k)},
                                       {name::v, moved(qkv, at.v)},
@@ -222,7 +233,7 @@ bool attention_gradient_by_cudnn(CudaStream& stream, const AttentionShape& shape
     const Heads at = heads_of(shape);
     const std::int64_t bytes = attention_gradient_plan_bytes(shape);
     return run_by_cudnn(stream,
-                        {.key = key_of(Part::gradient, shape, qkv.dtype, bytes),
+                        {.key = asked_words(AttentionPart::gradient, shape, qkv.dtype),
                          .describe = [&] { return attention_gradient_graph(shape, qkv.dtype); },
                          .limits = {.workspace_bytes = bytes},
                          .operands = {{name::q, qkv.data},

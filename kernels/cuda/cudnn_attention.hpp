@@ -15,6 +15,16 @@ namespace attention_name {
 inline constexpr std::int64_t q = 1, k = 2, v = 3, y = 4, log_sum_exp = 5, dy = 6, dq = 7, dk = 8, dv = 9, deltas = 10;
 }
 
+// As kernels/library_choices.hpp has what is asked.
+enum class AttentionPart { forward, gradient };
+struct AskedAttention {
+    AttentionPart part;
+    DType dtype;
+    kernels::AttentionShape shape;
+};
+ChoiceWords asked_words(AttentionPart part, const kernels::AttentionShape& shape, DType dtype);
+AskedAttention asked_attention(const ChoiceWords& words);
+
 CudnnGraph attention_graph(const kernels::AttentionShape& shape, DType dtype);
 CudnnGraph attention_gradient_graph(const kernels::AttentionShape& shape, DType dtype);
 
@@ -25,8 +35,7 @@ std::int64_t attention_gradient_plan_bytes(const kernels::AttentionShape& shape)
 
 // Does it, as run_by_cudnn says; checked operands. Workspaces are aligned to cudnn_workspace_alignment.
 bool attention_by_cudnn(CudaStream& stream, const kernels::AttentionShape& shape, const ConstView& qkv, const View& y,
-                        const View& log_sum_exp, void* workspace, std::int64_t workspace_bytes,
-                        const std::function<void()>& otherwise);
+                        const View& log_sum_exp, void* workspace, const std::function<void()>& otherwise);
 bool attention_gradient_by_cudnn(CudaStream& stream, const kernels::AttentionShape& shape, const ConstView& qkv,
                                  const ConstView& y, const ConstView& dy, const ConstView& log_sum_exp,
                                  const View& dqkv, const View& deltas, void* workspace,

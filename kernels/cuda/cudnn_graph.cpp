@@ -148,12 +148,15 @@ float lowest_score() {
 
 } // namespace
 
-void check_cudnn(cudnnStatus_t status, const char* call) {
-    if (status == CUDNN_STATUS_SUCCESS) return;
+std::string cudnn_failure(cudnnStatus_t status, const char* call) {
     std::array<char, 512> reason{};
     cudnnGetLastErrorString(reason.data(), reason.size());
-    throw SystemError(fmt::format("{} failed: {}{}{}", call, cudnnGetErrorString(status), reason[0] == '\0' ? "" : ": ",
-                                  reason.data()));
+    return fmt::format("{} failed: {}{}{}", call, cudnnGetErrorString(status), reason[0] == '\0' ? "" : ": ",
+                       reason.data());
+}
+
+void check_cudnn(cudnnStatus_t status, const char* call) {
+    if (status != CUDNN_STATUS_SUCCESS) throw SystemError(cudnn_failure(status, call));
 }
 
 bool is_unsupported(cudnnStatus_t status) { return CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_NOT_SUPPORTED; }

@@ -10,7 +10,9 @@
 
 namespace tessera::cuda {
 
-// Throws SystemError "cudnnBackendFinalize failed: CUDNN_STATUS_BAD_PARAM: strides[0] < 1".
+// "cudnnBackendFinalize failed: CUDNN_STATUS_BAD_PARAM: strides[0] < 1"
+std::string cudnn_failure(cudnnStatus_t status, const char* call);
+// Throws SystemError with it.
 void check_cudnn(cudnnStatus_t status, const char* call);
 
 // "not supported", which is no mistake.

@@ -2,6 +2,7 @@
 // The library's engines for a graph, which of them may run, and the plan that does.
 #include "kernels/cuda/cudnn_parts.hpp"
 #include "kernels/cuda/device.hpp"
+#include "kernels/error.hpp"
 #include "kernels/timer.hpp"
 
 #include <algorithm>
@@ -23,18 +24,26 @@ struct DestroyHandle {
 
 // Of one stream.
 struct Library {
-    std::unique_ptr<cudnnContext, DestroyHandle> handle;
-    std::map<std::vector<std::int64_t>, std::optional<CudnnPlan>> plans;
+    std::unique_ptr<cudnnContext, DestroyHandle> handle; // null: it did not start, and has no plans
+    std::map<ChoiceWords, std::optional<CudnnPlan>> plans;
 };
+
+// Ends nothing: all that the library does has a kernel of ours.
+void note_trouble(CudaStream& stream, cudnnStatus_t status, const char* call) {
+    if (std::string& trouble = stream.state().cudnn_trouble; trouble.empty()) trouble = cudnn_failure(status, call);
+}
 
 Library& library_of(CudaStream& stream) {
     std::shared_ptr<void>& kept = stream.state().graphs;
     if (!kept) {
         cudnnHandle_t handle = nullptr;
-        check_cudnn(cudnnCreate(&handle), "cudnnCreate");
         auto made = std::make_shared<Library>();
-        made->handle.reset(handle);
-        check_cudnn(cudnnSetStream(handle, stream.state().stream), "cudnnSetStream");
+        if (const cudnnStatus_t status = cudnnCreate(&handle); status != CUDNN_STATUS_SUCCESS) {
+            note_trouble(stream, status, "cudnnCreate");
+        } else {
+            made->handle.reset(handle);
+            check_cudnn(cudnnSetStream(handle, stream.state().stream), "cudnnSetStream");
+        }
         kept = std::move(made);
     }
     return *static_cast<Library*>(kept.get());
@@ -42,8 +51,18 @@ Library& library_of(CudaStream& stream) {
 
 } // namespace
 
+namespace {
+
+// The library's or the machine's fault, and not that of how it was called.
+bool is_trouble(cudnnStatus_t status) {
+    return status != CUDNN_STATUS_SUCCESS && CUDNN_STATUS_CATEGORY(status) != CUDNN_STATUS_BAD_PARAM;
+}
+
+} // namespace
+
 struct CudnnTarget::State {
     cudnnHandle_t handle = nullptr;
+    CudaStream* stream = nullptr;
     std::optional<Descriptor> properties; // in place of a handle
 };
 
@@ -191,24 +210,69 @@ double seconds_of(CudaStream& stream, const std::function<bool()>& run) {
     return timer->take().at(0);
 }
 
-// The plan of the least time, the earlier of two equals; none where `otherwise` takes less.
-std::optional<CudnnPlan> fastest(CudaStream& stream, std::span<const CudnnPlan> plans, const CudnnCall& call,
-                                 const std::function<void()>& otherwise) {
+// The place of the plan of the least time, the earlier of two equals; none where `otherwise` takes less.
+std::optional<std::size_t> fastest(CudaStream& stream, std::span<const CudnnPlan> plans, const CudnnCall& call,
+                                   const std::function<void()>& otherwise) {
     double least = seconds_of(stream, [&] { return otherwise(), true; });
-    std::optional<CudnnPlan> best;
-    for (const CudnnPlan& plan : plans) {
-        const double seconds = seconds_of(stream, [&] { return plan.runs(stream, call.operands, call.workspace); });
+    std::optional<std::size_t> best;
+    for (std::size_t i = 0; i < plans.size(); ++i) {
+        const double seconds = seconds_of(stream, [&] { return plans[i].runs(stream, call.operands, call.workspace); });
         if (seconds >= least) continue;
         least = seconds;
-        best = plan;
+        best = i;
     }
     return best;
+}
+
+// The place among the plans within the limits, and its engine: the same numbers mean the same wherever the library and
+// the kind of GPU are the same.
+struct Choice {
+    ChoiceWords words = by_our_kernel;
+    std::optional<CudnnPlan> plan{};
+};
+Choice choice_of(std::span<const CudnnPlan> plans, std::size_t place) {
+    const CudnnPlan& plan = plans[place];
+    return {{static_cast<std::int64_t>(place), plan.state().engine}, plan};
+}
+
+Choice choose(CudaStream& stream, const Library& library, const CudnnCall& call,
+              const std::function<void()>& otherwise) {
+    const CudaStream::State& state = stream.state();
+    const auto settled = state.settled.find(call.key);
+    const bool is_settled = settled != state.settled.end();
+    if (is_settled && settled->second == by_our_kernel) return {};
+    const bool tune = stream.state().options.tune && !state.is_settled;
+    const std::size_t most = is_settled ? static_cast<std::size_t>(settled->second.at(0)) + 1 : tune ? tuned_plans : 1;
+    std::vector<CudnnPlan> plans;
+    if (library.handle != nullptr)
+        plans =
+            cudnn_plans(CudnnTarget(stream), std::make_shared<const CudnnGraph>(call.describe()), call.limits, most);
+    if (is_settled) {
+        if (plans.size() == most && choice_of(plans, most - 1).words == settled->second)
+            return choice_of(plans, most - 1);
+        throw SystemError(fmt::format("cuDNN has no engine {} here, by which other ranks run the same call{}{}",
+                                      settled->second.back(), state.cudnn_trouble.empty() ? "" : ": ",
+                                      state.cudnn_trouble));
+    }
+    if (plans.empty()) return {};
+    const auto place = tune ? fastest(stream, plans, call, otherwise) : 0;
+    return place ? choice_of(plans, *place) : Choice();
+}
+
+// The first call: a failure that is not ours leaves the work to our kernel, unless other ranks rely on this one.
+bool begins_to_run(CudaStream& stream, const CudnnPlan& plan, const CudnnCall& call) {
+    const cudnnStatus_t status = execute(stream, plan.state(), call.operands, call.workspace);
+    if (status == CUDNN_STATUS_SUCCESS) return true;
+    if (!is_trouble(status) || stream.state().is_settled) check_cudnn(status, "cudnnBackendExecute");
+    note_trouble(stream, status, "cudnnBackendExecute");
+    return false;
 }
 
 } // namespace
 
 CudnnTarget::CudnnTarget(CudaStream& stream) : state_(std::make_shared<State>()) {
     state_->handle = library_of(stream).handle.get();
+    state_->stream = &stream;
 }
 
 CudnnTarget CudnnTarget::described(const std::string& json) {
@@ -224,6 +288,8 @@ CudnnTarget CudnnTarget::described(const std::string& json) {
 #endif
     return target;
 }
+
+std::size_t cudnn_version() { return cudnnGetVersion(); }
 
 std::string CudnnPlan::text() const {
     return fmt::format("engine {}, {} bytes of workspace{}{}", state_->engine, state_->workspace_bytes,
@@ -245,6 +311,10 @@ std::vector<CudnnPlan> cudnn_plans(const CudnnTarget& target, std::shared_ptr<co
     const auto operations = std::make_shared<const Descriptor>(operation_graph(target, *graph));
     const cudnnStatus_t status = operations->finalize();
     if (is_unsupported(status)) return plans;
+    if (CudaStream* stream = target.state().stream; stream != nullptr && is_trouble(status)) {
+        note_trouble(*stream, status, "cudnnBackendFinalize");
+        return plans;
+    }
     check_cudnn(status, "cudnnBackendFinalize");
     std::size_t finalized = 0;
     for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
@@ -260,18 +330,14 @@ std::vector<CudnnPlan> cudnn_plans(const CudnnTarget& target, std::shared_ptr<co
 
 bool run_by_cudnn(CudaStream& stream, const CudnnCall& call, const std::function<void()>& otherwise) {
     Library& library = library_of(stream);
-    auto at = library.plans.find(call.key);
-    if (at == library.plans.end()) {
-        const bool tune = stream.state().options.tune;
-        const auto graph = std::make_shared<const CudnnGraph>(call.describe());
-        const auto plans = cudnn_plans(CudnnTarget(stream), graph, call.limits, tune ? tuned_plans : 1);
-        std::optional<CudnnPlan> chosen;
-        if (!plans.empty()) chosen = tune ? fastest(stream, plans, call, otherwise) : plans.front();
-        at = library.plans.emplace(call.key, std::move(chosen)).first;
+    if (const auto at = library.plans.find(call.key); at != library.plans.end()) {
+        if (at->second) at->second->run(stream, call.operands, call.workspace);
+        return at->second.has_value();
     }
-    if (!at->second) return false;
-    at->second->run(stream, call.operands, call.workspace);
-    return true;
+    Choice choice = choose(stream, library, call, otherwise);
+    if (choice.plan && !begins_to_run(stream, *choice.plan, call)) choice = {};
+    stream.state().chosen[call.key] = choice.words;
+    return library.plans.emplace(call.key, std::move(choice.plan)).first->second.has_value();
 }
 
 } // namespace tessera::cuda

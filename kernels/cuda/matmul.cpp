@@ -5,6 +5,7 @@
 #include "kernels/copy.hpp"
 #include "kernels/cuda/cublaslt.hpp"
 #include "kernels/cuda/device.hpp"
+#include "kernels/cuda/trials.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/matmul_check.hpp"
 
@@ -42,6 +43,27 @@ void multiply_nothing(CudaStream& stream, const Matmul& product, const ConstView
 
 } // namespace
 
+void try_product(CudaStream& stream, const ChoiceWords& asked) {
+    const Matmul product{.m = asked.at(1),
+                         .n = asked.at(2),
+                         .k = asked.at(3),
+                         .transpose_a = asked.at(4) != 0,
+                         .transpose_b = asked.at(5) != 0,
+                         .input = static_cast<DType>(asked.at(6)),
+                         .output = static_cast<DType>(asked.at(7)),
+                         .bias = asked.at(8) != 0,
+                         .accumulate = asked.at(9) != 0};
+    const cuda::TrialOperand a(stream, product.input, product.m * product.k);
+    const cuda::TrialOperand b(stream, product.input_b(), product.k * product.n), bias(stream, DType::f32, product.n);
+    const cuda::TrialOperand c(stream, product.output, product.m * product.n), scales(stream, DType::f32, 2);
+    const cuda::TrialOperand workspace(stream, DType::f32, (wanted_bytes(product) + 3) / 4);
+    auto* scale = static_cast<float*>(scales.view().memory());
+    const bool scaled = bytes_of(product.input) == 1;
+    matmul(stream, product, a.view(), b.view(), product.bias ? ConstView(bias.view()) : ConstView(), c.view(),
+           workspace.view(),
+           scaled ? MatmulScales{View(scale, {1}, DType::f32), View(scale + 1, {1}, DType::f32)} : MatmulScales());
+}
+
 bool matmul_has_f8(const CudaStream& stream) {
     const auto attribute = [&](cudaDeviceAttr which) {
         int value = 0;
@@ -51,8 +73,9 @@ bool matmul_has_f8(const CudaStream& stream) {
     return 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor) >= 89;
 }
 
-std::int64_t matmul_workspace_bytes(const CudaStream&, const Matmul& product) {
+std::int64_t matmul_workspace_bytes(const CudaStream& stream, const Matmul& product) {
     check_dtypes(product);
+    if (product.m > 0 && product.n > 0 && product.k > 0) cuda::note_asked(stream, cuda::asked_words(product));
     return wanted_bytes(product);
 }
 

@@ -30,8 +30,15 @@ int gpu_count() {
 
 Stream gpu_stream(int device, CudaOptions options) { return CudaStream(device, options); }
 Stream planning_gpu_stream() { return CudaStream::for_planning(); }
+Stream planning_gpu_stream(CudaOptions options) {
+    CudaStream stream = CudaStream::for_planning();
+    stream.state().options = options;
+    return stream;
+}
 
-CudaStream::State::State(int number, CudaOptions chosen) : device(number), options(chosen) {
+CudaStream::State::State(CudaOptions wanted) : options(wanted), is_for_planning(true) {}
+
+CudaStream::State::State(int number, CudaOptions wanted) : device(number), options(wanted) {
     int count = 0;
     if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || count == 0) {
         cudaGetLastError();
@@ -47,6 +54,7 @@ CudaStream::State::State(int number, CudaOptions chosen) : device(number), optio
 }
 
 CudaStream::State::~State() {
+    if (is_for_planning) return;
     cudaStreamSynchronize(stream); // a failed kernel is reported by wait(), or not at all
     products.reset();
     graphs.reset();
@@ -56,7 +64,7 @@ CudaStream::State::~State() {
     cudaStreamDestroy(stream);
 }
 
-CudaStream::CudaStream() = default;
+CudaStream::CudaStream() : state_(std::make_unique<State>(CudaOptions())) {}
 CudaStream::CudaStream(int device, CudaOptions options) : state_(std::make_unique<State>(device, options)) {}
 CudaStream::CudaStream(CudaStream&&) noexcept = default;
 CudaStream& CudaStream::operator=(CudaStream&&) noexcept = default;
@@ -65,7 +73,7 @@ CudaStream::~CudaStream() = default;
 int CudaStream::device() const { return state_->device; }
 
 std::string CudaStream::text() const {
-    if (state_ == nullptr) return "a GPU";
+    if (state_->is_for_planning) return "a GPU";
     cudaDeviceProp properties{};
     cuda::check(cudaGetDeviceProperties(&properties, state_->device), "cudaGetDeviceProperties");
     return fmt::format("GPU {} ({})", state_->device, properties.name);
@@ -76,7 +84,7 @@ void CudaStream::follow(const CudaStream& other) const {
     cuda::check(cudaStreamWaitEvent(state_->stream, other.state_->passed, 0), "cudaStreamWaitEvent");
 }
 
-CudaStream CudaStream::sibling() const { return CudaStream(state_->device); }
+CudaStream CudaStream::sibling() const { return CudaStream(state_->device, state_->options); }
 
 void CudaStream::wait() const {
     cuda::check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");

@@ -4,9 +4,11 @@
 // stream.
 #include "tests/cuda_emulation/cudnn_descriptors.hpp"
 #include "tests/cuda_emulation/runtime/runtime.hpp"
+#include "tests/cuda_emulation/settings.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -27,6 +29,13 @@ thread_local std::string last_error;
 cudnnStatus_t refuse(cudnnStatus_t status, const char* why) {
     last_error = why;
     return status;
+}
+
+// TESSERA_EMULATION_CUDNN: missing, failing; on one rank of a job: missing@1. Read at each call.
+bool is_broken(const std::string& how) {
+    const char* wanted = std::getenv("TESSERA_EMULATION_CUDNN");
+    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    return wanted != nullptr && (wanted == how || wanted == how + "@" + (rank == nullptr ? "0" : rank));
 }
 
 std::size_t value_bytes(cudnnBackendAttributeType_t type) {
@@ -282,6 +291,7 @@ const char* cudnnGetErrorString(cudnnStatus_t status) {
     return status == CUDNN_STATUS_SUCCESS                                ? "CUDNN_STATUS_SUCCESS"
            : CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_BAD_PARAM     ? "CUDNN_STATUS_BAD_PARAM"
            : CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_NOT_SUPPORTED ? "CUDNN_STATUS_NOT_SUPPORTED"
+           : status == CUDNN_STATUS_NOT_INITIALIZED                      ? "CUDNN_STATUS_NOT_INITIALIZED"
                                                                          : "CUDNN_STATUS_EXECUTION_FAILED";
 }
 void cudnnGetLastErrorString(char* message, std::size_t most) {
@@ -292,6 +302,7 @@ void cudnnGetLastErrorString(char* message, std::size_t most) {
 }
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
+    if (is_broken("missing")) return refuse(CUDNN_STATUS_NOT_INITIALIZED, "it shall not start");
     *handle = new cudnnContext;
     return CUDNN_STATUS_SUCCESS;
 }
@@ -391,6 +402,7 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t handle, cudnnBac
 
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
     if (!lives(plan) || !lives(pack)) return refuse(CUDNN_STATUS_BAD_PARAM, "no descriptor");
+    if (is_broken("failing")) return refuse(CUDNN_STATUS_EXECUTION_FAILED, "it shall not run");
     const auto& chosen = static_cast<const Descriptor*>(plan)->other(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG);
     if (!lives(&chosen)) return refuse(CUDNN_STATUS_BAD_PARAM, "a plan whose engine has gone");
     const Descriptor& graph = chosen.other(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
@@ -410,6 +422,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
             address = &constants->emplace(number, *static_cast<const float*>(address)).first->second;
     const auto work = [&graph, &kind, there, constants, workspace, bytes] {
         if (bytes > 0) std::memset(workspace, 0xff, bytes);
+        tessera::emulation::slow_down("cudnn", 40);
         if (!kind.sound) throw std::logic_error("cuDNN: an engine ran that nobody may take");
         run(graph, there, kind.tf32);
     };

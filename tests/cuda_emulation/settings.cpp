@@ -2,9 +2,11 @@
 // Reads the environment variables of the emulation.
 #include "tests/cuda_emulation/settings.hpp"
 
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace tessera::emulation {
 namespace {
@@ -56,6 +58,10 @@ Settings read() {
 const Settings& settings() {
     static const Settings result = read();
     return result;
+}
+
+void slow_down(const char* what, int milliseconds) {
+    if (text("SLOW") == what) std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 
 } // namespace tessera::emulation

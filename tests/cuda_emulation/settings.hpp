@@ -25,4 +25,7 @@ struct Settings {
 // Throws std::runtime_error at a value that it does not know.
 const Settings& settings();
 
+// Takes so long where SLOW is this (cudnn, or a kind of product: whole, halves). Read at each call.
+void slow_down(const char* what, int milliseconds);
+
 } // namespace tessera::emulation
