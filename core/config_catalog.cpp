@@ -18,6 +18,7 @@
 #include "core/run/metrics.hpp"
 #include "core/run/trainer.hpp"
 #include "core/run/transfer.hpp"
+#include "core/run/tuning.hpp"
 #include "core/t5_model.hpp"
 #include "core/watch/deadlines.hpp"
 
@@ -241,6 +242,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(run_step_timeout),
         key_info(run_threads),
         key_info(run_trace_steps),
+        key_info(run_tune),
         key_info(training_batch_ramp),
         key_info(training_dtype),
         key_info(early_stopping_least),

@@ -4,6 +4,7 @@
 
 #include "core/config_catalog.hpp"
 #include "core/data/options.hpp"
+#include "core/run/tuning.hpp"
 #include "kernels/error.hpp"
 #include "kernels/matmul.hpp"
 #include "kernels/nearest_name.hpp"
@@ -65,8 +66,18 @@ std::string device_named(const Config& config) {
 
 } // namespace
 
-Stream make_stream(const Config& config, const World* world) {
-    Stream cpu = cpu_stream(config); // these two read their keys in any case
+namespace {
+
+CudaOptions gpu_options(const Config& config, bool tunes) {
+    const bool wanted = config.get(run_tune);
+    return {.tf32 = config.get(training_dtype) == "tf32", .tune = tunes && wanted};
+}
+
+} // namespace
+
+Stream make_stream(const Config& config, const World* world, bool tunes) {
+    Stream cpu = cpu_stream(config); // these read their keys in any case
+    const CudaOptions options = gpu_options(config, tunes);
     const bool shared = config.get(run_share_gpus);
     const std::string device = device_named(config);
     if (device == "cpu") return cpu;
@@ -83,8 +94,7 @@ Stream make_stream(const Config& config, const World* world) {
                           : fmt::format("is \"cuda\", but this host has {} for its {}: NCCL wants one GPU per rank",
                                         counted(gpus, "GPU"), counted(ranks, "rank")));
     }
-    Stream gpu =
-        gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus, {.tf32 = config.get(training_dtype) == "tf32"});
+    Stream gpu = gpu_stream(world == nullptr ? 0 : world->local_rank() % gpus, options);
     if (config.get(training_linear_dtype) == "f8" &&
         !std::visit([](const auto& s) { return kernels::matmul_has_f8(s); }, gpu))
         config.refuse(training_linear_dtype.name,
@@ -95,11 +105,12 @@ Stream make_stream(const Config& config, const World* world) {
 
 Stream make_planning_stream(const Config& config) {
     Stream cpu = cpu_stream(config);
+    const CudaOptions options = gpu_options(config, true);
     config.get(run_share_gpus); // which GPU it is makes no difference to a plan
     const std::string device = device_named(config);
     const bool gpu = device == "cuda" || (device == "auto" && gpu_count() > 0);
     if (gpu && !built_with_cuda) config.refuse(run_device.name, "this program was built without CUDA");
-    return gpu ? planning_gpu_stream() : std::move(cpu);
+    return gpu ? planning_gpu_stream(options) : std::move(cpu);
 }
 
 Stream make_host_stream(const Stream& stream) {

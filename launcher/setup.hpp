@@ -17,8 +17,9 @@ World& start_world(Process& process);
 RankView view_of(const World& world);
 
 // Where a rank computes, by run.device and run.threads. Called by all ranks together, which all get the same kind.
-// `world` may be null for one rank alone. ConfigError when a host has fewer GPUs than ranks and run.device is cuda.
-Stream make_stream(const Config& config, const World* world);
+// `world` may be null for one rank alone. `tunes`: run.tune counts. ConfigError when a host has fewer GPUs than ranks
+// and run.device is cuda.
+Stream make_stream(const Config& config, const World* world, bool tunes = false);
 // The same as a plan wants it: nothing runs there, and no GPU is looked for; auto means what this machine has.
 Stream make_planning_stream(const Config& config);
 // The stream of what the host decides.

@@ -9,6 +9,7 @@
 #include "core/run/memory_limit.hpp"
 #include "core/run/text_file.hpp"
 #include "core/run/trainer.hpp"
+#include "core/run/tuning.hpp"
 #include "core/visible.hpp"
 #include "core/watch/job_folder.hpp"
 #include "core/watch/planted_stall.hpp"
@@ -108,7 +109,7 @@ int run_train(const Arguments& arguments, Process& process) {
                             {folder, make_mesh(config, world.size()), config.get(run_step_timeout), process.job_start});
     const bool awaited = !this_job().empty(); // by a launcher, which has read the config
     if (awaited) watchdog.write_ranks();
-    Stream stream = make_stream(config, &world);
+    Stream stream = make_stream(config, &world, true);
     Stream host = make_host_stream(stream);
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus),
@@ -136,6 +137,9 @@ int run_train(const Arguments& arguments, Process& process) {
         log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
                              visible(skipped.first)));
     if (!recomputed.empty()) log.info(recomputed);
+    const auto [agreed, trouble] = agree_on_libraries(team_of(groups.all(), host), config, stream, folder);
+    if (!agreed.empty()) log.info(agreed);
+    if (!trouble.empty()) log.warning(trouble);
     const bool finished =
         train_stages(config, {config, *dataset, groups, stream, host}, view_of(world), experiment, stop, log, folder);
     recorder->begin(Activity::finishing);

@@ -94,6 +94,27 @@ def check_sharing():
     runs.expect_same(one, shared, "1 rank and 3 on 2 GPUs")
 
 
+def check_tuning():
+    """What rank 0 has timed is kept in the run's folder: with it, runs on any number of GPUs have the same bits, and a resumed
+    run times nothing. The emulation's first algorithm is slow once, so that another is chosen, which no clock finds again."""
+    words = ("training.dtype=bf16", "model.dropout=0", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4")
+    plain, one = run("not-tuned", *words), run("tuned-1", *words, "run.tune=true", extra={"TESSERA_EMULATION_SLOW": "whole"})
+    assert plain.losses != one.losses, "the choice makes no difference to the bits"
+    with open("tuned-1/tuning.txt", encoding="utf-8") as file:
+        kept = file.read()
+    for ranks in RANKS:
+        os.makedirs(f"tuned-{ranks}")
+        with open(f"tuned-{ranks}/tuning.txt", "w", encoding="utf-8") as file:
+            file.write(kept)
+        runs.expect_same(one, run(f"tuned-{ranks}", *words, "run.tune=true", ranks=ranks), f"tuned: 1 and {ranks} GPUs")
+        with open(f"tuned-{ranks}/tuning.txt", encoding="utf-8") as file:
+            assert file.read() == kept, f"{ranks} ranks timed again"
+    with open("tuned-1/tuning.txt", "w", encoding="utf-8") as file:
+        file.write(kept.replace(" : ", " ; "))
+    found = runs.train("gpt.toml", "run.folder=tuned-1", *words, "run.tune=true", code=2).err
+    assert "is no choice" in found and "tuning.txt" in found, found
+
+
 def check_refusals():
     found = runs.train("gpt.toml", "run.device=cpu", "training.dtype=tf32", code=2).err
     assert "is a way that GPUs multiply" in found, found
@@ -142,5 +163,6 @@ with runs.folder():
     if runs.REAL_PROGRAM != runs.PROGRAM:
         check_sharing()
         check_memory()
+        check_tuning()
     check_refusals()
 print(f"GPUs give the CPU's losses, and the same bits on {' and '.join(map(str, [1] + RANKS))} of them")
