@@ -113,6 +113,17 @@ Stream make_planning_stream(const Config& config) {
     return gpu ? planning_gpu_stream(options) : std::move(cpu);
 }
 
+// NCCL refuses two ranks on one GPU; what stands in for it there waits for the stream within each collective, which a
+// capture does not allow.
+std::string settle_cuda_graph(Config& config, const World& world, const Stream& stream) {
+    if (!config.get(run_cuda_graph) || std::holds_alternative<CpuStream>(stream)) return {};
+    if (world.group().all(gpu_count() >= world.local_size())) return {};
+    const std::string reason = "ranks that share a GPU wait within each collective, which no record of a step can hold";
+    if (config.is_set(run_cuda_graph.name)) config.refuse(run_cuda_graph.name, reason + " (run.share_gpus)");
+    config.settle(run_cuda_graph.name, false);
+    return fmt::format("run.cuda_graph is off: {}", reason);
+}
+
 Stream make_host_stream(const Stream& stream) {
     const auto* cpu = std::get_if<CpuStream>(&stream);
     return cpu == nullptr ? CpuStream(1) : *cpu;

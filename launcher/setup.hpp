@@ -22,6 +22,9 @@ RankView view_of(const World& world);
 Stream make_stream(const Config& config, const World* world, bool tunes = false);
 // The same as a plan wants it: nothing runs there, and no GPU is looked for; auto means what this machine has.
 Stream make_planning_stream(const Config& config);
+// Turns run.cuda_graph off where parts of a step cannot be recorded on these ranks' GPUs, and says why; empty: it stays
+// as it is. Collective. ConfigError where the config itself says true.
+std::string settle_cuda_graph(Config& config, const World& world, const Stream& stream);
 // The stream of what the host decides.
 Stream make_host_stream(const Stream& stream);
 // "2 threads share 1 core: …", or empty when the cores that this process may use are enough.

@@ -114,6 +114,7 @@ int run_train(const Arguments& arguments, Process& process) {
     Groups groups(world, make_mesh(config, world.size()), stream, config.get(parallelism_shared_memory),
                   config.get(run_reproducible) ? SumOrder::tree : SumOrder::library, config.get(run_share_gpus),
                   Groups::Watch{*recorder, config.get(run_check_collectives)});
+    const std::string not_recorded = settle_cuda_graph(config, world, stream);
     recorder->begin(Activity::starting); // each part of the start has a deadline of its own
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     recorder->begin(Activity::starting);
@@ -136,7 +137,8 @@ int run_train(const Arguments& arguments, Process& process) {
     for (const SkippedRecords& skipped : dataset->skipped())
         log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
                              visible(skipped.first)));
-    if (!recomputed.empty()) log.info(recomputed);
+    for (const std::string& settled : {recomputed, not_recorded})
+        if (!settled.empty()) log.info(settled);
     const auto [agreed, trouble] = agree_on_libraries(team_of(groups.all(), host), config, stream, folder);
     if (!agreed.empty()) log.info(agreed);
     if (!trouble.empty()) log.warning(trouble);

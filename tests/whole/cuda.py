@@ -92,6 +92,13 @@ def check_sharing():
     shared = run("shared", "training.steps=4", "metrics.evaluate_every=4", "checkpoint.interval=4", "run.share_gpus=true", ranks=3,
                  extra={"TESSERA_EMULATION_DEVICES": "2"})
     runs.expect_same(one, shared, "1 rank and 3 on 2 GPUs")
+    with open("shared/logs/rank-0000.log", encoding="utf-8") as log:
+        assert "run.cuda_graph is off: ranks that share a GPU" in log.read()
+    with open("not-shared/logs/rank-0000.log", encoding="utf-8") as log:
+        assert "run.cuda_graph" not in log.read()
+    found = runs.train("gpt.toml", "run.share_gpus=true", "run.cuda_graph=true", ranks=2, code=2,
+                       extra={"TESSERA_EMULATION_DEVICES": "1"}).err
+    assert "run.cuda_graph = true: ranks that share a GPU" in found, found
 
 
 def check_tuning():
