@@ -29,11 +29,11 @@ struct AttentionShape {
 //   qkv: (B, T, H + 2G, D), first the heads of q, then those of k, then those of v   (G = H: (B, T, 3, H, D)), or
 //   by group
 //   y: (B, T, H, D)   log_sum_exp: (B, H, T), f32
-// qkv and y are all f32, all bf16 or all f16; sums are taken in fp32 (on a GPU, p is rounded to bf16 before it meets v
-// in bf16). The views may have any shape with the right count. D is at most 256; fastest are multiples of 16 on a CPU,
-// and bf16 with D = 32, 64, 96 or 128 on a GPU (kernels/cuda/attention_variants.hpp has the ways to do it there). The
-// bits do not depend on the number of threads. `workspace` is of any dtype, aligned to 64 bytes. Throws InternalError
-// for a wrong size or dtype.
+// qkv and y are all f32, all bf16 or all f16; sums are taken in fp32 (on a GPU, p is rounded to 16 bits before it meets
+// v of 16 bits). The views may have any shape with the right count. D is at most 256; fastest are multiples of 16 on a
+// CPU, and 16 bits with D = 32, 64, 96 or 128 on a GPU (kernels/cuda/attention_variants.hpp has the ways to do it
+// there). The bits do not depend on the number of threads. `workspace` is of any dtype, aligned to 64 bytes. Throws
+// InternalError for a wrong size or dtype.
 std::int64_t attention_workspace_bytes(const CpuStream& stream, const AttentionShape& shape, DType dtype);
 std::int64_t attention_workspace_bytes(const CudaStream& stream, const AttentionShape& shape, DType dtype);
 void attention(CpuStream& stream, const AttentionShape& shape, ConstView qkv, View y, View log_sum_exp, View workspace);
