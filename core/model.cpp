@@ -155,14 +155,12 @@ struct Logits {
 
 // Several documents lie in one window, each with its end: keys of others are not attended.
 layers::AttentionContext documents_apart(const Config& config, const ModelSizes& sizes, Builder& builder,
-                                         const layers::AttentionOptions& attention, ValueId tokens) {
+                                         ValueId tokens) {
     layers::AttentionContext context;
     const std::int64_t end = config.get(model_document_end);
     if (end < -1 || end >= sizes.sample.classes)
         config.refuse(model_document_end.name,
                       fmt::format("expected -1, or one of the numbers below {}", sizes.sample.classes));
-    if (end >= 0 && attention.kv_heads != 0 && attention.kv_heads != attention.heads)
-        config.refuse(model_document_end.name, "heads that share keys (model.n_kv_heads) see all documents");
     if (end >= 0)
         context.segments = ops::token_types(builder.graph(), "documents", tokens, static_cast<std::int32_t>(end),
                                             std::numeric_limits<std::int32_t>::max());
@@ -182,7 +180,7 @@ Logits gpt_logits(const Config& config, const ModelSizes& sizes, Builder& builde
                                                          .deviation = block.mlp.deviation,
                                                          .learned_positions = !block.attention.rotary},
                                                         tokens);
-    const layers::AttentionContext context = documents_apart(config, sizes, builder, block.attention, tokens);
+    const layers::AttentionContext context = documents_apart(config, sizes, builder, tokens);
     layers::ResidualStream stream{embedded.x, no_value};
     std::vector<layers::Mixture> mixtures;
     for (int layer = 0; layer < blocks; ++layer) {

@@ -56,8 +56,9 @@ ValueId attention(Builder& builder, std::string_view name, const AttentionOption
     const HeadLayout layout = layout_of(options, builder.path(name));
     const bool cross = context.memory != no_value;
     const bool plain = !cross && context.segments == no_value && context.bias == no_value && options.scale == 0;
-    if (!plain && layout.by_group)
-        throw ConfigError(fmt::format("attention '{}': heads share keys in plain attention alone", builder.path(name)));
+    if (layout.by_group && (cross || context.bias != no_value))
+        throw ConfigError(fmt::format(
+            "attention '{}': heads share keys of their own sequence, and without a bias, alone", builder.path(name)));
     const Builder::Scope scope(builder, name);
     const Shape width{options.width};
     const std::int64_t head_dim = layout.out[-1];
@@ -80,7 +81,7 @@ ValueId attention(Builder& builder, std::string_view name, const AttentionOption
         plain
             ? ops::attention(graph, path, qkv, options.causal, layout.by_group)
             : ops::cross_attention(graph, path, {qkv, of_memory, context.segments, context.key_segments, context.bias},
-                                   options.causal, options.scale);
+                                   options.causal, options.scale, layout.by_group);
     const ValueId out = builder.linear("out", mixed, out_weight, out_bias, layout.out.rank());
     if (options.dropout == 0 || !builder.training()) return out;
     return ops::dropout(graph, builder.path("dropout"), out, options.dropout);

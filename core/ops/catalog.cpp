@@ -34,6 +34,7 @@ std::vector<OpPointer> op_catalog() {
         make_counted_targets(false),
         make_cross_attention({.segments = true}),
         make_cross_attention({.segments = true, .bias = true, .causal = true, .scale = 1}),
+        make_cross_attention({.segments = true, .causal = true, .by_group = true}),
         make_cross_attention({.cross = true}),
         make_cross_attention({.cross = true, .segments = true}),
         make_cross_attention({.cross = true, .bias = true, .causal = true}),

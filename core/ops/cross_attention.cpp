@@ -5,6 +5,7 @@
 #include "core/graph/attributes.hpp"
 #include "core/ops/encoder_ops.hpp"
 #include "core/ops/expect.hpp"
+#include "core/ops/ring_attention.hpp"
 
 #include <cmath>
 
@@ -24,17 +25,19 @@ public:
     std::size_t bias_at() const { return form_.segments ? key_segments_at() + 1 : segments_at(); }
 
     kernels::CrossAttentionShape shape(const Shape& q, const Shape& keys) const {
+        const kernels::AttentionShape heads = attention_shape(q, form_.causal, form_.by_group);
         return {.batch = q[0],
                 .queries = q[1],
                 .keys = keys[1],
-                .heads = q[3],
-                .kv_heads = q[3],
+                .heads = heads.heads,
+                .kv_heads = heads.kv_heads,
                 .head_dim = q[4],
-                .scale = form_.scale > 0 ? static_cast<float>(form_.scale) : 1.0f / std::sqrt(static_cast<float>(q[4])),
+                .scale = form_.scale > 0 ? static_cast<float>(form_.scale) : heads.scale,
                 .causal = form_.causal,
                 .packed = packed(),
                 .segments = form_.segments,
-                .bias = form_.bias};
+                .bias = form_.bias,
+                .by_group = form_.by_group};
     }
     kernels::CrossAttentionShape shape(std::span<const TensorType> in) const {
         return shape(in[0].shape, in[form_.cross ? 1 : 0].shape);
@@ -64,7 +67,7 @@ public:
             return cut == AttentionCut::heads ? heads : cut == AttentionCut::samples ? samples : queries;
         };
         const auto at = [](int dim) { return Placement::shard(dim); };
-        std::vector<Placement> inputs{by(at(3), at(0), at(1))};
+        std::vector<Placement> inputs{by(at(head_dim_of(form_.by_group)), at(0), at(1))};
         if (form_.cross) inputs.push_back(by(at(3), at(0), replicate));
         if (form_.segments) inputs.push_back(by(replicate, at(0), at(1)));
         if (form_.segments && form_.cross) inputs.push_back(by(replicate, at(0), replicate));
@@ -146,11 +149,8 @@ public:
     explicit CrossAttentionOp(const CrossAttentionForm& form) : form_(form), inputs_(form) {}
     std::string_view name() const override { return "cross_attention"; }
     Attributes attributes() const override {
-        return {{"cross", form_.cross},
-                {"segments", form_.segments},
-                {"bias", form_.bias},
-                {"causal", form_.causal},
-                {"scale", form_.scale}};
+        return {{"cross", form_.cross},   {"segments", form_.segments}, {"bias", form_.bias},
+                {"causal", form_.causal}, {"scale", form_.scale},       {"by_group", form_.by_group}};
     }
     std::vector<TensorType> infer(std::span<const TensorType> in) const override {
         const Shape& q = in[0].shape;
@@ -160,11 +160,17 @@ public:
                 throw ConfigError(fmt::format("{} is {}, expected (batch, time, {}, heads, head dim)", what,
                                               type.shape.text(), parts));
         };
-        expect_heads("q", in[0], form_.cross ? 1 : 3);
+        if (form_.by_group && (form_.cross || form_.bias))
+            throw ConfigError("heads share keys of their own sequence, and without a bias, alone");
+        std::vector<TensorType> outputs;
         if (form_.cross) {
+            expect_heads("q", in[0], 1);
             expect_heads("kv", in[1], 2);
             expect_shape("kv", in[1].shape, {q[0], in[1].shape[1], 2, q[3], q[4]});
             expect_dtype("kv", in[1].dtype, in[0].dtype);
+            outputs = {{{q[0], q[1], q[3], q[4]}, in[0].dtype}, {{q[0], q[3], q[1]}, DType::f32}};
+        } else {
+            outputs = attention_types(in[0], form_.by_group);
         }
         const kernels::CrossAttentionShape shape = inputs_.shape(in);
         const auto expect_segments = [&](std::size_t at, std::int64_t times) {
@@ -179,7 +185,7 @@ public:
             expect_dtype("bias", in[inputs_.bias_at()].dtype, DType::f32);
             expect_shape("bias", in[inputs_.bias_at()].shape, {shape.distances(), q[3]});
         }
-        return {{{q[0], q[1], q[3], q[4]}, in[0].dtype}, {{q[0], q[3], q[1]}, DType::f32}};
+        return outputs;
     }
     std::vector<ValueId> gradient(Graph& graph, const Node& node, std::span<const ValueId> dy) const override {
         std::vector<ValueId> inputs = node.inputs;
@@ -233,15 +239,15 @@ private:
 
 OpPointer make_cross_attention(const CrossAttentionForm& form) { return std::make_shared<CrossAttentionOp>(form); }
 
-ValueId ops::cross_attention(Graph& graph, std::string name, const CrossAttentionInputs& in, bool causal,
-                             double scale) {
+ValueId ops::cross_attention(Graph& graph, std::string name, const CrossAttentionInputs& in, bool causal, double scale,
+                             bool by_group) {
     const bool cross = in.kv != no_value, segments = in.segments != no_value;
     std::vector<ValueId> inputs{in.q};
     if (cross) inputs.push_back(in.kv);
     if (segments) inputs.push_back(in.segments);
     if (segments && cross) inputs.push_back(in.key_segments);
     if (in.bias != no_value) inputs.push_back(in.bias);
-    const CrossAttentionForm form{cross, segments, in.bias != no_value, causal, scale};
+    const CrossAttentionForm form{cross, segments, in.bias != no_value, causal, scale, by_group};
     return graph.apply(make_cross_attention(form), std::move(name), std::move(inputs))[0];
 }
 

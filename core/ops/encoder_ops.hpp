@@ -12,7 +12,8 @@ namespace tessera {
 struct CrossAttentionForm {
     bool cross = false; // keys and values of another sequence
     bool segments = false, bias = false, causal = false;
-    double scale = 0; // of the scores; 0: 1 / sqrt(D)
+    double scale = 0;      // of the scores; 0: 1 / sqrt(D)
+    bool by_group = false; // heads share keys, which lie beside them; neither cross nor bias
 };
 
 // How tokens are masked (kernels/tokens.hpp).
@@ -25,12 +26,13 @@ struct TokenMask {
 namespace ops {
 
 // Attention within equal segments and with a bias added to the scores of each distance; values may be no_value but q.
-// q: (B, T, 1, H, D)   kv: (B, S, 2, H, D); none: q is (B, T, 3, H, D), as attention's qkv   y: (B, T, H, D)
+// q: (B, T, 1, H, D)   kv: (B, S, 2, H, D); none: q is attention's qkv, (B, T, 3, H, D) or by group   y: as attention's
 // segments: (B, T) i32   key_segments: (B, S) i32, with kv   bias: (T + S - 1, H) f32, of key - query + T - 1
 struct CrossAttentionInputs {
     ValueId q, kv = no_value, segments = no_value, key_segments = no_value, bias = no_value;
 };
-ValueId cross_attention(Graph&, std::string name, const CrossAttentionInputs& in, bool causal, double scale = 0);
+ValueId cross_attention(Graph&, std::string name, const CrossAttentionInputs& in, bool causal, double scale = 0,
+                        bool by_group = false);
 // The masked language model's task: tokens (B, T) i32 -> masked (B, T), slots (B, T), targets (B, K)
 struct MaskedTokens {
     ValueId masked, slots, targets; // slots: a chosen token's place among the targets, else -1

@@ -19,16 +19,20 @@ using Doubles = std::vector<double>;
 using kernels::CrossAttentionShape;
 
 std::string text(const CrossAttentionShape& s) {
-    return fmt::format("B {} T {} S {} H {} G {} D {} causal {} packed {} segments {} bias {}", s.batch, s.queries,
-                       s.keys, s.heads, s.kv_heads, s.head_dim, s.causal, s.packed, s.segments, s.bias);
+    return fmt::format("B {} T {} S {} H {} G {} D {} causal {} packed {} segments {} bias {} by group {}", s.batch,
+                       s.queries, s.keys, s.heads, s.kv_heads, s.head_dim, s.causal, s.packed, s.segments, s.bias,
+                       s.by_group);
 }
 
 std::int64_t at_q(const CrossAttentionShape& s, std::int64_t b, std::int64_t t, std::int64_t h) {
-    return ((b * s.queries + t) * s.q_heads() + h) * s.head_dim;
+    const std::int64_t before = s.by_group ? h / s.group() * 2 : 0; // keys and values of the groups before
+    return ((b * s.queries + t) * s.q_heads() + h + before) * s.head_dim;
 }
 // Of a key, or with `value` of its value, in the tensor that holds it.
 std::int64_t at_kv(const CrossAttentionShape& s, std::int64_t b, std::int64_t t, std::int64_t h, bool value) {
-    const std::int64_t head = h / s.group() + (value ? s.kv_heads : 0) + (s.packed ? s.heads : 0);
+    const std::int64_t group = h / s.group();
+    const std::int64_t head = s.by_group ? (group + 1) * (s.group() + 2) - (value ? 1 : 2)
+                                         : group + (value ? s.kv_heads : 0) + (s.packed ? s.heads : 0);
     return ((b * s.keys + t) * (s.packed ? s.q_heads() : 2 * s.kv_heads) + head) * s.head_dim;
 }
 
@@ -181,6 +185,9 @@ std::vector<CrossAttentionShape> shapes() {
             const bool packed = (marks & 8) != 0;
             all.push_back({batch, queries, packed ? queries : keys, heads, kv_heads, depth, 0.4f, (marks & 4) != 0,
                            packed, (marks & 1) != 0, (marks & 2) != 0});
+            if (!packed || kv_heads == heads) continue;
+            all.push_back(all.back());
+            all.back().by_group = true;
         }
     return all;
 }

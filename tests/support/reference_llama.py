@@ -47,6 +47,8 @@ def scaled(frequencies, scaling):
 
 
 class Attention(nn.Module):
+    documents = None  # the number of each token's document (B, T): it sees those of its own
+
     def __init__(self, dim, heads, kv_heads, head_dim, theta, bias, scaling):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.theta, self.scaling = heads, kv_heads, head_dim, theta, scaling
@@ -74,6 +76,8 @@ class Attention(nn.Module):
         key, value = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (key, value))
         scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_dim)
         future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+        if self.documents is not None:
+            future = future | (self.documents[:, None, :, None] != self.documents[:, None, None, :])
         mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ value
         return self.out(mixed.transpose(1, 2).reshape(batch, tokens, -1))
 
@@ -127,9 +131,21 @@ class Llama(Gpt):
         return self.shapes[name]
 
 
-def load(folder, theta=1e4, epsilon=1e-5, scaling=None):
+class LlamaOfDocuments(Llama):
+    """A document ends with the token `end`. Positions go on: what turns queries and keys tells their distance alone."""
+
+    end = 0
+
+    def forward(self, tokens):
+        ends = (tokens == self.end).long()
+        for layer in self.layers:
+            layer.attention.documents = ends.cumsum(1) - ends
+        return super().forward(tokens)
+
+
+def load(folder, theta=1e4, epsilon=1e-5, scaling=None, kind=Llama):
     arrays = {name: array for name, array in read_tensors(folder).items() if "/" not in name and not name.startswith("optimizer.")}
     arrays = {name: np.asarray(array) for name, array in arrays.items() if not name.startswith("metadata")}
-    model = Llama({name: array.shape for name, array in arrays.items()}, theta, epsilon, scaling)
+    model = kind({name: array.shape for name, array in arrays.items()}, theta, epsilon, scaling)
     model.set_from(arrays)
     return model

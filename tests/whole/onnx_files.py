@@ -114,6 +114,7 @@ def check_texts():
              "model.activation": "silu", "model.n_kv_heads": 2, "model.tied_head": False, "model.rope_scaling": "llama3",
              "model.rope_original_seq_len": 8, "data.vocab_size": 4500}  # which is padded in memory
     check_logits("llama", llama, vocabulary=4500)
+    check_logits("llama_documents", {**llama, "model.document_end_token": 5}, vocabulary=4500)
     del llama["model.rope_original_seq_len"]
     check_logits("llama_alike", {**llama, "model.n_kv_heads": 0, "model.rope_scaling": "linear", "model.bias": True}, vocabulary=4500)
     experts = {**TEXT, "model.moe_experts": 4, "model.moe_capacity_factor": 0.7}

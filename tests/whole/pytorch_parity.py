@@ -141,14 +141,17 @@ with runs.folder():
 
     llama = ["model.norm=rms_norm", "model.position_embedding=rope", "model.gated_mlp=true", "model.activation=silu",
              "model.tied_head=false"]
-    check_variant("llama", [*llama, "model.n_kv_heads=2", "model.norm_eps=1e-6"], data,
-                  functools.partial(reference_llama.load, epsilon=1e-6), 0.8)
+    shared = [*llama, "model.n_kv_heads=2", "model.norm_eps=1e-6"]
+    grouped, _ = check_variant("llama", shared, data, functools.partial(reference_llama.load, epsilon=1e-6), 0.8)
     check_variant("llama-bias-theta", [*llama, "model.bias=true", "model.rope_theta=500", "model.head_dim=8", "model.n_layers=2"],
                   data, functools.partial(reference_llama.load, theta=500), 0.8)
 
     documents, _ = check_variant("documents-apart", ["model.document_end_token=0"], data,
                               functools.partial(reference_gpt.load, kind=reference_gpt.GptOfDocuments), 0.8)
     assert np.abs(f32 - documents).max() > 10 * parity.LOSS, "no document ends"
+    documents, _ = check_variant("documents-of-llama", [*shared, "model.document_end_token=0"], data,
+                                 functools.partial(reference_llama.load, epsilon=1e-6, kind=reference_llama.LlamaOfDocuments), 0.8)
+    assert np.abs(grouped - documents).max() > 10 * parity.LOSS, "no document ends"
     check_padding(data)
     check_angles(data, llama)
     check_experts(data)

@@ -117,7 +117,6 @@ CONFIG = [
     (["plan", "-n", "4", "gpt.toml", "parallelism.data_parallel_replicate_degree=3", "parallelism.zero_stage=1"],
      "data_parallel_replicate_degree 3"),
     (["plan", "gpt.toml", "model.document_end_token=999999"], "model.document_end_token = 999999: expected -1, or one of"),
-    (["plan", "gpt.toml", "model.document_end_token=1", "model.n_kv_heads=1"], "heads that share keys (model.n_kv_heads)"),
     (["plan", "gpt.toml", "training.recompute=ful"], "no recomputation named 'ful'; did you mean 'full'?"),
 ]
 DATA = [  # the config is right, the data are not: exit code 3

@@ -55,16 +55,16 @@ std::string heads_first(OnnxLowering& to, const std::string& x) { return to.tran
 
 std::string turned(OnnxLowering& to, const std::string& k) { return to.transposed(k, {0, 1, 3, 2}); }
 
-// (B, T, G, R + 2, D): the R heads of a group beside its k and v.
-void lower_by_group(OnnxLowering& to) {
+// (B, T, G, R + 2, D): the R heads of a group beside its k and v. `visible`: as Scores has it, of (B, G, R, T, T).
+void lower_by_group(OnnxLowering& to, double scale, const std::string& visible) {
     const Shape x = to.shape(0);
     const auto parts =
         to.add_several("Split", {to.in(0), to.graph().integers({x[3] - 2, 1, 1})}, {{"axis", std::int64_t{3}}}, 3);
     Scores in{.q = to.transposed(parts[0], {0, 2, 3, 1, 4}),
               .k = to.transposed(parts[1], {0, 2, 3, 4, 1}),
               .v = to.transposed(parts[2], {0, 2, 3, 1, 4}),
-              .scale = 1 / std::sqrt(static_cast<double>(x[4]))};
-    if (to.attributes().flag("causal")) in.visible = no_later(to, x[1], x[1]);
+              .scale = scale,
+              .visible = visible};
     to.out(0, to.transposed(attended(to, in), {0, 3, 1, 2, 4}));
 }
 
@@ -92,37 +92,40 @@ std::string same_segment(OnnxLowering& to, std::size_t queries, std::size_t keys
 } // namespace
 
 void lower_attention(OnnxLowering& to) {
-    if (to.attributes().flag("by_group")) return lower_by_group(to);
     const Shape x = to.shape(0);
+    const double scale = 1 / std::sqrt(static_cast<double>(x[4]));
+    const std::string visible = to.attributes().flag("causal") ? no_later(to, x[1], x[1]) : "";
+    if (to.attributes().flag("by_group")) return lower_by_group(to, scale, visible);
     const std::string parts = heads_first(to, to.in(0));
     Scores in{.q = picked(to, parts, 0),
               .k = turned(to, picked(to, parts, 1)),
               .v = picked(to, parts, 2),
-              .scale = 1 / std::sqrt(static_cast<double>(x[4]))};
-    if (to.attributes().flag("causal")) in.visible = no_later(to, x[1], x[1]);
+              .scale = scale,
+              .visible = visible};
     to.out(0, to.transposed(attended(to, in), {0, 2, 1, 3}));
 }
 
 void lower_cross_attention(OnnxLowering& to) { // q[, kv][, segments[, key_segments]][, bias]
     const bool cross = to.attributes().flag("cross"), segments = to.attributes().flag("segments");
     const std::int64_t queries = to.shape(0)[1], keys = to.shape(cross ? 1 : 0)[1];
-    const std::string parts = heads_first(to, to.in(0)), memory = cross ? heads_first(to, to.in(1)) : parts;
     const double said = to.attributes().number("scale");
+    const double scale = said > 0 ? said : 1 / std::sqrt(static_cast<double>(to.shape(0)[4]));
+    const std::size_t first = cross ? 2 : 1; // of segments
+    std::string visible = segments ? same_segment(to, first, cross ? first + 1 : first) : "";
+    if (to.attributes().flag("causal")) {
+        const std::string before = no_later(to, queries, keys);
+        visible = visible.empty() ? before : to.add("And", {visible, before});
+    }
+    if (to.attributes().flag("by_group")) // (B, 1, 1, T, S), of groups and the heads in them
+        return lower_by_group(to, scale, segments ? to.add("Unsqueeze", {visible, to.graph().integers({1})}) : visible);
+    const std::string parts = heads_first(to, to.in(0)), memory = cross ? heads_first(to, to.in(1)) : parts;
     Scores in{.q = picked(to, parts, 0),
               .k = turned(to, picked(to, memory, cross ? 0 : 1)),
               .v = picked(to, memory, cross ? 1 : 2),
-              .scale = said > 0 ? said : 1 / std::sqrt(static_cast<double>(to.shape(0)[4]))};
-    std::size_t next = cross ? 2 : 1;
-    if (segments) {
-        in.visible = same_segment(to, next, cross ? next + 1 : next);
-        in.may_see_none = cross;
-        next += cross ? 2 : 1;
-    }
-    if (to.attributes().flag("bias")) in.bias = bias_of(to, next, queries, keys);
-    if (to.attributes().flag("causal")) {
-        const std::string before = no_later(to, queries, keys);
-        in.visible = in.visible.empty() ? before : to.add("And", {in.visible, before});
-    }
+              .scale = scale,
+              .visible = visible,
+              .may_see_none = cross && segments};
+    if (to.attributes().flag("bias")) in.bias = bias_of(to, first + (segments ? first : 0), queries, keys);
     to.out(0, to.transposed(attended(to, in), {0, 2, 1, 3}));
 }
 
