@@ -224,6 +224,7 @@ std::vector<KeyInfo> known_keys() {
         key_info(parallelism_chunks),
         key_info(parallelism_pipeline),
         key_info(parallelism_schedule),
+        key_info(parallelism_sample),
         key_info(parallelism_sequence),
         key_info(parallelism_shared_memory),
         key_info(parallelism_spatial),

@@ -23,11 +23,11 @@ using Clock = std::chrono::steady_clock;
 using Words = std::vector<std::string>;
 
 // What a search varies, but for what is recomputed.
-constexpr std::array varied{parallelism_data.name,          parallelism_replicate.name, parallelism_pipeline.name,
-                            parallelism_schedule.name,      parallelism_chunks.name,    parallelism_context.name,
-                            parallelism_expert.name,        parallelism_tensor.name,    parallelism_spatial.name,
-                            parallelism_spatial_width.name, parallelism_sequence.name,  parallelism_zero.name,
-                            training_local_batch.name,      training_accumulation.name};
+constexpr std::array varied{parallelism_data.name,     parallelism_replicate.name,     parallelism_pipeline.name,
+                            parallelism_schedule.name, parallelism_chunks.name,        parallelism_context.name,
+                            parallelism_sample.name,   parallelism_expert.name,        parallelism_tensor.name,
+                            parallelism_spatial.name,  parallelism_spatial_width.name, parallelism_sequence.name,
+                            parallelism_zero.name,     training_local_batch.name,      training_accumulation.name};
 
 bool is_varied(std::string_view key) { return std::ranges::find(varied, key) != varied.end(); }
 
@@ -59,8 +59,11 @@ Words settled_on(const Config& config, int ranks) {
     }
     settle(training_accumulation, 0);
     const std::pair<std::string_view, const Key<std::int64_t>*> products[] = {
-        {"expert", &parallelism_expert},   {"context", &parallelism_context},
-        {"spatial", &parallelism_spatial}, {"spatial_width", &parallelism_spatial_width},
+        {"sample", &parallelism_sample},
+        {"expert", &parallelism_expert},
+        {"context", &parallelism_context},
+        {"spatial", &parallelism_spatial},
+        {"spatial_width", &parallelism_spatial_width},
         {"tensor", &parallelism_tensor},
     };
     for (const auto& [name, key] : products)
@@ -113,8 +116,8 @@ std::optional<Words> find_layout(const Config& config, const Words& words, const
 std::optional<Words> more_to_fit(const Config& config, const Words& words, const LayoutQuestion& question,
                                  std::string& refusal) {
     const std::vector<std::string_view> products{
-        training_local_batch.name,      parallelism_context.name, parallelism_expert.name,  parallelism_spatial.name,
-        parallelism_spatial_width.name, parallelism_tensor.name,  parallelism_sequence.name};
+        training_local_batch.name, parallelism_context.name,       parallelism_sample.name, parallelism_expert.name,
+        parallelism_spatial.name,  parallelism_spatial_width.name, parallelism_tensor.name, parallelism_sequence.name};
     if (question.freedom == Freedom::any) {
         if (const auto found = find_layout(config, words, question, {training_local_batch.name}, refusal)) return found;
         return find_layout(config, words, question, {}, refusal);

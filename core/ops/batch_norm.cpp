@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // batch_norm: normalisation of each channel over the samples and pixels of a micro-batch, and its gradient. Where ranks
-// hold strips of the images, what they sum over their rows is added up between steps of the same ops.
+// hold some of the samples or strips of the images, what they sum over these is added up between steps of the same ops.
 #include "kernels/batch_norm.hpp"
 #include "core/graph/attributes.hpp"
 #include "core/ops/expect.hpp"
@@ -16,8 +16,8 @@ namespace tessera {
 namespace {
 
 // Statistics are (1, C), what is summed for the gradient is (2, C): dim 0 stands for the micro-batch. Ranks that share
-// out micro-batches have Shard(0) of all values of theirs, and so each has statistics of its own. No other axis may cut
-// the samples.
+// out micro-batches have Shard(0) of all values of theirs, and so each has statistics of its own. Of a micro-batch
+// whose samples are shared out, the statistics are sums over all of its ranks.
 const Placement whole = Placement::replicate();
 const Placement own = Placement::shard(0), channel_of_statistics = Placement::shard(1);
 
@@ -40,15 +40,16 @@ std::int64_t columns_of(const TensorType& x) { return x.shape[-1]; }
 std::int64_t local_rows(const TensorType& x) { return x.shape.count(0, x.shape.rank() - 1); }
 Placement channel_of(const TensorType& x) { return Placement::shard(x.shape.rank() - 1); }
 
-bool cuts_space(const TensorType& x, Placement at) {
-    return at.kind == Placement::Kind::shard && at.value > 0 && at.value + 1 < x.shape.rank();
+// Samples or pixels, that the statistics are of.
+bool cuts_rows(const TensorType& x, Placement at) {
+    return at.kind == Placement::Kind::shard && at.value + 1 < x.shape.rank();
 }
 
-// Rules for each dim of space of input 0 and the first `images` inputs.
-std::vector<PlacementRule> space_rules(const TensorType& x, std::size_t inputs, std::size_t images,
-                                       const std::function<std::vector<Placement>(Placement)>& outputs) {
+// Rules for each dim but the channels of input 0 and the first `images` inputs.
+std::vector<PlacementRule> row_rules(const TensorType& x, std::size_t inputs, std::size_t images,
+                                     const std::function<std::vector<Placement>(Placement)>& outputs) {
     std::vector<PlacementRule> rules;
-    for (int dim = 1; dim + 1 < x.shape.rank(); ++dim) {
+    for (int dim = 0; dim + 1 < x.shape.rank(); ++dim) {
         PlacementRule rule{std::vector<Placement>(inputs), outputs(Placement::shard(dim))};
         std::fill_n(rule.inputs.begin(), images, Placement::shard(dim));
         rules.push_back(std::move(rule));
@@ -73,7 +74,7 @@ public:
         return {{{1, columns_of(in[0])}, DType::f32}};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        return space_rules(in[0], in.size(), 1, [](Placement) { return std::vector{Placement::partial()}; });
+        return row_rules(in[0], in.size(), 1, [](Placement) { return std::vector{Placement::partial()}; });
     }
     std::vector<PlacementRule> micro_batch_rules(std::span<const TensorType> in) const override {
         return {own_rule(in.size(), 1, 3, {own})};
@@ -117,7 +118,7 @@ public:
         rules[0].inputs[0] = channel_of(in[0]);
         rules[0].inputs[1] = rules[0].inputs[2] = Placement::shard(0);
         if (in.size() < 5) return rules;
-        auto more = space_rules(in[0], in.size(), 1, [](Placement at) { return std::vector{at, whole, whole}; });
+        auto more = row_rules(in[0], in.size(), 1, [](Placement at) { return std::vector{at, whole, whole}; });
         rules.insert(rules.end(), more.begin(), more.end());
         return rules;
     }
@@ -126,7 +127,7 @@ public:
     }
     std::optional<Halves> halves(std::span<const TensorType> types, std::span<const Placement> inputs,
                                  int /*ranks*/) const override {
-        if (types.size() == 5 || !cuts_space(types[0], inputs[0])) return std::nullopt;
+        if (types.size() == 5 || !cuts_rows(types[0], inputs[0])) return std::nullopt;
         return Halves{std::make_shared<ChannelStatistic>(), std::make_shared<BatchNorm>(epsilon_)};
     }
     std::int64_t workspace_bytes(const Stream& stream, std::span<const TensorType> in,
@@ -168,7 +169,7 @@ public:
         return {{{2, columns_of(in[0])}, DType::f32}};
     }
     std::vector<PlacementRule> placements(std::span<const TensorType> in) const override {
-        return space_rules(in[0], in.size(), 2, [](Placement) { return std::vector{Placement::partial()}; });
+        return row_rules(in[0], in.size(), 2, [](Placement) { return std::vector{Placement::partial()}; });
     }
     std::vector<PlacementRule> micro_batch_rules(std::span<const TensorType> in) const override {
         return {own_rule(in.size(), 4, 5, {own})};
@@ -204,7 +205,7 @@ public:
             {{channel, channel, channel_of_statistics, channel_of_statistics, first}, {channel, first, first}}};
         if (in.size() < 6) return rules;
         rules[0].inputs.push_back(channel_of_statistics);
-        auto more = space_rules(in[0], in.size(), 2, [](Placement at) { return std::vector{at, whole, whole}; });
+        auto more = row_rules(in[0], in.size(), 2, [](Placement at) { return std::vector{at, whole, whole}; });
         rules.insert(rules.end(), more.begin(), more.end());
         return rules;
     }
@@ -213,7 +214,7 @@ public:
     }
     std::optional<Halves> halves(std::span<const TensorType> types, std::span<const Placement> inputs,
                                  int /*ranks*/) const override {
-        if (types.size() == 6 || (!cuts_space(types[0], inputs[0]) && !cuts_space(types[1], inputs[1])))
+        if (types.size() == 6 || (!cuts_rows(types[0], inputs[0]) && !cuts_rows(types[1], inputs[1])))
             return std::nullopt;
         return Halves{std::make_shared<GradientSums>(epsilon_), std::make_shared<BatchNormGradient>(epsilon_)};
     }

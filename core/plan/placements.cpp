@@ -153,7 +153,8 @@ private:
             outputs && may_stay(node, *outputs) && !is_put_together_first(node))
             return append(std::move(node), *std::move(outputs));
         if (place_around_ring(node, types, inputs) || place_with_halo(node, types, inputs)) return;
-        if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
+        if (!of_data_ranks()) // which have each micro-batch whole
+            if (const auto halves = node.op->halves(types, inputs, ranks_)) return place_halves(node, types, *halves);
         const std::optional<PlacementRule> found = cheapest_rule(node, types, inputs);
         if (!found && !whole) refuse(node, inputs);
         PlacementRule rule = found ? *found : PlacementRule{inputs, all_whole};

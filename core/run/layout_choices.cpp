@@ -59,6 +59,7 @@ LayoutChoices::LayoutChoices(const Config& config, const SearchOptions& options,
 bool LayoutChoices::is_searched(std::string_view key) const {
     if (key == parallelism_replicate.name) return options_.ranks > ranks_per_node_;
     if (key == parallelism_spatial.name || key == parallelism_spatial_width.name) return convolves_;
+    if (key == parallelism_sample.name) return false; // smaller micro-batches share samples out and send less
     if (key == parallelism_context.name || key == parallelism_expert.name) return reads_text_;
     return true;
 }

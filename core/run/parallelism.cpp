@@ -26,13 +26,10 @@ struct AxisDegree {
 
 // The axes of the mesh from the outside in: neighbouring ranks exchange most.
 constexpr std::array mesh_axes = {
-    AxisDegree{"pipeline", &parallelism_pipeline},
-    AxisDegree{"replica", &parallelism_replicate},
-    AxisDegree{"data", &parallelism_data},
-    AxisDegree{"expert", &parallelism_expert},
-    AxisDegree{"context", &parallelism_context},
-    AxisDegree{"spatial", &parallelism_spatial},
-    AxisDegree{"spatial_width", &parallelism_spatial_width},
+    AxisDegree{"pipeline", &parallelism_pipeline}, AxisDegree{"replica", &parallelism_replicate},
+    AxisDegree{"data", &parallelism_data},         AxisDegree{"sample", &parallelism_sample},
+    AxisDegree{"expert", &parallelism_expert},     AxisDegree{"context", &parallelism_context},
+    AxisDegree{"spatial", &parallelism_spatial},   AxisDegree{"spatial_width", &parallelism_spatial_width},
     AxisDegree{"tensor", &parallelism_tensor},
 };
 
@@ -138,12 +135,14 @@ void add_pipeline(const Config& config, Layout& layout) {
 } // namespace
 
 std::int64_t rows_together(const Mesh& mesh) {
-    std::int64_t expert = 1, context = 1;
+    std::int64_t together = 1;
+    bool experts = false;
     for (int index = 0; index < mesh.axis_count(); ++index) {
-        if (mesh.axis(index).name == "expert") expert = mesh.axis(index).size;
-        if (mesh.axis(index).name == "context") context = mesh.axis(index).size;
+        const MeshAxis& axis = mesh.axis(index);
+        if (axis.name == "expert" || axis.name == "context" || axis.name == "sample") together *= axis.size;
+        experts = experts || (axis.name == "expert" && axis.size > 1);
     }
-    return expert == 1 ? 1 : expert * context;
+    return experts ? together : 1;
 }
 
 void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
@@ -151,13 +150,16 @@ void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows) {
     if (together == 1) return;
     if (config.get(model_experts) == 0)
         config.refuse(parallelism_expert.name, "the model has no experts to share out: set model.moe_experts");
-    const bool context = std::ranges::any_of(std::views::iota(0, mesh.axis_count()), [&](int index) {
-        return mesh.axis(index).name == "context" && mesh.axis(index).size > 1;
-    });
+    std::vector<std::string> shared;
+    for (int index = 0; index < mesh.axis_count(); ++index) {
+        const MeshAxis& axis = mesh.axis(index);
+        if (axis.size > 1 && (axis.name == "expert" || axis.name == "context" || axis.name == "sample"))
+            shared.push_back(axis.name);
+    }
     if (rows % together != 0)
         config.refuse(training_local_batch.name,
                       fmt::format("micro-batches of {} cannot be shared out evenly over {} ranks of {} parallelism",
-                                  rows, together, context ? "expert and context" : "expert"));
+                                  rows, together, fmt::join(shared, " and ")));
 }
 
 void check_images(const Config& config, const Graph& graph, const Mesh& mesh) {

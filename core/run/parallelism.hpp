@@ -29,6 +29,9 @@ inline constexpr Key<std::string> parallelism_context_method{
 inline constexpr Key<std::int64_t> parallelism_expert{
     "parallelism.expert_parallel_degree", 1,
     "ranks that share out the samples of a micro-batch and, in mixtures of experts, the experts; -1: what is left"};
+inline constexpr Key<std::int64_t> parallelism_sample{
+    "parallelism.sample_parallel_degree", 1,
+    "ranks that share out the samples of a micro-batch; batch norms take the statistics of all; -1: what is left"};
 inline constexpr Key<std::int64_t> parallelism_spatial{
     "parallelism.spatial_parallel_degree", 1,
     "ranks that share out the height of images, which convolutions and poolings exchange the edges of; -1: what is "
@@ -69,11 +72,12 @@ Mesh make_mesh(const Config& config, int ranks);
 // Strategies by axis, and how the ranks share out `micro_batches`. ConfigError for what no model could be trained on.
 Layout make_layout(const Config& config, const RankView& view, std::int64_t micro_batches, const Stream& stream);
 
-// Rows of a micro-batch are shared out over so many ranks, in equal parts.
+// Rows of a micro-batch are shared out over so many ranks, in equal parts; 1: in parts of any size.
 std::int64_t rows_together(const Mesh& mesh);
 
 // Each throws ConfigError.
-// Samples of a micro-batch go to the ranks of the expert axis and, on their way to the experts, of the context axis.
+// Samples of a micro-batch go to the ranks of the expert axis and, on their way to the experts, of the context axis;
+// each rank of the sample axis has as many of them.
 void check_rows(const Config& config, const Mesh& mesh, std::int64_t rows);
 // A model that reads no images has none to share out.
 void check_images(const Config& config, const Graph& graph, const Mesh& mesh);

@@ -8,6 +8,7 @@
 #include "parallel/strategies/data_parallel.hpp"
 #include "parallel/strategies/expert_parallel.hpp"
 #include "parallel/strategies/pipeline_parallel.hpp"
+#include "parallel/strategies/sample_parallel.hpp"
 #include "parallel/strategies/spatial_parallel.hpp"
 #include "parallel/strategies/tensor_parallel.hpp"
 
@@ -39,6 +40,10 @@ std::unique_ptr<Strategy> make_replica(const MeshAxis& axis, const StrategyOptio
     return std::make_unique<DataParallel>(axis.name, 0);
 }
 
+std::unique_ptr<Strategy> make_sample_parallel(const MeshAxis& axis, const StrategyOptions&) {
+    return std::make_unique<SampleParallel>(axis.name);
+}
+
 std::unique_ptr<Strategy> make_spatial_parallel(const MeshAxis& axis, const StrategyOptions&) {
     return std::make_unique<SpatialParallel>(axis.name, 1);
 }
@@ -57,13 +62,10 @@ struct Entry {
 };
 
 constexpr std::array catalog = {
-    Entry{"context", make_context_parallel},
-    Entry{"data", make_data_parallel},
-    Entry{"expert", make_expert_parallel},
-    Entry{"pipeline", make_pipeline_parallel},
-    Entry{"replica", make_replica},
-    Entry{"spatial", make_spatial_parallel},
-    Entry{"spatial_width", make_spatial_width_parallel},
+    Entry{"context", make_context_parallel}, Entry{"data", make_data_parallel},
+    Entry{"expert", make_expert_parallel},   Entry{"pipeline", make_pipeline_parallel},
+    Entry{"replica", make_replica},          Entry{"sample", make_sample_parallel},
+    Entry{"spatial", make_spatial_parallel}, Entry{"spatial_width", make_spatial_width_parallel},
     Entry{"tensor", make_tensor_parallel},
 };
 

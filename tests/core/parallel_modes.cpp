@@ -237,7 +237,7 @@ const Products of_perceptron = {{"data", "tensor", "1f1b"}, {"hybrid", "tensor",
 const Products of_convolutions = {
     {"zero_2", "rows", "tensor"},      {"zero_3", "rows", "tensor"},  {"zero_2", "columns", "tensor", "full"},
     {"zero_3", "rows", "columns"},     {"data", "columns", "tensor"}, {"hybrid", "rows", "selective"},
-    {"zero_1", "rows", "zero_bubble"}, {"rows", "columns", "tensor"},
+    {"zero_1", "rows", "zero_bubble"}, {"rows", "columns", "tensor"}, {"zero_2", "samples", "tensor"},
 };
 
 const Products of_bert = {
@@ -250,7 +250,9 @@ const Products of_bidirectional = {{"zero_1", "tensor", "1f1b"},    {"zero_3", "
                                    {"hybrid", "ring", "selective"}, {"tensor", "ulysses"},
                                    {"sequence", "ulysses"},         {"sequence", "ring"}};
 
-const Products of_residual = {{"zero_3", "rows", "columns"}, {"hybrid", "rows", "full"}, {"zero_1", "columns", "1f1b"}};
+const Products of_residual = {{"zero_3", "rows", "columns"}, {"hybrid", "rows", "full"},
+                              {"zero_1", "columns", "1f1b"}, {"zero_3", "samples", "rows"},
+                              {"data", "samples", "full"},   {"samples", "columns", "zero_bubble"}};
 
 const Products of_vit = {{"zero_3", "tensor", "full"}, {"hybrid", "zero_bubble"}};
 
@@ -368,6 +370,22 @@ const std::vector<Uneven> uneven = {
     {"stages_of_images_3", {}, {"1f1b"}, {{"pipeline_parallel", 3}}, true, tiny_cnn},
     {"residual_3", {}, {"zero_1"}, {{"data_parallel", 3}}, true, tiny_resnet},
     {"residual_rows_3", {}, {}, {{"spatial_parallel", 3}}, false, tiny_resnet},
+    // 5 samples of a micro-batch on 3 ranks, 2 on 4, and evaluations that end with fewer; batch norms see all of them.
+    {"residual_samples_3",
+     {"training.local_batch_size=5", "training.global_batch_size=10", "metrics.evaluate_batches=0",
+      "optimizer.name=sgd"},
+     {},
+     {{"sample_parallel", 3}},
+     false,
+     tiny_resnet},
+    {"residual_two_samples_4",
+     {"training.local_batch_size=2", "optimizer.name=sgd"},
+     {"zero_1"},
+     {{"sample_parallel", 4}, {"data_parallel", 2}},
+     false,
+     tiny_resnet},
+    {"samples_3", {"training.local_batch_size=4"}, {}, {{"sample_parallel", 3}}, false},
+    {"masked_samples_3", joined(masked, {"training.local_batch_size=4"}), {}, {{"sample_parallel", 3}}, false},
     {"masked_3", masked, {"zero_1"}, {{"data_parallel", 3}}},
     {"masked_sequence_3", joined(masked, three_heads), {"sequence"}, {{"tensor_parallel", 3}}, false},
     {"masked_stages_3", joined(masked, {"model.n_layers=5"}), {"zero_bubble"}, {{"pipeline_parallel", 3}}},
@@ -478,5 +496,20 @@ TEST(ParallelModesCompare, FindsWhatIsWrong) {
         const Distances found = dropped(mode, what);
         EXPECT_GT(found.loss, 10 * allowed.loss);
         EXPECT_GT(found.tensor, 10 * allowed.tensor);
+    }
+}
+
+// Each rank's own statistics, and sums for the gradient that are its own.
+TEST(ParallelModesCompare, FindsABatchNormOfARanksOwnSamples) {
+    const Uneven& how = *std::ranges::find(uneven, "residual_samples_3", &Uneven::name);
+    const Row row = how.row();
+    const WholeRecord one = train_on_mesh(row.config(row.words), 1);
+    for (const char* sum : {"norm1.shards.all_reduce", "norm1.gradient.shards.all_reduce"}) {
+        SCOPED_TRACE(sum);
+        const WholeRecord found =
+            train_uneven(how, [&](Plan& plan, int) { plant_fault(fmt::format("drop:{}", sum), 2, plan); });
+        const Distances apart = distances(one, found);
+        EXPECT_GT(apart.loss, 10 * allowed.loss);
+        EXPECT_GT(apart.tensor, 10 * allowed.tensor);
     }
 }

@@ -49,6 +49,7 @@ inline std::vector<Mode> parallel_modes() {
         {"ulysses", "context", context, {}, {}, false},
         {"ring", "context", context, {"parallelism.context_parallel_method=ring"}, {}, false},
         {"expert", "", {{"expert_parallel", 2}}, {}, {}, false},
+        {"samples", "", {{"sample_parallel", 2}}, {}, {}, false},
         {"rows", "", {{"spatial_parallel", 2}}, {}, {}, false},
         {"columns", "", {{"spatial_parallel_width", 2}}, {}, {}, false},
     };

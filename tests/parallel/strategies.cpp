@@ -89,6 +89,7 @@ TEST(Strategies, AnInputIsPlacedByItsRole) {
     for (const InputDescription& input : {tokens, image, labels}) {
         EXPECT_EQ(of("data", input), Placement::shard(0));
         EXPECT_EQ(of("expert", input), Placement::shard(0));
+        EXPECT_EQ(of("sample", input), Placement::shard(0));
         EXPECT_EQ(of("tensor", input), Placement::replicate());
     }
 }

@@ -106,11 +106,8 @@ def norms_of(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, Norm)}
 
 
-def check(what, model, images, labels, more, more_labels):
-    runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never")
-    tensors = runs.read_tensors(runs.checkpoints("start")[-1])
-    model = load(model.double(), tensors)
-    assert {name for name in tensors if not name.startswith(("optimizer.", "running"))} >= set(dict(model.named_parameters()))
+def trained(what, model, images, labels, gradients):
+    """The losses in PyTorch; its first gradients beside ours, of each layout."""
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8)
     losses = []
     for step in range(parity.STEPS):
@@ -121,23 +118,43 @@ def check(what, model, images, labels, more, more_labels):
             loss.backward()
             sum_of_losses += loss.item()
         losses.append(sum_of_losses)
-        if step == 0:
-            parity.expect_gradients(what, {
-                name: as_torch(tensors["optimizer.first_moment/" + name], parameter) / 0.1 for name, parameter in model.named_parameters()
-            }, parity.gradients(model))
+        for ours in gradients if step == 0 else ():
+            parity.expect_gradients(what, {name: as_torch(ours[name], parameter) for name, parameter in model.named_parameters()},
+                                    parity.gradients(model))
         optimizer.step()
         for norm in norms_of(model).values():
             norm.end_step()
-    runs.train(f"{what}.toml", f"run.folder={what}", f"training.steps={parity.STEPS}")
-    parity.expect_losses(what, what, losses, falls=0.1)
-    trained = runs.read_tensors(runs.checkpoints(what)[-1])
-    for name, norm in norms_of(model).items():
-        for field in ("running_mean", "running_variance"):
-            error_of = parity.distance(trained[f"{name}.{field}"], getattr(norm, field))
-            assert error_of < STATISTIC, f"{what}: {name}.{field}: relative error {error_of:.2e}"
-    load(model, trained).eval()
-    record, = runs.metrics(what, "evaluation")
-    logits = model(more)
-    assert float(record["accuracy"]) == (logits.argmax(1) == more_labels).double().mean().item(), record
-    loss = functional.cross_entropy(logits, more_labels).item()
-    assert abs(float(record["loss"]) / loss - 1) < parity.LARGER_LOSS["transposed"], (record, loss)
+    return losses
+
+
+def start_of(what, words, ranks):
+    """Tensors at the start, and the first gradients among them."""
+    runs.train(f"{what}.toml", "run.folder=start", "training.steps=1", "optimizer.lr=0", "checkpoint.resume=never", *words, ranks=ranks)
+    moment, tensors = "optimizer.first_moment/", runs.read_tensors(runs.checkpoints("start")[-1])
+    return tensors, {name.removeprefix(moment): np.asarray(tensor, np.float64) / 0.1
+                     for name, tensor in tensors.items() if name.startswith(moment)}
+
+
+def check(what, model, images, labels, more, more_labels, layouts=(((), 0),)):
+    """Each layout: words of a command line, and how many ranks run them."""
+    starts = [start_of(what, *layout) for layout in layouts]
+    tensors = starts[0][0]
+    model = load(model.double(), tensors)
+    assert {name for name in tensors if not name.startswith(("optimizer.", "running"))} >= set(dict(model.named_parameters()))
+    losses = trained(what, model, images, labels, [gradients for _, gradients in starts])
+    statistics = {f"{name}.{field}": getattr(norm, field) for name, norm in norms_of(model).items()
+                  for field in ("running_mean", "running_variance")}
+    for number, (words, ranks) in enumerate(layouts):
+        run = f"{what}-{number}"
+        runs.train(f"{what}.toml", f"run.folder={run}", f"training.steps={parity.STEPS}", *words, ranks=ranks)
+        parity.expect_losses(run, run, losses, falls=0.1)
+        tensors = runs.read_tensors(runs.checkpoints(run)[-1])
+        for name, expected in statistics.items():
+            error_of = parity.distance(tensors[name], expected)
+            assert error_of < STATISTIC, f"{run}: {name}: relative error {error_of:.2e}"
+        load(model, tensors).eval()
+        record, = runs.metrics(run, "evaluation")
+        logits = model(more)
+        assert float(record["accuracy"]) == (logits.argmax(1) == more_labels).double().mean().item(), record
+        loss = functional.cross_entropy(logits, more_labels).item()
+        assert abs(float(record["loss"]) / loss - 1) < parity.LARGER_LOSS["transposed"], (record, loss)
