@@ -278,10 +278,20 @@ private:
         if (from.kind == Kind::partial && to == strategy_.activation()) return bytes;
         if (from.kind == Kind::shard && to.kind == Kind::replicate) return bytes;
         if (from.kind == Kind::flat && to.kind == Kind::replicate) return bytes;
-        if (from.kind == Kind::shard && to.kind == Kind::shard && !strategy_.zigzag() &&
-            value.type.shape[from.value] % ranks_ == 0 && value.type.shape[to.value] % ranks_ == 0)
+        if (from.kind == Kind::shard && to.kind == Kind::shard && !strategy_.zigzag() && is_even(id, from.value) &&
+            is_even(id, to.value))
             return bytes / ranks_ * cost_of_exchange(to);
         return impossible;
+    }
+
+    // Whether the ranks of the axis have, or would have, equal parts of what outer axes leave of the dim.
+    bool is_even(ValueId id, int dim) const {
+        std::int64_t parts = ranks_;
+        for (int axis = 0; axis < axis_; ++axis)
+            if (!layout_.shares_micro_batches(axis) &&
+                placements_.used[static_cast<std::size_t>(id)][static_cast<std::size_t>(axis)] == Placement::shard(dim))
+                parts *= layout_.mesh.axis(axis).size;
+        return graph_.value(id).type.shape[dim] % parts == 0;
     }
 
     // Where the data are not shared out, a product wants the whole soon: exchanged for another cut, it would be
