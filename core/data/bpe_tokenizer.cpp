@@ -3,11 +3,14 @@
 // each is joined once per call.
 #include "core/data/bpe_tokenizer.hpp"
 
+#include "core/data/unicode.hpp"
+#include "core/data/utf8.hpp"
 #include "kernels/error.hpp"
 
 #include <algorithm>
 #include <array>
 #include <fmt/format.h>
+#include <optional>
 
 namespace tessera {
 namespace {
@@ -39,11 +42,17 @@ std::size_t run_length(std::string_view text, std::size_t begin) {
     return end - begin;
 }
 
-std::size_t piece_length(std::string_view text) {
+// Of "'s" and the like at the beginning of a text; 0: there is none.
+std::size_t ending_length(std::string_view text) {
     constexpr std::array<std::string_view, 7> endings = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
     if (text[0] == '\'')
         for (const std::string_view ending : endings)
             if (text.starts_with(ending)) return ending.size();
+    return 0;
+}
+
+std::size_t piece_length(std::string_view text) {
+    if (const std::size_t ending = ending_length(text); ending > 0) return ending;
     const bool leading_space = text[0] == ' ' && text.size() > 1 && class_of(text[1]) != ByteClass::space;
     if (leading_space) return 1 + run_length(text, 1);
     const std::size_t run = run_length(text, 0);
@@ -51,14 +60,51 @@ std::size_t piece_length(std::string_view text) {
     return gives_last ? run - 1 : run;
 }
 
+struct ClassedPoint {
+    ByteClass kind;
+    std::size_t bytes;
+};
+
+ClassedPoint point_at(std::string_view text, std::size_t at) {
+    if (static_cast<unsigned char>(text[at]) < 128) return {class_of(text[at]), 1};
+    const std::optional<CodePoint> point = read_code_point(text, at);
+    if (!point) return {ByteClass::other, 1};
+    const std::uint32_t c = point->value;
+    return {is_letter(c)        ? ByteClass::letter
+            : is_number(c)      ? ByteClass::digit
+            : is_white_space(c) ? ByteClass::space
+                                : ByteClass::other,
+            point->bytes};
+}
+
+// By code points.
+std::size_t unicode_piece_length(std::string_view text) {
+    if (const std::size_t ending = ending_length(text); ending > 0) return ending;
+    const bool spaced = text[0] == ' ' && text.size() > 1 && point_at(text, 1).kind != ByteClass::space;
+    const std::size_t begin = spaced ? 1 : 0;
+    const ByteClass kind = point_at(text, begin).kind;
+    std::size_t end = begin, last = 0;
+    for (std::size_t points = begin; points < bpe_piece_points && end < text.size(); ++points) {
+        const ClassedPoint point = point_at(text, end);
+        if (point.kind != kind) break;
+        last = point.bytes;
+        end += last;
+    }
+    const bool gives_last =
+        kind == ByteClass::space && end > last && end < text.size() && point_at(text, end).kind != ByteClass::space;
+    return gives_last ? end - last : end;
+}
+
 } // namespace
 
-std::string_view next_bpe_piece(std::string_view text) {
+std::string_view next_bpe_piece(std::string_view text, BpePieces pieces) {
+    if (pieces == BpePieces::unicode) return text.substr(0, unicode_piece_length(text));
     // One byte more than a piece may have: enough to see where it ends, and a long run costs no more than its pieces.
     return text.substr(0, std::min(piece_length(text.substr(0, bpe_piece_bytes + 1)), bpe_piece_bytes));
 }
 
-BpeTokenizer::BpeTokenizer(std::vector<TokenPair> merges) : merges_(std::move(merges)) {
+BpeTokenizer::BpeTokenizer(std::vector<TokenPair> merges, BpePieces pieces)
+    : pieces_(pieces), merges_(std::move(merges)) {
     if (vocabulary_size() > bpe_vocabulary_limit)
         throw ConfigError(fmt::format("bpe tokenizer: {} merges, at most {} are allowed", merges_.size(),
                                       bpe_vocabulary_limit - 256));
@@ -120,7 +166,7 @@ std::vector<std::int32_t> BpeTokenizer::encode(std::string_view text, std::strin
     std::vector<std::int32_t> tokens;
     tokens.reserve(text.size() / 3);
     while (!text.empty()) {
-        const std::string_view piece = next_bpe_piece(text);
+        const std::string_view piece = next_bpe_piece(text, pieces_);
         text.remove_prefix(piece.size());
         const auto [place, first_time] = known.try_emplace(piece);
         Range& range = place->second;
@@ -165,7 +211,7 @@ std::string BpeTokenizer::decode(std::span<const std::int32_t> tokens) const {
 }
 
 std::string BpeTokenizer::save() const {
-    std::string json = R"({"kind":"bpe","merges":[)";
+    std::string json = fmt::format(R"({{"kind":"{}","merges":[)", kind());
     for (std::size_t i = 0; i < merges_.size(); ++i)
         fmt::format_to(std::back_inserter(json), "{}[{},{}]", i == 0 ? "" : ",", merges_[i].first, merges_[i].second);
     return json + "]}";

@@ -170,10 +170,10 @@ std::unique_ptr<Tokenizer> load_character(TokenizerText& text) {
     return std::make_unique<CharacterTokenizer>(std::move(text.points()));
 }
 
-std::unique_ptr<Tokenizer> load_bpe(TokenizerText& text) {
+template <BpePieces pieces> std::unique_ptr<Tokenizer> load_bpe(TokenizerText& text) {
     text.expect_list("merges");
     text.merges().shrink_to_fit();
-    return std::make_unique<BpeTokenizer>(std::move(text.merges()));
+    return std::make_unique<BpeTokenizer>(std::move(text.merges()), pieces);
 }
 
 std::unique_ptr<Tokenizer> load_word(TokenizerText& text) {
@@ -197,7 +197,8 @@ std::unique_ptr<Tokenizer> train_character(const TokenizerOptions& /*options*/, 
 }
 
 std::unique_ptr<Tokenizer> train_bpe(const TokenizerOptions& options, std::span<const NamedText> corpus) {
-    return std::make_unique<BpeTokenizer>(train_bpe_merges(options.vocabulary_size, corpus));
+    return std::make_unique<BpeTokenizer>(train_bpe_merges(options.vocabulary_size, corpus, BpePieces::unicode),
+                                          BpePieces::unicode);
 }
 
 std::unique_ptr<Tokenizer> train_word(const TokenizerOptions& options, std::span<const NamedText> corpus) {
@@ -215,8 +216,9 @@ struct Kind {
     std::unique_ptr<Tokenizer> (*load)(TokenizerText&);
 };
 
-constexpr std::array<Kind, 5> catalog = {{
-    {"bpe", "merges", train_bpe, load_bpe},
+constexpr std::array<Kind, 6> catalog = {{
+    {"bpe", "merges", train_bpe, load_bpe<BpePieces::ascii>}, // what is trained is saved as a bpe_unicode
+    {"bpe_unicode", "merges", train_bpe, load_bpe<BpePieces::unicode>},
     {"byte", nullptr, train_byte, load_byte},
     {"character", "code_points", train_character, load_character},
     {"word", "words", train_word, load_word},
@@ -258,6 +260,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(std::string_view text) {
 }
 
 bool is_tokenizer_kind(std::string_view name) { return std::ranges::find(catalog, name, &Kind::name) != catalog.end(); }
+
+bool takes_any_bytes(std::string_view kind) { return kind == "byte" || kind == "bpe" || kind == "bpe_unicode"; }
 
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus) {
     const Kind& kind = kind_named(options.kind);

@@ -21,7 +21,9 @@ struct TokensAround {
 //   byte       256 ids, one per byte value. Takes any bytes.
 //   word       the most frequent words of the corpus (core/data/word_tokenizer.hpp). Takes UTF-8 only, keeps no spaces.
 //   character  the Unicode code points of the corpus in ascending order, as sorted(set(text)) in Python. Takes UTF-8
-//   only. bpe        byte pairs merged as in the training corpus (core/data/bpe_tokenizer.hpp). Takes any bytes.
+//   only.
+//   bpe        byte pairs merged as in the training corpus (core/data/bpe_tokenizer.hpp). Takes any bytes. Trained, it
+//              is a bpe_unicode; of files of earlier versions a bpe, whose pieces are others.
 //   wordpiece  is trained here as BERT's (core/data/wordpiece_training.cpp), and then is a huggingface.
 //   huggingface, sentencepiece  read from files of others (open). Take UTF-8 only.
 class Tokenizer {
@@ -70,6 +72,8 @@ struct NamedText {
 
 // Whether this is the name of a kind that train_tokenizer knows.
 bool is_tokenizer_kind(std::string_view name);
+// Whether tokenizers of this kind encode, and are trained on, any bytes: no UTF-8 is asked for.
+bool takes_any_bytes(std::string_view kind);
 
 // Deterministic. Throws ConfigError for an unknown kind, a vocabulary the corpus cannot give, or text it cannot take.
 std::unique_ptr<Tokenizer> train_tokenizer(const TokenizerOptions& options, std::span<const NamedText> corpus);

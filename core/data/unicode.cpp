@@ -77,6 +77,11 @@ bool is_nonspacing_mark(std::uint32_t c) {
     return c >= 0x300 && category(c) == UTF8PROC_CATEGORY_MN && !is_in(late_marks, c);
 }
 
+bool is_letter(std::uint32_t c) {
+    const utf8proc_category_t of = category(c);
+    return of >= UTF8PROC_CATEGORY_LU && of <= UTF8PROC_CATEGORY_LO;
+}
+
 bool is_number(std::uint32_t c) {
     const utf8proc_category_t of = category(c);
     return of >= UTF8PROC_CATEGORY_ND && of <= UTF8PROC_CATEGORY_NO;

@@ -15,6 +15,7 @@ bool is_control(std::uint32_t code_point);         // C*, but for what is not as
 bool is_mark(std::uint32_t code_point);            // M*
 bool is_nonspacing_mark(std::uint32_t code_point); // Mn of Unicode 8
 bool is_number(std::uint32_t code_point);          // N*
+bool is_letter(std::uint32_t code_point);          // L*
 bool is_word(std::uint32_t code_point);            // letters, marks, decimal digits, connectors: \w
 bool is_cjk_ideograph(std::uint32_t code_point);   // as BERT's authors drew the borders
 

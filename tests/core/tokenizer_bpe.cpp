@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Byte-pair encoding against the plainest trainer and encoder that can be written, and pieces against GPT-2's pattern.
 #include "core/data/bpe_tokenizer.hpp"
+#include "core/data/regex.hpp"
 #include "tests/core/data_files.hpp"
 
 #include <algorithm>
@@ -15,10 +16,10 @@ namespace {
 using Tokens = std::vector<std::int32_t>;
 using Pair = std::pair<std::int32_t, std::int32_t>;
 
-std::vector<std::string> pieces_of(std::string_view text) {
+std::vector<std::string> pieces_of(std::string_view text, BpePieces by = BpePieces::ascii) {
     std::vector<std::string> pieces;
     while (!text.empty()) {
-        pieces.emplace_back(next_bpe_piece(text));
+        pieces.emplace_back(next_bpe_piece(text, by));
         text.remove_prefix(pieces.back().size());
     }
     return pieces;
@@ -68,7 +69,7 @@ std::vector<Pair> plain_merges(std::string_view text, int merges) {
 std::vector<Pair> trained_merges(std::string_view text, std::int64_t merges) {
     const NamedText named{"corpus", text};
     std::vector<Pair> made;
-    for (const TokenPair pair : train_bpe_merges(256 + merges, {&named, 1}))
+    for (const TokenPair pair : train_bpe_merges(256 + merges, {&named, 1}, BpePieces::ascii))
         made.emplace_back(pair.first, pair.second);
     return made;
 }
@@ -77,7 +78,7 @@ BpeTokenizer tokenizer_of(const std::vector<Pair>& merges) {
     std::vector<TokenPair> pairs;
     for (const auto& [first, second] : merges)
         pairs.push_back({first, second});
-    return BpeTokenizer(std::move(pairs));
+    return BpeTokenizer(std::move(pairs), BpePieces::ascii);
 }
 
 // Few letters, so that pairs repeat and overlap, and long pieces of them.
@@ -114,6 +115,49 @@ TEST(BpePieces, LongRunsAreCut) {
         EXPECT_EQ(bytes, text.size());
         EXPECT_EQ(pieces_of(text).back(), " x") << spaces;
     }
+}
+
+// Against the pattern by a regular expression's engine, on texts of many scripts; on ASCII as the other way.
+TEST(BpePieces, OfUnicodeAreThoseOfGpt2) {
+    const Regex pattern(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)");
+    for (const std::string text :
+         {"Hello world, it's 2024!  We'll  see\n\n  indented\t tab 'scuse ''s x1y 3.14 \n", "«Ça va?» — dit-il… 50 €",
+          "你好，世界！第３章 １２", "नमस्ते दुनिया", "ﬁn\u00a0\u00a0de\u2003 l'année\u3000x", "🙂🙂 ok👍🏽.",
+          "½ ² Ⅷ x\u0301y", "\u2028 \u2029", "'s's 's's"}) {
+        std::vector<std::string> wanted;
+        for (std::size_t at = 0; at < text.size();) {
+            const auto match = pattern.find(text, at);
+            ASSERT_TRUE(match && match->begin == at) << text;
+            wanted.push_back(text.substr(at, match->end - at));
+            at = match->end;
+        }
+        EXPECT_EQ(pieces_of(text, BpePieces::unicode), wanted) << text;
+    }
+    const std::string ascii = "Hello world, it's 2024!  We'll  see\n\n  indented\t tab 'scuse ''s x1y 3.14 \n";
+    EXPECT_EQ(pieces_of(ascii, BpePieces::unicode), pieces_of(ascii));
+    EXPECT_EQ(pieces_of("é“a", BpePieces::unicode), (std::vector<std::string>{"é", "“", "a"}));
+    EXPECT_EQ(pieces_of("é“a"), (std::vector<std::string>{"é“a"}));
+    EXPECT_EQ(pieces_of("a\xff\xffé\xc3", BpePieces::unicode),
+              (std::vector<std::string>{"a", "\xff\xff", "é", "\xc3"}));
+    std::string letters;
+    for (int i = 0; i < 130; ++i)
+        letters += "é";
+    EXPECT_EQ(pieces_of(" " + letters, BpePieces::unicode)[0].size(), 1u + 2 * 63);
+    EXPECT_EQ(pieces_of(letters, BpePieces::unicode).size(), 3u);
+    EXPECT_EQ(pieces_of(std::string(64, ' ') + "x", BpePieces::unicode).back(), " x");
+}
+
+// What was trained by earlier versions keeps its kind, its pieces and its ids.
+TEST(BpeTokenizer, FilesOfEarlierVersionsGiveTheSameIds) {
+    const auto before = Tokenizer::load(R"({"kind":"bpe","merges":[[195,169],[256,226],[257,128],[258,156]]})");
+    EXPECT_EQ(before->kind(), "bpe");
+    EXPECT_EQ(before->encode("é“"), (std::vector<std::int32_t>{259}));
+    EXPECT_EQ(before->save(), R"({"kind":"bpe","merges":[[195,169],[256,226],[257,128],[258,156]]})");
+    const auto now = train_tokenizer({"bpe", 258}, "é“é“é“é“");
+    EXPECT_EQ(now->kind(), "bpe_unicode");
+    EXPECT_EQ(Tokenizer::load(now->save())->encode("é“é“"), now->encode("é“é“"));
+    for (const std::int32_t id : now->encode("é“é“"))
+        EXPECT_TRUE(now->decode(std::vector{id}) != "é“"); // no token goes over the end of a piece
 }
 
 TEST(BpeTraining, KnownMergesOfASmallCorpus) {

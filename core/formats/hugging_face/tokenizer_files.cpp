@@ -24,7 +24,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What byte pairs trained here never join across: next_bpe_piece (core/data/bpe_tokenizer.hpp), but for its 256 bytes.
+// What byte pairs trained here never join across: next_bpe_piece (core/data/bpe_tokenizer.hpp) of Unicode; and of
+// ASCII, but for its 256 bytes.
+constexpr std::string_view unicode_piece_pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| \p{L}{1,63}|\p{L}{1,64}| \p{N}{1,63}|\p{N}{1,64}|)"
+    R"( [^\s\p{L}\p{N}]{1,63}|[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64})";
 constexpr std::string_view piece_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?[a-zA-Z\x{80}-\x{10FFFF}]+| ?[0-9]+| ?[\x{0}-\x{8}\x{E}-\x{1F}!-/:-@\[-`\{-\x{7F}]+|)"
     R"([ \t\n\x{B}\f\r]+(?![^ \t\n\x{B}\f\r])|[ \t\n\x{B}\f\r]+)";
@@ -135,7 +139,7 @@ std::string of_characters(const JsonValue& saved) {
 }
 
 // Empty where two pairs make the same token: theirs have one id each.
-std::string of_byte_pairs(const JsonValue& saved) {
+std::string of_byte_pairs(const JsonValue& saved, std::string_view pattern) {
     std::vector<std::string> vocabulary = bytes(), merges;
     std::set<std::string> known(vocabulary.begin(), vocabulary.end());
     for (const JsonValue& pair : saved.find("merges")->items) {
@@ -145,9 +149,8 @@ std::string of_byte_pairs(const JsonValue& saved) {
         vocabulary.push_back(first + second);
         if (!known.insert(vocabulary.back()).second) return {};
     }
-    const std::string pieces =
-        fmt::format(R"({{"type":"Split","pattern":{{"Regex":{}}},"behavior":"Isolated","invert":false}})",
-                    json_string(piece_pattern));
+    const std::string pieces = fmt::format(
+        R"({{"type":"Split","pattern":{{"Regex":{}}},"behavior":"Isolated","invert":false}})", json_string(pattern));
     return byte_pairs(vocabulary, merges,
                       fmt::format(R"("pre_tokenizer":{{"type":"Sequence","pretokenizers":[{},{}]}},"decoder":{})",
                                   pieces, as_bytes, as_bytes));
@@ -213,7 +216,8 @@ std::string hub_tokenizer_json(const std::string& saved) {
     if (kind == "huggingface") return completed(root);
     if (kind == "byte") return of_bytes();
     if (kind == "character") return of_characters(root);
-    return kind == "bpe" ? of_byte_pairs(root) : std::string();
+    if (kind == "bpe") return of_byte_pairs(root, piece_pattern);
+    return kind == "bpe_unicode" ? of_byte_pairs(root, unicode_piece_pattern) : std::string();
 }
 
 std::string write_hub_tokenizer(const std::string& saved, const HubTokenizer& of, const std::string& folder) {
