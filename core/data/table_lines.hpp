@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The lines of a table as fields: CSV (RFC 4180, a record to a line) and the data of ARFF.
+// The records of a table as fields: CSV (RFC 4180: a quoted field may go on over several lines) and the data of ARFF.
 #pragma once
 
 #include "core/data/mapped_file.hpp"
@@ -13,7 +13,7 @@ namespace tessera {
 
 std::string_view trimmed(std::string_view text); // of blanks and tabs
 
-// The lines of a file, one after the other, as fields.
+// The records of a file, one after the other, as fields.
 class TableLines {
 public:
     // `quotes` open and close a field, `comment` a line that says nothing (0: there are none).
@@ -26,7 +26,7 @@ public:
     bool next(std::vector<std::string>& fields) {
         std::string_view line;
         if (!next_line(line)) return false;
-        cut(line, fields);
+        cut(comment_ == 0 ? with_lines_of_quotes(line) : line, fields);
         return true;
     }
 
@@ -35,20 +35,23 @@ public:
             const std::size_t end = std::min(rest_.find('\n'), rest_.size());
             line = rest_.substr(0, end);
             rest_.remove_prefix(std::min(end + 1, rest_.size()));
-            ++number_;
+            begin_ = ++number_;
             if (line.ends_with('\r')) line.remove_suffix(1);
             if (!line.empty() && (comment_ == 0 || line[0] != comment_)) return true;
         }
         return false;
     }
 
-    // Fields of a line without its end.
+    // Fields of a record without its end.
     void cut(std::string_view line, std::vector<std::string>& fields) const;
 
-    std::string place() const { return file_.path() + ":" + std::to_string(number_); }
+    // FILE:LINE, where the record begins.
+    std::string place() const { return file_.path() + ":" + std::to_string(begin_); }
     [[noreturn]] void refuse(const std::string& why) const;
 
 private:
+    std::string_view with_lines_of_quotes(std::string_view line);
+    std::size_t end_of_record(std::string_view text) const;
     std::size_t unquote(std::string_view line, std::size_t at, std::string& field) const;
 
     const MappedFile& file_;
@@ -56,7 +59,7 @@ private:
     char delimiter_;
     std::string_view quotes_;
     char comment_;
-    std::int64_t number_ = 0;
+    std::int64_t number_ = 0, begin_ = 0; // the last line that was read, and the first of its record
 };
 
 } // namespace tessera

@@ -326,7 +326,7 @@ def check_damaged_files():
     table("a,y,z\n1,2,3\n1,2\n", "wrong.csv:3: 2 fields, expected 3")
     table("a,y,z\n1,2,3\n\n1,x,3\n", "wrong.csv:4: column 'y' is 'x', expected a number")
     table("a,y,z\n1,2,nan\n", "wrong.csv:2: column 'z' is 'nan', expected a number")
-    table("a,y,z\n1,\"2,3\n", "wrong.csv:2: a quote is opened and not closed on this line")
+    table("a,y,z\n1,\"2,3\n", "wrong.csv:2: a quote is opened and never closed")
     table("a,y,w\n", "wrong.csv:1: no column named 'z'")
     table("a,y,y\n", "wrong.csv:1: two columns are named 'y'")
     table("y,z\n", "wrong.csv:1: no column is left to be a feature")
