@@ -63,7 +63,7 @@ void take_classes(Model& model, const Config& config, const ModelSizes& sizes, P
     model.graph.accumulate(hits);
     model.told.push_back({"accuracy", hits});
     check_metrics(config, true, false, false);
-    append_metrics(model, config, {"", logits, labels, no_value, sizes.sample.classes});
+    append_metrics(model, config, {"", logits, labels, no_value, sizes.sample.classes, {}, sizes.samples_evaluated});
 }
 
 class Bert {

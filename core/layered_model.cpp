@@ -56,7 +56,7 @@ public:
         declare_inputs(model_, sizes_, purpose_);
         if (purpose_ == Purpose::evaluate)
             check_metrics(config_, has_loss(&layers::LayerType::has_classes), has_loss(&layers::LayerType::has_numbers),
-                          sizes_.sample.is_text());
+                          sizes_.sample.is_text(), has_loss(&layers::LayerType::is_binary));
         Builder builder(model_.graph, sizes_.precision, purpose_ == Purpose::train);
         for (const ValueId input : model_.inputs)
             values_.push_back({input});
@@ -237,9 +237,14 @@ private:
         return targets;
     }
 
+    // Of what a loss compares with; for other layers what the data have last.
+    std::int64_t classes_of(const Layer& layer) const {
+        const bool of_loss = layer.type->kind == LayerKind::loss;
+        return of_loss && layer.inputs[1] < fields_ ? sizes_.sample.classes_of(layer.inputs[1]) : sizes_.sample.classes;
+    }
+
     LayerValue build(const Layer& layer, Builder& builder, int number) {
-        layers::LayerPlace place{builder,  {},      sizes_.sample.classes, number, layer.sharing, no_value,
-                                 no_value, carried_};
+        layers::LayerPlace place{builder, {}, classes_of(layer), number, layer.sharing, no_value, no_value, carried_};
         for (const std::size_t input : layer.inputs)
             place.inputs.push_back(values_[input]);
         const bool of_loss = layer.type->kind == LayerKind::loss;
@@ -295,10 +300,18 @@ private:
             model_.graph.accumulate(hits);
             const ValueId number = number_of_targets(layer);
             tell("accuracy", hits, number);
-            append_metrics(model_, config_, {prefix, logits, layer.targets, number, sizes_.sample.classes});
+            append_metrics(model_, config_,
+                           {prefix, logits, layer.targets, number, classes_of(layer), {}, sizes_.samples_evaluated});
         } else if (purpose_ == Purpose::evaluate && layer.type->has_numbers) {
             const ValueId outputs = layers::as_seen(builder, values_[layer.inputs[0]]);
-            append_metrics(model_, config_, {prefix, outputs, layer.targets, no_value, 0, sizes_.sample.target_means});
+            const std::size_t field = layer.inputs[1];
+            append_metrics(model_, config_,
+                           {prefix, outputs, layer.targets, no_value, 0,
+                            field < fields_ ? sizes_.sample.means_of(field) : std::vector<double>()});
+        } else if (purpose_ == Purpose::evaluate && layer.type->is_binary) {
+            const ValueId logits = layers::as_seen(builder, values_[layer.inputs[0]]);
+            append_metrics(model_, config_,
+                           {prefix, logits, layer.targets, no_value, 0, {}, sizes_.samples_evaluated, true});
         }
     }
 

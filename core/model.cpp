@@ -257,7 +257,7 @@ Model build_gpt(const Config& config, const ModelSizes& sizes, Purpose purpose) 
         model.losses = {{ops::cross_entropy_loss(model.graph, "loss", logits, targets, vocabulary)}};
         model.graph.accumulate(model.loss());
         check_metrics(config, true, false, true);
-        append_metrics(model, config, {"", logits, targets, model.counted, vocabulary});
+        append_metrics(model, config, {"", logits, targets, model.counted, vocabulary, {}, sizes.samples_evaluated});
         break;
     }
     case Purpose::generate:

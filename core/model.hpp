@@ -86,6 +86,8 @@ struct ModelSizes {
     std::int64_t streams = 0, steps_per_epoch = 0;
     // Sample 0 of step s is number s * samples of a step + samples_ahead of the run: below 0 where steps were smaller.
     std::int64_t samples_ahead = 0;
+    // Of an evaluation: of all its micro-batches and ranks, in a step. 0: those of one micro-batch.
+    std::int64_t samples_evaluated = 0;
 };
 
 // A number that is told of each step or evaluation: what a value holds, summed over units, by another such value.
@@ -103,6 +105,8 @@ struct ToldTable {
     ValueId value;
     // Appends numbers, of sums over so many units; none: the table itself is told.
     std::function<void(std::span<const double> sums, double units, NamedNumbers& told)> finish{};
+    // Its rows are of samples: what several steps or programs of an evaluation hold is put one behind the other.
+    bool of_samples = false;
 };
 
 // A loss, summed over units, and its factor in what is minimised.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What classification is judged by, beside its accuracy: counts of which class was taken for which, hits among the k
-// largest logits, counts of scores. Counts are f32, exact up to 2^24.
+// largest logits, and scores side by side. Counts are f32, exact up to 2^24.
 #pragma once
 
 #include "kernels/cross_entropy.hpp"
@@ -23,12 +23,18 @@ void top_k_hits(CpuStream& stream, std::int64_t classes, std::int64_t k, ConstVi
 void top_k_hits(CudaStream& stream, std::int64_t classes, std::int64_t k, ConstView logits, ConstView targets,
                 View hits);
 
-// counts[t,b] = how many rows with the target t, 0 or 1, have a score in bin b of B: the score is logit 1 - logit 0,
-// and bins are equally wide from -score_limit to score_limit, the first and the last with what lies beyond; a NaN is in
-// the first. (Bins of probabilities would take all rows of a rare class for equal.) counts: (2, B) f32   bins: (N) i32,
-// scratch
-inline constexpr float score_limit = 32;
-void score_counts(CpuStream& stream, ConstView logits, ConstView targets, View bins, View counts);
-void score_counts(CudaStream& stream, ConstView logits, ConstView targets, View bins, View counts);
+// counts[j,k]: of outcome k how many rows have no target (at most 1/2) and a logit of 0 or less or NaN, j = 0, no
+// target and a logit above 0, 1, a target and no such logit, 2, both, 3. logits, targets: (N, K), targets f32   counts:
+// (4, K) f32
+void binary_counts(CpuStream& stream, ConstView logits, ConstView targets, View counts);
+void binary_counts(CudaStream& stream, ConstView logits, ConstView targets, View counts);
+
+// scores[first + n, :] = the first `columns` logits of row n, then its target + 1 (0: it is no class), where targets
+// are i32, or its `columns` targets, where they are f32; what is no row of these is 0. scores: (R, columns + 1) or (R,
+// 2 columns) f32   first: () i32
+void place_scores(CpuStream& stream, std::int64_t columns, ConstView logits, ConstView targets, ConstView first,
+                  View scores);
+void place_scores(CudaStream& stream, std::int64_t columns, ConstView logits, ConstView targets, ConstView first,
+                  View scores);
 
 } // namespace tessera::kernels

@@ -39,6 +39,19 @@ struct SampleForm {
 
     std::vector<double> target_means{}; // of numbers, in the data to train on; empty: not known
 
+    // Of samples in which several things are to be found, by field; empty: the last field alone is, with what `classes`
+    // and `target_means` say.
+    struct Wanted {
+        std::int64_t classes = 0;    // of a label; 0: it is none
+        std::vector<double> means{}; // of numbers
+        bool operator==(const Wanted&) const = default;
+    };
+    std::vector<Wanted> wanted{};
+    std::int64_t classes_of(std::size_t field) const { return wanted.empty() ? classes : wanted[field].classes; }
+    const std::vector<double>& means_of(std::size_t field) const {
+        return wanted.empty() ? target_means : wanted[field].means;
+    }
+
     // Where they have some: what each number of the first field stands for, and each label.
     std::vector<std::string> feature_names{}, class_names{};
 

@@ -135,6 +135,7 @@ struct LayerType {
     bool has_classes = false;                       // of a loss: an accuracy can be told beside it
     bool is_recurrent = false;                      // has a state that goes from step to step of a sequence
     bool has_numbers = false;                       // of a loss: what it compares are numbers of one kind, not logits
+    bool is_binary = false; // of a loss: logits of outcomes that are each there or not, with numbers 1 or 0
 };
 
 // Alphabetical.

@@ -24,6 +24,7 @@ std::vector<OpPointer> op_catalog() {
         make_average_pool({{.size = 5}, {.size = 4}}, false), // of the whole image
         make_batch_norm(1e-5),
         make_batch_norm_inference(1e-5),
+        make_binary_counts(),
         make_cast(DType::f32),
         make_combine(),
         make_concatenate(),
@@ -60,6 +61,7 @@ std::vector<OpPointer> op_catalog() {
         make_mask_tokens({.chosen = 2, .mask = 9, .below = 9, .kept = {0, -1, -1, -1}}, "example"),
         make_max_pool(window),
         make_place_rows(5),
+        make_place_scores(9, 5),
         make_pointwise_loss({LossKind::squared}, true),
         make_pointwise_loss({LossKind::squared}, false),
         make_pointwise_loss({LossKind::absolute}, true),
@@ -76,7 +78,6 @@ std::vector<OpPointer> op_catalog() {
         make_route({.choices = 1, .capacity = 1}),
         make_route({.choices = 2, .capacity = 1}),
         make_scale(0.75),
-        make_score_counts(64),
         make_shift_tokens(1),
         make_smoothed_cross_entropy(17, 0.1, true, true),
         make_smoothed_cross_entropy(19, 0.1, false, true),

@@ -58,6 +58,9 @@ ValueId batch_norm_inference(Graph&, std::string name, ValueId x, ValueId mean, 
 void update_running_statistics(Graph&, std::string name, const RunningStatistics& of, ValueId factor);
 // The same of a state that becomes what was left. Factor no_value: it always does.
 void carry_state(Graph&, std::string name, const CarriedState& of, ValueId factor);
+// counts[:,k]: of output k how often it was rightly not there, wrongly there, wrongly not there, rightly there: there
+// is what has a logit above 0, or a target above 1/2: (..., K), (..., K) f32 -> (4, K)
+ValueId binary_counts(Graph&, std::string name, ValueId logits, ValueId targets);
 ValueId cast(Graph&, std::string name, ValueId x, DType dtype);
 // x[b,t,:] = sum_j gates[b,t,j] y[slots[b,t,j],:]   y: (E, B, K, C)   gates, slots: (B, T, k)   x: (B, T, C)
 ValueId combine(Graph&, std::string name, ValueId y, ValueId gates, ValueId slots);
@@ -125,6 +128,11 @@ struct LstmOutputs {
 LstmOutputs lstm(Graph&, std::string name, ValueId x, ValueId w, ValueId bias, const LstmStates& before);
 // y = the largest over windows (kernels/pooling.hpp)   x: (N, H, W, C)   y: (N, P, Q, C)
 ValueId max_pool(Graph&, std::string name, ValueId x, const Window& window);
+// scores[first + n, :] = what row n of a micro-batch is judged by: `columns` logits, and a class + 1 (0: none) or as
+// many numbers; the other rows are 0   logits: (..., W)   targets: (...) i32, or (..., columns) f32   first: () i32
+// -> (rows, columns + 1) or (rows, 2 columns) f32
+ValueId place_scores(Graph&, std::string name, ValueId logits, ValueId targets, ValueId first, std::int64_t rows,
+                     std::int64_t columns);
 // loss = sum over samples of the mean of a loss of numbers (kernels/pointwise_loss.hpp); the gradient is taken of
 // scale * loss. y, targets: (B, ...)   scale, loss: scalar f32; no scale (no_value): for evaluation, without a gradient
 ValueId pointwise_loss(Graph&, std::string name, const kernels::PointwiseLoss& loss, ValueId y, ValueId targets,
@@ -154,9 +162,6 @@ struct Routed {
 Routed route(Graph&, std::string name, ValueId logits, const RouteOptions& options);
 // y = factor * x
 ValueId scale(Graph&, std::string name, ValueId x, double factor);
-// counts[t,b]: rows with the target t, 0 or 1, the difference of whose logits is in bin b: (..., 2), (...) i32 -> (2,
-// B)
-ValueId score_counts(Graph&, std::string name, ValueId logits, ValueId targets, std::int64_t bins);
 // As cross_entropy, with a share `smoothing` of each target spread over all classes, and weights of classes (V) f32
 // (kernels/smoothed_cross_entropy.hpp), which may be no_value. No scale (no_value): for evaluation, without a gradient.
 ValueId smoothed_cross_entropy(Graph&, std::string name, ValueId logits, ValueId targets, ValueId scale,
@@ -188,6 +193,7 @@ OpPointer make_attention(bool causal, bool by_group = false);
 OpPointer make_average_pool(const Window& window, bool count_padding);
 OpPointer make_batch_norm(double epsilon);
 OpPointer make_batch_norm_inference(double epsilon);
+OpPointer make_binary_counts();
 OpPointer make_cast(DType dtype);
 OpPointer make_combine();
 OpPointer make_concatenate();
@@ -208,6 +214,7 @@ OpPointer make_leave_out(std::int32_t left_out);
 OpPointer make_linear(int contracted);
 OpPointer make_lstm(bool bias, bool states);
 OpPointer make_max_pool(const Window& window);
+OpPointer make_place_scores(std::int64_t rows, std::int64_t columns);
 OpPointer make_pointwise_loss(const kernels::PointwiseLoss& loss, bool with_gradient);
 OpPointer make_regression_sums();
 OpPointer make_residual_norm(Norm kind, double epsilon);
@@ -215,7 +222,6 @@ OpPointer make_rms_norm(double epsilon);
 OpPointer make_rotary(const RotaryOptions& options, bool by_group);
 OpPointer make_route(const RouteOptions& options);
 OpPointer make_scale(double factor);
-OpPointer make_score_counts(std::int64_t bins);
 OpPointer make_smoothed_cross_entropy(std::int64_t classes, double smoothing, bool weighted, bool with_gradient);
 OpPointer make_soft_cross_entropy(std::int64_t classes, double smoothing);
 OpPointer make_sum_rows(int dims);

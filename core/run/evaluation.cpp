@@ -132,9 +132,11 @@ public:
         for (std::size_t i = 0; i < tables_.size(); ++i) {
             HostCopy found(stream, executor.view(model.told_tables[i].value));
             found.load();
-            tables_[i].resize(static_cast<std::size_t>(found.view().count()));
-            for (std::size_t at = 0; at < tables_[i].size(); ++at)
-                tables_[i][at] += static_cast<double>(found.view().as<float>()[at]);
+            const auto count = static_cast<std::size_t>(found.view().count());
+            const std::size_t begin = model.told_tables[i].of_samples ? tables_[i].size() : 0;
+            tables_[i].resize(begin + count);
+            for (std::size_t at = 0; at < count; ++at)
+                tables_[i][begin + at] += static_cast<double>(found.view().as<float>()[at]);
         }
     }
 

@@ -160,6 +160,7 @@ CutGraph cut_evaluation(const Config& config, const RankView& view, const Stream
     sizes.streams = experiment.evaluation_streams();
     sizes.steps_per_epoch = 0;
     sizes.samples_ahead = first_sample;
+    sizes.samples_evaluated = batches * rows;
     program.model = build_model(config, sizes, Purpose::evaluate);
     program.layout = make_layout(config, view, batches, stream);
     check_images(config, program.model.graph, program.layout.mesh);

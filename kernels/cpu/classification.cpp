@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/loops.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -83,20 +84,42 @@ void top_k_hits(CpuStream& stream, std::int64_t classes, std::int64_t k, ConstVi
     });
 }
 
-void score_counts(CpuStream& stream, ConstView logits, ConstView targets, View bins, View counts) {
-    const std::int64_t rows = targets.count(), columns = rows == 0 ? 2 : logits.count() / rows;
-    check_row_classes("score_counts", 2, columns);
-    check_count("score_counts", "logits", logits, rows * columns);
-    check_count("score_counts", "bins", bins, rows);
-    const std::int64_t most = counts.count() / 2;
-    with_float_type("score_counts", logits.dtype, [&]<class T>() {
-        find_places(stream, logits.as<T>(), rows, columns, bins.as<std::int32_t>(), [&](const T* row) {
-            const float score = static_cast<float>(row[1]) - static_cast<float>(row[0]);
-            const float bin = (score + score_limit) * (static_cast<float>(most) / (2 * score_limit));
-            return static_cast<std::int32_t>(std::min(static_cast<float>(most - 1), bin > 0 ? bin : 0.0f));
-        });
+void binary_counts(CpuStream&, ConstView logits, ConstView targets, View counts) {
+    const std::int64_t outcomes = counts.count() / 4, rows = targets.count() / outcomes;
+    check_count("binary_counts", "logits", logits, rows * outcomes);
+    std::fill_n(counts.as<float>(), counts.count(), 0.0f);
+    with_float_type("binary_counts", logits.dtype, [&]<class T>() {
+        for (std::int64_t i = 0; i < rows * outcomes; ++i) {
+            const bool there = targets.as<float>()[i] > 0.5f, taken = static_cast<float>(logits.as<T>()[i]) > 0;
+            counts.as<float>()[((there ? 2 : 0) + (taken ? 1 : 0)) * outcomes + i % outcomes] += 1;
+        }
     });
-    count(targets, bins, 2, counts);
+}
+
+void place_scores(CpuStream& stream, std::int64_t columns, ConstView logits, ConstView targets, ConstView first,
+                  View scores) {
+    const bool labels = targets.dtype == DType::i32;
+    const std::int64_t rows = labels ? targets.count() : targets.count() / columns;
+    const std::int64_t width = rows == 0 ? columns : logits.count() / rows, to = labels ? columns + 1 : 2 * columns;
+    check_row_classes("place_scores", columns, width);
+    check_count("place_scores", "logits", logits, rows * width);
+    const std::int64_t begin = *first.as<std::int32_t>(), all = scores.count() / to;
+    with_float_type("place_scores", logits.dtype, [&]<class T>() {
+        const auto work = [&](std::int64_t from, std::int64_t end) {
+            std::fill(scores.as<float>() + from * to, scores.as<float>() + end * to, 0.0f);
+            for (std::int64_t r = std::max(from, begin); r < std::min(end, begin + rows); ++r) {
+                float* y = scores.as<float>() + r * to;
+                const std::int64_t n = r - begin;
+                for (std::int64_t c = 0; c < columns; ++c)
+                    y[c] = static_cast<float>(logits.as<T>()[n * width + c]);
+                if (labels)
+                    y[columns] = static_cast<float>(targets.as<std::int32_t>()[n] + 1);
+                else
+                    std::copy_n(targets.as<float>() + n * columns, columns, y + columns);
+            }
+        };
+        stream.parallel(all, rows_per_thread(to, elements_per_thread), std::ref(work));
+    });
 }
 
 } // namespace tessera::kernels

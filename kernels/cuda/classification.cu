@@ -33,16 +33,6 @@ template <class T> __global__ void __launch_bounds__(threads)
     predicted[r] = place;
 }
 
-template <class T> __global__ void __launch_bounds__(threads)
-    bin_kernel(const T* __restrict__ logits, std::int64_t most, std::int64_t rows, std::int64_t columns,
-               std::int32_t* __restrict__ bins) {
-    const std::int64_t r = index_of_thread();
-    if (r >= rows) return;
-    const float score = cuda::to_float(logits[r * columns + 1]) - cuda::to_float(logits[r * columns]);
-    const float bin = (score + score_limit) * (static_cast<float>(most) / (2 * score_limit));
-    bins[r] = static_cast<std::int32_t>(fminf(static_cast<float>(most - 1), bin > 0 ? bin : 0.0f));
-}
-
 // counts: (kinds, columns).
 __global__ void __launch_bounds__(threads)
     count_kernel(const std::int32_t* __restrict__ targets, const std::int32_t* __restrict__ places, std::int64_t rows,
@@ -73,6 +63,38 @@ template <class T> __global__ void __launch_bounds__(threads)
         before += logit > wanted || (logit == wanted && c < target) ? 1 : 0;
     }
     hits[r] = before < k && wanted == wanted ? 1.0f : 0.0f;
+}
+
+template <class T> __global__ void __launch_bounds__(threads)
+    binary_kernel(const T* __restrict__ logits, const float* __restrict__ targets, std::int64_t rows,
+                  std::int64_t outcomes, float* __restrict__ counts) {
+    const std::int64_t i = index_of_thread();
+    if (i >= 4 * outcomes) return;
+    const std::int64_t k = i % outcomes, kind = i / outcomes;
+    float found = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const bool there = targets[r * outcomes + k] > 0.5f, taken = cuda::to_float(logits[r * outcomes + k]) > 0;
+        found += (there ? 2 : 0) + (taken ? 1 : 0) == kind ? 1.0f : 0.0f;
+    }
+    counts[i] = found;
+}
+
+template <class T> __global__ void __launch_bounds__(threads)
+    place_kernel(const T* __restrict__ logits, const std::int32_t* __restrict__ labels,
+                 const float* __restrict__ numbers, const std::int32_t* __restrict__ first, std::int64_t rows,
+                 std::int64_t width, std::int64_t columns, std::int64_t count, std::int64_t to,
+                 float* __restrict__ scores) {
+    const std::int64_t i = index_of_thread();
+    if (i >= count) return;
+    const std::int64_t n = i / to - *first, c = i % to;
+    float score = 0;
+    if (n >= 0 && n < rows) {
+        if (c < columns)
+            score = cuda::to_float(logits[n * width + c]);
+        else
+            score = labels != nullptr ? static_cast<float>(labels[n] + 1) : numbers[n * columns + c - columns];
+    }
+    scores[i] = score;
 }
 
 void count(CudaStream& stream, ConstView targets, ConstView places, std::int64_t kinds, View counts) {
@@ -110,16 +132,29 @@ void top_k_hits(CudaStream& stream, std::int64_t classes, std::int64_t k, ConstV
     });
 }
 
-void score_counts(CudaStream& stream, ConstView logits, ConstView targets, View bins, View counts) {
-    const std::int64_t rows = targets.count(), columns = rows == 0 ? 2 : logits.count() / rows;
-    check_row_classes("score_counts", 2, columns);
-    check_count("score_counts", "logits", logits, rows * columns);
-    check_count("score_counts", "bins", bins, rows);
-    cuda::with_float_type("score_counts", logits.dtype, [&]<class T>() {
-        cuda::launch("score_counts", stream, bin_kernel<T>, cuda::blocks(rows, threads), threads, 0,
-                     cuda::pointer<T>(logits), counts.count() / 2, rows, columns, cuda::pointer<std::int32_t>(bins));
+void binary_counts(CudaStream& stream, ConstView logits, ConstView targets, View counts) {
+    const std::int64_t outcomes = counts.count() / 4, rows = targets.count() / outcomes;
+    check_count("binary_counts", "logits", logits, rows * outcomes);
+    cuda::with_float_type("binary_counts", logits.dtype, [&]<class T>() {
+        cuda::launch("binary_counts", stream, binary_kernel<T>, cuda::blocks(counts.count(), threads), threads, 0,
+                     cuda::pointer<T>(logits), cuda::pointer<float>(targets), rows, outcomes,
+                     cuda::pointer<float>(counts));
     });
-    count(stream, targets, bins, 2, counts);
+}
+
+void place_scores(CudaStream& stream, std::int64_t columns, ConstView logits, ConstView targets, ConstView first,
+                  View scores) {
+    const bool labels = targets.dtype == DType::i32;
+    const std::int64_t rows = labels ? targets.count() : targets.count() / columns;
+    const std::int64_t width = rows == 0 ? columns : logits.count() / rows, to = labels ? columns + 1 : 2 * columns;
+    check_row_classes("place_scores", columns, width);
+    check_count("place_scores", "logits", logits, rows * width);
+    cuda::with_float_type("place_scores", logits.dtype, [&]<class T>() {
+        cuda::launch("place_scores", stream, place_kernel<T>, cuda::blocks(scores.count(), threads), threads, 0,
+                     cuda::pointer<T>(logits), labels ? cuda::pointer<std::int32_t>(targets) : nullptr,
+                     labels ? nullptr : cuda::pointer<float>(targets), cuda::pointer<std::int32_t>(first), rows, width,
+                     columns, scores.count(), to, cuda::pointer<float>(scores));
+    });
 }
 
 } // namespace tessera::kernels

@@ -26,24 +26,77 @@ TEST(EvaluationMetrics, ClassesThatNeverComeDoNotCount) {
     EXPECT_DOUBLE_EQ(class_scores(counts, 3).f1, 1);
 }
 
+namespace {
+
 // Every pair of a positive and a negative, ties half.
+double share_of_pairs(const std::vector<Scored>& scores) {
+    double in_order = 0, pairs = 0;
+    for (const Scored& high : scores)
+        for (const Scored& low : scores)
+            if (high.positive && !low.positive) {
+                ++pairs;
+                in_order += high.score > low.score ? 1 : high.score == low.score ? 0.5 : 0;
+            }
+    return in_order / pairs;
+}
+
+} // namespace
+
+// Scores nearer to each other than 1/256, and many equal ones.
 TEST(EvaluationMetrics, AreaUnderTheCurveIsTheShareOfPairsInOrder) {
     std::mt19937 generator(1);
-    constexpr std::size_t bins = 16;
-    std::vector<double> counts(2 * bins);
-    std::vector<std::size_t> of_kind[2];
-    for (int i = 0; i < 200; ++i) {
-        const std::size_t kind = generator() % 2, bin = std::min<std::size_t>(bins - 1, generator() % 12 + 3 * kind);
-        counts[kind * bins + bin] += 1;
-        of_kind[kind].push_back(bin);
+    for (const double step : {1.0, 1e-3, 1e-7}) {
+        std::vector<Scored> scores;
+        for (int i = 0; i < 300; ++i) {
+            const bool positive = generator() % 3 == 0;
+            scores.push_back({step * static_cast<double>(generator() % 40 + (positive ? 9 : 0)), positive});
+        }
+        const double wanted = share_of_pairs(scores);
+        EXPECT_GT(wanted, 0.6);
+        EXPECT_NEAR(area_under_curve(scores), wanted, 1e-12);
     }
-    double in_order = 0;
-    for (const std::size_t negative : of_kind[0])
-        for (const std::size_t positive : of_kind[1])
-            in_order += positive > negative ? 1 : positive == negative ? 0.5 : 0;
-    const auto pairs = static_cast<double>(of_kind[0].size() * of_kind[1].size());
-    EXPECT_NEAR(area_under_curve(counts), in_order / pairs, 1e-12);
-    EXPECT_TRUE(std::isnan(area_under_curve(std::vector<double>{1, 2, 0, 0})));
+    std::vector<Scored> alone{{1, true}, {2, true}}, unknown{{1, true}, {NAN, false}};
+    EXPECT_TRUE(std::isnan(area_under_curve(alone)));
+    EXPECT_TRUE(std::isnan(area_under_curve(unknown)));
+}
+
+// Each class against the rest, by its probability; a class that never comes is in no mean, a row without a target in
+// none.
+TEST(EvaluationMetrics, AreaOfClassesIsTheMeanOverThem) {
+    std::mt19937 generator(2);
+    constexpr std::size_t classes = 4;
+    std::vector<double> rows;
+    std::vector<std::vector<Scored>> of(classes);
+    for (int i = 0; i < 120; ++i) {
+        const int target = static_cast<int>(generator() % 4) - 1; // -1: none; class 3 never comes
+        double sum = 0;
+        std::vector<double> logits;
+        for (std::size_t c = 0; c < classes; ++c) {
+            logits.push_back(static_cast<double>(generator() % 1000) / 300 + (static_cast<int>(c) == target ? 0.8 : 0));
+            sum += std::exp(logits[c]);
+        }
+        rows.insert(rows.end(), logits.begin(), logits.end());
+        rows.push_back(target + 1);
+        for (std::size_t c = 0; c < classes && target >= 0; ++c)
+            of[c].push_back({std::exp(logits[c]) / sum, static_cast<int>(c) == target});
+    }
+    EXPECT_NEAR(area_of_classes(rows, 4), (share_of_pairs(of[0]) + share_of_pairs(of[1]) + share_of_pairs(of[2])) / 3,
+                1e-12);
+    const std::vector<double> two = {1, 4, 2, 0, 3, 1, 0, 1, 2, 3, 1, 1}; // differences 3, 3, 1, -2: of 1 0 1 0
+    EXPECT_DOUBLE_EQ(area_of_classes(two, 2), (0.5 + 1 + 0 + 1) / 4);
+}
+
+TEST(EvaluationMetrics, ScoresOfOutcomesAreMeansOverThem) {
+    // two outcomes: (right none, wrongly there, missed, hit) = (4, 1, 2, 3) and (9, 0, 1, 0)
+    const std::vector<double> counts = {4, 9, 1, 0, 2, 1, 3, 0};
+    const OutcomeScores found = outcome_scores(counts);
+    EXPECT_DOUBLE_EQ(found.accuracy, (7.0 + 9.0) / 20);
+    EXPECT_DOUBLE_EQ(found.precision, (3.0 / 4 + 0) / 2);
+    EXPECT_DOUBLE_EQ(found.recall, (3.0 / 5 + 0) / 2);
+    EXPECT_DOUBLE_EQ(found.f1, (2 * 3.0 / (2 * 3 + 1 + 2) + 0) / 2);
+    // logits of two outcomes, then what was there
+    const std::vector<double> rows = {1, 5, 1, 0, 2, 4, 0, 1, 1, 3, 0, 0, 0, 2, 0, 1};
+    EXPECT_DOUBLE_EQ(area_of_outcomes(rows, 2), ((0 + 0.5 + 1) / 3 + 1 / 4.0) / 2);
 }
 
 TEST(EvaluationMetrics, CoefficientOfDeterminationIsOneMinusTheShareOfErrors) {

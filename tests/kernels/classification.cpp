@@ -66,21 +66,52 @@ TYPED_TEST(Classification, CountsAreThoseOfAPlainLoop) {
         }
 }
 
-TYPED_TEST(Classification, ScoresFallIntoTheirBins) {
-    constexpr std::int64_t rows = 200, bins = 80;
-    TypeParam on;
-    Sample logits(Shape{rows, 2}, DType::f32, 1);
-    const Sample targets = some_targets(rows, 2), places(Shape{rows}, DType::i32), counts(Shape{2, bins}, DType::f32);
-    logits.set(0, 90), logits.set(1, -90), logits.set(2, -90), logits.set(3, 90), logits.set(4, NAN);
-    kernels::score_counts(on.stream(), on(logits), on(targets), on(places), on(counts));
-    on.finish();
-    std::vector<double> expected(static_cast<std::size_t>(counts.count()));
-    for (std::int64_t n = 0; n < rows; ++n) {
-        const double score = n == 2 ? -90 : std::clamp(logits[2 * n + 1] - logits[2 * n], -32.0, 31.9);
-        const auto bin = static_cast<std::int64_t>(std::max(0.0, (score + 32) / 64 * bins));
-        if (targets[n] >= 0) expected[static_cast<std::size_t>(targets[n]) * bins + static_cast<std::size_t>(bin)] += 1;
+TYPED_TEST(Classification, ScoresAreInThePlacesOfTheirRows) {
+    constexpr std::int64_t rows = 50, columns = 7, classes = 5, first = 9, all = 80;
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        TypeParam on;
+        const Sample logits = some_logits({rows, classes, columns}, dtype), labels = some_targets(rows, classes);
+        const Sample numbers(Shape{rows, classes}, DType::f32, 3);
+        Sample begin(Shape{}, DType::i32);
+        begin.set(0, first);
+        const Sample of_labels(Shape{all, classes + 1}, DType::f32, 4),
+            of_numbers(Shape{all, 2 * classes}, DType::f32, 5);
+        kernels::place_scores(on.stream(), classes, on(logits), on(labels), on(begin), on(of_labels));
+        kernels::place_scores(on.stream(), classes, on(logits), on(numbers), on(begin), on(of_numbers));
+        on.finish();
+        std::vector<double> wanted, wanted_numbers;
+        for (std::int64_t r = -first; r < all - first; ++r) {
+            const bool there = r >= 0 && r < rows;
+            for (std::int64_t c = 0; c < classes; ++c)
+                wanted.push_back(there ? logits[r * columns + c] : 0);
+            wanted.push_back(there ? labels[r] + 1 : 0);
+            for (std::int64_t c = 0; c < 2 * classes; ++c)
+                wanted_numbers.push_back(!there        ? 0
+                                         : c < classes ? logits[r * columns + c]
+                                                       : numbers[r * classes + c - classes]);
+        }
+        EXPECT_EQ(of_labels.values(), wanted);
+        EXPECT_EQ(of_numbers.values(), wanted_numbers);
     }
-    EXPECT_EQ(counts.values(), expected);
+}
+
+TYPED_TEST(Classification, OutcomesAreCountedByWhatIsThereAndTaken) {
+    for (const auto& [rows, outcomes] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {70, 3}, {40, 150}, {0, 2}})
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            TypeParam on;
+            const Sample logits = some_logits({rows, outcomes, outcomes}, dtype),
+                         counts(Shape{4, outcomes}, DType::f32);
+            Sample targets(Shape{rows, outcomes}, DType::f32, 6);
+            for (std::int64_t i = 0; i < targets.count(); ++i)
+                targets.set(i, targets[i] > 0.3 ? 1 : 0);
+            kernels::binary_counts(on.stream(), on(logits), on(targets), on(counts));
+            on.finish();
+            std::vector<double> expected(static_cast<std::size_t>(counts.count()));
+            for (std::int64_t i = 0; i < rows * outcomes; ++i)
+                expected[static_cast<std::size_t>(
+                    (2 * (targets[i] > 0.5 ? 1 : 0) + (logits[i] > 0 ? 1 : 0)) * outcomes + i % outcomes)] += 1;
+            EXPECT_EQ(counts.values(), expected);
+        }
 }
 
 TYPED_TEST(Classification, SumsOfNumbersAreThoseOfAPlainLoop) {
