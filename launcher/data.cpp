@@ -220,9 +220,11 @@ int look_at_config(const Arguments& arguments, bool everything) {
     settle_tokenizer(config);
     const std::unique_ptr<Dataset> dataset = open_data(config, {});
     const SampleForm& form = dataset->form();
-    for (const Field& field : form.fields)
-        fmt::print("field {}\n", field_text(field));
-    fmt::print("{}: {}\n", form.is_text() ? "vocabulary" : "classes", form.classes);
+    for (std::size_t i = 0; i < form.fields.size(); ++i)
+        fmt::print("field {}{}\n", field_text(form.fields[i]),
+                   form.wanted.empty() || form.classes_of(i) == 0 ? ""
+                                                                  : fmt::format(", {} classes", form.classes_of(i)));
+    if (form.wanted.empty()) fmt::print("{}: {}\n", form.is_text() ? "vocabulary" : "classes", form.classes);
     if (dataset->tokenizer() != nullptr) fmt::print("tokenizer: {}\n", dataset->tokenizer()->kind());
     for (const Split split : {Split::train, Split::validation})
         look_at_part(*dataset, split, everything);

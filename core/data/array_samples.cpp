@@ -34,8 +34,19 @@ SampleArrays split_by_fraction(SampleArrays& all, double fraction) {
     };
     std::visit([&](auto& values) { rest.inputs = cut(values); }, all.inputs);
     std::visit([&](auto& values) { rest.targets = cut(values); }, all.targets);
+    rest.numbers = cut(all.numbers);
     all.count = kept;
     return rest;
+}
+
+// Of elements [begin, begin + count), where each has its own.
+InputStatistics part_of(const InputStatistics& all, std::size_t begin, std::size_t count) {
+    if (all.means.size() == 1) return all;
+    const auto cut = [&](const std::vector<double>& values) {
+        const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
+        return std::vector<double>(first, first + static_cast<std::ptrdiff_t>(count));
+    };
+    return {cut(all.means), cut(all.deviations)};
 }
 
 } // namespace
@@ -44,14 +55,26 @@ ArraySamples::ArraySamples(SampleForm form, std::string_view name, SampleArrays 
                            double fraction, std::vector<SkippedRecords> skipped,
                            std::optional<InputStatistics> statistics, std::vector<DataFinding> findings)
     : form_(std::move(form)), parts_{std::move(train), std::move(validation)}, skipped_(std::move(skipped)),
-      findings_(std::move(findings)), given_statistics_(statistics.has_value()) {
+      findings_(std::move(findings)), given_statistics_(statistics.has_value()),
+      inputs_(form_.fields.size() - (parts_[0].numbers.empty() ? 1 : 2)), elements_(0) {
+    for (std::size_t i = 0; i < inputs_; ++i)
+        elements_ += form_.fields[i].shape.count();
     if (parts_[1].count == 0) parts_[1] = split_by_fraction(parts_[0], fraction);
     if (parts_[0].count == 0)
         throw DataError(fmt::format("{}: no sample is left to train on: {} in all, {} for validation", name,
                                     parts_[1].count, parts_[1].count));
-    normaliser_ =
-        Normaliser(statistics ? *std::move(statistics) : find_statistics(), form_.fields[0].shape, std::string(name));
+    statistics_ = statistics ? *std::move(statistics) : find_statistics();
+    Normaliser(statistics_, stored_shape(), std::string(name)); // refuses those that do not fit
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < inputs_; ++i) {
+        const auto count = static_cast<std::size_t>(form_.fields[i].shape.count());
+        normalisers_.emplace_back(inputs_ == 1 ? statistics_ : part_of(statistics_, begin, count),
+                                  form_.fields[i].shape, std::string(name));
+        begin += count;
+    }
 }
+
+Shape ArraySamples::stored_shape() const { return inputs_ == 1 ? form_.fields[0].shape : Shape{elements_}; }
 
 InputStatistics ArraySamples::find_statistics() const {
     if (const auto* bytes = std::get_if<std::vector<std::uint8_t>>(&parts_[0].inputs)) {
@@ -66,7 +89,7 @@ InputStatistics ArraySamples::find_statistics() const {
         return {{mean}, {std::sqrt(std::max(variance, 0.0))}};
     }
     const auto& values = std::get<std::vector<float>>(parts_[0].inputs);
-    const auto features = static_cast<std::size_t>(form_.fields[0].shape.count());
+    const auto features = static_cast<std::size_t>(elements());
     InputStatistics found{std::vector<double>(features), std::vector<double>(features)};
     const auto count = static_cast<double>(parts_[0].count);
     for (std::size_t i = 0; i < values.size(); ++i)
@@ -87,14 +110,14 @@ const SampleArrays& ArraySamples::checked(Split split, std::int64_t sample) cons
     return from;
 }
 
-void ArraySamples::read_target(const SampleArrays& from, std::int64_t sample, const View& target) const {
-    const std::int64_t wanted = form_.fields[1].shape.count();
-    std::visit(
-        [&](const auto& values) {
-            std::memcpy(target.memory(), values.data() + sample * wanted,
-                        static_cast<std::size_t>(wanted) * sizeof values[0]);
-        },
-        from.targets);
+void ArraySamples::read_target(const SampleArrays& from, std::int64_t sample, std::size_t field,
+                               const View& target) const {
+    const std::int64_t wanted = form_.fields[field].shape.count();
+    const auto copy = [&](const auto& values) {
+        std::memcpy(target.memory(), values.data() + sample * wanted,
+                    static_cast<std::size_t>(wanted) * sizeof values[0]);
+    };
+    field == inputs_ ? std::visit(copy, from.targets) : copy(from.numbers);
 }
 
 void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> views) const {
@@ -103,10 +126,15 @@ void ArraySamples::read(Split split, std::int64_t sample, std::span<const View> 
         if (views.size() != form_.fields.size() || views[i].shape != form_.fields[i].shape ||
             views[i].dtype != form_.fields[i].dtype)
             throw InternalError("dataset: a view that no field asks for");
-    const std::int64_t elements = form_.fields[0].shape.count();
-    std::visit([&](const auto& values) { normaliser_.apply(values.data() + sample * elements, views[0]); },
-               from.inputs);
-    read_target(from, sample, views[1]);
+    std::visit(
+        [&](const auto& values) {
+            const auto* next = values.data() + sample * elements();
+            for (std::size_t i = 0; i < inputs_; next += views[i++].count())
+                normalisers_[i].apply(next, views[i]);
+        },
+        from.inputs);
+    for (std::size_t i = inputs_; i < form_.fields.size(); ++i)
+        read_target(from, sample, i, views[i]);
 }
 
 // Samples in a shuffled order lie anywhere in memory: most of the time of reading one is waiting for it. (A function
@@ -127,10 +155,10 @@ void ArraySamples::expect(Split split, std::int64_t sample) const {
 
 void ArraySamples::read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const {
     const SampleArrays& from = checked(split, sample);
-    const std::int64_t begin = sample * form_.fields[0].shape.count();
+    const std::int64_t begin = sample * elements();
     std::visit([&](const auto& values) { std::copy_n(values.begin() + begin, numbers.size(), numbers.begin()); },
                from.inputs);
-    read_target(from, sample, target);
+    read_target(from, sample, form_.fields.size() - 1, target);
 }
 
 std::string ArraySamples::fingerprint() const {
@@ -138,13 +166,14 @@ std::string ArraySamples::fingerprint() const {
         ContentHash hash;
         hash.add(form_.classes);
         if (given_statistics_) {
-            hash.add(std::span<const double>(normaliser_.statistics().means));
-            hash.add(std::span<const double>(normaliser_.statistics().deviations));
+            hash.add(std::span<const double>(statistics_.means));
+            hash.add(std::span<const double>(statistics_.deviations));
         }
         for (const SampleArrays& part : parts_) {
             hash.add(part.count);
             std::visit([&](const auto& values) { hash.add(std::span(values)); }, part.inputs);
             std::visit([&](const auto& values) { hash.add(std::span(values)); }, part.targets);
+            if (!part.numbers.empty()) hash.add(std::span(part.numbers));
         }
         fingerprint_ = hash.text();
     });

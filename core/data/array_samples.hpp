@@ -10,18 +10,20 @@
 
 namespace tessera {
 
-// Of N samples: what is looked at, and a class number or K numbers each. Counts are exact multiples of N.
+// Of N samples: what is looked at, and a class number or K numbers each, or both. Counts are exact multiples of N.
 struct SampleArrays {
     std::int64_t count = 0; // N
     std::variant<std::vector<std::uint8_t>, std::vector<float>> inputs;
     std::variant<std::vector<std::int32_t>, std::vector<float>> targets;
+    std::vector<float> numbers{}; // beside class numbers; empty: none
 };
 
 // Inputs are normalised by what they are given for it, or by mean and standard deviation of the training part: of bytes
 // by one for all elements, of floats by one for each.
 class ArraySamples final : public Dataset {
 public:
-    // `form` has two fields, the inputs (f32) and the targets. Where there is no validation part, the last `fraction`
+    // `form` has the inputs (f32), which lie side by side in a sample, then the targets, one field or, with `numbers`,
+    // two. Where there is no validation part, the last `fraction`
     // of the training part is it. `name` stands for the data in messages. Throws DataError when nothing is left to
     // train on.
     ArraySamples(SampleForm form, std::string_view name, SampleArrays train, SampleArrays validation, double fraction,
@@ -35,8 +37,9 @@ public:
     const Tokenizer* tokenizer() const override { return nullptr; }
     std::vector<SkippedRecords> skipped() const override { return skipped_; }
     std::vector<DataFinding> findings() const override { return findings_; }
-    float black(std::int64_t, std::int64_t channel) const override { return normaliser_.black(channel); }
-    const InputStatistics* statistics() const override { return &normaliser_.statistics(); }
+    float black(std::int64_t, std::int64_t channel) const override { return normalisers_[0].black(channel); }
+    const InputStatistics* statistics() const override { return &statistics_; }
+    Shape stored_shape() const override;
     void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const override;
     std::string fingerprint() const override;
 
@@ -44,14 +47,18 @@ private:
     const SampleArrays& part(Split split) const { return parts_[static_cast<std::size_t>(split)]; }
     InputStatistics find_statistics() const;
     const SampleArrays& checked(Split split, std::int64_t sample) const;
-    void read_target(const SampleArrays& from, std::int64_t sample, const View& target) const;
+    std::int64_t elements() const { return elements_; } // of all inputs of a sample
+    void read_target(const SampleArrays& from, std::int64_t sample, std::size_t field, const View& target) const;
 
     SampleForm form_;
     std::array<SampleArrays, 2> parts_; // by Split
     std::vector<SkippedRecords> skipped_;
     std::vector<DataFinding> findings_;
     bool given_statistics_;
-    Normaliser normaliser_;
+    std::size_t inputs_;    // fields
+    std::int64_t elements_; // of all of them
+    InputStatistics statistics_;
+    std::vector<Normaliser> normalisers_; // of each input
     mutable std::once_flag hashed_;
     mutable std::string fingerprint_;
 };

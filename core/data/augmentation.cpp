@@ -10,6 +10,7 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <numbers>
+#include <tuple>
 
 namespace tessera {
 namespace {
@@ -73,6 +74,60 @@ void Augmentation::mix_labels(float share, std::int32_t one, std::int32_t other,
     }
 }
 
+// Ten times an area and the logarithm of a ratio are drawn; where no box of them fits, the largest in the middle whose
+// ratio is allowed is taken.
+Augmentation::Box Augmentation::resized_crop(std::int64_t epoch, std::int64_t sample, const Shape& image) const {
+    const std::int64_t height = image[0], width = image[1];
+    const double area = static_cast<double>(height) * static_cast<double>(width);
+    const double least = std::log(least_ratio), most = std::log(most_ratio);
+    for (int attempt = 0; attempt < 10; ++attempt) {
+        const auto words = random_words(random_key(seed, fmt::format("augmentation.resized_crop.{}", attempt)),
+                                        static_cast<std::uint64_t>(epoch), static_cast<std::uint64_t>(sample));
+        const double share = least_area + (most_area - least_area) * (static_cast<double>(words[0]) * 0x1p-32);
+        const double ratio = std::exp(least + (most - least) * (static_cast<double>(words[1]) * 0x1p-32));
+        const std::int64_t wide = std::llround(std::sqrt(area * share * ratio)),
+                           high = std::llround(std::sqrt(area * share / ratio));
+        if (wide < 1 || high < 1 || wide > width || high > height) continue;
+        return {below(words[2], height - high + 1), below(words[3], width - wide + 1), high, wide};
+    }
+    const double ratio = static_cast<double>(width) / static_cast<double>(height);
+    Box box{0, 0, height, width};
+    if (ratio < least_ratio)
+        box.height = std::llround(static_cast<double>(width) / least_ratio);
+    else if (ratio > most_ratio)
+        box.width = std::llround(static_cast<double>(height) * most_ratio);
+    box.top = (height - box.height) / 2;
+    box.left = (width - box.width) / 2;
+    return box;
+}
+
+void Augmentation::scale_box(const std::vector<float>& x, const Box& box, const View& y) {
+    const std::int64_t height = y.shape[0], width = y.shape[1], channels = y.shape[2];
+    // Of a place: the two neighbours and the share of the second.
+    const auto between = [](std::int64_t i, std::int64_t size, std::int64_t of_box) {
+        const double at = std::max(
+            (static_cast<double>(i) + 0.5) * static_cast<double>(of_box) / static_cast<double>(size) - 0.5, 0.0);
+        const auto first = std::min(static_cast<std::int64_t>(at), of_box - 1);
+        return std::tuple(first, std::min(first + 1, of_box - 1), at - static_cast<double>(first));
+    };
+    auto* to = y.as<float>();
+    for (std::int64_t h = 0; h < height; ++h) {
+        const auto [above, under, down] = between(h, height, box.height);
+        for (std::int64_t w = 0; w < width; ++w) {
+            const auto [before, behind, right] = between(w, width, box.width);
+            const auto at = [&](std::int64_t row, std::int64_t column) {
+                return x.data() + ((box.top + row) * width + box.left + column) * channels;
+            };
+            const float *a = at(above, before), *b = at(above, behind), *c = at(under, before), *d = at(under, behind);
+            for (std::int64_t i = 0; i < channels; ++i) {
+                const double high = static_cast<double>(a[i]) * (1 - right) + static_cast<double>(b[i]) * right;
+                const double low = static_cast<double>(c[i]) * (1 - right) + static_cast<double>(d[i]) * right;
+                *to++ = static_cast<float>(high * (1 - down) + low * down);
+            }
+        }
+    }
+}
+
 void Augmentation::apply(std::int64_t epoch, std::int64_t sample, std::span<const float> black, const View& image,
                          std::vector<float>& room) const {
     const auto words = [&](std::string_view name) {
@@ -81,6 +136,10 @@ void Augmentation::apply(std::int64_t epoch, std::int64_t sample, std::span<cons
     };
     auto* pixels = image.as<float>();
     const Shape& shape = image.shape;
+    if (most_area > 0) {
+        room.assign(pixels, pixels + image.count());
+        scale_box(room, resized_crop(epoch, sample, shape), image);
+    }
     if (crop_padding > 0 || flip) {
         const auto drawn = words("augmentation.crop");
         room.assign(pixels, pixels + image.count());

@@ -66,8 +66,11 @@ public:
     // By which the first field is normalised; null: it is not.
     virtual const InputStatistics* statistics() const { return nullptr; }
 
-    // As `read`, but the first field as it is stored, in (first field's count) numbers. Of data that have statistics.
+    // As `read`, but what `statistics` are of as it is stored, in (stored_shape's count) numbers, and the last field.
+    // Of data that have statistics.
     virtual void read_stored(Split split, std::int64_t sample, std::span<double> numbers, const View& target) const;
+    // The first field's, but of tables with several inputs, which lie side by side.
+    virtual Shape stored_shape() const { return form().fields[0].shape; }
 
     // What was seen in the data that no record was left out for.
     virtual std::vector<DataFinding> findings() const { return {}; }
@@ -115,6 +118,8 @@ struct DatasetOptions {
     std::optional<InputStatistics> statistics{};
 
     bool skip_errors = false; // leave out records and files that are not right, and count them
+    // hdf5: records that are not right are found when they are read, although errors are skipped.
+    bool records_later = false;
 
     std::vector<std::string> target_files, validation_target_files; // pairs: none where lines hold both texts
     std::string pair_separator = "\t";                              // pairs: between the two of a line
@@ -126,13 +131,23 @@ struct DatasetOptions {
 
     std::string input_field, target_field;                       // hdf5: paths of datasets in the files
     std::string validation_input_field, validation_target_field; // hdf5: empty: as for training
+    // hdf5: several of each, in place of input_field and target_field; fields are named by the last words of the paths.
+    std::vector<std::string> input_fields, target_fields;
+    std::vector<std::string> validation_input_fields, validation_target_fields; // empty: as for training
     std::int64_t cache_bytes = 64 << 20; // hdf5: of chunks, decoded; a shuffled order mixes as many
 
     std::string delimiter = ","; // csv, labelled: one character
     bool header = true;          // csv, labelled: the first line names the columns; else they are "1", "2", …
-    std::vector<std::string> text_columns;     // labelled: one or two
-    std::string label_column;                  // tables, labelled: a category; or
-    std::vector<std::string> targets;          // csv: columns of numbers. All others are features.
+    std::vector<std::string> text_columns; // labelled: one or two
+    std::string label_column;              // tables, labelled: a category; and, or
+    std::vector<std::string> targets;      // csv: columns of numbers. All others are features, where `inputs` is empty.
+    // Tables: fields of features, each of the columns whose names fit one of the patterns; others are not read.
+    struct ColumnGroup {
+        std::string name;
+        std::vector<std::string> columns;
+        std::string where; // for messages
+    };
+    std::vector<ColumnGroup> inputs;
     std::vector<std::string> category_columns; // csv, tsv: features that are categories; arff says it itself
     bool missing_mean = false; // csv, tsv, arff: missing features are the training data's mean, not refused
     std::int64_t features = 0; // csv, hdf5: to expect; 0: any number

@@ -47,8 +47,8 @@ std::int64_t count_common(const std::vector<SampleHash>& some, const std::vector
 class Walk {
 public:
     explicit Walk(const Dataset& dataset)
-        : dataset_(dataset), width_(static_cast<std::size_t>(statistics_width(dataset.form().fields[0].shape))),
-          numbers_(static_cast<std::size_t>(dataset.form().fields[0].shape.count())),
+        : dataset_(dataset), width_(static_cast<std::size_t>(statistics_width(dataset.stored_shape()))),
+          numbers_(static_cast<std::size_t>(dataset.stored_shape().count())),
           target_(target().shape.count() * bytes_of(target().dtype)) {}
 
     std::size_t width() const { return width_; }
@@ -120,7 +120,8 @@ std::vector<std::string> statistics_names(const SampleForm& form) {
 FoundStatistics find_statistics(const DatasetOptions& options, const Workers& workers) {
     DatasetOptions own = options;
     own.statistics = no_change();
-    own.skip_errors = true; // all of it is counted
+    own.records_later = !options.skip_errors; // they are found below, each rank its share
+    own.skip_errors = true;                   // all of it is counted
     const std::unique_ptr<Dataset> dataset = open_dataset(own);
     if (dataset->statistics() == nullptr)
         throw ConfigError(fmt::format("the reader '{}' normalises nothing: of texts `tessera data prepare --to FOLDER "
@@ -151,7 +152,7 @@ FoundStatistics find_statistics(const DatasetOptions& options, const Workers& wo
     const std::int64_t broken = count_broken(walk, workers, unreadable);
     if (broken > 0) {
         found.broken = unreadable;
-        found.readable = false;
+        found.readable = options.reader == "hdf5"; // a run that skips leaves such samples out, as is done here
     }
     stored.counts.push_back({"broken samples", broken});
     for (const DataFinding& finding : dataset->findings())

@@ -189,6 +189,7 @@ void Hdf5Field::find_piece() {
         refuse(fmt::format("its chunks reach over {} samples of {} bytes, which are decoded together: expected at most "
                            "{} bytes",
                            piece_, row_bytes(), most_piece_bytes));
+    chunk_ = piece_;
     piece_ *= std::max<std::int64_t>(1, worth_a_call / (piece_ * row_bytes()));
 }
 

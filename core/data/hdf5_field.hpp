@@ -56,6 +56,7 @@ public:
     // Rows that are best read together, from a multiple of them on: no chunk is decoded twice, and 64 KiB are worth a
     // call.
     std::int64_t piece() const { return piece_; }
+    std::int64_t chunk() const { return chunk_; } // rows that are stored together: a part of a piece
 
     // Throws DataError for a damaged chunk.
     Hdf5Rows read(std::int64_t first, std::int64_t count) const;
@@ -69,7 +70,7 @@ private:
 
     std::string path_, name_;
     hdf5::Id file_, dataset_; // in this order: a dataset keeps its file open
-    std::int64_t rows_ = 0, piece_ = 1;
+    std::int64_t rows_ = 0, piece_ = 1, chunk_ = 1;
     Shape row_;
     bool whole_numbers_ = false;
     Hdf5Rows::Number number_ = Hdf5Rows::Number::u8;

@@ -11,112 +11,158 @@ namespace tessera {
 namespace {
 
 constexpr std::size_t most_open_files = 64;
-constexpr std::array both_sides = {Hdf5Side::input, Hdf5Side::target};
 
-std::size_t index_of(Hdf5Side side) { return static_cast<std::size_t>(side); }
-
-std::string refusal(const Hdf5Files::Source& source, Hdf5Side side, const std::string& why) {
-    return fmt::format("{}: dataset '{}': {}", source.path, source.names[index_of(side)], why);
+std::string refusal(const Hdf5Files::Source& source, std::size_t field, const std::string& why) {
+    return fmt::format("{}: dataset '{}': {}", source.path, source.names[field], why);
 }
 
 std::string text_of(const Hdf5Files::Form& form) {
     return fmt::format("{} of {}", form.row.text(), form.bytes ? "bytes" : form.whole_numbers ? "integers" : "floats");
 }
 
+std::vector<Hdf5Field> open_fields(const std::string& path, const std::vector<std::string>& names) {
+    std::vector<Hdf5Field> fields;
+    for (const std::string& name : names)
+        fields.emplace_back(path, name);
+    return fields;
+}
+
 } // namespace
 
 // All files' inputs are bytes, or none's: the two are normalised otherwise. Integers to be found are classes, floats
 // numbers.
-void Hdf5Files::check_alike(const Source& source, const std::array<Hdf5Field, 2>& fields) {
-    if (fields[0].rows() != fields[1].rows())
-        throw DataError(refusal(
-            source, Hdf5Side::target,
-            fmt::format("has {} rows, but '{}' has {} samples", fields[1].rows(), source.names[0], fields[0].rows())));
-    std::array<Form, 2> forms;
-    for (std::size_t i = 0; i < 2; ++i)
-        forms[i] = {fields[i].row(), fields[i].whole_numbers(), fields[i].number() == Hdf5Rows::Number::u8};
-    const Shape& wanted = forms[1].row;
-    if (wanted.rank() > (forms[1].whole_numbers ? 0 : 1))
-        throw DataError(refusal(source, Hdf5Side::target,
-                                fmt::format("has {} {} for each sample, expected an integer, which is a class, or "
-                                            "floats (N) or (N, K), which are numbers",
-                                            wanted.text(), forms[1].whole_numbers ? "integers" : "floats")));
+void Hdf5Files::check_alike(const Source& source, const std::vector<Hdf5Field>& fields) {
+    std::vector<Form> forms;
+    for (std::size_t i = 0; i < fields.size(); ++i) {
+        if (fields[i].rows() != fields[0].rows())
+            throw DataError(refusal(source, i,
+                                    fmt::format("has {} rows, but '{}' has {} samples", fields[i].rows(),
+                                                source.names[0], fields[0].rows())));
+        forms.push_back({fields[i].row(), fields[i].whole_numbers(), fields[i].number() == Hdf5Rows::Number::u8});
+        const Shape& row = forms[i].row;
+        if (i >= inputs_ && row.rank() > (forms[i].whole_numbers ? 0 : 1))
+            throw DataError(refusal(source, i,
+                                    fmt::format("has {} {} for each sample, expected an integer, which is a class, or "
+                                                "floats (N) or (N, K), which are numbers",
+                                                row.text(), forms[i].whole_numbers ? "integers" : "floats")));
+    }
     if (sources_.empty()) forms_ = forms;
-    for (const Hdf5Side side : both_sides) {
-        const Form &found = forms[index_of(side)], &known = form(side);
+    for (std::size_t i = 0; i < fields.size(); ++i) {
+        const Form &found = forms[i], &known = form(i);
         const bool other_numbers =
-            side == Hdf5Side::input ? found.bytes != known.bytes : found.whole_numbers != known.whole_numbers;
+            i < inputs_ ? found.bytes != known.bytes : found.whole_numbers != known.whole_numbers;
         if (found.row != known.row || other_numbers)
             throw DataError(refusal(
-                source, side,
+                source, i,
                 fmt::format("samples are {}, those of {} {}", text_of(found), sources_[0].path, text_of(known))));
     }
 }
 
-std::int64_t Hdf5Files::add(const std::string& path, const std::string& input, const std::string& target) {
-    const std::array fields = {Hdf5Field(path, input), Hdf5Field(path, target)};
-    Source source{path, {input, target}, 0, fields[0].rows(), {}, {}};
+std::int64_t Hdf5Files::add(const std::string& path, const std::vector<std::string>& names) {
+    const std::vector<Hdf5Field> fields = open_fields(path, names);
+    Source source{path, names, 0, fields[0].rows()};
     if (!sources_.empty()) source.begin = sources_.back().begin + sources_.back().rows;
     check_alike(source, fields);
-    for (std::size_t i = 0; i < 2; ++i) {
-        source.pieces[i] = fields[i].piece();
-        source.row_bytes[i] = fields[i].row_bytes();
+    for (const Hdf5Field& field : fields) {
+        source.pieces.push_back(field.piece());
+        source.chunks.push_back(field.chunk());
+        source.row_bytes.push_back(field.row_bytes());
     }
     sources_.push_back(source);
     return source.begin + source.rows;
 }
 
-const Hdf5Files::Source& Hdf5Files::source_of(std::int64_t sample) const {
-    return *std::prev(std::ranges::upper_bound(sources_, sample, {}, &Source::begin));
+const Hdf5Files::Source& Hdf5Files::source_of(std::int64_t row) const {
+    return *std::prev(std::ranges::upper_bound(sources_, row, {}, &Source::begin));
 }
 
-SampleBlocks Hdf5Files::share_out(std::int64_t bytes, std::int64_t samples) {
+void Hdf5Files::leave_out(std::vector<std::int64_t> rows) {
+    left_out_ = std::move(rows);
+    gaps_.clear();
+    for (std::size_t i = 0; i < left_out_.size(); ++i)
+        gaps_.push_back(left_out_[i] - static_cast<std::int64_t>(i));
+}
+
+bool Hdf5Files::is_left_out(std::int64_t row) const { return std::ranges::binary_search(left_out_, row); }
+
+std::int64_t Hdf5Files::left_out_before(std::int64_t row) const {
+    return std::ranges::lower_bound(left_out_, row) - left_out_.begin();
+}
+
+bool Hdf5Files::are_left_out(std::int64_t first, std::int64_t count) const {
+    return left_out_before(first + count) - left_out_before(first) == count;
+}
+
+std::int64_t Hdf5Files::row_of(std::int64_t sample) const {
+    return sample + (std::ranges::upper_bound(gaps_, sample) - gaps_.begin());
+}
+
+SampleBlocks Hdf5Files::share_out(std::int64_t bytes, std::int64_t rows) {
     SampleBlocks blocks{sources_[0].pieces[0], 1};
-    std::array<std::int64_t, 2> needed{}; // by a block, at most
+    std::vector<std::int64_t> needed(fields()); // by a block, at most
     for (const Source& source : sources_) {
-        if (source.begin >= samples) break;
-        for (std::size_t i = 0; i < 2; ++i) {
+        if (source.begin >= rows) break;
+        for (std::size_t i = 0; i < fields(); ++i) {
             const std::int64_t piece = source.pieces[i], size = blocks.samples;
-            const bool aligned = source.begin % size == 0 && (size % piece == 0 || piece % size == 0);
+            const bool aligned =
+                left_out_.empty() && source.begin % size == 0 && (size % piece == 0 || piece % size == 0);
             const std::int64_t pieces = aligned ? std::max<std::int64_t>(1, size / piece) : (size - 1) / piece + 2;
             needed[i] = std::max(needed[i], pieces * std::min(piece, source.rows) * source.row_bytes[i]);
         }
     }
-    blocks.together = std::max<std::int64_t>(1, bytes / (needed[0] + needed[1]));
-    for (std::size_t i = 0; i < 2; ++i)
-        caches_[i] = PieceCache<Hdf5Rows>(blocks.together * needed[i]);
+    std::int64_t all = 0;
+    for (const std::int64_t each : needed)
+        all += each;
+    blocks.together = std::max<std::int64_t>(1, bytes / all);
+    caches_.clear();
+    for (const std::int64_t each : needed)
+        caches_.emplace_back(blocks.together * each);
     return blocks;
 }
 
-const Hdf5Field& Hdf5Files::field(const Source& source, Hdf5Side side) {
+const Hdf5Field& Hdf5Files::opened(const Source& source, std::size_t field) {
     auto found = opened_.find(source.begin);
     if (found == opened_.end()) {
         if (opened_.size() == most_open_files)
             opened_.erase(
                 std::ranges::min_element(opened_, {}, [](const auto& entry) { return entry.second.last_use; }));
-        Opened opened{{Hdf5Field(source.path, source.names[0]), Hdf5Field(source.path, source.names[1])}, 0};
-        for (const Hdf5Side each : both_sides)
-            if (opened.fields[index_of(each)].rows() != source.rows ||
-                opened.fields[index_of(each)].row() != form(each).row)
-                throw DataError(refusal(source, each, "has changed since the run began"));
-        found = opened_.emplace(source.begin, std::move(opened)).first;
+        Opened now{open_fields(source.path, source.names), 0};
+        for (std::size_t i = 0; i < now.fields.size(); ++i)
+            if (now.fields[i].rows() != source.rows || now.fields[i].row() != form(i).row)
+                throw DataError(refusal(source, i, "has changed since the run began"));
+        found = opened_.emplace(source.begin, std::move(now)).first;
     }
     found->second.last_use = ++uses_;
-    return found->second.fields[index_of(side)];
+    return found->second.fields[field];
 }
 
-Hdf5Rows Hdf5Files::read(Hdf5Side side, const Source& source, std::int64_t first, std::int64_t count) {
-    return field(source, side).read(first, count);
+Hdf5Rows Hdf5Files::read_all(std::size_t field, const Source& source, std::int64_t first, std::int64_t count) {
+    return opened(source, field).read(first, count);
 }
 
-Hdf5Files::Row Hdf5Files::row(Hdf5Side side, std::int64_t sample) {
-    const Source& source = source_of(sample);
-    const std::size_t i = index_of(side);
-    const std::int64_t piece = (sample - source.begin) / source.pieces[i], first = piece * source.pieces[i];
-    const std::int64_t count = std::min(source.pieces[i], source.rows - first);
-    return {caches_[i].get({source.begin, piece}, count * source.row_bytes[i],
-                           [&] { return read(side, source, first, count); }),
-            sample - source.begin - first};
+Hdf5Rows Hdf5Files::read(std::size_t field, const Source& source, std::int64_t first, std::int64_t count) {
+    try {
+        return read_all(field, source, first, count);
+    } catch (const DataError&) {
+        if (left_out_.empty()) throw;
+    }
+    const std::int64_t bytes = source.row_bytes[field], chunk = source.chunks[field];
+    Hdf5Rows rows{opened(source, field).number(), std::vector<std::byte>(static_cast<std::size_t>(count * bytes))};
+    for (std::int64_t begin = 0; begin < count; begin += chunk) {
+        const std::int64_t some = std::min(chunk, count - begin);
+        if (are_left_out(source.begin + first + begin, some)) continue;
+        std::ranges::copy(read_all(field, source, first + begin, some).bytes, rows.bytes.begin() + begin * bytes);
+    }
+    return rows;
+}
+
+Hdf5Files::Row Hdf5Files::row(std::size_t field, std::int64_t row) {
+    const Source& source = source_of(row);
+    const std::int64_t size = source.pieces[field], piece = (row - source.begin) / size, first = piece * size;
+    const std::int64_t count = std::min(size, source.rows - first);
+    return {caches_[field].get({source.begin, piece}, count * source.row_bytes[field],
+                               [&] { return read(field, source, first, count); }),
+            row - source.begin - first};
 }
 
 } // namespace tessera

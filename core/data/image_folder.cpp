@@ -94,8 +94,11 @@ public:
                     continue;
                 }
                 const auto label = std::ranges::find(classes, entry.filename().string());
-                if (label == classes.end())
-                    refuse(entry, fmt::format("none of the {} classes of the training data", classes.size()));
+                if (!errors_.attempt("folder", [&] {
+                        if (label == classes.end())
+                            refuse(entry, fmt::format("none of the {} classes of the training data", classes.size()));
+                    }))
+                    continue;
                 const std::int64_t before = images.count();
                 add(entry, static_cast<std::int32_t>(label - classes.begin()), images);
                 if (images.count() == before) errors_.attempt("folder", [&] { refuse(entry, "holds no image"); });

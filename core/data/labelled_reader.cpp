@@ -171,6 +171,7 @@ private:
                 for (const LabelledRecord& record : *records)
                     for (const std::string& text : record.texts)
                         texts.push_back({record.place, text});
+            leave_out_broken(texts, options);
             tokenizer_ = train_tokenizer(options.tokenizer, texts);
         } else {
             tokenizer_ = Tokenizer::load(options.tokenizer_json);

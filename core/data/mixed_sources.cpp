@@ -39,6 +39,10 @@ std::string first_difference(const std::vector<std::string>& own, const std::vec
 // Why samples of `own` are none of those of `first`; empty: they are.
 std::string misfit(const Dataset& first, const Dataset& own) {
     const SampleForm &a = own.form(), &b = first.form();
+    for (std::size_t i = 0; i < a.fields.size() && a.fields == b.fields && !(a.wanted.empty() && b.wanted.empty()); ++i)
+        if (a.wanted.size() != b.wanted.size() || a.classes_of(i) != b.classes_of(i))
+            return fmt::format("'{}' has {} classes, there {}", a.fields[i].name, a.classes_of(i),
+                               b.wanted.size() == a.wanted.size() ? b.classes_of(i) : 0);
     if (a.fields != b.fields) return fmt::format("its samples are {}, there {}", fields_text(a), fields_text(b));
     const auto marks = [](const SampleForm& form) {
         return std::array<std::int64_t, 4>{form.marks.begin, form.marks.end, form.marks.padding, form.marks.vocabulary};

@@ -3,6 +3,7 @@
 // unread.
 #include "core/data/options.hpp"
 
+#include "core/data/readers.hpp"
 #include "core/data/source_keys.hpp"
 #include "core/extension.hpp"
 #include "core/formats/hugging_face/tokenizer_source.hpp"
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <sched.h>
+#include <set>
 #include <unistd.h>
 
 namespace tessera {
@@ -61,7 +63,8 @@ void read_image_keys(const DataKeys& keys, DatasetOptions& options) {
     read_shape_of_images(keys, options);
 }
 
-void read_hdf5_keys(const DataKeys& keys, DatasetOptions& options) {
+// One dataset of samples, one of what is to be found.
+void read_hdf5_field_keys(const DataKeys& keys, DatasetOptions& options) {
     options.input_field = keys.get(data_input_field);
     options.target_field = keys.get(data_target_field);
     options.validation_input_field = keys.get(data_validation_input_field);
@@ -75,6 +78,42 @@ void read_hdf5_keys(const DataKeys& keys, DatasetOptions& options) {
         keys.refuse(options.validation_input_field.empty() ? data_validation_input_field.name
                                                            : data_validation_target_field.name,
                     "names no dataset: those to evaluate on come in a pair");
+}
+
+// Lists of them; where one side has one, a list of one.
+void read_hdf5_fields_keys(const DataKeys& keys, DatasetOptions& options) {
+    for (const auto& [list, one] :
+         {std::pair(data_input_fields, data_input_field), std::pair(data_target_fields, data_target_field)}) {
+        if (keys.get(list).empty()) keys.refuse(list.name, "names no dataset, and the other list does: say both");
+        if (!keys.get(one).empty()) keys.refuse(one.name, fmt::format("{} is given, too", list.name));
+        if (keys.get(list).size() > 64) keys.refuse(list.name, "names more than 64 datasets");
+    }
+    options.validation_input_fields = keys.get(data_validation_input_fields);
+    options.validation_target_fields = keys.get(data_validation_target_fields);
+    const auto as_many = [&](const std::vector<std::string>& own, const std::vector<std::string>& of_training,
+                             std::string_view key) {
+        if (!own.empty() && own.size() != of_training.size())
+            keys.refuse(key,
+                        fmt::format("names {} datasets, those to train on are {}", own.size(), of_training.size()));
+    };
+    as_many(options.validation_input_fields, options.input_fields, data_validation_input_fields.name);
+    as_many(options.validation_target_fields, options.target_fields, data_validation_target_fields.name);
+    std::set<std::string> names;
+    for (const std::vector<std::string>* list : {&options.input_fields, &options.target_fields})
+        for (const std::string& path : *list)
+            if (!names.insert(field_name(path)).second)
+                keys.refuse(
+                    list == &options.input_fields ? data_input_fields.name : data_target_fields.name,
+                    fmt::format("two fields would be named '{}', by the last word of their paths", field_name(path)));
+}
+
+void read_hdf5_keys(const DataKeys& keys, DatasetOptions& options) {
+    options.input_fields = keys.get(data_input_fields);
+    options.target_fields = keys.get(data_target_fields);
+    if (options.input_fields.empty() && options.target_fields.empty())
+        read_hdf5_field_keys(keys, options);
+    else
+        read_hdf5_fields_keys(keys, options);
     const std::int64_t mebibytes = keys.get(data_cache);
     if (mebibytes < 1 || mebibytes > 1 << 20) keys.refuse(data_cache.name, "must be from 1 to 1048576");
     options.cache_bytes = mebibytes << 20;
@@ -82,6 +121,19 @@ void read_hdf5_keys(const DataKeys& keys, DatasetOptions& options) {
     options.features = count_in(keys, data_features);
     if (options.features > 0 && !options.image_shape.empty())
         keys.refuse(data_features.name, "is for samples that are no images, and data.image_shape is given");
+}
+
+// [[data.inputs]], the same for all sources.
+void read_groups_of_columns(const Config& config, DatasetOptions& options) {
+    std::set<std::string> names{"label", "targets"};
+    for (const ConfigItem& item : config.items("data.inputs")) {
+        DatasetOptions::ColumnGroup group{item.get(table_input_name), item.get(table_input_columns), item.where()};
+        if (group.name.empty()) item.refuse("an input wants a name");
+        if (!names.insert(group.name).second)
+            item.refuse(table_input_name.name, "another field of the data has this name");
+        if (group.columns.empty()) item.refuse(table_input_columns.name, "names no column");
+        options.inputs.push_back(std::move(group));
+    }
 }
 
 void read_table_keys(const DataKeys& keys, DatasetOptions& options) {
@@ -96,9 +148,10 @@ void read_table_keys(const DataKeys& keys, DatasetOptions& options) {
     options.label_column = keys.get(data_label_column);
     options.targets = keys.get(data_target_columns);
     options.features = count_in(keys, data_features);
-    if (options.label_column.empty() == options.targets.empty())
+    if (options.label_column.empty() && options.targets.empty())
         keys.refuse(data_label_column.name, "say what is to be found: data.label_column, a category, or "
                                             "data.target_columns, numbers");
+    read_groups_of_columns(keys.config(), options);
     if (!options.label_column.empty()) options.classes = count_in(keys, data_classes);
 }
 
@@ -235,6 +288,25 @@ void check_mix(const Config& config) {
                       "goes on with one text from step to step, and there are several [[data.sources]]");
 }
 
+// Two numbers, the first above 0 and not above the second; none where the key is not said.
+std::vector<double> range_in(const Config& config, const Key<std::vector<double>>& key, double most) {
+    const std::vector<double> range = config.get(key);
+    if (!range.empty() && (range.size() != 2 || !(range[0] > 0 && range[0] <= range[1] && range[1] <= most)))
+        config.refuse(key.name, fmt::format("expected [least, most], above 0 and up to {:g}", most));
+    return range;
+}
+
+void read_resized_crop(const Config& config, Augmentation& found) {
+    const std::vector<double> area = range_in(config, data_random_resized_crop, 1);
+    if (area.empty()) return;
+    found.least_area = area[0];
+    found.most_area = area[1];
+    if (const std::vector<double> ratio = range_in(config, data_crop_ratio, 1000); !ratio.empty()) {
+        found.least_ratio = ratio[0];
+        found.most_ratio = ratio[1];
+    }
+}
+
 } // namespace
 
 bool reads_text(const Config& config) { return reads_text(sources_in(config).front()); }
@@ -268,6 +340,7 @@ Augmentation augmentation_in(const Config& config, const SampleForm& form, std::
     }
     if (shape.rank() != 3) return found;
     found.crop_padding = config.get(data_random_crop);
+    read_resized_crop(config, found);
     found.flip = config.get(data_random_flip);
     found.cutout = config.get(data_cutout);
     const std::int64_t least = std::min(shape[0], shape[1]);
@@ -337,6 +410,7 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
     }
     if (added_reader(keys) != nullptr) return std::nullopt;
     const DatasetOptions options = options_of(keys, 0, 0, {});
+    if (!options.input_fields.empty() || !options.inputs.empty()) return std::nullopt;
     const Field label{"label", {}, DType::i32};
     const bool images = options.reader == "hdf5" && !options.image_shape.empty();
     if (options.reader == "idx" || options.reader == "image_folder" || images) {
@@ -345,6 +419,7 @@ std::optional<SampleForm> form_without_data(const Config& config, std::int64_t s
         return SampleForm{{{"image", shape, DType::f32}, label}, options.classes};
     }
     const bool numbers = !options.targets.empty();
+    if (numbers && !options.label_column.empty()) return std::nullopt;
     if (options.features == 0 || (!numbers && options.classes == 0)) return std::nullopt;
     const Field targets{"targets", {static_cast<std::int64_t>(options.targets.size())}, DType::f32};
     return SampleForm{{{"features", {options.features}, DType::f32}, numbers ? targets : label}, options.classes};
@@ -370,7 +445,9 @@ bool has_validation(const Config& config) {
     return std::ranges::any_of(sources_in(config), [](const DataKeys& keys) {
         const std::string reader = keys.get(data_reader);
         const bool files = reader != "synthetic" && !keys.get(data_validation_files).empty();
-        const bool fields = reader == "hdf5" && !keys.get(data_validation_input_field).empty();
+        const bool fields = reader == "hdf5" && (!keys.get(data_validation_input_field).empty() ||
+                                                 !keys.get(data_validation_input_fields).empty() ||
+                                                 !keys.get(data_validation_target_fields).empty());
         return files || fields || keys.get(data_validation_fraction) > 0;
     });
 }

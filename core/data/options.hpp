@@ -66,6 +66,20 @@ inline constexpr Key<std::string> data_validation_input_field{
     "data.validation_input_field", "", "hdf5: samples to evaluate on, in validation_files or files; none: input_field"};
 inline constexpr Key<std::string> data_validation_target_field{"data.validation_target_field", "",
                                                                "hdf5: their targets; none: target_field"};
+inline constexpr Key<std::vector<std::string>> data_input_fields{
+    "data.input_fields", "",
+    "hdf5: several datasets of samples, in place of input_field: inputs named by the last words of their paths"};
+inline constexpr Key<std::vector<std::string>> data_target_fields{
+    "data.target_fields", "",
+    "hdf5: several datasets of what is to be found, each for a loss, in place of target_field"};
+inline constexpr Key<std::vector<std::string>> data_validation_input_fields{
+    "data.validation_input_fields", "", "hdf5: samples to evaluate on, as many as input_fields; none: input_fields"};
+inline constexpr Key<std::vector<std::string>> data_validation_target_fields{
+    "data.validation_target_fields", "", "hdf5: their targets; none: target_fields"};
+inline constexpr Key<std::vector<std::string>> table_input_columns{
+    "data.inputs[].columns", "", "columns of this input by their names, patterns allowed (\"pixel*\")"};
+inline constexpr Key<std::string> table_input_name{
+    "data.inputs[].name", "", "csv, tsv, arff: an input of its own for a model; columns of none are not read"};
 inline constexpr Key<std::int64_t> data_cache{
     "data.cache_mib", 64, "hdf5: of decoded chunks in memory, in MiB; a shuffled order mixes the samples of as many"};
 inline constexpr Key<std::string> data_delimiter{"data.delimiter", ",", "csv, labelled: the character between fields"};
@@ -76,7 +90,7 @@ inline constexpr Key<std::string> data_label_column{"data.label_column", "",
 inline constexpr Key<std::vector<std::string>> data_text_columns{
     "data.text_columns", "", "labelled: the column of the text, or the two of pairs of texts"};
 inline constexpr Key<std::vector<std::string>> data_target_columns{
-    "data.target_columns", "", "csv: columns of numbers to be found; all others are features"};
+    "data.target_columns", "", "csv: columns of numbers to be found, beside a label or alone; all others are features"};
 inline constexpr Key<std::vector<std::string>> data_category_columns{
     "data.category_columns", "", "csv, tsv: features that are categories, each of which becomes a number, 1 or 0"};
 inline constexpr Key<std::string> data_missing{
@@ -98,6 +112,12 @@ inline constexpr Key<std::int64_t> data_loader_threads{
 inline constexpr Key<std::int64_t> data_random_crop{
     "data.random_crop", 0,
     "images to train on: padded by so many black pixels on each side, and cut to their size at a random place"};
+inline constexpr Key<std::vector<double>> data_random_resized_crop{
+    "data.random_resized_crop", "",
+    "images to train on: [least, most] of the area is cut out and scaled to the whole; [0.08, 1.0] is usual"};
+inline constexpr Key<std::vector<double>> data_crop_ratio{
+    "data.random_crop_ratio", "",
+    "random_resized_crop: [least, most] width by height of what is cut out; []: [3/4, 4/3]"};
 inline constexpr Key<bool> data_random_flip{"data.random_flip", false,
                                             "images to train on: left and right exchanged in half of all cases"};
 inline constexpr Key<std::int64_t> data_cutout{

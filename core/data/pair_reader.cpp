@@ -188,6 +188,7 @@ private:
                     texts.push_back({pair.place, pair.source});
                     texts.push_back({pair.place, pair.target});
                 }
+            leave_out_broken(texts, options);
             tokenizer_ = train_tokenizer(options.tokenizer, texts);
         } else {
             tokenizer_ = Tokenizer::load(options.tokenizer_json);

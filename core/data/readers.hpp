@@ -22,8 +22,14 @@ TokenRuns read_synthetic(const DatasetOptions& options, RecordErrors& errors);
 TokenRuns read_text(const DatasetOptions& options, RecordErrors& errors);
 TokenRuns read_token_files(const DatasetOptions& options, RecordErrors& errors);
 
+// By which a model knows one of several datasets: the last word of its path.
+inline std::string field_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
 // One for the texts of all these files.
 std::unique_ptr<Tokenizer> tokenizer_of_texts(const TokenizerOptions& options, const std::vector<std::string>& patterns,
                                               bool skip_errors);
+// Where errors are skipped: takes out the texts that no tokenizer of the options' kind can be trained on. Who encodes
+// them counts them.
+void leave_out_broken(std::vector<NamedText>& texts, const DatasetOptions& options);
 
 } // namespace tessera

@@ -131,7 +131,9 @@ std::vector<std::pair<std::string, std::string>> made_with(const DatasetOptions&
     std::vector<std::pair<std::string, std::string>> keys = {{"data.reader", options.reader}};
     if (options.reader == "image_folder" || options.reader == "hdf5")
         keys.emplace_back("data.image_shape", fmt::format("{}", fmt::join(options.image_shape, ", ")));
-    if (options.reader == "hdf5") keys.emplace_back("data.input_field", options.input_field);
+    if (options.reader == "hdf5")
+        keys.emplace_back("data.input_field",
+                          options.input_fields.empty() ? options.input_field : options.input_fields[0]);
     if (is_table(options)) {
         keys.emplace_back("data.delimiter", options.delimiter);
         keys.emplace_back("data.header", options.header ? "true" : "false");
@@ -139,8 +141,11 @@ std::vector<std::pair<std::string, std::string>> made_with(const DatasetOptions&
         keys.emplace_back("data.target_columns", joined(options.targets));
         keys.emplace_back("data.category_columns", joined(options.category_columns));
         keys.emplace_back("data.missing", options.missing_mean ? "mean" : "stop");
+        for (const DatasetOptions::ColumnGroup& input : options.inputs)
+            keys.emplace_back("data.inputs." + input.name, joined(input.columns));
     }
-    const bool fields = !options.validation_input_field.empty();
+    const bool fields = !options.validation_input_field.empty() || !options.validation_input_fields.empty() ||
+                        !options.validation_target_fields.empty();
     if (options.validation_files.empty() && !fields)
         keys.emplace_back("data.validation_fraction", fmt::format("{}", options.validation_fraction));
     return keys;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// CSV, TSV and ARFF: features are numbers, or categories that become a number for each; what is to be found is one
-// column of categories, or columns of numbers. Categories are numbered in the order of their bytes, or as ARFF lists
-// them.
+// CSV, TSV and ARFF: features are numbers, or categories that become a number for each, and one input or several; what
+// is to be found is one column of categories, columns of numbers, or both. Categories are numbered in the order of
+// their bytes, or as ARFF lists them.
 #include "core/data/arff_header.hpp"
 #include "core/data/array_samples.hpp"
 #include "core/data/data_error.hpp"
@@ -15,8 +15,10 @@
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
+#include <fnmatch.h>
 #include <limits>
 #include <map>
+#include <optional>
 #include <set>
 
 namespace tessera {
@@ -26,7 +28,8 @@ namespace {
 struct Columns {
     std::vector<std::string> names;
     std::vector<std::size_t> features{}, targets{};
-    std::size_t label = 0; // where there are no targets
+    std::vector<std::size_t> inputs{}; // of each input, the number of its features' columns; empty: one has them all
+    std::optional<std::size_t> label{};
     // Of features and labels that are categories: as they are listed, or empty where the training data say it.
     std::map<std::size_t, std::vector<std::string>> categories;
 };
@@ -50,7 +53,7 @@ public:
     TableReader(const DatasetOptions& options, RecordErrors& errors) : options_(options), errors_(errors) {
         if (options.delimiter.size() != 1 || options.delimiter == "\"" || options.delimiter == "\n")
             throw ConfigError(fmt::format("data.delimiter is '{}', expected one character", options.delimiter));
-        if (options.label_column.empty() == options.targets.empty())
+        if (options.label_column.empty() && options.targets.empty())
             throw ConfigError("the reader 'csv' wants to know what to find: say data.label_column, a category, or "
                               "data.target_columns, numbers");
     }
@@ -58,7 +61,7 @@ public:
     Table read(const std::vector<std::string>& patterns) {
         Table table;
         table.arrays.inputs = std::vector<float>();
-        if (!options_.targets.empty()) table.arrays.targets = std::vector<float>();
+        if (options_.label_column.empty()) table.arrays.targets = std::vector<float>();
         for (const std::string& path : matching_paths(patterns))
             errors_.attempt("file", [&] { read_file(path, table); });
         return table;
@@ -123,8 +126,10 @@ private:
             columns.targets.push_back(column_named(name, columns, lines));
         std::vector<std::size_t> taken = columns.targets;
         if (!options_.label_column.empty())
-            taken = {columns.label = column_named(options_.label_column, columns, lines)};
-        for (std::size_t i = 0; i < columns.names.size(); ++i)
+            taken.push_back(*(columns.label = column_named(options_.label_column, columns, lines)));
+        for (const DatasetOptions::ColumnGroup& input : options_.inputs)
+            add_input(input, taken, lines, columns);
+        for (std::size_t i = 0; i < columns.names.size() && options_.inputs.empty(); ++i)
             if (std::ranges::find(taken, i) == taken.end()) columns.features.push_back(i);
         if (columns.features.empty()) lines.refuse("no column is left to be a feature");
         const auto count = static_cast<std::int64_t>(columns.features.size());
@@ -133,6 +138,29 @@ private:
         if (numbers && options_.features > 0 && options_.features != count)
             lines.refuse(fmt::format("{} columns are features, data.features says {}", count, options_.features));
         return columns;
+    }
+
+    // Columns whose names fit, in their order.
+    static void add_input(const DatasetOptions::ColumnGroup& input, std::vector<std::size_t>& taken,
+                          const TableLines& lines, Columns& columns) {
+        const std::size_t before = columns.features.size();
+        for (std::size_t i = 0; i < columns.names.size(); ++i) {
+            const auto fits = [&](const std::string& pattern) {
+                return fnmatch(pattern.c_str(), columns.names[i].c_str(), 0) == 0;
+            };
+            if (std::ranges::none_of(input.columns, fits)) continue;
+            if (std::ranges::find(taken, i) != taken.end())
+                throw ConfigError(fmt::format("{}: input '{}': the column '{}' is to be found, or of another input",
+                                              input.where, input.name, columns.names[i]));
+            taken.push_back(i);
+            columns.features.push_back(i);
+        }
+        for (const std::string& pattern : input.columns)
+            if (std::ranges::none_of(columns.names, [&](const std::string& name) {
+                    return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+                }))
+                lines.refuse(no_such_name("column", pattern, {columns.names.begin(), columns.names.end()}));
+        columns.inputs.push_back(columns.features.size() - before);
     }
 
     void note_missing(std::size_t column) const {
@@ -168,10 +196,10 @@ private:
 
     void check_label(const TableLines& lines, const std::string& label) const {
         if (is_missing(label)) {
-            note_missing(columns_.label);
+            note_missing(*columns_.label);
             lines.refuse("what is to be found is missing");
         }
-        const auto listed = columns_.categories.find(columns_.label);
+        const auto listed = columns_.categories.find(*columns_.label);
         if (listed == columns_.categories.end() || listed->second.empty()) return;
         if (std::ranges::find(listed->second, label) == listed->second.end())
             lines.refuse(fmt::format("the label '{}' is none of the {} that are listed", label, listed->second.size()));
@@ -194,16 +222,17 @@ private:
             wanted.push_back(number_in(lines, fields, column));
         if (std::ranges::any_of(wanted, [](float value) { return std::isnan(value); }))
             lines.refuse("what is to be found is missing");
-        if (columns_.targets.empty()) check_label(lines, std::string(trimmed(fields[columns_.label])));
+        if (columns_.label) check_label(lines, std::string(trimmed(fields[*columns_.label])));
         for (std::size_t i = 0, next = 0; i < columns_.features.size(); ++i)
             if (columns_.categories.contains(columns_.features[i]))
                 table.words[columns_.features[i]].push_back(std::move(words[next++]));
         auto& inputs = std::get<std::vector<float>>(table.arrays.inputs);
         inputs.insert(inputs.end(), numbers.begin(), numbers.end());
-        if (auto* targets = std::get_if<std::vector<float>>(&table.arrays.targets))
-            targets->insert(targets->end(), wanted.begin(), wanted.end());
-        if (columns_.targets.empty()) {
-            table.labels.emplace_back(trimmed(fields[columns_.label]));
+        auto* alone = std::get_if<std::vector<float>>(&table.arrays.targets);
+        std::vector<float>& targets = alone != nullptr ? *alone : table.arrays.numbers;
+        targets.insert(targets.end(), wanted.begin(), wanted.end());
+        if (columns_.label) {
+            table.labels.emplace_back(trimmed(fields[*columns_.label]));
             if (!table.first_seen.contains(table.labels.back()))
                 table.first_seen.emplace(table.labels.back(), lines.place());
         }
@@ -303,6 +332,7 @@ Table cut_off(Table& train, double fraction) {
     };
     std::visit([&](auto& values) { cut.arrays.inputs = part(values); }, train.arrays.inputs);
     std::visit([&](auto& values) { cut.arrays.targets = part(values); }, train.arrays.targets);
+    cut.arrays.numbers = part(train.arrays.numbers);
     cut.labels = train.labels.empty() ? cut.labels : part(train.labels);
     for (auto& [column, words] : train.words)
         cut.words[column] = part(words);
@@ -319,16 +349,87 @@ std::vector<double> means_of(const std::vector<float>& rows, std::size_t columns
     return means;
 }
 
+// Samples [0, count) for which keep[sample] holds.
+template <class T> void keep_only(std::vector<T>& values, const std::vector<bool>& keep) {
+    const std::size_t each = values.size() / std::max<std::size_t>(keep.size(), 1);
+    std::size_t to = 0;
+    for (std::size_t i = 0; i < values.size(); ++i)
+        if (keep[i / each]) {
+            if (to != i) values[to] = std::move(values[i]);
+            ++to;
+        }
+    values.resize(to);
+}
+
+// Those whose label is none of the training data's, where errors are skipped; else the refusal.
+void leave_out_labels(Table& table, const std::map<std::string, std::int32_t>& numbers, RecordErrors& errors) {
+    std::vector<bool> keep;
+    for (const std::string& label : table.labels)
+        keep.push_back(errors.attempt("row", [&] {
+            if (!numbers.contains(label))
+                throw DataError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
+                                            table.first_seen.at(label), label, numbers.size()));
+        }));
+    if (std::ranges::find(keep, false) == keep.end()) return;
+    std::visit([&](auto& values) { keep_only(values, keep); }, table.arrays.inputs);
+    keep_only(table.arrays.numbers, keep);
+    keep_only(table.labels, keep);
+    table.arrays.count = std::ranges::count(keep, true);
+}
+
 // Numbers for labels, by the categories of the training part.
 void number_labels(Table& table, const std::map<std::string, std::int32_t>& numbers) {
     auto& targets = std::get<std::vector<std::int32_t>>(table.arrays.targets);
-    for (const std::string& label : table.labels) {
-        const auto found = numbers.find(label);
-        if (found == numbers.end())
-            throw DataError(fmt::format("{}: the label '{}' is none of the {} classes of the training data",
-                                        table.first_seen.at(label), label, numbers.size()));
-        targets.push_back(found->second);
+    for (const std::string& label : table.labels)
+        targets.push_back(numbers.at(label));
+}
+
+// The number of each label, with what the form says of them: as they are listed, or in the order of their bytes.
+std::map<std::string, std::int32_t> numbers_of_labels(const Table& train, const Columns& columns, SampleForm& form) {
+    std::map<std::string, std::int32_t> numbers;
+    if (const auto listed = columns.categories.find(*columns.label); listed != columns.categories.end())
+        for (const std::string& label : listed->second)
+            numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
+    if (numbers.empty())
+        for (const auto& [label, place] : train.first_seen)
+            numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
+    form.classes = static_cast<std::int64_t>(numbers.size());
+    form.class_names.resize(numbers.size());
+    for (const auto& [label, number] : numbers)
+        form.class_names[static_cast<std::size_t>(number)] = label;
+    return numbers;
+}
+
+// Numbers to be found, beside a label or alone.
+void add_numbers(const Table& train, const Columns& columns, SampleForm& form) {
+    const auto* alone = std::get_if<std::vector<float>>(&train.arrays.targets);
+    std::vector<double> means = means_of(alone != nullptr ? *alone : train.arrays.numbers, columns.targets.size());
+    if (columns.label) {
+        form.wanted.resize(form.fields.size());
+        form.wanted.back().classes = form.classes;
+        form.wanted.push_back({0, means});
+        form.classes = 0;
     }
+    form.target_means = std::move(means);
+    form.fields.push_back({"targets", {static_cast<std::int64_t>(columns.targets.size())}, DType::f32});
+}
+
+// Side by side in a row, in the order of the columns of each.
+std::vector<Field> input_fields(const DatasetOptions& options, const Columns& columns) {
+    const auto width = [&](std::size_t begin, std::size_t end) {
+        std::int64_t numbers = 0;
+        for (; begin < end; ++begin) {
+            const auto categories = columns.categories.find(columns.features[begin]);
+            numbers += categories == columns.categories.end() ? 1 : std::ssize(categories->second);
+        }
+        return numbers;
+    };
+    if (columns.inputs.empty()) return {{"features", {width(0, columns.features.size())}, DType::f32}};
+    std::vector<Field> fields;
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < columns.inputs.size(); begin += columns.inputs[i++])
+        fields.push_back({options.inputs[i].name, {width(begin, begin + columns.inputs[i])}, DType::f32});
+    return fields;
 }
 
 } // namespace
@@ -351,31 +452,20 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
         throw DataError(
             fmt::format("{}: {} features, data.features says {}", options.files[0], width, options.features));
     fill_missing({&train, &validation}, width);
-    SampleForm form{{{"features", {width}, DType::f32}}};
+    SampleForm form{input_fields(options, columns)};
     form.feature_names = std::move(names);
-    if (columns.targets.empty()) {
-        std::map<std::string, std::int32_t> numbers;
-        if (const auto listed = columns.categories.find(columns.label); listed != columns.categories.end())
-            for (const std::string& label : listed->second)
-                numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
-        if (numbers.empty())
-            for (const auto& [label, place] : train.first_seen)
-                numbers.emplace(label, static_cast<std::int32_t>(numbers.size()));
-        form.classes = static_cast<std::int64_t>(numbers.size());
-        form.class_names.resize(numbers.size());
-        for (const auto& [label, number] : numbers)
-            form.class_names[static_cast<std::size_t>(number)] = label;
+    if (columns.label) {
+        const auto numbers = numbers_of_labels(train, columns, form);
         if (options.classes > 0 && form.classes > options.classes)
             throw ConfigError(fmt::format("{}: column '{}' has {} labels, data.classes says {}", options.files[0],
                                           options.label_column, form.classes, options.classes));
         form.classes = std::max(form.classes, options.classes);
+        leave_out_labels(validation, numbers, errors);
         number_labels(train, numbers);
         number_labels(validation, numbers);
         form.fields.push_back({"label", {}, DType::i32});
-    } else {
-        form.fields.push_back({"targets", {static_cast<std::int64_t>(columns.targets.size())}, DType::f32});
-        form.target_means = means_of(std::get<std::vector<float>>(train.arrays.targets), columns.targets.size());
     }
+    if (!columns.targets.empty()) add_numbers(train, columns, form);
     return std::make_unique<ArraySamples>(std::move(form), options.files[0], std::move(train.arrays),
                                           std::move(validation.arrays), options.validation_fraction, errors.skipped(),
                                           options.statistics, errors.findings());

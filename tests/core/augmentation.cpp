@@ -5,6 +5,8 @@
 #include "core/data/loader.hpp"
 #include "tests/core/tiny_images.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
@@ -119,4 +121,64 @@ TEST(Augmentation, TheLoaderChangesWhatItReads) {
         }
     }
     EXPECT_LT(data->black(0), 0);
+}
+
+// Against the definition in double: a weight of each pixel of the box for each place, 1 less the distance.
+TEST(Augmentation, ABoxIsScaledBetweenItsPixels) {
+    const Pixels from = numbered();
+    for (const Augmentation::Box& box :
+         {Augmentation::Box{0, 0, height, width}, {1, 1, 3, 2}, {2, 0, 1, 4}, {4, 3, 1, 1}, {0, 1, 5, 3}}) {
+        Pixels to(from.size());
+        Augmentation::scale_box(from, box, View(to.data(), {height, width, channels}, DType::f32));
+        const auto place = [](std::int64_t i, std::int64_t size, std::int64_t of_box) {
+            const double at =
+                (static_cast<double>(i) + 0.5) * static_cast<double>(of_box) / static_cast<double>(size) - 0.5;
+            return std::clamp(at, 0.0, static_cast<double>(of_box - 1)); // beyond the edges lies the edge
+        };
+        for (std::int64_t h = 0; h < height; ++h)
+            for (std::int64_t w = 0; w < width; ++w)
+                for (std::int64_t c = 0; c < channels; ++c) {
+                    double wanted = 0;
+                    for (std::int64_t row = 0; row < box.height; ++row)
+                        for (std::int64_t column = 0; column < box.width; ++column) {
+                            const double down = 1 - std::abs(place(h, height, box.height) - static_cast<double>(row));
+                            const double right = 1 - std::abs(place(w, width, box.width) - static_cast<double>(column));
+                            const auto at = ((box.top + row) * width + box.left + column) * channels + c;
+                            wanted += std::max(down, 0.0) * std::max(right, 0.0) *
+                                      static_cast<double>(from[static_cast<std::size_t>(at)]);
+                        }
+                    EXPECT_NEAR(to[static_cast<std::size_t>((h * width + w) * channels + c)], wanted, 1e-5);
+                }
+    }
+}
+
+// Boxes are of the shares and ratios asked for, lie anywhere, differ by sample and epoch, and are the same each time.
+TEST(Augmentation, BoxesAreOfTheAreasAndRatiosAskedFor) {
+    const Augmentation by{.seed = 3, .least_area = 0.1, .most_area = 0.6, .least_ratio = 0.5, .most_ratio = 2};
+    const Shape image{120, 90, 3};
+    std::set<std::int64_t> tops, heights;
+    double areas = 0, wide = 0;
+    constexpr int boxes = 2000;
+    for (std::int64_t i = 0; i < boxes; ++i) {
+        const Augmentation::Box box = by.resized_crop(i % 2, i / 2, image);
+        ASSERT_TRUE(box.top >= 0 && box.left >= 0 && box.top + box.height <= 120 && box.left + box.width <= 90);
+        const double share = static_cast<double>(box.height * box.width) / (120 * 90);
+        const double ratio = static_cast<double>(box.width) / static_cast<double>(box.height);
+        ASSERT_TRUE(share > 0.09 && share < 0.62 && ratio > 0.47 && ratio < 2.1) << share << " " << ratio;
+        areas += share / boxes;
+        wide += ratio > 1 ? 1.0 / boxes : 0;
+        tops.insert(box.top), heights.insert(box.height);
+        const Augmentation::Box again = by.resized_crop(i % 2, i / 2, image);
+        ASSERT_EQ(box.top * 1000 + box.width, again.top * 1000 + again.width);
+    }
+    EXPECT_NEAR(areas, 0.34, 0.03); // the mean, less what does not fit
+    EXPECT_NEAR(wide, 0.47, 0.08);
+    EXPECT_GT(tops.size(), 60u);
+    EXPECT_GT(heights.size(), 60u);
+    const Augmentation tall{.seed = 3, .least_area = 1, .most_area = 1, .least_ratio = 1, .most_ratio = 1};
+    const Augmentation::Box middle = tall.resized_crop(0, 0, image); // none fits: the largest square
+    EXPECT_EQ(middle.height, 90);
+    EXPECT_EQ(middle.top, 15);
+    EXPECT_NE(changed(by, 0, 1), changed(by, 1, 1));
+    EXPECT_NE(changed(by, 0, 1), changed(by, 0, 2));
 }

@@ -132,3 +132,65 @@ TEST(Tables, WhatArffHasNot) {
     refused("@attribute x {u,v}\n@attribute y {a,b}\n@data\nw,a\n",
             ":4: column 'x' is 'w', which is none of its 2 categories");
 }
+
+// RFC 4180: a quoted field may hold line breaks, and two quotes for one; places are lines of the file.
+TEST(Tables, QuotedFieldsGoOnOverLines) {
+    const TestFolder folder;
+    const std::string good = "x,kind\r\n1,\"a\r\nand \"\"b\"\"\"\r\n\r\n2,\"c\"\r\n\"3\",\"a\r\nand \"\"b\"\"\"\r\n";
+    const auto dataset = open_dataset(table("csv", folder.write("q.csv", good), "kind"));
+    ASSERT_EQ(dataset->samples(Split::train), 3);
+    EXPECT_THAT(dataset->form().class_names, ElementsAre("a\r\nand \"b\"", "c"));
+    std::int32_t label = -1;
+    EXPECT_THAT(features(*dataset, 2, label), ElementsAre(FloatNear(std::sqrt(1.5f), 1e-5f)));
+    EXPECT_EQ(label, 0);
+
+    const std::string ragged = folder.write("r.csv", "x,kind\n1,\"a\nb\"\n2,\"c\nd\",3\n5,\"e\n");
+    DatasetOptions options = table("csv", ragged, "kind");
+    expect_refusal([&] { open_dataset(options); }, ragged + ":4: 3 fields, expected 2");
+    options.skip_errors = true;
+    const auto left = open_dataset(options);
+    EXPECT_EQ(left->samples(Split::train), 1);
+    EXPECT_EQ(left->skipped()[0].count, 2);
+    const std::string open = folder.write("o.csv", "x,kind\n1,a\n2,\"b\n3,c\n");
+    options.files = {open};
+    const auto rest = open_dataset(options);
+    EXPECT_EQ(rest->samples(Split::train), 2); // the line behind is a record of its own
+    EXPECT_EQ(rest->skipped()[0].first, open + ":3: a quote is opened and never closed");
+}
+
+// A label and numbers are fields of their own, and so is each input, whatever the order of its columns.
+TEST(Tables, SeveralInputsAndBothKindsOfTargets) {
+    const TestFolder folder;
+    const std::string path = folder.write("m.csv", "id,p1,kind,colour,p2,price,weight\n"
+                                                   "x,1,b,red,10,5,0.5\ny,2,a,blue,20,7,0.25\nz,3,b,red,60,3,0.75\n");
+    DatasetOptions options = table("csv", path, "kind");
+    options.targets = {"price", "weight"};
+    options.category_columns = {"colour"};
+    options.inputs = {{"looks", {"colour"}, "m.toml:3:1"}, {"pixels", {"p?"}, "m.toml:6:1"}};
+    const auto dataset = open_dataset(options);
+    const SampleForm& form = dataset->form();
+    ASSERT_EQ(form.fields.size(), 4u);
+    EXPECT_EQ(form.fields[0], (Field{"looks", {2}, DType::f32}));
+    EXPECT_EQ(form.fields[1], (Field{"pixels", {2}, DType::f32}));
+    EXPECT_EQ(form.fields[2], (Field{"label", {}, DType::i32}));
+    EXPECT_EQ(form.fields[3], (Field{"targets", {2}, DType::f32}));
+    EXPECT_EQ(form.classes_of(2), 2);
+    EXPECT_EQ(form.classes_of(3), 0);
+    EXPECT_THAT(form.means_of(3), ElementsAre(testing::DoubleNear(5, 1e-12), testing::DoubleNear(0.5, 1e-12)));
+    EXPECT_EQ(dataset->stored_shape(), Shape{4});
+    std::array<float, 2> looks{}, pixels{}, numbers{};
+    std::int32_t label = -1;
+    dataset->read(Split::train, 1,
+                  std::array{View(looks.data(), {2}, DType::f32), View(pixels.data(), {2}, DType::f32),
+                             View(&label, {}, DType::i32), View(numbers.data(), {2}, DType::f32)});
+    EXPECT_THAT(looks, ElementsAre(FloatNear(std::sqrt(2.0f), 1e-5f), FloatNear(-std::sqrt(2.0f), 1e-5f))); // blue
+    EXPECT_THAT(pixels, ElementsAre(FloatNear(0, 1e-5f), FloatNear(-10 / std::sqrt(1400.0f / 3), 1e-5f)));
+    EXPECT_EQ(label, 0);
+    EXPECT_THAT(numbers, ElementsAre(7, 0.25f));
+
+    options.inputs[1].columns = {"p*"};
+    expect_refusal([&] { open_dataset(options); },
+                   "m.toml:6:1: input 'pixels': the column 'price' is to be found, or of another input");
+    options.inputs[1].columns = {"q?"};
+    expect_refusal_like([&] { open_dataset(options); }, path + ":1: no column named 'q?'");
+}

@@ -211,7 +211,7 @@ TEST(Hdf5Data, AShuffledEpochReadsEachChunkOnce) {
     store(folder.path("a.h5"), "train/x", {{rows, width}, values, H5T_IEEE_F32LE, {2, width}});
     store(folder.path("a.h5"), "train/y", {{rows}, counted_up(rows), H5T_STD_I32LE, {rows}});
     Hdf5Files files;
-    ASSERT_EQ(files.add(folder.path("a.h5"), "train/x", "train/y"), 21);
+    ASSERT_EQ(files.add(folder.path("a.h5"), {"train/x", "train/y"}), 21);
     const SampleBlocks blocks = files.share_out(4 * (2 * 131072 + 21 * 4), 21);
     EXPECT_EQ(blocks.samples, 2);
     EXPECT_EQ(blocks.together, 4);
@@ -219,7 +219,7 @@ TEST(Hdf5Data, AShuffledEpochReadsEachChunkOnce) {
     std::set<const Hdf5Rows*> pieces;
     std::vector<std::shared_ptr<const Hdf5Rows>> held; // so that no memory is used twice
     for (std::int64_t i = 0; i < 21; ++i) {
-        const Hdf5Files::Row row = files.row(Hdf5Side::input, order.sample(i));
+        const Hdf5Files::Row row = files.row(0, order.sample(i));
         held.push_back(row.rows);
         pieces.insert(row.rows.get());
         row.rows->with_values([&](const auto* numbers) {
@@ -359,6 +359,56 @@ TEST(Hdf5Data, KnowsTheMeanOfNumbersToBeFound) {
     options.target_field = "numbers";
     options.validation_fraction = 0.25;
     EXPECT_EQ(open_dataset(options)->form().target_means, (std::vector<double>{1011, 1012}));
+}
+
+// Two inputs, each normalised by its own statistics, a label and numbers, in two files whose chunks differ.
+TEST(Hdf5Data, HasSeveralInputsAndTargets) {
+    const TestFolder folder;
+    for (const hsize_t first : {0, 8}) {
+        const std::string path = folder.path(first == 0 ? "a.h5" : "b.h5");
+        const auto begin = static_cast<double>(first);
+        store_samples(path, first, 8);
+        store(path, "train/pixels", {{8, 2, 2, 1}, counted_up(32, 4 * begin), H5T_STD_U8LE, {3 + first / 8, 2, 2, 1}});
+        store(path, "train/y2", {{8}, counted_up(8), H5T_STD_I32LE});
+        store(path, "train/price", {{8, 2}, counted_up(16, 2 * begin), H5T_IEEE_F64LE});
+    }
+    DatasetOptions options = options_of({folder.path("*.h5")});
+    options.input_field = options.target_field = "";
+    options.input_fields = {"/train/pixels", "/train/x"};
+    options.target_fields = {"/train/y", "/train/price"};
+    const auto dataset = open_dataset(options);
+    const SampleForm& form = dataset->form();
+    ASSERT_EQ(form.fields.size(), 4u);
+    EXPECT_EQ(form.fields[0], (Field{"pixels", {2, 2, 1}, DType::f32}));
+    EXPECT_EQ(form.fields[1], (Field{"x", {3}, DType::f32}));
+    EXPECT_EQ(form.fields[2], (Field{"y", {}, DType::i32}));
+    EXPECT_EQ(form.fields[3], (Field{"price", {2}, DType::f32}));
+    EXPECT_EQ(form.classes_of(2), 4);
+    EXPECT_EQ(form.classes_of(3), 0);
+    EXPECT_EQ(form.means_of(3), (std::vector<double>{15, 16}));
+    ASSERT_EQ(dataset->samples(Split::train), 16);
+    const double of_bytes = std::sqrt((64.0 * 64 - 1) / 12), of_x = 3 * std::sqrt((16.0 * 16 - 1) / 12);
+    for (std::int64_t i = 0; i < 16; ++i) {
+        std::array<float, 4> pixels{};
+        std::array<float, 3> x{};
+        std::array<float, 2> price{};
+        std::int32_t label = -1;
+        dataset->read(Split::train, i,
+                      std::array{View(pixels.data(), {2, 2, 1}, DType::f32), View(x.data(), {3}, DType::f32),
+                                 View(&label, {}, DType::i32), View(price.data(), {2}, DType::f32)});
+        const auto at = static_cast<double>(i);
+        EXPECT_NEAR(pixels[3], (4 * at + 3 - 31.5) / of_bytes, 1e-6);
+        EXPECT_NEAR(x[2], (3 * at - 22.5) / of_x, 1e-6);
+        EXPECT_EQ(label, i % 4);
+        EXPECT_EQ(price[1], static_cast<float>(2 * i + 1));
+    }
+    options.classes = 4;
+    EXPECT_EQ(open_dataset(options)->form().classes_of(2), 4);
+    options.target_fields = {"/train/y", "/train/y2"};
+    options.files = {folder.path("a.h5")};
+    expect_refused(options, folder.path("a.h5") + ": data.classes says 4, and there are 2 labels: leave it at 0");
+    options.classes = 0;
+    EXPECT_EQ(open_dataset(options)->form().classes_of(3), 8);
 }
 
 TEST(Hdf5Data, LeavesOutWholeFiles) {
