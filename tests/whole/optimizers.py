@@ -267,6 +267,59 @@ def check_frozen(inputs, targets):
         assert found <= of_all - bytes_less, f"{line}: {found} bytes with frozen weights, {of_all} without"
 
 
+RATE, LOWEST, WARMUP, LONG = 0.01, 0.1, 4, 40  # lowest: the default of min_lr_factor
+
+
+def schedules():
+    """{name: (words, what PyTorch makes of an optimizer)}: of all but plateau, which validation_watch.py has."""
+    torchs = torch.optim.lr_scheduler
+
+    def behind_warmup(kind, *further, **settings):
+        def of(optimizer):
+            warmup = torchs.LinearLR(optimizer, start_factor=1 / (WARMUP + 1), total_iters=WARMUP)
+            return torchs.SequentialLR(optimizer, [warmup, kind(optimizer, **settings), *(make(optimizer) for make in further)],
+                                       [WARMUP, 30][:1 + len(further)])
+        return of
+
+    falls = {"start_factor": 1.0, "end_factor": LOWEST}
+    return {
+        "constant": ([], behind_warmup(torchs.ConstantLR, factor=1.0)),
+        "linear": ([], behind_warmup(torchs.LinearLR, total_iters=LONG - WARMUP, **falls)),
+        "cosine": ([], behind_warmup(torchs.CosineAnnealingLR, T_max=LONG - WARMUP, eta_min=LOWEST * RATE)),
+        "cosine_restarts": (["restart_interval=5", "restart_factor=2"],
+                            behind_warmup(torchs.CosineAnnealingWarmRestarts, T_0=5, T_mult=2, eta_min=LOWEST * RATE)),
+        "polynomial": (["power=2.5", "min_lr_factor=0"], behind_warmup(torchs.PolynomialLR, total_iters=LONG - WARMUP, power=2.5)),
+        "inverse_sqrt": (["timescale=6"], behind_warmup(torchs.LambdaLR, lr_lambda=lambda step: (1 + step / 6) ** -0.5)),
+        "step": (["step_size=7", "gamma=0.5"], behind_warmup(torchs.StepLR, step_size=7, gamma=0.5)),
+        "exponential": (["step_size=7", "gamma=0.5"], behind_warmup(torchs.ExponentialLR, gamma=0.5 ** (1 / 7))),
+        # Its warm-up is a part of the cycle, whose last rate is that of the step behind the last, as of the others.
+        "one_cycle": (["start_factor=0.04"], lambda optimizer: torchs.OneCycleLR(
+            optimizer, RATE, total_steps=LONG + 1, pct_start=(WARMUP + 1) / (LONG + 1), div_factor=25, final_div_factor=1 / 25 / LOWEST,
+            cycle_momentum=False)),
+        "wsd": (["decay_ratio=0.25"], behind_warmup(
+            torchs.ConstantLR, lambda optimizer: torchs.LinearLR(optimizer, total_iters=10, **falls), factor=1.0))}
+
+
+def check_schedules():
+    """The rate of each step of each schedule in the catalog is PyTorch's."""
+    found = schedules()
+    named = re.search(r"type\n +(.*) or plateau\n", runs.tessera("config", "explain", "lr_scheduler.type").out)[1]
+    assert sorted(named.split(", ")) == sorted(found), f"without a check: {named}"
+    groups()
+    for name, (words, torchs_of) in found.items():
+        runs.train("mlp.toml", f"run.folder={name}", f"training.steps={LONG}", "checkpoint.interval=-1",
+                   *(f"lr_scheduler.{word}" for word in (f"type={name}", f"warmup_steps={WARMUP}", *words)))
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
+        torchs, expected = torchs_of(optimizer), []
+        for _ in range(LONG):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            torchs.step()
+        rates = np.array([float(record["learning_rate"]) for record in runs.metrics(name, "step")])
+        error = np.abs(rates / expected - 1).max()
+        assert len(rates) == LONG and error < 1e-12, f"{name}: rates differ by {error:.1e} of themselves: {rates} {expected}"
+
+
 def check_refusals():
     groups()
     for key, sentence in (("optimizer.clip_threshold=0", "must be above 0"), ("optimizer.decay_power=1", "out of range")):
@@ -296,4 +349,5 @@ with runs.folder():
     check_adapted(*data)
     check_groups(*data)
     check_frozen(*data)
+    check_schedules()
     check_refusals()

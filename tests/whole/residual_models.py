@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A residual network with batch norms and one with a transposed convolution against PyTorch: first gradients, 50 losses,
-running statistics and the accuracy that they lead to, and so where ranks share out a micro-batch. The same bits on 1, 2 and 4 ranks, of training on images that are
-changed by chance, too; skipped steps leave the running statistics alone."""
+"""A residual network with batch norms and one with two transposed convolutions, side by side, against PyTorch: first gradients, 50 losses,
+running statistics and the accuracy that they lead to, and so where ranks share out a micro-batch. The same bits on 1, 2 and 4 ranks, of
+training on images that are changed by chance, too; skipped steps leave the running statistics alone."""
 import os
 import pathlib
 import sys
@@ -62,16 +62,29 @@ kernel = 3
 stride = 2
 padding = 1
 [[model.layers]]
+name = "active"
 type = "silu"
 [[model.layers]]
 name = "back_conv"
 type = "transposed_convolution"
-filters = 4
+filters = 2
 kernel = [3, 2]
 stride = 2
 padding = [1, 0]
 output_padding = [1, 0]
+dilation = [2, 3]
 groups = 2
+[[model.layers]]
+name = "other"
+type = "transposed_convolution"
+inputs = ["active"]
+filters = 2
+kernel = 4
+stride = 2
+[[model.layers]]
+name = "both"
+type = "concat"
+inputs = ["back_conv", "other"]
 [[model.layers]]
 type = "relu"
 [[model.layers]]
@@ -128,11 +141,13 @@ class Transposed(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv2d(1, 6, 3, stride=2, padding=1)
-        self.back_conv = torch.nn.ConvTranspose2d(6, 4, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0), groups=2)
-        self.fc = torch.nn.Linear(10 * 10 * 4, CLASSES)
+        self.back_conv = torch.nn.ConvTranspose2d(6, 2, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0), dilation=(2, 3), groups=2)
+        self.other = torch.nn.ConvTranspose2d(6, 2, 4, stride=2)
+        self.fc = torch.nn.Linear(12 * 12 * 4, CLASSES)
 
     def forward(self, x):
-        x = torch.relu(self.back_conv(functional.silu(self.conv(x))))
+        active = functional.silu(self.conv(x))
+        x = torch.relu(torch.cat([self.back_conv(active), self.other(active)], 1))
         return self.fc(x.permute(0, 2, 3, 1).reshape(len(x), -1))  # our images have their channels last
 
 
