@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What optimizers hold, which parameters they update together, and updates of parts (their rules: optimizer_rules.cpp).
+// What optimizers hold, which parameters they update together, updates of parts, and each on several ranks (their
+// rules: optimizer_rules.cpp).
 #include "core/optimizers/matrices.hpp"
 #include "tests/core/planned_run.hpp"
 #include "tests/core/sharded_run.hpp"
 #include "tests/core/trained_quadratic.hpp"
+#include "tests/core/training_on_mesh.hpp"
 
 #include <cmath>
 #include <fmt/format.h>
@@ -145,6 +147,50 @@ TEST(Optimizers, UpdatesShardedAreUpdatesWhole) {
     }
 }
 
+namespace {
+
+// All ways to have each input on every rank or cut along one of its dims.
+std::vector<std::vector<Placement>> all_placements(const std::vector<TensorType>& types) {
+    std::vector<std::vector<Placement>> found{{}};
+    for (const TensorType& type : types) {
+        std::vector<std::vector<Placement>> longer;
+        for (const std::vector<Placement>& before : found)
+            for (int dim = -1; dim < type.shape.rank(); ++dim) {
+                longer.push_back(before);
+                longer.back().push_back(dim < 0 ? Placement::replicate() : Placement::shard(dim));
+            }
+        found = std::move(longer);
+    }
+    return found;
+}
+
+} // namespace
+
+// Of those whose steps follow whole tensors: whatever a node says that it takes, it computes the same from.
+TEST(Optimizers, UpdatesByWholeTensorsTakeParts) {
+    for (const char* name : {"adafactor", "lamb", "lars", "muon"}) {
+        const Trained trained({.name = name, .decay = 0.3, .momentum = 0.9});
+        for (const Node& node : trained.graph.nodes()) {
+            if (node.op->writes().empty()) continue;
+            const UpdateCase test(trained.graph, node);
+            std::vector<TensorType> outputs;
+            for (const ValueId id : node.outputs)
+                outputs.push_back(trained.graph.value(id).type);
+            int cut = 0;
+            for (const std::vector<Placement>& inputs : all_placements(test.types())) {
+                const std::optional<std::vector<Placement>> placed = node.op->placed(test.types(), inputs);
+                if (!placed) continue;
+                for (const int ranks : {2, 3})
+                    expect_sharded_is_whole(*node.op, test.inputs, outputs, {inputs, *placed}, ranks);
+                cut += std::ranges::count(inputs, Placement::replicate()) < std::ssize(inputs) ? 1 : 0;
+            }
+            const bool of_matrix =
+                test.inputs[static_cast<std::size_t>(node.op->writes()[0])].view().shape.count() == 15;
+            EXPECT_GE(cut, of_matrix ? 2 : 1) << name << ": " << node.name;
+        }
+    }
+}
+
 TEST(Optimizers, UpdatesOnPartsThatDoNotMatchAreRefused) {
     const Trained trained({.name = "adam"});
     const Node& node = trained.graph.nodes().back();
@@ -219,4 +265,62 @@ TEST(Optimizers, RefuseWhatTheyCannotUse) {
     expect_refused({.name = "sgd", .rate = -1}, "optimizer.lr = -1");
     expect_refused({.name = "sgd", .max_norm = -1}, "training.max_norm = -1");
     expect_refused({.name = "muon", .momentum = 1}, "optimizer.momentum = 1");
+}
+
+namespace {
+
+// How each optimizer is asked for; matrices have more blocks than ranks, and not as many on each.
+const std::map<std::string, std::vector<std::string>> ways_to_optimize = {
+    {"adafactor", {"name=adafactor"}},
+    {"adagrad", {"name=adagrad"}},
+    {"adam", {"name=adam"}},
+    {"adamw", {"name=adamw"}},
+    {"lamb", {"name=lamb"}},
+    {"lars", {"name=lars", "trust_coefficient=0.1"}},
+    {"lion", {"name=lion", "lr=0.001"}},
+    {"momentum", {"name=sgd", "momentum=0.9"}},
+    {"muon", {"name=muon"}},
+    {"nesterov", {"name=sgd", "momentum=0.9", "nesterov=true"}},
+    {"rmsprop", {"name=rmsprop", "momentum=0", "lr=0.001"}},
+    {"rmsprop_momentum", {"name=rmsprop", "momentum=0.9", "lr=0.001"}},
+    {"sgd", {"name=sgd", "momentum=0"}},
+};
+
+class OptimizerLayouts : public testing::TestWithParam<std::pair<const std::string, std::vector<std::string>>> {
+protected:
+    static WholeRecord trained(const std::vector<std::string>& layout, int ranks) {
+        std::vector<std::string> words{"model.n_heads=4",    "model.dim=72",
+                                       "training.steps=3",   "training.global_batch_size=8",
+                                       "optimizer.lr=0.005", "optimizer.weight_decay=0.1"};
+        for (const std::string& word : GetParam().second)
+            words.push_back("optimizer." + word);
+        for (const std::string& word : layout)
+            words.push_back("parallelism." + word);
+        return train_on_mesh(tiny_config(words), ranks);
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Optimizers, OptimizerLayouts,
+                         testing::ValuesIn(ways_to_optimize.begin(), ways_to_optimize.end()),
+                         [](const auto& way) { return way.param.first; });
+
+} // namespace
+
+// With the same bits where states are shared out in any stage of ZeRO, or go to the stages of a pipeline; near where
+// tensor ranks cut products, too.
+TEST_P(OptimizerLayouts, TrainAsOneRankDoes) {
+    const WholeRecord one = trained({}, 1);
+    EXPECT_LT(one.losses.back(), one.losses.front()) << "it does not learn";
+    const auto expect_same = [&](const std::vector<std::string>& layout, int ranks) {
+        EXPECT_TRUE(trained(layout, ranks) == one) << fmt::format("{}", fmt::join(layout, " "));
+    };
+    expect_same({"data_parallel_degree=3", "zero_stage=1"}, 3);
+    expect_same({"data_parallel_degree=2", "zero_stage=2"}, 2);
+    expect_same({"data_parallel_degree=4", "zero_stage=3"}, 4);
+    expect_same({"pipeline_parallel_degree=2"}, 2);
+    const WholeRecord cut = trained({"tensor_parallel_degree=2", "data_parallel_degree=2", "zero_stage=2"}, 4);
+    EXPECT_THAT(cut.unlike, testing::IsEmpty());
+    const Distances apart = distances(one, cut);
+    EXPECT_LE(apart.loss, 1e-6);
+    EXPECT_LE(apart.tensor, 4e-5); // as in parallel_modes.cpp
 }

@@ -96,6 +96,7 @@ inline Locality locality_of_rank(const Samples& inputs, const PlacementRule& rul
     for (std::size_t i = 0; i < inputs.size(); ++i) {
         locality.wholes.push_back(inputs[i].view().shape);
         locality.inputs.push_back(box_of(inputs[i].view().shape, rule.inputs[i], ranks, rank));
+        locality.runs.push_back({0, locality.inputs.back().count()});
         locality.counts.push_back(!sums || rule.inputs[i] != Placement::replicate() || rank == 0);
     }
     return locality;

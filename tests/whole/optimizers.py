@@ -207,8 +207,8 @@ def check_adapted(inputs, targets):
     check("lars", ["optimizer.name=lars", "optimizer.trust_coefficient=0.01"], inputs, targets, of("lars"))
     # The polynomial makes 485 times as much of what is next to nothing.
     check("muon", ["optimizer.name=muon"], inputs, targets, Muon, allowed=1e-4)
-    check("adafactor", ["optimizer.name=adafactor", "optimizer.lr=0.02"], inputs, targets, Adafactor, layouts=LAYOUTS[1::2])
-    for name in ("adafactor", "lamb", "muon"):
+    check("adafactor", ["optimizer.name=adafactor", "optimizer.lr=0.02"], inputs, targets, Adafactor)
+    for name in ("adafactor", "lamb", "lars", "muon"):
         out = runs.tessera("verify", "-n", 4, "--steps", 2, "mlp.toml", f"optimizer.name={name}", "parallelism.zero_stage=2",
                            "parallelism.tensor_parallel_degree=2").out
         assert "2 steps: all agree" in out, out
