@@ -251,6 +251,7 @@ Model build_vit(const Config& config, const ModelSizes& sizes, Purpose purpose) 
     declare_inputs(model, sizes, purpose);
     Graph& graph = model.graph;
     Builder builder(graph, sizes.precision, purpose == Purpose::train);
+    builder.adapt(lora_options(config));
     const ValueId weight = builder.matrix("patches.weight", {width, patch, patch, image[2]}, "whole", deviation);
     const ValueId bias = builder.vector("patches.bias", {width}, "bias", 0);
     const ValueId of_class = builder.matrix("class.weight", {1, width}, "whole", deviation);

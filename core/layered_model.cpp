@@ -58,6 +58,7 @@ public:
             check_metrics(config_, has_loss(&layers::LayerType::has_classes), has_loss(&layers::LayerType::has_numbers),
                           sizes_.sample.is_text(), has_loss(&layers::LayerType::is_binary));
         Builder builder(model_.graph, sizes_.precision, purpose_ == Purpose::train);
+        builder.adapt(lora_options(config_));
         for (const ValueId input : model_.inputs)
             values_.push_back({input});
         values_.resize(fields_ + layers_.size());

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights to start from: of a checkpoint, a file and a folder, by rules of names, with new heads, on one rank and on several;
-and low-rank adapters, which train while the weights stay, and are merged into them on export."""
+and low-rank adapters, which train while the weights stay, and are merged into them on export: of a ViT and of layers, too."""
+import json
 import os
 import pathlib
+import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["TESSERA_SOURCE"], "tests", "support"))
@@ -123,9 +125,129 @@ def check_adapters(name, config, linears):
     assert apart < 1e-5, f"{name}: merged, logits differ by {apart:.1e}"
 
 
+def check_other_exports():
+    """ONNX and llm.c of a model with adapters have the merged one's weights; llm.c's file is the same, byte for byte."""
+    for kind in ("onnx", "llmc"):
+        for run in ("gpt-lora", "gpt-again"):
+            runs.tessera("checkpoint", "export", f"--{kind}", f"{run}.{kind}", run)
+    files = [pathlib.Path(f"{run}.llmc").read_bytes() for run in ("gpt-lora", "gpt-again")]
+    assert files[0] == files[1] and len(files[0]) > 40_000, f"llm.c: {len(files[0])} bytes, merged {len(files[1])}"
+    merged = tensors("gpt-again")
+    files = [pathlib.Path(f"{run}.onnx").read_bytes() for run in ("gpt-lora", "gpt-again")]
+    for file in files:
+        whole = [name for name, array in merged.items() if name.endswith("mlp.up.weight") and array.astype("<f4").tobytes() in file]
+        assert len(whole) == 2, f"ONNX holds {whole} alone"
+
+
+IMAGES = {"data.reader": "idx", "data.files": ["images"], "data.label_files": ["labels"], "data.image_shape": [8, 8, 1], "data.classes": 4}
+OTHERS = {  # of each: keys, and how many layers have adapters where all may
+    "vit": ({"model.type": "vit", "model.patch_size": 4, "model.bias": True, **IMAGES}, 9),
+    "layers": ({"model.type": "layers", **IMAGES}, 2),
+}
+LAYERS = """
+[[model.layers]]
+type = "flatten"
+[[model.layers]]
+name = "fc1"
+type = "linear"
+outputs = 24
+[[model.layers]]
+type = "relu"
+[[model.layers]]
+name = "fc2"
+type = "linear"
+outputs = 4
+[[model.layers]]
+type = "cross_entropy"
+"""
+
+
+def write_images():
+    draw = np.random.default_rng(5)
+    labels = np.arange(64) % 4
+    pixels = draw.integers(0, 120, (64, 8, 8))
+    for image, label in zip(pixels, labels):
+        image[label // 2 * 4:label // 2 * 4 + 4, label % 2 * 4:label % 2 * 4 + 4] += 60
+    runs.write_idx("images", pixels)
+    runs.write_idx("labels", labels)
+
+
+def write_other(name):
+    keys = {**{key: value for key, value in KEYS.items() if key not in ("model.bias", "model.activation")}, "data.validation_fraction": 0.25,
+            **OTHERS[name][0]}
+    of_text = ("data.vocab_size", "training.seq_len")
+    of_blocks = ("model.n_layers", "model.n_heads", "model.dim")
+    left_out = (*of_text, *of_blocks) if name == "layers" else of_text if name == "vit" else ()
+    runs.write_config(f"{name}.toml", {key: value for key, value in keys.items() if key not in left_out})
+    if name == "layers":
+        with open("layers.toml", "a", encoding="utf-8") as config:
+            config.write(LAYERS)
+
+
+def check_other_adapters(name):
+    """As check_adapters, of models that write no text: what merged weights come to is told by an evaluation."""
+    config, linears = f"{name}.toml", OTHERS[name][1]
+    runs.train(config, f"run.folder={name}-base")
+    base = tensors(f"{name}-base")
+    words = [f"model.init_from={name}-base", "training.steps=12", "training.seed=9", *LORA]
+    runs.train(config, f"run.folder={name}-lora", *words)
+    adapters = sorted(set(tensors(f"{name}-lora")) - set(base))
+    assert len(adapters) == 2 * linears and all(".lora_" in adapter for adapter in adapters), f"{name}: {len(adapters)} {adapters}"
+    taken(name, f"{name}-lora", base, adapters)
+    losses = [float(record["loss"]) for record in runs.metrics(f"{name}-lora", "step")]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]), f"{name}: adapters learn nothing: {losses}"
+    runs.train(config, f"run.folder={name}-lora-2", *words, "parallelism.zero_stage=2", ranks=2)
+    runs.expect_same(runs.read(f"{name}-lora"), runs.read(f"{name}-lora-2"), f"{name}: adapters on 2 ranks")
+    runs.tessera("checkpoint", "export", "--safetensors", f"{name}-merged.safetensors", f"{name}-lora")
+    runs.tessera("checkpoint", "import", f"{name}-merged.safetensors", "--to", f"{name}-again", "--config", config)
+    assert sorted(tensors(f"{name}-again")) == sorted(base), f"{name}: adapters are left"
+    found, merged, before = (float(runs.tessera("evaluate", run).out.split("loss: ")[1].split()[0])
+                             for run in (f"{name}-lora", f"{name}-again", f"{name}-base"))
+    assert abs(found - merged) < 1e-4 < abs(found - before), f"{name}: loss {found}, merged {merged}, without adapters {before}"
+
+
+def write_bare_vit(folder, to):
+    """The folder of a classifier as transformers writes a ViTModel: without a prefix and the classifier, with a pooler."""
+    data = pathlib.Path(folder, "model.safetensors").read_bytes()
+    behind = 8 + struct.unpack("<Q", data[:8])[0]
+    header, parts, at = {}, [], 0
+    stored = {name.removeprefix("vit."): entry for name, entry in json.loads(data[8:behind]).items() if name.startswith("vit.")}
+    stored["pooler.dense.weight"] = stored["encoder.layer.0.attention.output.dense.weight"]
+    for name, entry in stored.items():
+        part = data[behind + entry["data_offsets"][0]:behind + entry["data_offsets"][1]]
+        header[name] = {**entry, "data_offsets": [at, at + len(part)]}
+        parts.append(part)
+        at += len(part)
+    text = json.dumps(header).encode()
+    pathlib.Path(to).mkdir()
+    pathlib.Path(to, "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    config = json.loads(pathlib.Path(folder, "config.json").read_text(encoding="utf-8"))
+    pathlib.Path(to, "config.json").write_text(json.dumps({**config, "architectures": ["ViTModel"]}), encoding="utf-8")
+
+
+def check_bare_vit():
+    """A new head on a backbone; which is no model by itself."""
+    runs.tessera("checkpoint", "export", "--hugging-face", "vit-hf", "vit-base")
+    write_bare_vit("vit-hf", "vit-bare")
+    runs.train("vit.toml", "run.folder=vit-tuned", "model.init_from=vit-bare", "training.seed=9", *UNTRAINED)
+    base = tensors("vit-base")
+    taken("a ViTModel", "vit-tuned", {name: array for name, array in base.items() if name != "head.bias"},
+          ["head.weight", "head.bias"])
+    log = log_of("vit-tuned")
+    assert "at random: head.bias, head.weight" in log or "at random: head.weight, head.bias" in log, log
+    err = runs.tessera("checkpoint", "import", "vit-bare", "--to", "vit-refused", "--config", "vit.toml", code=2).err
+    assert "has no tensor 'classifier." in err and err.count("\n") == 1, err
+
+
 with runs.folder():
     runs.write_config("gpt.toml", KEYS)
     runs.write_config("llama.toml", {**KEYS, **LLAMA, "model.bias": False})
     check_heads_and_names(check_sources())
     check_adapters("gpt", "gpt.toml", 4)
     check_adapters("llama", "llama.toml", 5)
+    check_other_exports()
+    write_images()
+    for family in OTHERS:
+        write_other(family)
+        check_other_adapters(family)
+    check_bare_vit()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ViT (Dosovitskiy et al. 2021) as Hugging Face stores it: queries, keys and values apart, filters with their channels
-// first, and the label's classifier on top.
+// first, and the label's classifier on top, or nothing but a prefix less: a ViTModel, which a model may start from. Its
+// pooler is left out: nothing here computes it.
 #include "core/data/options.hpp"
 #include "core/encoder_model.hpp"
 #include "core/formats/hugging_face/family.hpp"
@@ -13,9 +14,11 @@
 namespace tessera {
 namespace {
 
+bool is_bare(const JsonValues& config) { return config.text("architectures.0", "") == "ViTModel"; }
+
 std::vector<HubSetting> settings(const JsonValues& config) {
-    if (config.text("architectures.0", "") != "ViTForImageClassification")
-        config.refuse("architectures", "only a ViTForImageClassification is computed here");
+    if (!is_bare(config) && config.text("architectures.0", "") != "ViTForImageClassification")
+        config.refuse("architectures", "expected ViTForImageClassification or ViTModel");
     if (!config.flag("qkv_bias", true)) config.refuse("qkv_bias", "products have biases here");
     const std::string activation = config.text("hidden_act", "gelu");
     if (activation != "gelu" && activation != "relu") config.refuse("hidden_act", "expected gelu or relu");
@@ -35,7 +38,10 @@ std::vector<HubSetting> settings(const JsonValues& config) {
             {"data.classes", labels_of(config)}};
 }
 
-std::string name_of(std::string_view stored, const JsonValues&) { return std::string(stored); }
+std::string name_of(std::string_view stored, const JsonValues& config) {
+    if (!is_bare(config)) return std::string(stored);
+    return stored.starts_with("pooler.") ? "" : fmt::format("vit.{}", stored);
+}
 
 constexpr std::array in_block = {
     HubPair{"attention_norm.scale", "layernorm_before.weight"},
