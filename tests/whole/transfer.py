@@ -135,7 +135,7 @@ def check_other_exports():
     merged = tensors("gpt-again")
     files = [pathlib.Path(f"{run}.onnx").read_bytes() for run in ("gpt-lora", "gpt-again")]
     for file in files:
-        whole = [name for name, array in merged.items() if name.endswith("mlp.up.weight") and array.astype("<f4").tobytes() in file]
+        whole = [name for name, array in merged.items() if name.endswith("mlp.up.weight") and array.T.astype("<f4").tobytes() in file]
         assert len(whole) == 2, f"ONNX holds {whole} alone"
 
 
