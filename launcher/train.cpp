@@ -139,6 +139,7 @@ int run_train(const Arguments& arguments, Process& process) {
                              visible(skipped.first)));
     for (const std::string& settled : {recomputed, not_recorded})
         if (!settled.empty()) log.info(settled);
+    recorder->begin(Activity::starting);
     const auto [agreed, trouble] = agree_on_libraries(team_of(groups.all(), host), config, stream, folder);
     if (!agreed.empty()) log.info(agreed);
     if (!trouble.empty()) log.warning(trouble);

@@ -93,9 +93,9 @@ Augmentation::Box Augmentation::resized_crop(std::int64_t epoch, std::int64_t sa
     const double ratio = static_cast<double>(width) / static_cast<double>(height);
     Box box{0, 0, height, width};
     if (ratio < least_ratio)
-        box.height = std::llround(static_cast<double>(width) / least_ratio);
+        box.height = std::max<std::int64_t>(1, std::llround(static_cast<double>(width) / least_ratio));
     else if (ratio > most_ratio)
-        box.width = std::llround(static_cast<double>(height) * most_ratio);
+        box.width = std::max<std::int64_t>(1, std::llround(static_cast<double>(height) * most_ratio));
     box.top = (height - box.height) / 2;
     box.left = (width - box.width) / 2;
     return box;

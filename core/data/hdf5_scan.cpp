@@ -107,9 +107,19 @@ void leave_out_broken(Hdf5Files& files, const std::vector<std::int64_t>& classes
     files.leave_out(scan.broken());
 }
 
+// Whether any of a piece's rows is left.
+static bool has_rows(const Hdf5Files& files, const Source& source, std::int64_t first, std::int64_t count) {
+    const std::int64_t begin = source.begin + first;
+    return files.left_out_before(begin + count) - files.left_out_before(begin) < count;
+}
+
 InputStatistics find_statistics(Hdf5Files& files, std::size_t field, std::int64_t rows) {
     std::int64_t pieces = 0, piece = 0, next = 0;
-    for_each_piece(files, field, rows, [&](const Source&, std::int64_t, std::int64_t) { ++pieces; });
+    for_each_piece(files, field, rows, [&](const Source& source, std::int64_t first, std::int64_t count) {
+        if (has_rows(files, source, first, count)) ++pieces;
+    });
+    if (pieces == 0)
+        throw DataError(fmt::format("{}: no sample is left to find statistics of", files.sources()[0].path));
     const Source& any = files.sources()[0];
     const std::int64_t bytes = std::min(any.pieces[field], any.rows) * any.row_bytes[field];
     const std::int64_t looked_at = std::clamp<std::int64_t>(bytes_for_statistics / bytes, 1, pieces);
@@ -117,7 +127,7 @@ InputStatistics find_statistics(Hdf5Files& files, std::size_t field, std::int64_
     std::vector<Running> spreads(files.form(field).bytes ? 1 : elements);
     double seen = 0; // values of each
     for_each_piece(files, field, rows, [&](const Source& source, std::int64_t first, std::int64_t count) {
-        if (piece++ != next * pieces / looked_at) return;
+        if (!has_rows(files, source, first, count) || piece++ != next * pieces / looked_at) return;
         ++next;
         for_each_row(files, field, source, first, count, [&](std::int64_t row, const auto* values) {
             const std::string fault = fault_of(files, field, values, static_cast<std::int64_t>(elements), 0);
@@ -154,7 +164,7 @@ std::vector<double> means_of_targets(Hdf5Files& files, std::size_t field, std::i
     std::vector<double> sums(columns);
     std::int64_t piece = 0, seen = 0;
     for_each_piece(files, field, rows, [&](const Source& source, std::int64_t first, std::int64_t count) {
-        if (piece++ % every != 0) return;
+        if (!has_rows(files, source, first, count) || piece++ % every != 0) return;
         for_each_row(files, field, source, first, count, [&](std::int64_t row, const auto* values) {
             const std::string fault = fault_of(files, field, values, static_cast<std::int64_t>(columns), 0);
             if (!fault.empty()) refuse_row(files, field, row, fault);

@@ -87,7 +87,7 @@ private:
             columns_ = columns_in(lines, names_of(fields), std::move(listed));
         else if (options_.header && names_of(fields) != columns_.names)
             lines.refuse("other columns than the files before it have");
-        if (!options_.header) add(lines, fields, table);
+        if (!options_.header) errors_.attempt("row", [&] { add(lines, fields, table); });
         for (bool more = true; more;)
             errors_.attempt("row", [&] {
                 while ((more = lines.next(fields)))
@@ -377,6 +377,12 @@ void leave_out_labels(Table& table, const std::map<std::string, std::int32_t>& n
     table.arrays.count = std::ranges::count(keep, true);
 }
 
+// Files to evaluate on are not replaced by a part of what is trained on.
+void expect_rows(const DatasetOptions& options, const Table& validation) {
+    if (!options.validation_files.empty() && validation.arrays.count == 0)
+        throw DataError(fmt::format("{}: no row is left to evaluate on", options.validation_files[0]));
+}
+
 // Numbers for labels, by the categories of the training part.
 void number_labels(Table& table, const std::map<std::string, std::int32_t>& numbers) {
     auto& targets = std::get<std::vector<std::int32_t>>(table.arrays.targets);
@@ -442,7 +448,8 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
     Table train = reader.read(options.files), validation = reader.read(options.validation_files);
     Columns columns = reader.columns();
     if (columns.names.empty()) throw DataError(fmt::format("{}: no file is left to train on", options.files[0]));
-    if (validation.arrays.count == 0) validation = cut_off(train, options.validation_fraction);
+    expect_rows(options, validation);
+    if (options.validation_files.empty()) validation = cut_off(train, options.validation_fraction);
     list_categories(train, options.files[0], columns);
     lay_out(train, columns);
     lay_out(validation, columns);
@@ -461,6 +468,7 @@ std::unique_ptr<Dataset> read_table(const DatasetOptions& options) {
                                           options.label_column, form.classes, options.classes));
         form.classes = std::max(form.classes, options.classes);
         leave_out_labels(validation, numbers, errors);
+        expect_rows(options, validation);
         number_labels(train, numbers);
         number_labels(validation, numbers);
         form.fields.push_back({"label", {}, DType::i32});

@@ -51,9 +51,10 @@ struct SearchOptions {
 // the fastest. To be fast for deep models, a GPT is then ranked by plans of two small depths, from which the deep model
 // follows layer by layer (layer of each chunk by layer); those returned are planned as they are. By a rule, not a
 // bound, are left out: micro-batches whose rows are no power of two and not those of the config, gpipe, chunks other
-// than 2 and 4, ranks that share out the samples of a micro-batch, replicas of parts of a node, and what shares out or computes again more than it takes to fit (ZeRO 2
-// and 3, or fewer replicas, where less sharing fits without recomputation). ConfigError when the config does not say
-// its global batch size, or the command line sets a key that nothing reads.
+// than 2 and 4, ranks that share out the samples of a micro-batch, replicas of parts of a node, and what shares out or
+// computes again more than it takes to fit (ZeRO 2 and 3, or fewer replicas, where less sharing fits without
+// recomputation). ConfigError when the config does not say its global batch size, or the command line sets a key that
+// nothing reads.
 SearchResult search_layouts(const Config& config, const SearchOptions& options, const Machine& machine,
                             const Dataset* dataset, const Stream& stream);
 

@@ -6,6 +6,7 @@
 #include "kernels/error.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <fstream>
@@ -18,9 +19,13 @@ namespace {
 ChoiceWords words_in(const std::string& text, const std::string& place) {
     ChoiceWords words;
     std::istringstream stream(text);
-    for (std::int64_t word = 0; stream >> word;)
-        words.push_back(word);
-    if (words.empty() || !stream.eof()) throw ConfigError(fmt::format("{}: \"{}\" is no choice", place, text));
+    for (std::string word; stream >> word;) {
+        const char* const end = word.data() + word.size();
+        if (const auto read = std::from_chars(word.data(), end, words.emplace_back());
+            read.ptr != end || read.ec != std::errc())
+            throw ConfigError(fmt::format("{}: \"{}\" is no choice", place, text));
+    }
+    if (words.empty()) throw ConfigError(fmt::format("{}: \"{}\" is no choice", place, text));
     return words;
 }
 
@@ -63,8 +68,21 @@ LibraryChoices kept_choices(const std::filesystem::path& file, const std::string
     return choices_in(rest, file.string());
 }
 
+// What rank 0 has timed is right for the others on a GPU and libraries like its own alone.
+void check_libraries_are_alike(const Team& team, const Stream& stream) {
+    const std::vector<std::string> libraries = team.gather(libraries_text(stream));
+    std::string unlike;
+    for (std::size_t rank = 1; rank < libraries.size() && unlike.empty(); ++rank)
+        if (libraries[rank] != libraries[0])
+            unlike = fmt::format("run.tune wants equal GPUs and libraries: rank 0 has {}, rank {} {}", libraries[0],
+                                 rank, libraries[rank]);
+    unlike = team.broadcast(unlike);
+    if (!unlike.empty()) throw ConfigError(unlike);
+}
+
 // Rank 0's.
 LibraryAgreement tune(const Team& team, Stream& stream, const std::filesystem::path& file) {
+    check_libraries_are_alike(team, stream);
     const std::vector<std::string> asked = team.gather(asked_text(asked_of_libraries(stream)));
     LibraryAgreement agreement;
     std::string chosen;

@@ -112,9 +112,10 @@ void place_scores(CpuStream& stream, std::int64_t columns, ConstView logits, Con
                 const std::int64_t n = r - begin;
                 for (std::int64_t c = 0; c < columns; ++c)
                     y[c] = static_cast<float>(logits.as<T>()[n * width + c]);
-                if (labels)
-                    y[columns] = static_cast<float>(targets.as<std::int32_t>()[n] + 1);
-                else
+                if (labels) {
+                    const std::int32_t label = targets.as<std::int32_t>()[n];
+                    y[columns] = label < 0 || label >= columns ? 0.0f : static_cast<float>(label + 1);
+                } else
                     std::copy_n(targets.as<float>() + n * columns, columns, y + columns);
             }
         };

@@ -22,6 +22,9 @@ using Desc = dnnl::memory::desc;
 using Tag = dnnl::memory::format_tag;
 using Type = dnnl::memory::data_type;
 
+static_assert(DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP || DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_SEQ,
+              "a oneDNN that does not take its threads from OpenMP: configure with -DTESSERA_ONEDNN=OFF");
+
 // What oneDNN makes or runs on this thread meanwhile, it makes for and runs on this thread alone: it asks OpenMP how
 // many there are. Within our own parallel regions that is one anyway.
 class OneThread {
@@ -150,12 +153,17 @@ void describe(OnednnCall::State& state) {
     state.make = [made] { return Gradient(made); };
 }
 
+// Any thread may run it, as it needs no memory of its own.
 dnnl::reorder reorder_of(const Desc& from, const Desc& to) {
-    return dnnl::reorder(dnnl::reorder::primitive_desc(engine(), from, engine(), to));
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const dnnl::reorder::primitive_desc made(engine(), from, engine(), to, attributes);
+    if (made.scratchpad_desc().get_size() != 0) throw dnnl::error(dnnl_unimplemented, "a reorder that wants memory");
+    return dnnl::reorder(made);
 }
 
-void compile_all(OnednnCall::State& made) {
-    made.primitive = made.make();
+// Of what is not in our order.
+void describe_turns(OnednnCall::State& made) {
     const auto turn = [](Turn& of, bool reads) {
         if (of.is_needed() && reads) of.into = reorder_of(of.ours, of.theirs);
         if (of.is_needed() && !reads) of.out = reorder_of(of.theirs, of.ours);
@@ -185,6 +193,7 @@ std::unique_ptr<OnednnCall> make_call(const OnednnConvolution& wanted) {
     state->of = wanted;
     try {
         describe(*state);
+        describe_turns(*state);
     } catch (const dnnl::error&) { // it has none
         return nullptr;
     }
@@ -243,7 +252,7 @@ bool OnednnCall::has_weights_of(const OnednnCall& other) const { return state_->
 void OnednnCall::compile() const {
     const OneThread alone;
     try {
-        std::call_once(state_->once, compile_all, std::ref(*state_));
+        std::call_once(state_->once, [&] { state_->primitive = state_->make(); });
     } catch (const dnnl::error& error) {
         throw SystemError(fmt::format("oneDNN cannot compile its {}: {}", state_->name, error.what()));
     }

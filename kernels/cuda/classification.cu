@@ -92,7 +92,9 @@ template <class T> __global__ void __launch_bounds__(threads)
         if (c < columns)
             score = cuda::to_float(logits[n * width + c]);
         else
-            score = labels != nullptr ? static_cast<float>(labels[n] + 1) : numbers[n * columns + c - columns];
+            score = labels != nullptr
+                        ? (labels[n] < 0 || labels[n] >= columns ? 0.0f : static_cast<float>(labels[n] + 1))
+                        : numbers[n * columns + c - columns];
     }
     scores[i] = score;
 }

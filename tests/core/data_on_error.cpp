@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <gmock/gmock.h>
 
 using namespace tessera;
 using hdf5::Id;
@@ -137,7 +138,13 @@ std::vector<BadRecord> table_records(const TestFolder& folder) {
                          2,
                          Split::validation};
     validation.options.validation_files = {folder.write("v.csv", "x,kind\n5,b\n6,c\n7,a\n")};
+    BadRecord headless{"csv without a header, its first row",
+                       table_of("csv", {folder.write("h.csv", "one,a\n1,b\n2,a\n")}), "row",
+                       folder.path("h.csv") + ":1: column '1' is 'one', expected a number", 2};
+    headless.options.header = false;
+    headless.options.label_column = "2";
     return {
+        headless,
         {"csv, a ragged row", table_of("csv", {ragged}), "row", ragged + ":3: 1 fields, expected 2", 2},
         {"tsv, a word", table_of("tsv", {tabs}), "row", tabs + ":3: column 'x' is 'two', expected a number", 2},
         {"arff, an unknown category", table_of("arff", {arff}), "row", arff + ":6: the label 'c' is none of the 2", 2},
@@ -187,6 +194,16 @@ TEST(DataOnError, EachReaderStopsOrLeavesOutOneRecord) {
          {hdf5_records(folder), text_records(folder), table_records(folder), token_records(folder)})
         for (const BadRecord& record : records)
             expect_left_out(record);
+}
+
+TEST(DataOnError, FilesToEvaluateOnAreNotReplaced) {
+    const TestFolder folder;
+    DatasetOptions options = table_of("csv", {folder.write("c.csv", "x,kind\n1,a\n2,b\n3,a\n4,b\n")});
+    options.validation_files = {folder.write("v.csv", "x,kind\n5,c\n")};
+    options.validation_fraction = 0.5;
+    options.skip_errors = true;
+    EXPECT_THAT([&] { open_dataset(options); },
+                testing::ThrowsMessage<DataError>(testing::HasSubstr("v.csv: no row is left to evaluate on")));
 }
 
 // What is left out leaves the others as they are: rows behind a damaged chunk, and statistics without it.

@@ -6,8 +6,8 @@
 
 #include <gmock/gmock.h>
 
-using namespace tessera;
-using namespace tessera::mode_rows;
+namespace tessera::mode_rows {
+
 using testing::HasSubstr;
 
 namespace {
@@ -272,3 +272,5 @@ TEST(ParallelModesCompare, FindsWhatIsWrong) {
         EXPECT_GT(found.tensor, 10 * allowed.tensor);
     }
 }
+
+} // namespace tessera::mode_rows

@@ -18,7 +18,8 @@ TEST(Tuning, ChoicesAreKeptAsText) {
     const LibraryChoices choices{{{0, 5, 7}, {-1}}, {{200, -3}, {1, -9223372036854775807 - 1}}};
     EXPECT_EQ(choices_in(text_of(choices), "file"), choices);
     EXPECT_EQ(choices_in("", "file"), LibraryChoices());
-    for (const char* wrong : {"1 2 3\n", "1 : \n", " : 2\n", "1 x : 2\n", "1 : 2 y\n", "1 : 99999999999999999999\n"})
+    for (const char* wrong : {"1 2 3\n", "1 : \n", " : 2\n", "1 x : 2\n", "1 : 2 y\n", "1 : 99999999999999999999\n",
+                              "1 : 2 99999999999999999999\n", "1 : 3 -\n"})
         EXPECT_THROW(choices_in(wrong, "file"), ConfigError) << wrong;
 }
 

@@ -6,8 +6,8 @@
 
 #include <gmock/gmock.h>
 
-using namespace tessera;
-using namespace tessera::mode_rows;
+namespace tessera::mode_rows {
+
 using testing::HasSubstr;
 
 namespace {
@@ -215,3 +215,5 @@ TEST(ParallelModesCompare, FindsABatchNormOfARanksOwnSamples) {
         EXPECT_GT(apart.tensor, 10 * allowed.tensor);
     }
 }
+
+} // namespace tessera::mode_rows

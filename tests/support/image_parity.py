@@ -147,7 +147,7 @@ def check(what, model, images, labels, more, more_labels, layouts=(((), 0),)):
     for number, (words, ranks) in enumerate(layouts):
         run = f"{what}-{number}"
         runs.train(f"{what}.toml", f"run.folder={run}", f"training.steps={parity.STEPS}", *words, ranks=ranks)
-        parity.expect_losses(run, run, losses, falls=0.1)
+        parity.expect_losses(what, run, losses, falls=0.1)
         tensors = runs.read_tensors(runs.checkpoints(run)[-1])
         for name, expected in statistics.items():
             error_of = parity.distance(tensors[name], expected)
