@@ -5,8 +5,10 @@
 
 #include "kernels/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fmt/format.h>
 #include <poll.h>
@@ -75,9 +77,16 @@ Descriptor listen_for(int ranks, Address& address) {
     return socket;
 }
 
+// A signal, as those that ask a run to save and stop, ends no wait.
 void await(int socket) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(patience_ms);
     pollfd waiting{socket, POLLIN, 0};
-    if (checked(poll(&waiting, 1, patience_ms), "poll") == 0)
+    int ready = -1;
+    do {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+        ready = poll(&waiting, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
+    } while (ready < 0 && errno == EINTR);
+    if (checked(ready, "poll") == 0)
         throw SystemError(fmt::format("no answer from another rank of this host in {} s", patience_ms / 1000));
 }
 
