@@ -49,12 +49,15 @@ std::string ranks_text(const World& world, const Stream& stream) {
                        world.local_size(), std::visit([](const auto& s) { return s.text(); }, stream));
 }
 
-void tell_of(const Experiment& experiment, Log& log) {
+void tell_of(const Experiment& experiment, const Dataset& dataset, Log& log) {
     if (const std::string told = environment_text(environment_here()); !told.empty())
         log.info(fmt::format("environment: {}", told));
     log.info(
         fmt::format("model: {}{}", parameters_text(experiment.train.model), classes_text(experiment.sizes.sample)));
     if (experiment.ramp.grows()) log.info(fmt::format("batches grow: {}", experiment.ramp.text()));
+    for (const SkippedRecords& skipped : dataset.skipped())
+        log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
+                             visible(skipped.first)));
 }
 
 void tell_of_stage(const Experiment& experiment, Log& log) {
@@ -133,10 +136,7 @@ int run_train(const Arguments& arguments, Process& process) {
     if (const std::string warning = thread_warning(world, stream); !warning.empty()) log.warning(warning);
 
     log.info(fmt::format("{} on {}", folder.string(), ranks_text(world, stream)));
-    tell_of(experiment, log);
-    for (const SkippedRecords& skipped : dataset->skipped())
-        log.info(fmt::format("data: left out {}, the first: {}", counted(skipped.count, skipped.kind),
-                             visible(skipped.first)));
+    tell_of(experiment, *dataset, log);
     for (const std::string& settled : {recomputed, not_recorded})
         if (!settled.empty()) log.info(settled);
     recorder->begin(Activity::starting);

@@ -7,6 +7,7 @@
 #include "kernels/convolution.hpp"
 #include "kernels/error.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace tuning_test {
@@ -34,6 +35,18 @@ LibraryAgreement agree(Stream& stream, const std::string& other) {
                     },
                     [](const std::string& text) { return text; }, [](bool yes) { return yes; }};
     return agree_on_libraries(team, Config::parse("", "test", {}, known_keys()), stream, "nowhere");
+}
+
+TEST(Tuning, WantsEqualLibrariesOnAllRanks) {
+    Stream stream = gpu_stream(0);
+    const Team team{0, 2,
+                    [](const std::string& text) {
+                        return std::vector{text, std::string("another GPU")};
+                    },
+                    [](const std::string& text) { return text; }, [](bool yes) { return yes; }};
+    const Config config = Config::parse("[run]\ntune = true\n", "test", {}, known_keys());
+    EXPECT_THAT([&] { agree_on_libraries(team, config, stream, "nowhere"); },
+                testing::ThrowsMessage<ConfigError>(testing::HasSubstr("rank 1 another GPU")));
 }
 
 TEST(Tuning, WhereOneRankHasNoPlanNoneHas) {
